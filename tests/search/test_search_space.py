@@ -1,0 +1,220 @@
+"""Space files: what is refused and in which words, and what a good one suggests."""
+
+import re
+import warnings
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.load import built_in, load_space, parse_space, space_path
+from ttq_plugin.search.ranges import METHODS, bound
+
+# What is replaced in the good file, by what, and the whole sentence that answers.
+WRONG = {
+    "unknown key": ("trials: 6", "trails: 6", "space.yaml: unknown key 'trails' (did you mean trials?), allowed: task, "
+                    "objectives, trials, seed, parameters, methods, paper."),
+    "unknown parameter": ("  share:", "  shares:",
+                          "space.yaml: parameters: unknown key 'shares' (did you mean share?), "
+                          "allowed: lr, lr_scale, lr_threshold, epochs, share."),
+    "unknown key of a range": ("high: 0.4, log", "hihg: 0.4, log", "space.yaml: methods.ttq.t: unknown key "
+                               "'hihg' (did you mean high?), allowed: low, high, log."),
+    "extra key of a range": ("{low: 0.01,", "{step: 1, low: 0.01,",
+                             "space.yaml: methods.ttq.t: unknown key 'step', allowed: low, high, log."),
+    "low above high": ("{low: 0.3, high: 1.0}", "{low: 0.9, high: 0.3}",
+                       "space.yaml: parameters.share: low must not exceed high, got low 0.9 and high 0.3."),
+    "log of zero": ("{low: 1.0e-4, high: 1.0e-2", "{low: 0, high: 1.0e-2",
+                    "space.yaml: parameters.lr.low must be greater than 0 where log is true, got 0."),
+    "log not a truth": ("log: true}\n  lr_scale", "log: 3}\n  lr_scale",
+                        "space.yaml: parameters.lr.log must be a valid boolean, got 3."),
+    "unknown method": ("  ttq: {t:", "  tqt: {t:",
+                       "space.yaml: methods: unknown method 'tqt' (did you mean ttq?), allowed: ttq, attq, pttq."),
+    "unknown objective": ("[mcc,", "[accuracy,", "space.yaml: objectives[0]: unknown objective 'accuracy', allowed: "
+                          "mcc, cr_gain_total, cr_gain_quantized, ec_gain_total, srqw."),
+    "one objective": ("[mcc, cr_gain_total, ec_gain_total]", "[mcc]", "space.yaml: objectives needs at least two "
+                      "objectives for a trade-off, got 1; allowed: mcc, cr_gain_total, cr_gain_quantized, "
+                      "ec_gain_total, srqw."),
+    "objective twice": ("[mcc, cr_gain_total,", "[mcc, mcc,",
+                        "space.yaml: objectives[1]: mcc is named twice; each objective may appear once."),
+    "objectives no list": ("[mcc, cr_gain_total, ec_gain_total]", "mcc",
+                           "space.yaml: objectives must be a valid list, got 'mcc'."),
+    "pttq without alpha": (", alpha: {low: 1, high: 100, log: true}", "",
+                           "space.yaml: methods.pttq.alpha is missing, required here: t_min, t_max, alpha."),
+    "attq without t_max": (", t_max: {low: 0.25, high: 2}", "",
+                           "space.yaml: methods.attq.t_max is missing, required here: t_min, t_max."),
+    "ttq without t": ("{t: {low: 0.01, high: 0.4, log: true}}", "{}",
+                      "space.yaml: methods.ttq.t is missing, required here: t."),
+    "ttq with alpha": ("ttq: {t:", "ttq: {alpha: 3, t:", "space.yaml: methods.ttq: unknown key 'alpha', allowed: t."),
+    "method without a mapping": ("{t: {low: 0.01, high: 0.4, log: true}}", "0.3",
+                                 "space.yaml: methods.ttq must be a mapping with keys among t, got 0.3."),
+    "attq crosses": ("{low: -2, high: -0.25}, t_max: {low: 0.25,", "{low: -2, high: 0.5}, t_max: {low: 0.25,",
+                     "space.yaml: methods.attq: every t_min must lie at or below every t_max, got t_min up to 0.5 and "
+                     "t_max from 0.25."),
+    "attq above": ("{low: -2, high: -0.25}, t_max: {low: 0.25, high: 2}", "3, t_max: 1", "space.yaml: methods.attq: "
+                   "every t_min must lie at or below every t_max, got t_min up to 3 and t_max from 1."),
+    "pttq negative": ("{t_min: {low: 0.5,", "{t_min: {low: -0.5,",
+                      "space.yaml: methods.pttq.t_min.low must be a number of at least 0, got -0.5."),
+    "alpha zero": ("alpha: {low: 1, high: 100, log: true}", "alpha: 0",
+                   "space.yaml: methods.pttq.alpha must be a number greater than 0, got 0."),
+    "t of one": ("{low: 0.01, high: 0.4, log: true}", "{low: 0.01, high: 1}",
+                 "space.yaml: methods.ttq.t.high must be a number in (0, 1), got 1."),
+    "lr negative": ("lr: {low: 1.0e-4, high: 1.0e-2, log: true}", "lr: -1",
+                    "space.yaml: parameters.lr must be a number greater than 0, got -1."),
+    "no epoch": ("{low: 1, high: 30}", "{low: 0, high: 30}",
+                 "space.yaml: parameters.epochs.low must be a whole number of at least 1, got 0."),
+    "half an epoch": ("{low: 1, high: 30}", "2.5",
+                      "space.yaml: parameters.epochs must be a whole number of at least 1, got 2.5."),
+    "share above 1": ("{low: 0.3, high: 1.0}", "{low: 0.3, high: 1.2}",
+                      "space.yaml: parameters.share.high must be a number in (0, 1], got 1.2."),
+    "not a number": ("{low: 0.3, high: 1.0}", "most", "space.yaml: parameters.share must be a number or a mapping with "
+                     "low, high and optionally log, got 'most'."),
+    "infinite": ("{low: 0.3, high: 1.0}", "{low: 0.3, high: .inf}",
+                 "space.yaml: parameters.share.high must be a finite number, got inf."),
+    "no lr_threshold": ("  lr_threshold: {low: 1.0e-5, high: 1.0e-3, log: true}\n", "",
+                        "space.yaml: parameters.lr_threshold is missing: pttq learns its thresholds."),
+    "no task": ("task: mnist-cnn\n", "",
+                "space.yaml: task is missing, required here: task, objectives, parameters, methods."),
+    "no trial": ("trials: 6", "trials: 0", "space.yaml: trials must be greater than or equal to 1, got 0."),
+    "duplicate key": ("trials: 6", "trials: 6\ntrials: 7",
+                      "space.yaml is not YAML: the key 'trials' appears twice (line 4, column 1)."),
+    "duplicate range": ("  share: ", "  lr: 0.1\n  share: ",
+                        "space.yaml is not YAML: the key 'lr' appears twice (line 10, column 3)."),
+    "not YAML": ("[mcc,", "[mcc,]]",
+                 "space.yaml is not YAML: expected <block end>, but found ']' (line 2, column 19)."),
+    "paper outside": ("t: 0.05", "t: 0.5",
+                      "space.yaml: paper[0].t must lie in this space's range [0.01, 0.4], got 0.5."),
+    "paper epochs outside": ("epochs: 20", "epochs: 200",
+                             "space.yaml: paper[1].epochs must lie in this space's range [1, 30], got 200."),
+    "paper half epochs": ("epochs: 20", "epochs: 2.5",
+                          "space.yaml: paper[1].epochs must be a whole number of at least 1, got 2.5."),
+    "paper crosses": ("t_min: -1, t_max: 0.5", "t_min: 1, t_max: 0.5",
+                      "space.yaml: paper[1].t_min must not exceed t_max 0.5, got 1."),
+    "paper misses": ("t_min: -1, t_max: 0.5", "t_min: -1",
+                     "space.yaml: paper[1].t_max is missing, required here: t_min, t_max."),
+    "paper has what ttq lacks": ("t: 0.05,", "t: 0.05, lr_threshold: 1.0e-4,", "space.yaml: paper[0]: unknown key "
+                                 "'lr_threshold', allowed: method, t, lr, lr_scale, epochs, share."),
+    "paper method": ("{method: ttq, t: 0.05", "{method: twn, t: 0.05", "space.yaml: paper[0].method must be one of "
+                     "this space's methods, pttq, attq, ttq, got 'twn'."),
+    "paper no method": ("{method: ttq, t: 0.05", "{t: 0.05", "space.yaml: paper[0].method must be one of this space's "
+                        "methods, pttq, attq, ttq, but it is missing."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("old, new, sentence", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_said_in_one_sentence(space_text, old, new, sentence):
+    assert space_text.count(old) == 1, "the test must change exactly one place"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        parse_space(space_text.replace(old, new), "space.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "3"])
+def test_a_file_that_is_no_mapping(text):
+    with pytest.raises(InputError, match=r"^space.yaml must be a mapping with keys among task, objectives, .* got "):
+        parse_space(text, "space.yaml")
+
+
+def test_a_missing_file_names_what_is_built_in(tmp_path):
+    with pytest.raises(InputError, match=r"^There is no space file .*none\.yaml; built in are the names mnist-cnn"):
+        load_space(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match=r"^unknown search space 'mnist-cn' \(did you mean mnist-cnn\?\), allowed: "):
+        load_space("mnist-cn")
+    with pytest.raises(InputError, match="unknown search space"):
+        space_path("../pyproject")
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not UTF-8 text; a search space is a YAML file"):
+        load_space(tmp_path / "binary.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_space(tmp_path)
+
+
+def test_numbers_without_a_dot_are_numbers(space_text):
+    text = space_text.replace("{low: 1.0e-4, high: 1.0e-2", "{low: 1e-4, high: 1e-2")
+    assert parse_space(text, "s").parameters["lr"].low == 1e-4
+    assert parse_space(space_text.replace("lr: 1.0e-3, epochs: 30", "lr: 1e-3, epochs: 30"), "s").paper[0]["lr"] == 1e-3
+
+
+def trials(space, count):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["maximize"] * len(space.objectives))
+    for _ in range(count):
+        trial = study.ask()
+        yield trial, space.suggest(trial)
+
+
+def test_names_and_ranges_of_what_is_suggested(space):
+    met = set()
+    for trial, values in trials(space, 40):
+        method = values["method"]
+        met.add(method)
+        own = {f"{method}.{name}" for name in METHODS[method]}
+        learned = {"lr_threshold"} if method == "pttq" else set()
+        assert set(trial.params) == {"method", "lr", "epochs", "share"} | own | learned
+        assert values == trial.params | {"lr_scale": 1e-3}, "a constant is a value, but no parameter of the study"
+        for key, value in values.items():
+            assert key == "method" or space.intervals()[key].contains(value)
+        assert isinstance(values["epochs"], int)
+        settings = space.settings(values, 7)
+        absent = {name for name, value in settings.items() if value is None}
+        assert absent == {"t", "t_min", "t_max", "alpha", "lr_threshold"} - set(METHODS[method]) - learned
+        assert settings["task"] == "mnist-cnn" and settings["seed"] == 7
+    assert met == set(METHODS)
+
+
+def test_a_single_method_is_no_parameter(space_text):
+    text = (
+        space_text.split("methods:")[0] + "methods:\n  ttq: {t: 0.05}\npaper:\n  - {method: ttq, t: 0.05, epochs: 9}\n"
+    )
+    space = parse_space(text, "s")
+    trial, values = next(trials(space, 1))
+    assert set(trial.params) == {"lr", "epochs", "share"}
+    assert values["method"] == "ttq" and values["ttq.t"] == 0.05
+    assert space.enqueued() == [{"epochs": 9}]
+
+
+def test_enqueued_settings_are_drawn_as_they_are(space):
+    fixed = space.enqueued()
+    assert fixed[0] == {"method": "ttq", "lr": 1e-3, "epochs": 30, "share": 1.0, "ttq.t": 0.05}
+    study = optuna.create_study(directions=["maximize"] * 3)
+    for parameters in fixed:
+        study.enqueue_trial(parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for parameters in fixed:
+            assert space.suggest(study.ask()).items() >= parameters.items()
+
+
+def test_a_share_left_out_is_everything(space_text):
+    space = parse_space(space_text.replace("  share: {low: 0.3, high: 1.0}\n", "").replace(", share: 0.55", ""), "s")
+    assert next(trials(space, 1))[1]["share"] == 1.0
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_the_built_in_spaces_are_good(name):
+    space = load_space(name)
+    assert space.task == name
+    assert {entry["method"] for entry in space.paper} == set(space.methods)
+    for _, values in trials(space, 20):
+        assert space.settings(values, 0)["method"] == values["method"]
+
+
+@given(st.sampled_from(["t", "t_min", "alpha", "lr", "epochs", "share"]), st.floats(allow_nan=False))
+def test_a_bound_says_what_it_does(name, value):
+    limits = bound("pttq", name)
+    if limits.allows(value):
+        assert limits.low <= value <= limits.high
+        assert not limits.whole or value == int(value)
+    assert str(limits) in {
+        "a number in (0, 1)", "a number of at least 0", "a number greater than 0", "a whole number of at least 1",
+        "a number in (0, 1]",
+    }  # fmt: skip
+
+
+@given(st.text(max_size=200))
+def test_any_text_gives_a_space_or_an_input_error(text):
+    with pytest.raises(InputError):
+        parse_space(text, "s")

@@ -1,0 +1,47 @@
+import subprocess
+import sys
+
+import pytest
+from conftest import free_port
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking import Store, open_store
+
+
+def test_a_store_is_a_directory_with_a_database(tmp_path):
+    store = open_store(tmp_path / "new" / "mlflow_runs")
+    assert store.database.exists()
+    assert store.uri == f"sqlite:///{store.database}"
+    assert store.artifacts == (store.directory / "artifacts").as_uri()
+    assert open_store(store.directory) == store == Store(store.directory)
+
+
+def test_several_processes_open_a_fresh_store_at_once(tmp_path):
+    code = "import sys; from ttq_plugin.tracking import open_store; open_store(sys.argv[1])"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="must be a writable directory, got .*file"):
+        open_store(tmp_path / "file")
+
+
+def test_a_foreign_database_is_refused(tmp_path):
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to look like a file of one" * 20)
+    with pytest.raises(InputError, match="must be a database of this MLflow version"):
+        open_store(tmp_path)
+
+
+def test_a_database_url_is_refused_without_repeating_its_password():
+    with pytest.raises(InputError, match="got a postgresql:// URL") as caught:
+        open_store("postgresql://user:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_refused_at_once():
+    port = free_port()
+    with pytest.raises(InputError, match=f"required at 127.0.0.1:{port}") as caught:
+        open_store(f"http://user:secret@127.0.0.1:{port}")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,35 @@
+"""Trained ternary quantisation (TTQ, aTTQ, pTTQ) for NNI, as quantizers that search, measure and report.
+
+Public names are imported on first use, so that ``import ttq_plugin`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ATTQQuantizer": "ttq_plugin.nni_adapter",
+    "PTTQQuantizer": "ttq_plugin.nni_adapter",
+    "TTQQuantizer": "ttq_plugin.nni_adapter",
+    "register": "ttq_plugin.nni_adapter",
+    "METHODS": "ttq_plugin.core",
+    "EnergyModel": "ttq_plugin.measures",
+    "measure": "ttq_plugin.measures",
+    "generate_config": "ttq_plugin.curvature",
+    "InputError": "ttq_plugin.errors",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,47 @@
+"""``ttq ui``: MLflow's interface, opened at a front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ttq_plugin.commands.console import err, print_json
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking import Store, serve
+from ttq_plugin.tracking.views import TAG, fragment
+
+
+def ui(
+    store: str,
+    study: str | None,
+    host: str,
+    port: int,
+    browser: bool,
+    *,
+    as_json: bool,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Serve until Ctrl-C; ``seed`` and ``device`` are taken, as every command takes them, and change nothing here."""
+    opened = Store(Path(store))
+    if opened.database is None or not opened.database.is_file():
+        raise InputError(f"{store} holds no MLflow database; run `ttq search` first, or name its folder with --store.")
+    link = fragment(_experiment(opened, study))
+
+    def ready(url: str) -> None:
+        if as_json:
+            print_json({"url": url + link})
+        else:
+            err.print(f"the front: [bold]{url}{link}[/bold]\nCtrl-C ends the server.", soft_wrap=True)
+
+    serve(opened, host, port, open_link=link if browser else None, ready=ready)
+
+
+def _experiment(store: Store, study: str | None) -> str:
+    """The experiment of that study, or of the one that changed last."""
+    experiments = store.client.search_experiments(order_by=["last_update_time DESC"])
+    studies = {e.name: str(e.experiment_id) for e in experiments if TAG + "front" in e.tags}
+    if not studies:
+        raise InputError("the store holds no study yet; run `ttq search` first.")
+    if study is not None and study not in studies:
+        raise InputError(f"there is no study {study!r} in this store; it holds: {', '.join(studies)}.")
+    return studies[study] if study else next(iter(studies.values()))

@@ -1,0 +1,6 @@
+"""Ternary mathematics: torch only, no framework."""
+
+from ttq_plugin.core.methods import METHODS, get_method
+from ttq_plugin.core.ternarizer import Params, Ternarizer
+
+__all__ = ["METHODS", "Params", "Ternarizer", "get_method"]

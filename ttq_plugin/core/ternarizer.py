@@ -1,0 +1,231 @@
+"""A ternary method as a frozen value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core.rules import (
+    SCALE_INITS,
+    SMALLEST,
+    SURROGATES,
+    Dims,
+    Statistics,
+    ThresholdRule,
+    full_precision,
+    largest,
+)
+from ttq_plugin.core.step import decide, ternary_step
+from ttq_plugin.errors import InputError
+
+Params = dict[str, Tensor]
+"""A layer's state beside its weight: ``scales`` (W_p, W_n), ``thresholds`` (the rule's numbers), ``alpha``."""
+
+CLIP = 0.9
+"""With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
+
+_CHOICES = {
+    "scale_init": tuple(SCALE_INITS),
+    "surrogate": tuple(SURROGATES),
+    "dead_zone": ("pass", "zero"),
+    "on_empty": ("error", "clip"),
+}
+
+
+@dataclass(frozen=True)
+class Ternarizer:
+    """A method: its threshold rule, what of it learns, and its options.
+
+    Attributes:
+        name: the method's name in ``METHODS``.
+        rule: how thresholds follow from the numbers ``t``.
+        t: the rule's initial numbers, by name.
+        learn_thresholds: whether they are trained (pTTQ).
+        alpha: dimensionless slope of the surrogate, ``alpha / sigma`` per unit of w; only gradients feel it.
+        learn_alpha: whether alpha is trained.
+        normalize: divide the latent weight by ``max|w|`` first (TTQ); codes do not change, the gradient's size does.
+        scale_init: ``kept`` (E|w| over the kept weights of each sign) or ``one`` (the papers).
+        surrogate: which smooth step the thresholds' chain rule goes through.
+        dead_zone: gradient of the latent weight there: ``pass`` (TTQ) or ``zero`` (aTTQ, eq. 3 as printed).
+        on_empty: ``error``, or ``clip`` a threshold that would leave a sign without weights.
+        channel: the dimension that has scales and thresholds of its own; None for one pair a layer (the papers).
+    """
+
+    name: str
+    rule: ThresholdRule
+    t: Mapping[str, float] = field(default_factory=dict)
+    learn_thresholds: bool = False
+    alpha: float = 5.0
+    learn_alpha: bool = False
+    normalize: bool = False
+    scale_init: str = "kept"
+    surrogate: str = "soft"
+    dead_zone: str = "pass"
+    on_empty: str = "error"
+    channel: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in {**self.t, "alpha": self.alpha}.items():
+            if not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, got {value}.")
+        self.rule.check(dict(self.t))
+        if self.alpha <= 0:
+            raise InputError(f"alpha must be positive, got {self.alpha:g}; pTTQ uses 5 by default.")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    def configure(self, **options: object) -> Ternarizer:
+        """The same method with other options or other initial numbers ``t``; ``None`` leaves an option as it is.
+
+        Args:
+            options: fields of this class or names of the rule's numbers, such as ``t_min=1.5``.
+
+        Returns:
+            A new value; this one is unchanged.
+
+        Raises:
+            InputError: for an option that the method does not have, or a value it does not allow.
+        """
+        given = {k: v for k, v in options.items() if v is not None}
+        t = dict(self.t) | {k: _number(k, v) for k, v in given.items() if k in self.rule.names}
+        rest = {k: v for k, v in given.items() if k not in self.rule.names}
+        allowed = {f.name for f in fields(self)} - {"name", "rule", "t", "learn_thresholds"}
+        if unknown := sorted(set(rest) - allowed):
+            raise InputError(
+                f"{self.name} has no option {unknown[0]!r}; it takes {', '.join([*self.rule.names, *sorted(allowed)])}."
+            )
+        if "alpha" in rest:
+            rest["alpha"] = _number("alpha", rest["alpha"])
+        return replace(self, t=t, **rest)  # type: ignore[arg-type]
+
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """Names of the parameters that training changes."""
+        learned = {"scales": True, "thresholds": self.learn_thresholds, "alpha": self.learn_alpha}
+        return tuple(name for name, on in learned.items() if on)
+
+    def init(self, w: Tensor, name: str = "weight") -> tuple[Params, list[str]]:
+        """Initial parameters for a layer.
+
+        Args:
+            w: the layer's latent weight, floating point, any shape; not changed.
+            name: the layer's name, for messages.
+
+        Returns:
+            The parameters, each of shape (k, *group) in float32 at least, and a sentence for each clipped threshold.
+
+        Raises:
+            InputError: if the weight cannot be ternarised, or a threshold leaves a sign empty and
+                ``on_empty="error"``.
+        """
+        w = check_weight(w.detach(), name)
+        dims = self._dims(w)
+        latent = Statistics(self._latent(w, dims), dims)
+        _, sigma = latent.moments
+        if not bool((sigma > 0).all()):
+            raise InputError(
+                f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it."
+            )
+        numbers = torch.tensor([self.t[k] for k in self.rule.names], dtype=w.dtype, device=w.device)
+        t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
+        t, notes = self._without_empty_signs(latent, t, name)
+        positive, negative = decide(latent.w, self.rule.distances(latent, t))
+        scales = SCALE_INITS[self.scale_init](w, positive, negative, dims)
+        return {"scales": scales, "thresholds": t, "alpha": torch.full_like(sigma, self.alpha)}, notes
+
+    def weights(self, w: Tensor, params: Params) -> Tensor:
+        """The ternary weight, differentiable in ``w`` and in every learnable parameter.
+
+        Args:
+            w: latent weight.
+            params: as from ``init``.
+
+        Returns:
+            A tensor of w's shape and dtype that holds exactly ``{-W_n, 0, +W_p}`` (a group).
+        """
+        dims = self._dims(w)
+        latent = self._latent(w, dims)
+        statistics = Statistics(latent, dims)
+        distances = self.rule.distances(statistics, params["thresholds"])
+        learned = self.learn_thresholds or self.learn_alpha
+        slope = params["alpha"] / statistics.moments[1] if learned else None
+        settings = (self.dead_zone, self.surrogate, dims)
+        return ternary_step(latent, params["scales"], distances, slope, settings)
+
+    @torch.no_grad()
+    def codes(self, w: Tensor, params: Params) -> Tensor:
+        """Signs of the ternary weight: int8 tensor of -1, 0, 1, of w's shape."""
+        dims = self._dims(w)
+        latent = Statistics(self._latent(w, dims), dims)
+        positive, negative = decide(latent.w, self.rule.distances(latent, params["thresholds"]))
+        return positive.to(torch.int8) - negative.to(torch.int8)
+
+    @torch.no_grad()
+    def project_(self, params: Params) -> None:
+        """Bring what was learned back to where the method allows it, in place: all of it is at least 1e-8."""
+        for name in self.learnable:
+            params[name].clamp_(min=SMALLEST)
+
+    def _dims(self, w: Tensor) -> Dims:
+        return None if self.channel is None else tuple(d for d in range(w.dim()) if d != self.channel)
+
+    def _latent(self, w: Tensor, dims: Dims) -> Tensor:
+        return w / largest(w.detach().abs(), dims) if self.normalize else w
+
+    def _without_empty_signs(self, s: Statistics, t: Tensor, name: str) -> tuple[Tensor, list[str]]:
+        """``t``, lowered where it would leave a sign without weights, and what was lowered in words."""
+        if not bool((s.peaks > 0).all()):
+            missing = "positive" if not bool((s.peaks[1] > 0).all()) else "negative"
+            raise InputError(f"{name}: no weight is {missing}, so the layer cannot be ternary; exclude it.")
+        distances = self.rule.distances(s, t)
+        empty = distances >= s.peaks
+        if not bool(empty.any()):
+            return t, []
+        if self.on_empty == "error":
+            raise InputError(self._empty_message(s, distances, name))
+        clipped = self.rule.invert(s, torch.where(empty, CLIP * s.peaks, distances))
+        t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
+        values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(self.rule.names, t, strict=True))
+        return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
+
+    def _empty_message(self, s: Statistics, distances: Tensor, name: str) -> str:
+        row, *group = (distances >= s.peaks).nonzero()[0].tolist()
+        peak, distance = ((x[row] / s.moments[1])[tuple(group)].item() for x in (s.peaks, distances))
+        return (
+            f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in self.t.items())}) "
+            f"leaves no {('negative', 'positive')[row]} weight, the largest |w| / sigma there is {peak:.3g}; "
+            'lower it, or pass on_empty="clip".'
+        )
+
+
+def check_weight(w: Tensor, name: str) -> Tensor:
+    """``w`` in float32 at least, if a method can ternarise it.
+
+    Args:
+        w: a layer's latent weight.
+        name: the layer's name, for messages.
+
+    Returns:
+        ``w`` itself, or its float32 copy if it is in half precision.
+
+    Raises:
+        InputError: if it is not floating point, has fewer than two values, or holds NaN or infinity.
+    """
+    if not w.is_floating_point():
+        raise InputError(f"{name}: weights must be real floating point, got {w.dtype}.")
+    if w.numel() < 2:
+        raise InputError(f"{name}: needs at least two weights to be ternarised, has {w.numel()}; exclude it.")
+    if not bool(torch.isfinite(w).all()):
+        raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
+    return full_precision(w)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{name} must be a number, got {value!r}.")
+    return float(value)

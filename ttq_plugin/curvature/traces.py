@@ -1,0 +1,73 @@
+"""What a trace estimate says: a value and a standard error a layer."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """The Hessian trace of one layer's weight.
+
+    Attributes:
+        name: the layer's name.
+        type: its class.
+        weights: number of weights.
+        trace: estimate of sum_i d2L / dw_i2, in units of loss / weight^2.
+        standard_error: of the trace, from the spread of the probes.
+        probes: probes drawn.
+    """
+
+    name: str
+    type: str
+    weights: int
+    trace: float
+    standard_error: float
+    probes: int
+
+    @property
+    def trace_per_weight(self) -> float:
+        """HAWQ-v2's average trace (Dong et al. 2020, section 3.1): Tr(H) / n."""
+        return self.trace / self.weights
+
+    @property
+    def relative_error(self) -> float:
+        """Standard error / |trace|; 0 where both are 0, infinite where only the trace is."""
+        if self.standard_error == 0:
+            return 0.0
+        return self.standard_error / abs(self.trace) if self.trace else math.inf
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The traces of all measured layers, in the model's order; a sequence, and a mapping by name.
+
+    Attributes:
+        layers: one entry a layer.
+        unused: layers left out because the loss does not depend on them.
+        samples: data points the loss was averaged over.
+        seed: of the probes.
+    """
+
+    layers: tuple[LayerTrace, ...]
+    unused: tuple[str, ...] = ()
+    samples: int = 0
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[LayerTrace]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, key: int | str) -> LayerTrace:
+        if isinstance(key, int):
+            return self.layers[key]
+        for layer in self.layers:
+            if layer.name == key:
+                return layer
+        raise KeyError(key)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {**asdict(self), "layers": [asdict(layer) for layer in self.layers], "unused": list(self.unused)}

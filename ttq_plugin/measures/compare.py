@@ -1,0 +1,108 @@
+"""A model beside its compressed twin: what each layer costs in both."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.measures import mult_adds
+from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
+from ttq_plugin.measures.report import CompressionReport, LayerReport
+from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES, weight_bits
+from ttq_plugin.measures.ternary import WEIGHTED, Codes, select_layers
+
+_PAPERS = EnergyModel()
+
+
+def measure(
+    full_precision: nn.Module,
+    compressed: nn.Module,
+    example_input: Tensor,
+    layers: Iterable[str] | None = None,
+    energy_model: EnergyModel = _PAPERS,
+) -> CompressionReport:
+    """Measure sparsity, size, mult-adds and energy of a compressed model beside its full-precision twin.
+
+    Every parameter that is not a selected weight costs 32 bits whatever its dtype (the papers' convention); buffers,
+    such as BatchNorm's running statistics, cost nothing. Neither model is changed.
+
+    Args:
+        full_precision: the model before.
+        compressed: its twin with the same parameter names and shapes; selected weights take at most one positive and
+            one negative value a layer, or an output channel.
+        example_input: (batch, ...), on the models' device; counts are per sample.
+        layers: names of the quantised layers; None detects them from the values.
+        energy_model: joules an operation; the papers' by default.
+
+    Returns:
+        The report; `.to_dict()` is flat JSON, `.layers` has a row a layer, `print` shows a table.
+
+    Raises:
+        InputError: different parameters, an unknown or not quantised layer, nothing quantised, or an input that the
+            models do not take.
+    """  # noqa: DOC502 - raised by what it calls
+    _check_twins(full_precision, compressed)
+    selected = select_layers(full_precision, compressed, layers)
+    counts = mult_adds.count(compressed, example_input)
+    counts_fp32 = mult_adds.count(full_precision, example_input)
+    twins = dict(full_precision.named_modules(remove_duplicate=False))
+    seen: set[nn.Parameter] = set()
+    rows = []
+    for name, module in compressed.named_modules():
+        if module._parameters or name in counts:
+            twin = twins.get(name, module)  # only a module without parameters can lack a twin
+            rows.append(_row(name, module, twin, selected, seen, (counts.get(name, 0), counts_fp32.get(name, 0))))
+    return CompressionReport(tuple(rows), energy_model, mult_adds.uncounted(compressed))
+
+
+def _check_twins(full_precision: nn.Module, compressed: nn.Module) -> None:
+    """Raise InputError unless both models have the same parameters, by name and shape."""
+    before = {name: tuple(p.shape) for name, p in full_precision.named_parameters()}
+    after = {name: tuple(p.shape) for name, p in compressed.named_parameters()}
+    if before != after:
+        different = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        raise InputError(
+            "`full_precision` and `compressed` must have the same parameters, got models that differ in "
+            f"{', '.join(different[:4])}{' ...' if len(different) > 4 else ''}: bake or export the compressed model "
+            "first."
+        )
+
+
+def _row(
+    name: str,
+    module: nn.Module,
+    twin: nn.Module,
+    selected: dict[nn.Parameter, Codes],
+    seen: set[nn.Parameter],
+    counts: tuple[int, int],
+) -> LayerReport:
+    """The row of one module; parameters already in `seen` (shared) cost nothing a second time."""
+    weight = module._parameters.get("weight") if isinstance(module, WEIGHTED) else None
+    weight_fp32 = twin._parameters.get("weight") if weight is not None else None
+    codes = selected.get(weight) if weight is not None else None
+    kind = "float" if codes is None else codes.kind
+    if weight is None or weight in seen:
+        n, used, used_fp32, codes = 0, 0, 0, None
+    else:
+        n, used, used_fp32 = weight.numel(), mult_adds.nonzeros(weight), mult_adds.nonzeros(weight_fp32)
+    scales = 0 if codes is None else codes.scales
+    bits = dict.fromkeys(SCHEMES, FLOAT_BITS * n) if codes is None else weight_bits(codes)
+    others = {key: p for key, p in module._parameters.items() if p is not None and p is not weight and p not in seen}
+    seen.update(p for p in module._parameters.values() if p is not None)
+    return LayerReport(
+        name=name,
+        type=type(module).__name__,
+        kind=kind,
+        weights=n,
+        nonzeros=used,
+        others=sum(p.numel() for p in others.values()),
+        scales=scales,
+        bits_coo34=bits["coo34"],
+        bits_dense2=bits["dense2"],
+        bits_base3=bits["base3"],
+        bits_entropy=bits["entropy"],
+        mult_adds=counts[0],
+        mult_adds_fp32=counts[1],
+        transfers=transfers(used, CODE_BITS[kind], scales) + sum(mult_adds.nonzeros(p) for p in others.values()),
+        transfers_fp32=transfers(used_fp32, 32) + sum(mult_adds.nonzeros(twin._parameters[key]) for key in others),
+    )

@@ -1,0 +1,176 @@
+"""The report of one compression: a row a layer, and totals that are sums over the rows."""
+
+from dataclasses import dataclass
+
+from ttq_plugin.measures.energy import EnergyModel
+from ttq_plugin.measures.storage import FLOAT_BITS
+from ttq_plugin.measures.ternary import Kind
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One module with parameters of its own, or with mult-adds.
+
+    Attributes:
+        name: the module's name; empty for parameters of the model itself.
+        type: its class.
+        kind: `ternary` or `binary` if it was selected, else `float`.
+        weights: number of weights of a convolution or linear layer (0 elsewhere, and where a weight that is shared was
+            already counted).
+        nonzeros: of them not zero, in the compressed model.
+        others: its other parameters: bias, normalisation, attention's input projections; 32 bits each.
+        scales: 32-bit scales stored with the weights.
+        bits_coo34: bits of the weights with their scales, `others` not included; likewise the next three.
+        bits_dense2: two bits a weight.
+        bits_base3: five trits a byte.
+        bits_entropy: Shannon's bound.
+        mult_adds: per sample, compressed.
+        mult_adds_fp32: per sample, full precision.
+        transfers: 32-bit words moved, compressed; `others` included.
+        transfers_fp32: the same, full precision.
+    """
+
+    name: str
+    type: str
+    kind: Kind
+    weights: int
+    nonzeros: int
+    others: int
+    scales: int
+    bits_coo34: float
+    bits_dense2: float
+    bits_base3: float
+    bits_entropy: float
+    mult_adds: int
+    mult_adds_fp32: int
+    transfers: int
+    transfers_fp32: int
+
+    @property
+    def selected(self) -> bool:
+        """Whether the layer was quantised."""
+        return self.kind != "float"
+
+    @property
+    def zeros(self) -> int:
+        """Weights that are zero."""
+        return self.weights - self.nonzeros
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What a compressed model costs beside its full-precision twin; fractions in [0, 1], bits, joules.
+
+    Attributes:
+        layers: one row a layer.
+        energy_model: the constants used.
+        uncounted: modules with parameters whose mult-adds are not counted, because no rule is known.
+    """
+
+    layers: tuple[LayerReport, ...]
+    energy_model: EnergyModel
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def selected(self) -> tuple[LayerReport, ...]:
+        """The quantised layers."""
+        return tuple(row for row in self.layers if row.selected)
+
+    @property
+    def srqw(self) -> float | None:
+        """Zeros / weights over the selected layers; None where all are binary, which have no zeros by construction."""
+        if all(row.kind == "binary" for row in self.selected):
+            return None
+        return sum(row.zeros for row in self.selected) / sum(row.weights for row in self.selected)
+
+    def bits(self, scheme: str) -> float:
+        """Bits of the whole model under a scheme of `storage.SCHEMES`; buffers are not counted."""
+        return sum(float(getattr(row, f"bits_{scheme}")) + FLOAT_BITS * row.others for row in self.layers)
+
+    @property
+    def bits_fp32(self) -> int:
+        """Bits of the full-precision model: 32 a parameter."""
+        return sum(FLOAT_BITS * (row.weights + row.others) for row in self.layers)
+
+    @property
+    def cr_gain_total(self) -> float:
+        """CR_G^T = 1 - nbits(Q) / nbits(FP) of the whole model, scheme coo34 (negative: it grew)."""
+        return 1 - self.bits("coo34") / self.bits_fp32
+
+    @property
+    def cr_gain_quantized(self) -> float:
+        """CR_G^Q: the same over the weights of the selected layers."""
+        full = sum(FLOAT_BITS * row.weights for row in self.selected)
+        return 1 - sum(row.bits_coo34 for row in self.selected) / full
+
+    @property
+    def mult_adds(self) -> int:
+        """Mult-adds a sample, compressed."""
+        return sum(row.mult_adds for row in self.layers)
+
+    @property
+    def mult_adds_fp32(self) -> int:
+        """Mult-adds a sample, full precision."""
+        return sum(row.mult_adds_fp32 for row in self.layers)
+
+    @property
+    def ec_total(self) -> float:
+        """EC_T of the compressed model, joules a sample."""
+        return self.energy_model.total(self.mult_adds, sum(row.transfers for row in self.layers))
+
+    @property
+    def ec_total_fp32(self) -> float:
+        """EC_T of the full-precision model, joules a sample."""
+        return self.energy_model.total(self.mult_adds_fp32, sum(row.transfers_fp32 for row in self.layers))
+
+    @property
+    def ec_gain_total(self) -> float:
+        """EC_G^T = (EC_T(FP) - EC_T(Q)) / EC_T(FP), signed (pTTQ paper, eq. 9, without its absolute value)."""
+        full = self.ec_total_fp32
+        return (full - self.ec_total) / full if full else 0.0
+
+    def to_dict(self) -> dict[str, float | int | str | None]:
+        """Flat JSON: the report keys of the public contract."""
+        return {
+            "srqw": self.srqw,
+            "cr_gain_total": self.cr_gain_total,
+            "cr_gain_quantized": self.cr_gain_quantized,
+            "bits_coo34": self.bits("coo34"),
+            "bits_dense2": self.bits("dense2"),
+            "bits_base3": self.bits("base3"),
+            "bits_entropy": self.bits("entropy"),
+            "bits_fp32": self.bits_fp32,
+            "mult_adds": self.mult_adds,
+            "mult_adds_fp32": self.mult_adds_fp32,
+            "ec_total": self.ec_total,
+            "ec_total_fp32": self.ec_total_fp32,
+            "ec_gain_total": self.ec_gain_total,
+            "energy_model": str(self.energy_model),
+        }
+
+    def __str__(self) -> str:
+        return table(self)
+
+
+def table(report: CompressionReport) -> str:
+    """The report as plain text: the quantised layers, then the totals in percent, kilobytes (1000) and joules."""
+    width = max([5, *(len(row.name) for row in report.selected)])
+    lines = [f"{'layer':{width}}  kind      weights   zeros %  coo34 kB  dense2 kB  base3 kB  entropy kB    mult-adds"]
+    for row in report.selected:
+        lines.append(
+            f"{row.name:{width}}  {row.kind:7}  {row.weights:8}  {100 * row.zeros / max(row.weights, 1):8.2f}  "
+            f"{row.bits_coo34 / 8e3:8.2f}  {row.bits_dense2 / 8e3:9.2f}  {row.bits_base3 / 8e3:8.2f}  "
+            f"{row.bits_entropy / 8e3:10.2f}  {row.mult_adds:11}"
+        )
+    sizes = ", ".join(f"{s} {report.bits(s) / 8e3:.2f}" for s in ("coo34", "dense2", "base3", "entropy"))
+    srqw = "none (binary)" if report.srqw is None else f"{100 * report.srqw:.2f} %"
+    lines += [
+        f"zeros among quantised weights {srqw}; compression gain {100 * report.cr_gain_total:.2f} % of the model, "
+        f"{100 * report.cr_gain_quantized:.2f} % of the quantised weights",
+        f"whole model, kB: fp32 {report.bits_fp32 / 8e3:.2f}, {sizes}",
+        f"mult-adds a sample {report.mult_adds} (fp32 {report.mult_adds_fp32}); energy {report.ec_total:.3g} J "
+        f"(fp32 {report.ec_total_fp32:.3g} J), gain {100 * report.ec_gain_total:.2f} %, at {report.energy_model}",
+    ]
+    if report.uncounted:
+        lines.append(f"mult-adds not counted: {', '.join(report.uncounted)}")
+    return "\n".join(lines)

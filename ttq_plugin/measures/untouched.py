@@ -1,0 +1,52 @@
+"""Look at a model without leaving a trace on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode; on leaving, everything is as it was, also after an error.
+
+    Restored: the training flag of every submodule, buffers (object and values), the global random state, and torch's
+    switch for fused attention. That switch is off inside: the fused evaluation path of `nn.TransformerEncoderLayer`
+    and `nn.MultiheadAttention` reads weights without calling the layers that hold them.
+
+    Args:
+        model: any module; flags are set directly, because a user's own `train()` may do more than set them.
+
+    Yields:
+        Nothing; the model is in evaluation mode inside.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module, _ in flags:
+                module.training = False
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+            for module, training in flags:
+                module.training = training
+            _restore(buffers)
+
+
+def _restore(buffers: list[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]) -> None:
+    """Give modules their buffers back, writing values only where they changed."""
+    for module, name, buffer, before in buffers:
+        module._buffers[name] = buffer
+        if not torch.equal(buffer, before):
+            with torch.no_grad():
+                buffer.copy_(before)

@@ -1,0 +1,61 @@
+"""Calibration entries of ternary weights: NNI's own can hold one scale, a ternary weight has two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core import Params
+from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.state import TernaryState
+
+
+def ternary_entry(state: TernaryState, quant_scheme: str | None) -> dict[str, Any]:
+    """A layer's entry in NNI's calibration config, as detached copies on the CPU."""
+    copies: Params = {name: value.detach().cpu().clone() for name, value in state.params.items()}
+    positive, negative = copies["scales"]
+    return {
+        "method": state.method.name,
+        "scale": positive.clone(),
+        "scale_negative": negative.clone(),
+        "zero_point": torch.zeros(1),
+        "thresholds": copies["thresholds"],
+        "alpha": copies["alpha"],
+        "tracked_max": positive.clone(),
+        "tracked_min": -negative,
+        "quant_dtype": "int2",
+        "quant_scheme": quant_scheme,
+        "quant_bits": 2,
+    }
+
+
+def read_calibration(state: TernaryState, entry: dict[str, Any], name: str) -> Params:
+    """The parameters in an entry that ``ternary_entry`` made.
+
+    Args:
+        state: the layer's state, which says what must fit; not changed.
+        entry: the calibration entry.
+        name: the layer's name, for messages.
+
+    Returns:
+        Tensors of the shapes that the state has.
+
+    Raises:
+        InputError: for a missing key, another method or other shapes.
+    """
+    if entry.get("method") != state.method.name:
+        raise InputError(f"{name}: calibration is of the method {entry.get('method')!r}, not {state.method.name!r}.")
+    for key in ("scale", "scale_negative", "thresholds", "alpha"):
+        if not isinstance(entry.get(key), Tensor):
+            raise InputError(f"{name}: calibration lacks {key!r}; pass what get_calibration_config returned.")
+    stacked = torch.stack((entry["scale"], entry["scale_negative"]))
+    params = {"scales": stacked, "thresholds": entry["thresholds"], "alpha": entry["alpha"]}
+    for key, value in params.items():
+        if value.shape != state.params[key].shape or not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"{name}: calibrated {key} must be finite and of shape {tuple(state.params[key].shape)}, "
+                f"got shape {tuple(value.shape)}."
+            )
+    return params

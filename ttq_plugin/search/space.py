@@ -1,0 +1,203 @@
+"""A search space: what is searched, in which ranges, for which objectives, and what the papers would try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt, StrictStr, field_validator, model_validator
+
+from ttq_plugin.search.ranges import (
+    LEARNS_THRESHOLDS,
+    METHODS,
+    OBJECTIVES,
+    SHARED,
+    Problem,
+    Range,
+    bound,
+    number,
+    unknown,
+)
+
+
+class Space(BaseModel):
+    """A validated space file.
+
+    Optuna knows a method's own parameters as "pttq.t_min": the same word means other values in each method, and one
+    name with two ranges would confuse the sampler. The shared ones keep their plain names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: StrictStr = Field(min_length=1)
+    objectives: tuple[StrictStr, ...]
+    trials: StrictInt = Field(default=40, ge=1)
+    seed: StrictInt = Field(default=0, ge=0)
+    parameters: dict[str, Range]
+    methods: dict[str, dict[str, Range]]
+    paper: tuple[dict[str, Any], ...] = ()
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def text(self) -> str:
+        """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
+        return self._text or self.model_dump_json()
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(value):
+            if name not in OBJECTIVES:
+                raise Problem((index,), unknown("objective", name, OBJECTIVES))
+            if name in value[:index]:
+                raise Problem((index,), f"{name} is named twice; each objective may appear once")
+        if len(value) < 2:
+            known = ", ".join(OBJECTIVES)
+            raise Problem((), f"needs at least two objectives for a trade-off, got {len(value)}; allowed: {known}")
+        return value
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _known_parameters(cls, value: Any) -> Any:
+        _check_names((), value, SHARED, required=("lr", "lr_scale", "epochs"))
+        # A share left out means what quantisation means without a budget: every candidate layer.
+        return {"share": 1.0, **value}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, value: Any) -> Any:
+        _check_names((), value, METHODS, kind="method")
+        if not value:
+            raise Problem((), f"needs at least one method, allowed: {', '.join(METHODS)}")
+        for method, own in value.items():
+            _check_names((method,), own, METHODS[method], required=METHODS[method])
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Space:
+        for method, path, name, interval in self._ranges():
+            limits = bound(method, name)
+            for end, value in (("low", interval.low), ("high", interval.high)):
+                if not limits.allows(value):
+                    raise Problem((*path, *(() if interval.constant else (end,))), f"must be {limits}, got {value:g}")
+        for method in LEARNS_THRESHOLDS & self.methods.keys():
+            if "lr_threshold" not in self.parameters:
+                raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
+        self._check_attq()
+        object.__setattr__(self, "paper", tuple(self._paper(i, entry) for i, entry in enumerate(self.paper)))
+        return self
+
+    def _ranges(self) -> Iterator[tuple[str | None, tuple[str, ...], str, Range]]:
+        for name, interval in self.parameters.items():
+            yield None, ("parameters", name), name, interval
+        for method, name, interval in self._own():
+            yield method, ("methods", method, name), name, interval
+
+    def _own(self) -> Iterator[tuple[str, str, Range]]:
+        for method, own in self.methods.items():
+            for name, interval in own.items():
+                yield method, name, interval
+
+    def _check_attq(self) -> None:
+        """Every pair that can be drawn must be one that aTTQ accepts; a range that depends on another cannot be."""
+        own = self.methods.get("attq")
+        if own is not None and own["t_min"].high > own["t_max"].low:
+            raise Problem(
+                ("methods", "attq"),
+                f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
+                f"and t_max from {own['t_max'].low:g}",
+            )
+
+    def _paper(self, index: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """One setting of the papers with its numbers as numbers, refused where the search could not draw it."""
+        here: tuple[str | int, ...] = ("paper", index)
+        method = entry.get("method")
+        if method not in self.methods:
+            came = f"got {method!r}" if "method" in entry else "but it is missing"
+            raise Problem((*here, "method"), f"must be one of this space's methods, {', '.join(self.methods)}, {came}")
+        own = METHODS[method]
+        shared = [name for name in SHARED if self.applies(method, name)]
+        _check_names(here, entry, ("method", *own, *shared), required=own)
+        values: dict[str, Any] = {"method": method}
+        for name in (*own, *shared):
+            if name in entry:
+                values[name] = self._paper_value((*here, name), method, name, entry[name])
+        if method == "attq" and values["t_min"] > values["t_max"]:
+            raise Problem((*here, "t_min"), f"must not exceed t_max {values['t_max']:g}, got {values['t_min']:g}")
+        for name, value in values.items():
+            interval = None if name == "method" else self._range(method, name)
+            if interval is not None and not interval.contains(value):
+                raise Problem((*here, name), f"must lie in this space's range {interval}, got {value:g}")
+        return values
+
+    @staticmethod
+    def _paper_value(path: tuple[str | int, ...], method: str, name: str, raw: object) -> float | int:
+        limits = bound(method if name in METHODS[method] else None, name)
+        value = number(raw)
+        if value is None or not limits.allows(value):
+            raise Problem(path, f"must be {limits}, got {raw!r}")
+        return int(value) if limits.whole else value
+
+    def _range(self, method: str, name: str) -> Range:
+        return self.methods[method][name] if name in METHODS[method] else self.parameters[name]
+
+    def intervals(self) -> dict[str, Range]:
+        """Every range under the name that Optuna knows it by."""
+        own = {f"{method}.{name}": interval for method, name, interval in self._own()}
+        return {**self.parameters, **own}
+
+    def applies(self, method: str, name: str) -> bool:
+        """Whether the shared parameter exists in this space and does something under the method."""
+        return name in self.parameters and (name != "lr_threshold" or method in LEARNS_THRESHOLDS)
+
+    def _names(self, method: str) -> list[tuple[str, str]]:
+        """(plain name, name in Optuna) of what a method is given, the shared ones first."""
+        shared = [(name, name) for name in SHARED if self.applies(method, name)]
+        return shared + [(name, f"{method}.{name}") for name in METHODS[method]]
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """One trial's values under Optuna's names, constants included; with a single method, that one is a constant."""
+        methods = list(self.methods)
+        method: str = trial.suggest_categorical("method", methods) if len(methods) > 1 else methods[0]
+        values: dict[str, Any] = {"method": method}
+        for name, key in self._names(method):
+            values[key] = self._range(method, name).draw(trial, key, bound(None, name).whole)
+        return values
+
+    def enqueued(self) -> list[dict[str, Any]]:
+        """The papers' settings as fixed parameters for `study.enqueue_trial`; what they leave open is drawn."""
+        settings = []
+        for entry in self.paper:
+            fixed = {"method": entry["method"]} if len(self.methods) > 1 else {}
+            for name, key in self._names(entry["method"]):
+                if name in entry and not self._range(entry["method"], name).constant:
+                    fixed[key] = entry[name]
+            settings.append(fixed)
+        return settings
+
+    def settings(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The keywords of `ttq_plugin.trial.Settings` for such values; None where the method has no such parameter."""
+        method = values["method"]
+        every = {name: None for own in METHODS.values() for name in own} | {"lr_threshold": None}
+        given = {name: values[key] for name, key in self._names(method)}
+        return {"task": self.task, "method": method, **every, **given, "seed": seed}
+
+
+def _check_names(
+    path: tuple[str | int, ...],
+    value: object,
+    allowed: Any,
+    *,
+    required: tuple[str, ...] = (),
+    kind: str = "key",
+) -> None:
+    """Refuses what is no mapping, an unknown name, or a missing one, before pydantic looks at the values."""
+    names = list(allowed)
+    if not isinstance(value, Mapping):
+        raise Problem(path, f"must be a mapping with keys among {', '.join(names)}, got {value!r}")
+    for name in value:
+        if name not in names:
+            raise Problem(path, unknown(kind, name, names))
+    for name in required:
+        if name not in value:
+            raise Problem((*path, name), f"is missing, required here: {', '.join(required)}")

@@ -1,0 +1,131 @@
+"""Where studies lie: a database URL checked before Optuna opens it, because its own errors come late and long."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from ttq_plugin.errors import InputError
+
+_PATIENCE = 60
+"""Seconds that a worker waits for another one's write."""
+
+_PROBE = 2
+"""Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
+
+
+def redact(storage: str) -> str:
+    """The URL without its password, for messages and logs; a URL that cannot be parsed is not repeated at all."""
+    try:
+        url = make_url(storage)
+    except ArgumentError:
+        return "(not a database URL)"
+    hidden = {key: "***" if "pass" in key.lower() else value for key, value in url.query.items()}
+    return url.set(query=hidden).render_as_string(hide_password=True)
+
+
+def is_local(storage: str) -> bool:
+    """Whether only processes of this machine can use the database: then every worker's life can be checked here."""
+    return make_url(storage).get_backend_name() == "sqlite"
+
+
+def open_storage(storage: str, *, create: bool) -> Any:
+    """Optuna's storage behind a URL.
+
+    Args:
+        storage: a database URL, such as sqlite:///studies.db or postgresql+psycopg://user:password@host/name.
+        create: make the database file or its tables where they are missing (a worker never does).
+
+    Returns:
+        an optuna.storages.RDBStorage.
+
+    Raises:
+        InputError: the database cannot be used; the message says why, without a password.
+    """
+    url = _parsed(storage)
+    if url.get_backend_name() == "sqlite":
+        _probe_sqlite(url, create)
+        options: dict[str, Any] = {"connect_args": {"timeout": _PATIENCE}}
+    else:
+        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+    try:
+        return optuna.storages.RDBStorage(storage, engine_kwargs=options, skip_table_creation=not create)
+    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+        why = _first_line(error, url)
+        raise InputError(f"The study database {redact(storage)} cannot be opened: {why}.") from None
+
+
+def lock(storage: str, study_name: str, purpose: str) -> Any:
+    """A lock among the processes of this machine that work on one study; the system frees a dead owner's."""
+    digest = hashlib.sha256(f"{storage} {study_name}".encode()).hexdigest()[:12]
+    if is_local(storage):
+        path = Path(str(make_url(storage).database)).resolve()
+        digest = hashlib.sha256(study_name.encode()).hexdigest()[:12]
+        return FileLock(path.with_name(f".{path.name}.{digest}.{purpose}.lock"))
+    return FileLock(Path(tempfile.gettempdir()) / f"ttq-{digest}.{purpose}.lock")
+
+
+def _parsed(storage: str) -> URL:
+    try:
+        return make_url(storage)
+    except ArgumentError:
+        # The text may hold a password in a place that nothing recognises, so it is not repeated.
+        raise InputError("The storage must be a database URL such as sqlite:///studies.db.") from None
+
+
+def _probe_sqlite(url: URL, create: bool) -> None:
+    """Finds out with plain sqlite3 whether the file can be read and written; switches it to write-ahead logging.
+
+    The switch is stored in the file: readers and one writer no longer block each other, in any later process.
+
+    Args:
+        url: the parsed URL.
+        create: whether the file may be missing.
+
+    Raises:
+        InputError: it cannot, or something else lies in it.
+    """
+    name = url.database or ""
+    if name in {"", ":memory:"} or name.startswith("file:"):
+        raise InputError(f"The storage {redact(str(url))} must name a file: every worker opens it by its path.")
+    path = Path(name)
+    if not path.parent.is_dir():
+        raise InputError(f"The study database {path} cannot be opened: there is no folder {path.parent}.")
+    if path.is_dir() or (not create and not path.exists()):
+        raise InputError(f"The study database {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
+    try:
+        with closing(sqlite3.connect(path, timeout=_PROBE, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise InputError(f"The study database {path} cannot be used: {_explain(error)}.") from None
+    if tables and "studies" not in tables:
+        raise InputError(f"The database {path} holds something else than Optuna studies; name a file of its own.")
+
+
+def _explain(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "locked" in text:
+        return f"another program has held it locked for {_PROBE} seconds (database is locked)"
+    if "readonly" in text or "unable to open" in text:
+        return f"it cannot be written here ({text})"
+    return text
+
+
+def _first_line(error: BaseException, url: URL) -> str:
+    """The cause in a line; a driver's message could repeat the password, so it is blanked once more."""
+    cause = getattr(error, "orig", None) or error.__cause__ or error
+    text = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+    password = url.password
+    return text.replace(str(password), "***") if password else text

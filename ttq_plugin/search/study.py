@@ -1,0 +1,140 @@
+"""A study: opened or resumed on a storage, refused where what is stored and what is asked for disagree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from numpy.random import SeedSequence
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.load import parse_space
+from ttq_plugin.search.space import Space
+from ttq_plugin.search.storage import open_storage, redact
+
+
+def open_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None = None) -> Any:
+    """A fresh study with the papers' settings enqueued, or the existing one to go on with.
+
+    Args:
+        storage: the database URL.
+        name: the study's name.
+        space: what is searched; a resumed study may widen ranges, but keeps task and objectives.
+        resume: go on with the existing study of that name, else there must be none.
+        seed: of every trial; a fresh study's default is the space's, a resumed one's is its own.
+
+    Returns:
+        an optuna.Study whose user attributes hold objectives, task, seed and the space's text.
+
+    Raises:
+        InputError: the database cannot be used, the name is taken or missing, or the study searched something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not 0 < len(name) <= 512:
+        raise InputError(f"A study's name must have 1 to 512 characters, got {len(name)}.")
+    if resume:
+        study = load_study(storage, name)
+        check_same_search(study, space, seed)
+        return study
+    backend = open_storage(storage, create=True)
+    directions = ["maximize"] * len(space.objectives)
+    try:
+        study = optuna.create_study(storage=backend, study_name=name, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        raise InputError(
+            f"The study {name!r} already exists in {redact(storage)}; go on with it by --resume, or use another name."
+        ) from None
+    study.set_user_attr("objectives", list(space.objectives))
+    study.set_user_attr("task", space.task)
+    study.set_user_attr("seed", space.seed if seed is None else seed)
+    study.set_user_attr("space", space.text)
+    for parameters in space.enqueued():
+        study.enqueue_trial(parameters, user_attrs={"origin": "paper"}, skip_if_exists=True)
+    return study
+
+
+def load_study(storage: str, name: str) -> Any:
+    """An existing study, to read or to work on.
+
+    Args:
+        storage: the database URL.
+        name: the study's name.
+
+    Returns:
+        an optuna.Study.
+
+    Raises:
+        InputError: the database cannot be used or holds no study of that name.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    backend = open_storage(storage, create=False)
+    try:
+        return optuna.load_study(storage=backend, study_name=name)
+    except KeyError:
+        names = ", ".join(sorted(optuna.get_all_study_names(backend))) or "no study yet"
+        raise InputError(f"There is no study {name!r} in {redact(storage)}, which holds: {names}.") from None
+    except (optuna.exceptions.StorageInternalError, AttributeError) as error:
+        raise InputError(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None
+
+
+def stored_space(study: Any) -> Space:
+    """The space that the study searched last.
+
+    Args:
+        study: an optuna.Study.
+
+    Returns:
+        the space, read from the study's own copy of the file.
+
+    Raises:
+        InputError: the study was not made by ttq.
+    """
+    text = study.user_attrs.get("space")
+    if text is None:
+        raise InputError(f"The study {study.study_name!r} was not made by ttq: it does not say what was searched.")
+    return parse_space(text, f"the space stored in study {study.study_name!r}")
+
+
+def sampler(seed: int, number: int) -> Any:
+    """TPE for one trial, seeded by the study's seed and the trial's number.
+
+    A sampler seeded once a process would draw the same "random" trials again after a resume or in the place of a killed
+    worker. This way a search by one worker gives the same trials whether or not it was resumed.
+
+    Args:
+        seed: the study's.
+        number: the trial's.
+
+    Returns:
+        an optuna.samplers.TPESampler with Optuna's defaults, the best of its samplers on several objectives.
+    """
+    return optuna.samplers.TPESampler(seed=int(SeedSequence([seed, number]).generate_state(1)[0]))
+
+
+def check_same_search(study: Any, space: Space, seed: int | None) -> None:
+    """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
+    name = study.study_name
+    before = stored_space(study)
+    kept, asked = list(study.user_attrs.get("objectives", [])), list(space.objectives)
+    if kept != asked or len(study.directions) != len(asked):
+        raise InputError(
+            f"The study {name!r} maximises {', '.join(kept)}, but the space asks for {', '.join(asked)}; "
+            "a study keeps its objectives, so use another study name."
+        )
+    if before.task != space.task:
+        raise InputError(f"The study {name!r} searches {before.task}, not {space.task}; use another study name.")
+    if list(before.methods) != list(space.methods):
+        raise InputError(
+            f"The study {name!r} searches the methods {', '.join(before.methods)}, but the space lists "
+            f"{', '.join(space.methods)}; a study keeps its methods, so use another study name."
+        )
+    scales = {key: interval.log for key, interval in before.intervals().items() if not interval.constant}
+    for key, interval in space.intervals().items():
+        if not interval.constant and scales.get(key, interval.log) != interval.log:
+            raise InputError(
+                f"The study {name!r} has {key} with log: {str(scales[key]).lower()}; keep it, or use another."
+            )
+    if seed is not None and seed != study.user_attrs["seed"]:
+        raise InputError(
+            f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to go on with it."
+        )

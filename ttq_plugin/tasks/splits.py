@@ -1,0 +1,23 @@
+"""Splitting samples, seeded."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def stratified(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Two disjoint sets of indices with the labels' proportions in both.
+
+    Args:
+        labels: class of each sample, shape (samples,).
+        share: fraction of the samples that go to the second set, in (0, 1).
+        seed: equal seeds give equal splits.
+
+    Returns:
+        Indices of the first and of the second set, each sorted.
+    """
+    from sklearn.model_selection import train_test_split
+
+    first, second = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
+    return np.sort(first), np.sort(second)

@@ -1,0 +1,106 @@
+"""One trial as one child run: what is written about it, and what MLflow already knows."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ttq_plugin.tracking.records import TrialRecord
+from ttq_plugin.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run, RunTag
+
+PARENT = "mlflow.parentRunId"
+COLOUR = "mlflow.runColor"
+FRONT_COLOUR, REST_COLOUR = "#d62728", "#b8bcc2"
+# MLflow's own names for how a run can end; a pruned trial was stopped on purpose.
+STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+_LONGEST_TAG = 5000
+
+
+@dataclass
+class Child:
+    """A trial's run, as far as this writer has to know it."""
+
+    run_id: str
+    done: bool
+    pareto: bool
+    test_mcc: float | None = None
+
+
+def membership(pareto: bool) -> dict[str, str]:
+    """The tags that change when a trial joins or leaves the front."""
+    return {"pareto": str(pareto).lower(), COLOUR: FRONT_COLOUR if pareto else REST_COLOUR}
+
+
+def existing(store: Store, experiment_id: str, parent: str) -> dict[int, Child]:
+    """Every child run of a study by its trial number, the earliest where a number came twice."""
+    children: dict[int, Child] = {}
+    token = None
+    while True:
+        page = store.client.search_runs(
+            [experiment_id],
+            f"tags.`{PARENT}` = '{parent}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+            page_token=token,
+        )
+        for run in page:
+            number = run.data.tags.get("trial", "")
+            if number.isdigit():  # not a run that a user nested there by hand
+                children.setdefault(int(number), _child(run))
+        token = page.token
+        if not token:
+            return children
+
+
+def _child(run: "Run") -> Child:
+    done = run.info.status in STATUS.values()
+    return Child(run.info.run_id, done, run.data.tags.get("pareto") == "true", run.data.metrics.get("test_mcc"))
+
+
+def create(store: Store, experiment_id: str, parent: str, record: TrialRecord, pareto: bool) -> Child:
+    """Open a child run that already knows its trial, so that a killed writer finds it again."""
+    tags = {PARENT: parent, "role": "trial", "trial": str(record.number), **membership(pareto)}
+    run = store.client.create_run(
+        experiment_id, start_time=round(1000 * record.started), tags=tags, run_name=f"trial {record.number}"
+    )
+    return Child(run.info.run_id, done=False, pareto=pareto)
+
+
+def fill(store: Store, child: Child, record: TrialRecord, method: str | None) -> None:
+    """Write everything about a trial and end its run; writing it twice leaves the same run."""
+    end = round(1000 * (record.started + record.seconds))
+    store.client.log_batch(child.run_id, _metrics(record, end), _parameters(record), _tags(record, method))
+    store.client.set_terminated(child.run_id, STATUS[record.state], end_time=end)
+    child.done = True
+
+
+def rounded(value: float) -> float:
+    """Six significant digits; whole numbers (bits, operations) stay exact."""
+    return value if float(value).is_integer() else float(f"{value:.6g}")
+
+
+def _metrics(record: TrialRecord, end: int) -> list["Metric"]:
+    from mlflow.entities import Metric
+
+    if record.state == "failed":
+        return []
+    values = record.metrics | {"duration_seconds": record.seconds}
+    # The trial's own end as the time stamp: MLflow then recognises a metric that is written again.
+    return [Metric(name, rounded(value), end, 0) for name, value in values.items() if math.isfinite(value)]
+
+
+def _parameters(record: TrialRecord) -> list["Param"]:
+    from mlflow.entities import Param
+
+    values = {"seed": record.seed} | record.parameters
+    return [Param(name, str(value)) for name, value in values.items() if value is not None]
+
+
+def _tags(record: TrialRecord, method: str | None) -> list["RunTag"]:
+    from mlflow.entities import RunTag
+
+    tags = {"origin": record.origin, "method": record.parameters.get("method") or method, "reason": record.reason}
+    tags["mlflow.note.content"] = "\n".join(f"- {note}" for note in record.notes)
+    return [RunTag(name, str(value)[:_LONGEST_TAG]) for name, value in tags.items() if value]

@@ -1,0 +1,149 @@
+"""The trade-off front as a picture: one panel for each pair of objectives."""
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking.labels import place_labels
+from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FRONT = "#d62728"
+REST = "#9aa0a6"
+
+# What a reader calls each measure; those named here are fractions, drawn in percent.
+READABLE = {
+    "mcc": "MCC (validation, %)",
+    "test_mcc": "MCC (test, %)",
+    "srqw": "zero weights SRQW (%)",
+    "cr_gain_total": "compression gain $CR_G^T$ (%)",
+    "cr_gain_quantized": "compression gain $CR_G^Q$ (%)",
+    "ec_gain_total": "energy gain $EC_G^T$ (%)",
+}
+
+Points = dict[int, tuple[float, ...]]
+
+
+def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: Path, title: str | None = None) -> Path:
+    """Draw every complete trial, the front in red, and write the picture atomically.
+
+    Args:
+        records: the trials; only complete ones are drawn.
+        objectives: two or more metric names, all maximised; the first three are drawn.
+        path: the PNG file to write.
+        title: a line above the panels.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        InputError: when there are fewer than two objectives.
+    """
+    if len(objectives) < 2:
+        raise InputError(f"a front needs at least two objectives, got {list(objectives)}; name another metric")
+    # Without pyplot there is no global state, and no window system is ever asked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pairs = list(combinations(range(min(len(objectives), 3)), 2))
+    figure = Figure(figsize=(4.6 * len(pairs) + 0.4, 4.7), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+    members = front(records, objectives)
+    vectors = {record.number: objective_vector(record, objectives) for record in records}
+    points = {number: _in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
+    published = {record.number for record in records if record.origin == "paper"}
+    for axes, (x, y) in zip(panels, pairs, strict=True):
+        flat = {number: (vector[x], vector[y]) for number, vector in points.items()}
+        _draw_panel(axes, flat, members, published)
+        axes.set_xlabel(READABLE.get(objectives[x], objectives[x]))
+        axes.set_ylabel(READABLE.get(objectives[y], objectives[y]))
+    handles, names = panels[0].get_legend_handles_labels()
+    if handles:
+        columns = 4 if len(pairs) > 1 else 2
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold")
+    figure.draw_without_rendering()
+    for axes, (x, y) in zip(panels, pairs, strict=True):
+        place_labels(axes, {number: (vector[x], vector[y]) for number, vector in points.items()}, members, FRONT)
+    return _write(figure, Path(path))
+
+
+def _in_percent(vector: tuple[float, ...], objectives: Sequence[str]) -> tuple[float, ...]:
+    return tuple(100 * v if name in READABLE else v for v, name in zip(vector, objectives, strict=True))
+
+
+def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int]) -> None:
+    axes.grid(color="#e8eaed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#80868b")
+    axes.tick_params(colors="#3c4043", labelsize=9)
+    axes.margins(0.09)
+    _draw_boundary(axes, [points[number] for number in members])
+    groups = (
+        ("dominated trial", points.keys() - members - published, {"marker": "o", "s": 24, "color": REST, "alpha": 0.6}),
+        (
+            "dominated, published setting",
+            (points.keys() - members) & published,
+            {"marker": "D", "s": 30, "color": REST},
+        ),
+        ("trade-off front", members - published, {"marker": "o", "s": 52, "color": FRONT}),
+        ("front, published setting", members & published, {"marker": "D", "s": 50, "color": FRONT}),
+    )
+    for layer, (name, numbers, look) in enumerate(groups):
+        if numbers:
+            xs, ys = zip(*(points[number] for number in sorted(numbers)), strict=True)
+            axes.scatter(xs, ys, label=name, zorder=3 + layer, edgecolors="white", linewidths=0.7, **look)
+    hidden = _zoom(axes, points, members)
+    if hidden:
+        axes.text(0.01, 0.01, f"{hidden} more below", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
+    if not points:
+        axes.text(0.5, 0.5, "no complete trial yet", transform=axes.transAxes, ha="center", color="#5f6368")
+
+
+def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
+    """Cut an axis where far outliers would squeeze the front into less than a third of it; count who falls out."""
+    lower = []
+    for axis, limit in enumerate((axes.set_xlim, axes.set_ylim)):
+        everyone = [point[axis] for point in points.values()]
+        inner = [points[number][axis] for number in members]
+        span = max(inner, default=0.0) - min(inner, default=0.0)
+        cut = bool(span) and min(everyone) < max(inner) - 3 * span
+        lower.append(min(inner) - 2 * span if cut else -math.inf)
+        if cut:
+            limit(lower[axis], max(everyone) + 0.25 * span)
+    return sum(x < lower[0] or y < lower[1] for x, y in points.values())
+
+
+def _draw_boundary(axes: "Axes", points: list[tuple[float, ...]]) -> None:
+    """The edge of what the front members reach in this panel's two objectives alone."""
+    best: list[tuple[float, ...]] = []
+    for point in sorted(points, reverse=True):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    if len(best) > 1:
+        xs, ys = zip(*best, strict=True)
+        axes.step(xs, ys, where="post", color=FRONT, alpha=0.35, linewidth=1.4, zorder=2)
+
+
+def _write(figure: "Figure", path: Path) -> Path:
+    """Render beside the target and rename: a reader sees the old picture or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
+    os.close(handle)
+    try:
+        figure.savefig(name, format="png", facecolor="white")
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path

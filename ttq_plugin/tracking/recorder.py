@@ -1,0 +1,221 @@
+"""A study in MLflow, derived again and again from plain trial records by the one process that writes."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking import children, views
+from ttq_plugin.tracking.picture import plot_front
+from ttq_plugin.tracking.records import Parameter, TrialRecord, front
+from ttq_plugin.tracking.store import Store
+from ttq_plugin.tracking.table import write_front
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+class StudyRecorder:
+    """One experiment a study; in it one run for the study and one child run for each finished trial.
+
+    Only one process may record a study at a time. Everything it writes follows from the records it is given, so a
+    search that was killed and resumed neither counts a trial twice nor leaves a run open.
+
+    Args:
+        store: where MLflow keeps the study.
+        study_name: the experiment's name.
+        objectives: metric names, all maximised; at least two.
+        parameters: of the study (seed, task, sampler, trials, method): parameters of its run.
+        tags: more tags of its run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        study_name: str,
+        objectives: Sequence[str],
+        parameters: Mapping[str, Parameter] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ):
+        if len(objectives) < 2:
+            raise InputError(f"a study needs at least two objectives, got {list(objectives)}; name another metric")
+        self.store, self.study_name, self.objectives = store, study_name, tuple(objectives)
+        self._method = (parameters or {}).get("method")
+        self.experiment_id = self._get_or_create_experiment()
+        run = self._open_study_run(dict(tags or {}))
+        self.run_id: str = run.info.run_id
+        self._created: int = run.info.start_time
+        self._log_study_parameters(run, parameters or {})
+        self._children = children.existing(store, self.experiment_id, self.run_id)
+        self._experiment_tags: dict[str, str] = dict(store.client.get_experiment(self.experiment_id).tags)
+
+    def sync(self, records: Sequence[TrialRecord]) -> None:
+        """Log every finished trial that is not there yet, then move whoever joined or left the front.
+
+        Args:
+            records: all finished trials of the study so far.
+        """
+        members = front(records, self.objectives)
+        for record in sorted(records, key=lambda record: record.number):
+            pareto = record.number in members
+            child = self._children.get(record.number)
+            if child is None:
+                child = children.create(self.store, self.experiment_id, self.run_id, record, pareto)
+                self._children[record.number] = child
+            if not child.done:
+                method = str(self._method) if self._method is not None else None
+                children.fill(self.store, child, record, method)
+            if child.pareto != pareto:
+                self._tag_run(child.run_id, children.membership(pareto))
+                child.pareto = pareto
+        self._tag_experiment(records)
+
+    def log_test(self, number: int, value: float) -> None:
+        """Add the test MCC of a front member to its run.
+
+        Args:
+            number: the trial.
+            value: its MCC on the test set.
+
+        Raises:
+            InputError: when the trial is not on the front: testing every trial would make the test set a second
+                validation set.
+        """
+        child = self._child(number)
+        if not child.pareto:
+            raise InputError(f"test_mcc is for members of the front, got trial {number}; sync first, or leave it out")
+        if child.test_mcc != children.rounded(value):
+            child.test_mcc = children.rounded(value)
+            self.store.client.log_metric(child.run_id, "test_mcc", child.test_mcc)
+
+    def tested(self) -> dict[int, float]:
+        """The test MCC of each trial that has one: what was tested once is not tested again."""
+        return {number: child.test_mcc for number, child in self._children.items() if child.test_mcc is not None}
+
+    def log_file(self, path: Path, artifact_path: str | None = None, number: int | None = None) -> None:
+        """Attach a file to the study's run, or with `number` to a trial's.
+
+        Args:
+            path: the file.
+            artifact_path: a folder among the run's artifacts.
+            number: the trial.
+        """
+        run_id = self.run_id if number is None else self._child(number).run_id
+        self.store.client.log_artifact(run_id, str(path), artifact_path)
+
+    def finish(self, records: Sequence[TrialRecord], status: str = "FINISHED") -> None:
+        """Bring MLflow up to date, write the front as a table and a picture, and end the study's run.
+
+        Args:
+            records: all finished trials of the study.
+            status: "FINISHED", or "KILLED" when the user stopped the search.
+        """
+        self.sync(records)
+        self._close_orphans({record.number for record in records})
+        self._write_artifacts(records)
+        self._write_summary(records)
+        self.store.client.set_terminated(self.run_id, status)
+
+    def link(self, host: str | None = None, port: int | None = None, view: str = "front", mode: str = "CHART") -> str:
+        """The address that opens a saved view; without a host, of a local store only the fragment.
+
+        Args:
+            host: where `ttq ui` listens.
+            port: its port.
+            view: a key of `views.VIEWS`.
+            mode: "CHART" or "TABLE".
+
+        Returns:
+            A URL, or a fragment that starts with "#".
+        """
+        base = f"http://{host}:{port}/" if host else f"{self.store.server}/" if self.store.server else ""
+        return base + views.fragment(self.experiment_id, view, mode)
+
+    def _get_or_create_experiment(self) -> str:
+        client = self.store.client
+        experiment = client.get_experiment_by_name(self.study_name)
+        if experiment is None:
+            root = self.store.artifacts
+            location = f"{root}/{quote(self.study_name, safe='')}" if root else None
+            return str(client.create_experiment(self.study_name, artifact_location=location))
+        if experiment.lifecycle_stage != "active":
+            raise InputError(
+                f"study {self.study_name!r} must be active in MLflow, got a deleted one; restore it there, or name "
+                "another study"
+            )
+        return str(experiment.experiment_id)
+
+    def _open_study_run(self, tags: dict[str, str]) -> "Run":
+        client = self.store.client
+        found = client.search_runs(
+            [self.experiment_id], "tags.role = 'study'", order_by=["attributes.start_time ASC"], max_results=1
+        )
+        if not found:
+            own = {"role": "study", "objectives": ",".join(self.objectives), children.COLOUR: children.REST_COLOUR}
+            return client.create_run(self.experiment_id, tags=own | tags, run_name=self.study_name)
+        run = found[0]
+        client.update_run(run.info.run_id, status="RUNNING")
+        self._tag_run(run.info.run_id, tags)
+        return run
+
+    def _log_study_parameters(self, run: "Run", parameters: Mapping[str, Parameter]) -> None:
+        """Parameters are immutable in MLflow: one that a resume changed becomes a tag beside the first value."""
+        from mlflow.entities import Param
+
+        values = {name: str(value) for name, value in parameters.items() if value is not None}
+        known = run.data.params
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        self.store.client.log_batch(self.run_id, params=new)
+        changed = {name: value for name, value in values.items() if known.get(name, value) != value}
+        self._tag_run(self.run_id, {f"resumed.{name}": value for name, value in changed.items()})
+
+    def _child(self, number: int) -> children.Child:
+        if number not in self._children:
+            raise InputError(f"the trial must have been recorded, got number {number}; sync its record first")
+        return self._children[number]
+
+    def _tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if tags:
+            self.store.client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def _tag_experiment(self, records: Sequence[TrialRecord]) -> None:
+        tags = views.experiment_tags(
+            self.experiment_id, self.study_name, records, self.objectives, created=self._created
+        )
+        for name, value in tags.items():
+            if self._experiment_tags.get(name) != value:
+                self.store.client.set_experiment_tag(self.experiment_id, name, value)
+                self._experiment_tags[name] = value
+
+    def _close_orphans(self, numbers: set[int]) -> None:
+        """End runs whose writer was killed and whose trial the study no longer knows."""
+        for number, child in self._children.items():
+            if not child.done and number not in numbers:
+                self.store.client.set_terminated(child.run_id, "KILLED")
+                child.done = True
+
+    def _write_artifacts(self, records: Sequence[TrialRecord]) -> None:
+        tests = self.tested()
+        with tempfile.TemporaryDirectory() as directory:
+            self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv"))
+            members = front(records, self.objectives)
+            title = f"{self.study_name}: {len(records)} trials, {len(members)} on the front"
+            self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title))
+
+    def _write_summary(self, records: Sequence[TrialRecord]) -> None:
+        from mlflow.entities import Metric
+
+        summary = {
+            "trials": len(records),
+            "failed": sum(record.state == "failed" for record in records),
+            "front_size": len(front(records, self.objectives)),
+        }
+        now = round(1000 * time.time())
+        known = self.store.client.get_run(self.run_id).data.metrics
+        new = [Metric(name, value, now, 0) for name, value in summary.items() if known.get(name) != value]
+        self.store.client.log_batch(self.run_id, metrics=new)

@@ -1,0 +1,71 @@
+"""A finished trial as plain data, and the trade-off front of many: no MLflow, no Optuna."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+Parameter = int | float | str | None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial, as the search tells it.
+
+    Attributes:
+        number: the trial's number in its study, from 0.
+        state: "complete", "failed" or "pruned".
+        parameters: what was tried; None where a parameter does not apply to the method.
+        metrics: what came out, fractions in [0, 1] for scores and gains.
+        origin: "paper" for a published setting, "search" for one the sampler proposed.
+        seed: the seed of this trial.
+        started: its start, in seconds since the epoch.
+        seconds: how long it took.
+        reason: why it failed, None otherwise.
+        notes: remarks for a reader, such as a published value that was rounded.
+    """
+
+    number: int
+    state: str
+    parameters: dict[str, Parameter]
+    metrics: dict[str, float]
+    origin: str
+    seed: int
+    started: float
+    seconds: float
+    reason: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """The objectives of a complete trial; None when it is not complete or one is missing or not finite."""
+    values = tuple(record.metrics.get(name, math.nan) for name in objectives)
+    comparable = record.state == "complete" and all(math.isfinite(value) for value in values)
+    return values if comparable else None
+
+
+def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
+    """The non-dominated complete trials, every objective maximised.
+
+    A trial is dominated when another is at least as good everywhere and better somewhere; trials with equal vectors do
+    not dominate each other, so they stay or go together.
+
+    Args:
+        records: trials in any order and state.
+        objectives: the names of the metrics that are maximised.
+
+    Returns:
+        The numbers of the trials on the front.
+    """
+    vectors = {record.number: objective_vector(record, objectives) for record in records}
+    comparable = [(vector, number) for number, vector in vectors.items() if vector is not None]
+    # In descending lexicographic order a vector can only be dominated by one that came before it, and then also by one
+    # on the front so far: O(trials x front) instead of O(trials^2).
+    kept: list[tuple[tuple[float, ...], int]] = []
+    for vector, number in sorted(comparable, reverse=True):
+        if not any(_dominates(other, vector) for other, _ in kept):
+            kept.append((vector, number))
+    return {number for _, number in kept}
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,125 @@
+"""Where MLflow keeps a study: a local directory, or a tracking server that somebody else runs."""
+
+import logging
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ttq_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # The clients never draw a progress bar into the search's own.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A local directory (database and artifacts), or with `server` the address of a running tracking server."""
+
+    directory: Path | None = None
+    server: str | None = None
+
+    @property
+    def database(self) -> Path | None:
+        """The database file of a local store."""
+        return self.directory.absolute() / "mlflow.db" if self.directory else None
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI, as MLflow understands it."""
+        return f"sqlite:///{self.database}" if self.directory else str(self.server)
+
+    @property
+    def artifacts(self) -> str | None:
+        """The root of the artifacts as a file URI; None where the server decides."""
+        return (self.directory.absolute() / "artifacts").as_uri() if self.directory else None
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """MLflow's client, imported on first use."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+
+def open_store(where: str | Path) -> Store:
+    """Open a store, and create its directory and database when they do not exist yet.
+
+    Args:
+        where: a directory such as `mlflow_runs`, or the http(s) address of an MLflow tracking server.
+
+    Returns:
+        The store, ready to be written.
+    """
+    scheme = urlsplit(str(where)).scheme if "://" in str(where) else ""
+    if scheme in {"http", "https"}:
+        store = Store(server=str(where).rstrip("/"))
+        _check_server(store)
+        return store
+    if scheme:
+        # Only the scheme is repeated: the rest of a database URL may hold a password.
+        raise InputError(
+            f"an MLflow store must be a directory or an http(s) address, got a {scheme}:// URL; start `mlflow server "
+            "--backend-store-uri ...` on it and give that server's address"
+        )
+    directory = Path(where)
+    _check_writable(directory)
+    store = Store(directory)
+    _create_schema(store, directory / ".schema.lock")
+    return store
+
+
+def _check_server(store: Store) -> None:
+    """Fail in seconds where MLflow's own client would retry for minutes."""
+    parts = urlsplit(store.uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        raise InputError(
+            f"a running MLflow server was required at {parts.hostname}:{port}, got: {error.strerror or error}; start "
+            "one there (`ttq ui`), or give a directory"
+        ) from None
+
+
+def _check_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the MLflow store must be a writable directory, got {directory} ({error.strerror}); give another one"
+        ) from None
+
+
+def _create_schema(store: Store, lock: Path) -> None:
+    """Let one process at a time create the tables: two at once fail with "table already exists"."""
+    from filelock import FileLock
+    from mlflow.exceptions import MlflowException
+
+    with FileLock(lock):
+        try:
+            _ = store.client.search_experiments(max_results=1)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{store.database} must be a database of this MLflow version, got: {reason}; move it away, or give "
+                "another directory"
+            ) from None

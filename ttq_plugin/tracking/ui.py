@@ -1,0 +1,179 @@
+"""MLflow's web interface on a local store: two processes, nothing sent home, nothing left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking.store import QUIET, Store
+
+LOG = "server.log"
+_ENVIRONMENT = QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def command(store: Store, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """The server's command line, with one worker: MLflow's default starts fifteen processes."""
+    return [
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", host, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", store.uri),
+        *("--artifacts-destination", str(store.artifacts)),
+    ]
+
+
+def start(store: Store, host: str = "127.0.0.1", port: int = 5000) -> subprocess.Popen[bytes]:
+    """Start the server in a session of its own; what it prints goes to server.log in the store's directory.
+
+    Args:
+        store: a local store that has been opened once.
+        host: the interface to listen on.
+        port: a free port.
+
+    Returns:
+        The process; end it with `stop`, which ends its children too.
+    """
+    directory = _local_directory(store)
+    _check_port(host, port)
+    with (directory / LOG).open("wb") as log:
+        return subprocess.Popen(
+            command(store, host, port),
+            env=os.environ | _ENVIRONMENT,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_ready(url: str, timeout: float = 60.0, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Return once the server answers.
+
+    Args:
+        url: its base address.
+        timeout: seconds to wait.
+        process: the server; its early end ends the wait.
+
+    Raises:
+        RuntimeError: when it ended or did not answer in time.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(
+                f"the MLflow server had to answer at {url}, it ended with code {process.returncode}; read {LOG} in its "
+                "store"
+            )
+        try:
+            with urlopen(f"{url.rstrip('/')}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"the MLflow server had to answer at {url} within {timeout:g} s, it did not; read {LOG}")
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """End the server and every process it started.
+
+    Args:
+        process: what `start` returned.
+        patience: seconds between the polite signal and the final one.
+    """
+    try:
+        _signal_all(process, signal.SIGTERM)
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        # Also after a second Ctrl-C, and for children that outlived the first process.
+        _signal_all(process, signal.SIGKILL)
+        process.wait()
+
+
+def serve(
+    store: Store,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    open_link: str | None = None,
+    ready: Callable[[str], object] | None = None,
+) -> int:
+    """Run the server until it ends or the user stops it with Ctrl-C.
+
+    Args:
+        store: a local store that has been opened once.
+        host: the interface to listen on; other machines reach only an interface you name.
+        port: a free port.
+        open_link: a fragment such as `StudyRecorder.link()` gives, opened in the user's browser.
+        ready: called with the full address once the server answers.
+
+    Returns:
+        The server's exit code, 0 after Ctrl-C.
+    """
+    with _ended_like_ctrl_c():
+        process = start(store, host, port)
+        try:
+            base = f"http://{host}:{port}/"
+            wait_ready(base, process=process)
+            if ready:
+                ready(base + (open_link or ""))
+            if open_link:
+                webbrowser.open(base + open_link)
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop(process)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """A closed terminal or a plain kill would leave the server running: treat both as Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # Only the main thread may set handlers; elsewhere the caller stops the server.
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _signal_all(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _local_directory(store: Store) -> Path:
+    if store.directory is None:
+        raise InputError("the interface needs a local store, got one that a server already shows; open its address")
+    if not (store.directory / "mlflow.db").exists():
+        raise InputError(f"the store must hold mlflow.db, got {store.directory} without one; run a search first")
+    return store.directory
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server does: a port that was closed a moment ago counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} on {host} must be free for MLflow, got: {error.strerror}; choose another with --port"
+            ) from None
