@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import counted, finished
@@ -147,6 +148,18 @@ def test_an_error_of_the_callers_own_leaves_no_worker_behind(space, storage):
     assert {record["reason"] for record in finished(study)} == {"interrupted"} and counted(study) == 0
     assert not any(Path(f"/proc/{trial.user_attrs['worker']['pid']}").exists()
                    for trial in study.trials if "worker" in trial.user_attrs)  # fmt: skip
+
+
+def test_a_database_that_fails_on_the_way_is_named(space, storage, monkeypatch):
+    def counted_once(study, calls=[]):  # noqa: B006 (it counts its calls)
+        calls.append(study)
+        if len(calls) > 1:
+            raise StorageInternalError("An exception is raised during the commit.") from OSError("disk I/O error")
+        return 0
+
+    monkeypatch.setattr("ttq_plugin.search.runner.counted", counted_once)
+    with pytest.raises(InputError, match="studies.db failed during the search: disk I/O error.$"):
+        search(space, storage, data="sleep=1")
 
 
 def test_resume_with_other_objectives(space, space_text, storage):

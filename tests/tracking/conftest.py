@@ -1,62 +1,15 @@
-"""A small deterministic study, a store it was recorded in, and the real MLflow server on that store."""
+"""A store, a study recorded in it, and the real MLflow server on it."""
 
-import os
-import random
-import socket
-import time
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ttq_plugin.tracking import StudyRecorder, TrialRecord, open_store, ui
+from ttq_plugin.tracking import StudyRecorder, TrialRecord, front, open_store, ui
 
-OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
-START = time.time() - 3600
-
-
-def make_trial(number: int, metrics: dict | None = None, **changes) -> TrialRecord:
-    values = {
-        "state": "complete",
-        "parameters": {"method": "pttq", "t_min": 0.5 + number / 100, "t": None, "epochs": 5},
-        "metrics": metrics or {},
-        "origin": "search",
-        "seed": 100 + number,
-        "started": START + 60 * number,
-        "seconds": 30.5,
-    }
-    return TrialRecord(number, **(values | changes))
-
-
-def make_study(trials: int = 24) -> list[TrialRecord]:
-    """Accuracy falls where compression rises; trial 0 is published, trial 5 failed."""
-    numbers = random.Random(3)
-    records = []
-    for number in range(trials):
-        gain = numbers.uniform(0.5, 0.95)
-        mcc = 0.98 - 0.3 * (gain - 0.5) ** 2 - abs(numbers.gauss(0, 0.02))
-        metrics = dict(zip(OBJECTIVES, (mcc, gain, 0.8 * gain + numbers.gauss(0, 0.02)), strict=True))
-        metrics |= {"srqw": gain, "bits_coo34": 123456789}
-        records.append(make_trial(number, metrics, origin="paper" if number == 0 else "search"))
-    records[5] = make_trial(5, state="failed", reason="Diverged: the loss became NaN in epoch 2")
-    return records
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def require(program: str) -> str:
-    """The path of a program a service test needs: skipped without it, failed where services are promised."""
-    if not Path(program).exists():
-        message = f"{program} is missing; install it (Debian: apt-get install chromium chromium-driver)"
-        if os.environ.get("TTQ_REQUIRE_SERVICES") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return program
+from .study import OBJECTIVES, free_port, make_study
 
 
 @pytest.fixture
@@ -64,19 +17,26 @@ def records() -> list[TrialRecord]:
     return make_study()
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """MLflow takes seconds to create its tables: done once, then copied."""
+    return open_store(tmp_path_factory.mktemp("empty") / "mlflow_runs").directory
+
+
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, empty_store):
+    shutil.copytree(empty_store, tmp_path / "mlflow_runs")
     return open_store(tmp_path / "mlflow_runs")
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory) -> Iterator[SimpleNamespace]:
+def served(tmp_path_factory, empty_store) -> Iterator[SimpleNamespace]:
     """A finished study behind the real server: .url, .records, .recorder, .process."""
-    store = open_store(tmp_path_factory.mktemp("served") / "mlflow_runs")
+    store = open_store(shutil.copytree(empty_store, tmp_path_factory.mktemp("served") / "mlflow_runs"))
     records = make_study()
     recorder = StudyRecorder(store, "mnist-cnn pttq", OBJECTIVES, {"seed": 7, "task": "mnist-cnn"})
     recorder.sync(records)
-    recorder.log_test(max(number for number, child in recorder._children.items() if child.pareto), 0.9123)
+    recorder.log_test(max(front(records, OBJECTIVES)), 0.9123)
     recorder.finish(records)
     port = free_port()
     process = ui.start(store, port=port)

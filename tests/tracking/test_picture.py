@@ -1,10 +1,11 @@
 import matplotlib.image
 import numpy
 import pytest
-from conftest import OBJECTIVES, make_trial
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import plot_front
+
+from .study import OBJECTIVES, make_trial
 
 
 def share(pixels, colour):

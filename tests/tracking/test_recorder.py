@@ -4,10 +4,11 @@ import math
 from urllib.parse import unquote
 
 import pytest
-from conftest import OBJECTIVES, make_trial
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import StudyRecorder, children, front, open_store
+
+from .study import OBJECTIVES, make_trial
 
 
 def trial_runs(store, recorder):

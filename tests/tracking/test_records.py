@@ -3,12 +3,13 @@ import subprocess
 import sys
 
 import pytest
-from conftest import OBJECTIVES, make_trial
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ttq_plugin.tracking import front
 from ttq_plugin.tracking.records import objective_vector
+
+from .study import OBJECTIVES, make_trial
 
 # Few distinct values: ties and duplicates are what goes wrong.
 _value = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, math.nan, math.inf])

@@ -2,14 +2,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import free_port
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import Store, open_store
 
+from .study import free_port
 
-def test_a_store_is_a_directory_with_a_database(tmp_path):
-    store = open_store(tmp_path / "new" / "mlflow_runs")
+
+def test_a_store_is_a_directory_with_a_database(store):
     assert store.database.exists()
     assert store.uri == f"sqlite:///{store.database}"
     assert store.artifacts == (store.directory / "artifacts").as_uri()
@@ -18,8 +18,10 @@ def test_a_store_is_a_directory_with_a_database(tmp_path):
 
 def test_several_processes_open_a_fresh_store_at_once(tmp_path):
     code = "import sys; from ttq_plugin.tracking import open_store; open_store(sys.argv[1])"
-    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) for _ in range(2)]
+    target = tmp_path / "new" / "mlflow_runs"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(target)]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
+    assert Store(target).client.search_experiments()
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):

@@ -9,10 +9,11 @@ import time
 
 import psutil
 import pytest
-from conftest import OBJECTIVES, free_port
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import Store, StudyRecorder, front, open_store, serve
+
+from .study import OBJECTIVES, free_port
 
 
 def test_the_study_is_read_back_over_http(served, tmp_path):

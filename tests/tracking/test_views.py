@@ -3,9 +3,10 @@ import json
 import zlib
 
 import pytest
-from conftest import OBJECTIVES, make_trial
 
 from ttq_plugin.tracking import StudyRecorder, views
+
+from .study import OBJECTIVES, make_trial
 
 
 def unpack(tag):

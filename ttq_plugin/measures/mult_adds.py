@@ -23,7 +23,7 @@ NORMALISATIONS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
-_RULED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *NORMALISATIONS, nn.MultiheadAttention, nn.Embedding)
+_COUNTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *NORMALISATIONS, nn.MultiheadAttention)
 
 
 def nonzeros(values: Tensor | None) -> int:
@@ -87,7 +87,10 @@ def uncounted(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         name
         for name, module in model.named_modules()
-        if name and not isinstance(module, _RULED) and module._parameters and not list(module.children())
+        if name
+        and not isinstance(module, (*_COUNTED, nn.Embedding))
+        and module._parameters
+        and not list(module.children())
     )
 
 
@@ -147,5 +150,4 @@ def _rule(name: str, module: nn.Module, totals: Counter[str]) -> Callable[..., N
         else:
             totals[name] += normalisation(out)
 
-    counted = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *NORMALISATIONS, nn.MultiheadAttention)
-    return hook if isinstance(module, counted) else None
+    return hook if isinstance(module, _COUNTED) else None

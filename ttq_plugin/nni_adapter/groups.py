@@ -19,8 +19,9 @@ def _groups(helper: Any) -> list[dict[str, Any]]:
     return groups
 
 
-def _plain(name: str) -> str:
-    return name.replace("_nni_wrapper.", "")
+def _added(name: str) -> bool:
+    """Whether a compressor added this parameter, so that only the wrapped model has it."""
+    return "_nni_wrapper" in name
 
 
 def check_optimizers(evaluator: Any, model: nn.Module) -> None:
@@ -31,15 +32,16 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
 
     Args:
         evaluator: an initialised NNI evaluator.
-        model: the model it is to train, wrapped or not.
+        model: the model it is to train, not wrapped.
 
     Raises:
         InputError: if a group has no parameter of this model.
     """
-    names = {_plain(name) for name, _ in model.named_parameters()}
+    names = {name for name, _ in model.named_parameters()}
     for helper in evaluator._optimizer_helpers:
         for index, group in enumerate(_groups(helper)):
-            if not names & {_plain(name) for name in group["params"]}:
+            own = [name for name in group["params"] if not _added(name)]
+            if not names & set(own) and (own or not group["params"]):
                 raise InputError(
                     f"parameter group {index} of the optimiser ({helper.callable_obj.__name__}) holds no parameter of "
                     "this model: it was built on another one; build it on the model that is passed to the quantizer."
@@ -58,7 +60,7 @@ def add_groups(evaluator: Any, model: nn.Module, groups: Sequence[tuple[Sequence
     present = {name for name, _ in model.named_parameters()}
     new = {name for names, _ in groups for name in names}
     for group in list(recipe):
-        kept = [n for n in group["params"] if "_nni_wrapper" not in n or (n in present and n not in new)]
+        kept = [n for n in group["params"] if not _added(n) or (n in present and n not in new)]
         if len(kept) < len(group["params"]):
             group["params"] = kept
             if not kept:

@@ -38,6 +38,7 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
         backend = open_storage(storage, create=True)
         if name in optuna.get_all_study_names(backend):
             raise InputError(
-                f"The study {name!r} already exists in {redact(storage)}; go on with it by --resume, or use another name."
+                f"The study {name!r} already exists in {redact(storage)}; "
+                "go on with it by --resume, or use another name."
             )
     return space.seed if seed is None else seed

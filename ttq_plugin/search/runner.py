@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew import Crew, Exit
 from ttq_plugin.search.ledger import counted, finished, reclaim, running
 from ttq_plugin.search.processes import alive
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import is_local, lock
+from ttq_plugin.search.storage import cause, is_local, lock, redact
 from ttq_plugin.search.study import open_study
 from ttq_plugin.search.worker import Job
 
@@ -63,6 +65,8 @@ def run_search(
 ) -> Summary:
     """Searches until `trials` trials count, in worker processes; Ctrl-C or SIGTERM ends it with all that is finished.
 
+    A script calls it under `if __name__ == "__main__":`, because Python runs the script once more in every worker.
+
     Args:
         space: what is searched.
         storage: the database URL of the study.
@@ -85,7 +89,6 @@ def run_search(
     Raises:
         InputError: something asked for cannot be done; nothing that was finished is lost.
     """
-    begun = time.perf_counter()
     number, size = _positive("trials", trials, space.trials), _positive("workers", workers, _cores())
     if models_dir is not None:
         _make_folder(Path(models_dir))
@@ -102,20 +105,26 @@ def run_search(
         models_dir=_text(models_dir),
         trial_module=trial_module,
     )
+    try:
+        return _search(study, job, _Loop(study, job, size, on_poll, poll_seconds))
+    except StorageInternalError as error:
+        raise InputError(
+            f"The study database {redact(storage)} failed during the search: {cause(error, make_url(storage))}."
+        ) from None
+
+
+def _search(study: Any, job: Job, loop: _Loop) -> Summary:
+    begun = time.perf_counter()
     with _only_search(job), _stop_requests() as stop:
-        study.set_user_attr("space", space.text)  # a resumed one's ranges may differ from before
-        study.set_user_attr("trials", number)  # for workers that join from elsewhere
-        loop = _Loop(study, job, size, on_poll, poll_seconds)
+        study.set_user_attr("space", job.space.text)  # a resumed one's ranges may differ from before
+        study.set_user_attr("trials", job.target)  # for workers that join from elsewhere
         try:
             loop.run(stop)
-        except KeyboardInterrupt:  # where the handlers could not be set, outside the main thread
-            stop.append(signal.SIGINT)
         finally:
             loop.close()
-    summary = _summary(study, job, bool(stop), loop.error, time.perf_counter() - begun)
     if loop.bad_input:
         raise InputError(loop.bad_input)
-    return summary
+    return _summary(study, job, bool(stop), loop.error, time.perf_counter() - begun)
 
 
 class _Loop:

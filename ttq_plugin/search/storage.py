@@ -60,8 +60,7 @@ def open_storage(storage: str, *, create: bool) -> Any:
     try:
         return optuna.storages.RDBStorage(storage, engine_kwargs=options, skip_table_creation=not create)
     except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
-        why = _first_line(error, url)
-        raise InputError(f"The study database {redact(storage)} cannot be opened: {why}.") from None
+        raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
 
 
 def lock(storage: str, study_name: str, purpose: str) -> Any:
@@ -123,9 +122,10 @@ def _explain(error: sqlite3.Error) -> str:
     return text
 
 
-def _first_line(error: BaseException, url: URL) -> str:
-    """The cause in a line; a driver's message could repeat the password, so it is blanked once more."""
-    cause = getattr(error, "orig", None) or error.__cause__ or error
-    text = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+def cause(error: BaseException, url: URL) -> str:
+    """The driver's own complaint in a line; it could repeat the URL's password, so that is blanked once more."""
+    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = inner
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     password = url.password
     return text.replace(str(password), "***") if password else text

@@ -71,7 +71,7 @@ def full_precision(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Two searches that start together train once: the second waits and reads.
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.lock"), torch.random.fork_rng():
             return _cached(task, path) or _trained(task, data, seed, device, path, on_epoch)
     except OSError as error:
         raise InputError(f"the cache folder {path.parent} cannot be written ({error.strerror or error}).") from None
@@ -87,22 +87,21 @@ def _cached(task: Task, path: Path) -> FullPrecision | None:
 
 
 def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoch: OnEpoch | None) -> FullPrecision:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = task.model().to(device)
-        recipe = task.recipe
-        optimizer = torch.optim.Adamax(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        train(
-            model,
-            optimizer,
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs),
-            lambda batch, net: task.loss(net(batch[0]), batch[1]),
-            data.train.to(device),
-            epochs=recipe.epochs,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            on_epoch=on_epoch,
-        )
+    torch.manual_seed(seed)
+    model = task.model().to(device)
+    recipe = task.recipe
+    optimizer = torch.optim.Adamax(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    train(
+        model,
+        optimizer,
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs),
+        lambda batch, net: task.loss(net(batch[0]), batch[1]),
+        data.train.to(device),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        on_epoch=on_epoch,
+    )
     model = model.cpu().eval()
     score = mcc(model, data.validation)
     save_weights(model, path, {"task": task.name, "seed": str(seed), "mcc": repr(score)})

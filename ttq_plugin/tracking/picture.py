@@ -1,6 +1,5 @@
 """The trade-off front as a picture: one panel for each pair of objectives."""
 
-import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -90,39 +89,39 @@ def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[
     axes.tick_params(colors="#3c4043", labelsize=9)
     axes.margins(0.09)
     _draw_boundary(axes, [points[number] for number in members])
+    rest = points.keys() - members
     groups = (
-        ("dominated trial", points.keys() - members - published, {"marker": "o", "s": 24, "color": REST, "alpha": 0.6}),
-        (
-            "dominated, published setting",
-            (points.keys() - members) & published,
-            {"marker": "D", "s": 30, "color": REST},
-        ),
-        ("trade-off front", members - published, {"marker": "o", "s": 52, "color": FRONT}),
-        ("front, published setting", members & published, {"marker": "D", "s": 50, "color": FRONT}),
+        ("dominated trial", rest - published, "o", 24, REST),
+        ("dominated, published setting", rest & published, "D", 30, REST),
+        ("trade-off front", members - published, "o", 52, FRONT),
+        ("front, published setting", members & published, "D", 50, FRONT),
     )
-    for layer, (name, numbers, look) in enumerate(groups):
+    for layer, (name, numbers, marker, size, colour) in enumerate(groups):
         if numbers:
             xs, ys = zip(*(points[number] for number in sorted(numbers)), strict=True)
-            axes.scatter(xs, ys, label=name, zorder=3 + layer, edgecolors="white", linewidths=0.7, **look)
+            alpha = 0.6 if layer == 0 else 1.0
+            axes.scatter(
+                xs, ys, size, colour, marker, label=name, alpha=alpha, zorder=3 + layer, edgecolors="white", lw=0.7
+            )
     hidden = _zoom(axes, points, members)
     if hidden:
-        axes.text(0.01, 0.01, f"{hidden} more below", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
+        axes.text(0.01, 0.01, f"{hidden} more outside", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
     if not points:
         axes.text(0.5, 0.5, "no complete trial yet", transform=axes.transAxes, ha="center", color="#5f6368")
 
 
 def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
-    """Cut an axis where far outliers would squeeze the front into less than a third of it; count who falls out."""
-    lower = []
-    for axis, limit in enumerate((axes.set_xlim, axes.set_ylim)):
-        everyone = [point[axis] for point in points.values()]
+    """Cut an axis where a few far outliers would squeeze the front into less than a third; count who falls out."""
+    outside: set[int] = set()
+    for axis, name in enumerate("xy"):
         inner = [points[number][axis] for number in members]
         span = max(inner, default=0.0) - min(inner, default=0.0)
-        cut = bool(span) and min(everyone) < max(inner) - 3 * span
-        lower.append(min(inner) - 2 * span if cut else -math.inf)
-        if cut:
-            limit(lower[axis], max(everyone) + 0.25 * span)
-    return sum(x < lower[0] or y < lower[1] for x, y in points.values())
+        lowest = min(inner, default=0.0) - 2 * span
+        far = {number for number, point in points.items() if point[axis] < lowest}
+        if span and far and len(far) <= len(points) / 5:
+            axes.set(**{f"{name}lim": (lowest, max(inner) + 0.25 * span)})
+            outside |= far
+    return len(outside)
 
 
 def _draw_boundary(axes: "Axes", points: list[tuple[float, ...]]) -> None:

@@ -66,6 +66,9 @@ def open_store(where: str | Path) -> Store:
 
     Returns:
         The store, ready to be written.
+
+    Raises:
+        InputError: when it is neither, cannot be written, or does not answer.
     """
     scheme = urlsplit(str(where)).scheme if "://" in str(where) else ""
     if scheme in {"http", "https"}:
@@ -113,11 +116,12 @@ def _create_schema(store: Store, lock: Path) -> None:
     """Let one process at a time create the tables: two at once fail with "table already exists"."""
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     with FileLock(lock):
         try:
             _ = store.client.search_experiments(max_results=1)
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{store.database} must be a database of this MLflow version, got: {reason}; move it away, or give "

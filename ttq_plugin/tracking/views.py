@@ -71,6 +71,12 @@ def searched_parameters(records: Sequence[TrialRecord]) -> list[str]:
 
     The parallel coordinates drop each run that misses one of their axes, so a parameter of one method alone would
     empty the chart.
+
+    Args:
+        records: the trials.
+
+    Returns:
+        Their names, in the order of the records.
     """
     complete = [record.parameters for record in records if record.state == "complete"]
     names = list(dict.fromkeys(name for parameters in complete for name in parameters))
