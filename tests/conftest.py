@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,3 +33,47 @@ def shared() -> Path:
 def cache(tmp_path_factory) -> Path:
     """Where this run of the tests keeps trained full-precision models: each is trained once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A real search of a few short trials, made once for all tests that look at one."""
+
+    folder: Path
+    store: Path
+    space: Path
+    study: str
+    result: dict
+    log: str
+
+
+SMALL_SPACE = """
+task: mnist-cnn
+objectives: [mcc, cr_gain_total, ec_gain_total]
+trials: 6
+parameters:
+  lr: {low: 1.0e-3, high: 4.0e-3, log: true}
+  lr_scale: 1.0e-3
+  lr_threshold: 1.0e-3
+  epochs: {low: 1, high: 2}
+  share: {low: 0.5, high: 1.0}
+methods:
+  pttq: {t_min: {low: 0.5, high: 2.0}, t_max: {low: 0.5, high: 2.0}, alpha: 5.0}
+  ttq: {t: {low: 0.02, high: 0.3}}
+paper:
+  - {method: ttq, t: 0.05, lr: 1.0e-3, epochs: 2, share: 0.55}
+"""
+
+
+@pytest.fixture(scope="session")
+def search(tmp_path_factory, cache) -> Search:
+    """`ttq search` with two workers on the real digits."""
+    folder = tmp_path_factory.mktemp("search")
+    space = folder / "space.yaml"
+    space.write_text(SMALL_SPACE)
+    command = [sys.executable, "-m", "ttq_plugin.cli", "search", str(space), "--study", "small", "--workers", "2"]
+    result = subprocess.run(
+        [*command, "--cache", str(cache), "--json"], capture_output=True, text=True, cwd=folder, timeout=600
+    )
+    assert result.returncode == 0, result.stderr
+    return Search(folder, folder / "mlflow_runs", space, "small", json.loads(result.stdout), result.stderr)

@@ -93,13 +93,16 @@ def test_a_training_that_diverges_says_so(ready):
         run(damaged, Settings("mnist-cnn", "pttq", epochs=3))
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"method": "pttq", "t": 0.1}, "pttq has no t; it takes alpha, t_max, t_min"),
-    ({"method": "attq", "t_min": 1.0, "t_max": 0.0}, "t_min must not exceed t_max"),
-    ({"method": "twist"}, "method must be one of"),
-    ({"method": "ttq", "lr": 0.0}, "lr must be positive, got 0"),
-    ({"method": "ttq", "epochs": 0}, "epochs must be at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "pttq", "t": 0.1}, "pttq has no t; it takes alpha, t_max, t_min"),
+        ({"method": "attq", "t_min": 1.0, "t_max": 0.0}, "t_min must not exceed t_max"),
+        ({"method": "twist"}, "method must be one of"),
+        ({"method": "ttq", "lr": 0.0}, "lr must be positive, got 0"),
+        ({"method": "ttq", "epochs": 0}, "epochs must be at least 1, got 0"),
+    ],
+)
 def test_settings_that_cannot_be(options, message):
     with pytest.raises(InputError, match=message):
         Settings("mnist-cnn", **options)

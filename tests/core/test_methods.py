@@ -135,18 +135,21 @@ def test_what_was_learned_is_projected(name):
         assert (value == (1e-8 if key in method.learnable else -1.0)).all()
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("ttq", {"t": 2}, r"t must lie in \(0, 1\), got 2; TTQ uses 0.05"),
-    ("ttq", {"t": 0.0}, r"t must lie in \(0, 1\), got 0"),
-    ("attq", {"t_min": 1.0, "t_max": -1.0}, "t_min must not exceed t_max, got t_min = 1 and t_max = -1"),
-    ("pttq", {"t_max": -0.5}, "t_max must not be negative, got -0.5"),
-    ("pttq", {"alpha": 0.0}, "alpha must be positive, got 0"),
-    ("pttq", {"t_min": float("nan")}, "t_min must be a finite number, got nan"),
-    ("pttq", {"t": 0.5}, "pttq has no option 't'; it takes t_min, t_max, alpha"),
-    ("pttq", {"t_min": "1"}, "t_min must be a number, got '1'"),
-    ("pttq", {"scale_init": "two"}, "scale_init must be one of kept, one, got 'two'"),
-    ("pttq", {"on_empty": "ignore"}, "on_empty must be one of error, clip"),
-])
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("ttq", {"t": 2}, r"t must lie in \(0, 1\), got 2; TTQ uses 0.05"),
+        ("ttq", {"t": 0.0}, r"t must lie in \(0, 1\), got 0"),
+        ("attq", {"t_min": 1.0, "t_max": -1.0}, "t_min must not exceed t_max, got t_min = 1 and t_max = -1"),
+        ("pttq", {"t_max": -0.5}, "t_max must not be negative, got -0.5"),
+        ("pttq", {"alpha": 0.0}, "alpha must be positive, got 0"),
+        ("pttq", {"t_min": float("nan")}, "t_min must be a finite number, got nan"),
+        ("pttq", {"t": 0.5}, "pttq has no option 't'; it takes t_min, t_max, alpha"),
+        ("pttq", {"t_min": "1"}, "t_min must be a number, got '1'"),
+        ("pttq", {"scale_init": "two"}, "scale_init must be one of kept, one, got 'two'"),
+        ("pttq", {"on_empty": "ignore"}, "on_empty must be one of error, clip"),
+    ],
+)
 def test_options_that_cannot_be(name, options, message):
     with pytest.raises(InputError, match=message):
         METHODS[name].configure(**options)
@@ -158,15 +161,18 @@ def test_unknown_method_lists_the_known_ones():
 
 
 @NAMES
-@pytest.mark.parametrize("w, message", [
-    (torch.tensor([1.0, float("nan")]), "conv: weights must be finite"),
-    (torch.tensor([1.0, float("inf")]), "conv: weights must be finite"),
-    (torch.ones(5), "conv: all weights are equal"),
-    (torch.ones(1), "conv: needs at least two weights to be ternarised, has 1"),
-    (torch.ones(0), "conv: needs at least two weights to be ternarised, has 0"),
-    (torch.ones(4, dtype=torch.complex64), "conv: weights must be real floating point"),
-    (torch.tensor([1.0, 2.0, 3.0]), "conv: no weight is negative"),
-])
+@pytest.mark.parametrize(
+    "w, message",
+    [
+        (torch.tensor([1.0, float("nan")]), "conv: weights must be finite"),
+        (torch.tensor([1.0, float("inf")]), "conv: weights must be finite"),
+        (torch.ones(5), "conv: all weights are equal"),
+        (torch.ones(1), "conv: needs at least two weights to be ternarised, has 1"),
+        (torch.ones(0), "conv: needs at least two weights to be ternarised, has 0"),
+        (torch.ones(4, dtype=torch.complex64), "conv: weights must be real floating point"),
+        (torch.tensor([1.0, 2.0, 3.0]), "conv: no weight is negative"),
+    ],
+)
 def test_weights_that_cannot_be_ternary(name, w, message):
     with pytest.raises(InputError, match=message):
         METHODS[name].init(w, "conv")
@@ -181,11 +187,14 @@ def test_a_threshold_that_empties_a_sign_names_layer_reach_and_threshold():
         METHODS["pttq"].configure(t_max=9).init(w, "fc2")
 
 
-@pytest.mark.parametrize("name, options", [
-    ("pttq", {"t_min": 9.0, "t_max": 9.0}),
-    ("attq", {"t_min": -9.0, "t_max": 9.0}),
-    ("ttq", {"t": 0.999}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("pttq", {"t_min": 9.0, "t_max": 9.0}),
+        ("attq", {"t_min": -9.0, "t_max": 9.0}),
+        ("ttq", {"t": 0.999}),
+    ],
+)
 def test_clipping_lowers_the_threshold_to_nine_tenths_of_the_reach(name, options):
     w = weights(0) + 0.01
     method = METHODS[name].configure(on_empty="clip", **options)

@@ -31,22 +31,36 @@ def untouched(model):
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("config_list, message", [
-    ([], r"config_list selects no layer .* the model's layers are conv1, conv2, fc\."),
-    ([{"op_types": ["Conv3d"]}], "selects no layer"),
-    ([{"op_names_re": ["block.*"]}], "selects no layer"),
-    ([{"op_names": ["conv1"], "exclude_op_names": ["conv1"]}], "selects no layer"),
-    (config("conv9"), "names the layer 'conv9', which the model does not have; its layers are conv1, conv2, fc"),
-    ([{"op_names": ["conv1"], "target_names": ["_input_", "weight"]}], "only weights can be ternary, .* asks for _input_"),
-    ([{"op_names": ["conv1"], "target_names": ["bias"]}], "only weights can be ternary, .* asks for bias"),
-    ([{"op_names": ["conv1"], "target_names": ["weight"], "target_settings": {"_output_": {"quant_dtype": "int8"}}}],
-     "only weights can be ternary, .* asks for _output_"),
-    ([{"op_names": ["conv1"], "target_names": []}], "empty target_names"),
-    (config("relu"), "selects 'relu', a ReLU; only Conv1d, .*, Linear can be ternary"),
-    ([{"op_names": ["conv1"], "t_min": 1.0}], "is not in NNI's format: Wrong key 't_min'"),
-    ([{"quant_dtype": "int2"}], "is not in NNI's format"),
-    ({"op_names": ["conv1"]}, "config_list must be a list of dicts, got dict"),
-])
+@pytest.mark.parametrize(
+    "config_list, message",
+    [
+        ([], r"config_list selects no layer .* the model's layers are conv1, conv2, fc\."),
+        ([{"op_types": ["Conv3d"]}], "selects no layer"),
+        ([{"op_names_re": ["block.*"]}], "selects no layer"),
+        ([{"op_names": ["conv1"], "exclude_op_names": ["conv1"]}], "selects no layer"),
+        (config("conv9"), "names the layer 'conv9', which the model does not have; its layers are conv1, conv2, fc"),
+        (
+            [{"op_names": ["conv1"], "target_names": ["_input_", "weight"]}],
+            "only weights can be ternary, .* asks for _input_",
+        ),
+        ([{"op_names": ["conv1"], "target_names": ["bias"]}], "only weights can be ternary, .* asks for bias"),
+        (
+            [
+                {
+                    "op_names": ["conv1"],
+                    "target_names": ["weight"],
+                    "target_settings": {"_output_": {"quant_dtype": "int8"}},
+                }
+            ],
+            "only weights can be ternary, .* asks for _output_",
+        ),
+        ([{"op_names": ["conv1"], "target_names": []}], "empty target_names"),
+        (config("relu"), "selects 'relu', a ReLU; only Conv1d, .*, Linear can be ternary"),
+        ([{"op_names": ["conv1"], "t_min": 1.0}], "is not in NNI's format: Wrong key 't_min'"),
+        ([{"quant_dtype": "int2"}], "is not in NNI's format"),
+        ({"op_names": ["conv1"]}, "config_list must be a list of dicts, got dict"),
+    ],
+)
 def test_config_lists(model, config_list, message):
     with pytest.raises(InputError, match=message):
         PTTQQuantizer(model, config_list, make_evaluator(model))
@@ -62,7 +76,9 @@ def test_an_optimiser_of_another_model(model):
 
 def test_an_optimiser_or_scheduler_that_is_not_traced(model):
     plain = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(InputError, match=r"the optimiser must be traced by NNI, got a plain SGD; make it with nni\.trace"):
+    with pytest.raises(
+        InputError, match=r"the optimiser must be traced by NNI, got a plain SGD; make it with nni\.trace"
+    ):
         TorchEvaluator(make_loop(), plain, training_step)
     traced = nni.trace(torch.optim.SGD)(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.StepLR(traced, 1)
@@ -71,15 +87,18 @@ def test_an_optimiser_or_scheduler_that_is_not_traced(model):
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("quantizer_class, options, message", [
-    (ATTQQuantizer, {"t_min": 1.0, "t_max": 0.0}, "t_min must not exceed t_max, got t_min = 1 and t_max = 0"),
-    (TTQQuantizer, {"t": 2}, r"t must lie in \(0, 1\), got 2"),
-    (PTTQQuantizer, {"t_max": 50.0}, r"conv2: the threshold at .* sigma .* leaves no positive weight"),
-    (PTTQQuantizer, {"alpha": -1}, "alpha must be positive"),
-    (PTTQQuantizer, {"lr_scale": -1.0}, "lr_scale must be a number of at least 0"),
-    (PTTQQuantizer, {"lr_threshold": "fast"}, "lr_threshold must be a number of at least 0"),
-    (PTTQQuantizer, {"beta": 1.0}, "pttq has no option 'beta'"),
-])
+@pytest.mark.parametrize(
+    "quantizer_class, options, message",
+    [
+        (ATTQQuantizer, {"t_min": 1.0, "t_max": 0.0}, "t_min must not exceed t_max, got t_min = 1 and t_max = 0"),
+        (TTQQuantizer, {"t": 2}, r"t must lie in \(0, 1\), got 2"),
+        (PTTQQuantizer, {"t_max": 50.0}, r"conv2: the threshold at .* sigma .* leaves no positive weight"),
+        (PTTQQuantizer, {"alpha": -1}, "alpha must be positive"),
+        (PTTQQuantizer, {"lr_scale": -1.0}, "lr_scale must be a number of at least 0"),
+        (PTTQQuantizer, {"lr_threshold": "fast"}, "lr_threshold must be a number of at least 0"),
+        (PTTQQuantizer, {"beta": 1.0}, "pttq has no option 'beta'"),
+    ],
+)
 def test_options(model, quantizer_class, options, message):
     with pytest.raises(InputError, match=message):
         quantizer_class(model, config("conv2"), make_evaluator(model), **options)

@@ -140,13 +140,19 @@ def test_calibration_goes_round(quantizer_class):
     assert source.states()["conv1"].scales[0] != 7.0
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c.update(other=c["conv1"]), "calibration config names the layer 'other'"),
-    (lambda c: c["conv1"]["weight"].update(method="twn"), "conv1: calibration is of the method 'twn', not 'pttq'"),
-    (lambda c: c["conv1"]["weight"].pop("scale_negative"), "conv1: calibration lacks 'scale_negative'"),
-    (lambda c: c["conv1"]["weight"].update(thresholds=torch.ones(3)), r"thresholds must be finite and of shape \(2,\)"),
-    (lambda c: c["conv1"]["weight"].update(scale=torch.tensor(float("nan"))), "scales must be finite"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c.update(other=c["conv1"]), "calibration config names the layer 'other'"),
+        (lambda c: c["conv1"]["weight"].update(method="twn"), "conv1: calibration is of the method 'twn', not 'pttq'"),
+        (lambda c: c["conv1"]["weight"].pop("scale_negative"), "conv1: calibration lacks 'scale_negative'"),
+        (
+            lambda c: c["conv1"]["weight"].update(thresholds=torch.ones(3)),
+            r"thresholds must be finite and of shape \(2,\)",
+        ),
+        (lambda c: c["conv1"]["weight"].update(scale=torch.tensor(float("nan"))), "scales must be finite"),
+    ],
+)
 def test_a_calibration_that_does_not_fit_changes_nothing(change, message):
     quantizer = make(PTTQQuantizer)
     before = quantizer.get_calibration_config()

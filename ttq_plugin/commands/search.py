@@ -70,7 +70,9 @@ class _Watch:
         complete = [r.metrics["mcc"] for r in self.records if r.state == "complete" and "mcc" in r.metrics]
         best = f"best MCC {percent(max(complete))}, " if complete else ""
         note = f"{best}front {len(self.members())}, running {len(running)}"
-        self.bars.update(self._bar, completed=min(len(self.records), self.target), note=note)
+        # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
+        done = min(len(self.records), self.target - len(running))
+        self.bars.update(self._bar, completed=done, note=note)
 
     def _forget_dominated(self) -> None:
         """A trial once dominated never comes back to the front, so its weights are not needed any more."""

@@ -92,30 +92,31 @@ def run_search(
     number, size = _positive("trials", trials, space.trials), _positive("workers", workers, _cores())
     if models_dir is not None:
         _make_folder(Path(models_dir))
-    study = open_study(storage, study_name, space, resume=resume, seed=seed)
-    job = Job(
-        storage=storage,
-        study_name=study_name,
-        space=space,
-        target=number,
-        seed=study.user_attrs["seed"],
-        data=_text(data),
-        device=device,
-        cache=_text(cache),
-        models_dir=_text(models_dir),
-        trial_module=trial_module,
-    )
-    try:
-        return _search(study, job, _Loop(study, job, size, on_poll, poll_seconds))
-    except StorageInternalError as error:
-        raise InputError(
-            f"The study database {redact(storage)} failed during the search: {cause(error, make_url(storage))}."
-        ) from None
+    with _stop_requests() as stop:
+        # Inside: a Ctrl-C in the middle of making a study would leave half of one.
+        study = open_study(storage, study_name, space, resume=resume, seed=seed)
+        job = Job(
+            storage=storage,
+            study_name=study_name,
+            space=space,
+            target=number,
+            seed=study.user_attrs["seed"],
+            data=_text(data),
+            device=device,
+            cache=_text(cache),
+            models_dir=_text(models_dir),
+            trial_module=trial_module,
+        )
+        try:
+            return _search(study, job, _Loop(study, job, size, on_poll, poll_seconds), stop)
+        except StorageInternalError as error:
+            why = cause(error, make_url(storage))
+            raise InputError(f"The study database {redact(storage)} failed during the search: {why}.") from None
 
 
-def _search(study: Any, job: Job, loop: _Loop) -> Summary:
+def _search(study: Any, job: Job, loop: _Loop, stop: list[int]) -> Summary:
     begun = time.perf_counter()
-    with _only_search(job), _stop_requests() as stop:
+    with _only_search(job):
         study.set_user_attr("space", job.space.text)  # a resumed one's ranges may differ from before
         study.set_user_attr("trials", job.target)  # for workers that join from elsewhere
         try:

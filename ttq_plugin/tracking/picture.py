@@ -61,14 +61,11 @@ def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: 
     points = {number: _in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
     published = {record.number for record in records if record.origin == "paper"}
     for axes, (x, y) in zip(panels, pairs, strict=True):
-        flat = {number: (vector[x], vector[y]) for number, vector in points.items()}
+        flat: Points = {number: (vector[x], vector[y]) for number, vector in points.items()}
         _draw_panel(axes, flat, members, published)
         axes.set_xlabel(READABLE.get(objectives[x], objectives[x]))
         axes.set_ylabel(READABLE.get(objectives[y], objectives[y]))
-    handles, names = panels[0].get_legend_handles_labels()
-    if handles:
-        columns = 4 if len(pairs) > 1 else 2
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
+    _add_legend(figure, panels[0], columns=4 if len(pairs) > 1 else 2)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.draw_without_rendering()
@@ -99,9 +96,17 @@ def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[
     for layer, (name, numbers, marker, size, colour) in enumerate(groups):
         if numbers:
             xs, ys = zip(*(points[number] for number in sorted(numbers)), strict=True)
-            alpha = 0.6 if layer == 0 else 1.0
             axes.scatter(
-                xs, ys, size, colour, marker, label=name, alpha=alpha, zorder=3 + layer, edgecolors="white", lw=0.7
+                xs,
+                ys,
+                s=size,
+                c=colour,
+                marker=marker,
+                label=name,
+                alpha=0.6 if layer == 0 else 1.0,
+                zorder=3 + layer,
+                edgecolors="white",
+                linewidths=0.7,
             )
     hidden = _zoom(axes, points, members)
     if hidden:
@@ -116,10 +121,11 @@ def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
     for axis, name in enumerate("xy"):
         inner = [points[number][axis] for number in members]
         span = max(inner, default=0.0) - min(inner, default=0.0)
-        lowest = min(inner, default=0.0) - 2 * span
-        far = {number for number, point in points.items() if point[axis] < lowest}
+        far = {number for number, point in points.items() if point[axis] < min(inner, default=0.0) - 2 * span}
         if span and far and len(far) <= len(points) / 5:
-            axes.set(**{f"{name}lim": (lowest, max(inner) + 0.25 * span)})
+            near = [points[number][axis] for number in points.keys() - far]
+            margin = 0.09 * (max(near) - min(near))
+            axes.set(**{f"{name}lim": (min(near) - margin, max(near) + margin)})
             outside |= far
     return len(outside)
 
@@ -133,6 +139,12 @@ def _draw_boundary(axes: "Axes", points: list[tuple[float, ...]]) -> None:
     if len(best) > 1:
         xs, ys = zip(*best, strict=True)
         axes.step(xs, ys, where="post", color=FRONT, alpha=0.35, linewidth=1.4, zorder=2)
+
+
+def _add_legend(figure: "Figure", axes: "Axes", columns: int) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
 
 
 def _write(figure: "Figure", path: Path) -> Path:
