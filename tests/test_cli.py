@@ -52,10 +52,10 @@ def test_help_and_wrong_usage_import_nothing_heavy(arguments, code, seconds):
         assert result.returncode == code
     print(f"{arguments}: {min(times):.2f} s (goal {seconds} s)")
     check = (
-        "import sys; sys.argv = ['ttq', *%r]\nfrom ttq_plugin.cli import main\n"
+        f"import sys; sys.argv = ['ttq', *{arguments!r}]\nfrom ttq_plugin.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('HEAVY', [m for m in ('torch', 'nni', 'mlflow', 'optuna', 'numpy', 'rich') if m in sys.modules])"
-    ) % (arguments,)
+    )
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert "HEAVY []" in result.stdout
 

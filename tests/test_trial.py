@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ttq_plugin import trial
 from ttq_plugin.cli import METHOD_NAMES
 from ttq_plugin.core import METHODS
 from ttq_plugin.errors import Diverged, InputError
@@ -29,6 +30,26 @@ def test_prepared_has_a_good_model_and_no_test_split(ready):
     assert ready.mcc > 0.93
     assert not hasattr(ready, "test")
     assert [trace.name for trace in ready.traces] == ["conv1", "conv2", "fc1", "fc2"]
+
+
+class Untouchable:
+    """Stands where the test split would be."""
+
+    def __getattribute__(self, name):
+        raise AssertionError("the test split was looked at")
+
+
+def test_preparing_and_compressing_never_look_at_the_test_split(monkeypatch, cache):
+    task = trial.get_task("mnist-cnn")
+
+    def load(source, seed):
+        return replace(task.load(source, seed), test=Untouchable())
+
+    monkeypatch.setattr(trial, "get_task", lambda name: replace(task, load=load))
+    outcome = run(prepare("mnist-cnn", cache=cache), Settings("mnist-cnn", "pttq", epochs=1))
+    assert outcome.metrics["mcc"] > 0.5
+    with pytest.raises(AssertionError, match="looked at"):
+        score_on_test("mnist-cnn", [outcome.model], seed=0)
 
 
 def test_what_is_prepared_is_cached(ready, cache):

@@ -12,6 +12,7 @@ from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.processes import alive, identity
 from ttq_plugin.search.storage import redact
 from ttq_plugin.search.study import load_study, open_study, stored_space
+from ttq_plugin.tasks import TASKS
 
 
 def test_a_fresh_study_knows_what_it_searches_and_tries_the_papers_first(space, storage):
@@ -51,7 +52,8 @@ def test_resume_needs_a_study_and_a_new_one_needs_a_free_name(space, storage):
         ("high: 1.0e-2, log: true}", "high: 1.0e-2}", "has lr with log: true; keep it"),
     ],
 )  # fmt: skip
-def test_resume_with_another_search_is_refused(space, space_text, storage, old, new, message):
+def test_resume_with_another_search_is_refused(space, space_text, storage, old, new, message, monkeypatch):
+    monkeypatch.setitem(TASKS, "esr-2dcnn", "some.module:TASK")
     open_study(storage, "s", space, resume=False)
     assert old in space_text
     other = space_text.split("paper:")[0].replace(old, new)

@@ -16,8 +16,8 @@ from ttq_plugin.core.rules import (
     Dims,
     Statistics,
     ThresholdRule,
+    Value,
     full_precision,
-    largest,
 )
 from ttq_plugin.core.step import decide, ternary_step
 from ttq_plugin.errors import InputError
@@ -124,18 +124,17 @@ class Ternarizer:
                 ``on_empty="error"``.
         """
         w = check_weight(w.detach(), name)
-        dims = self._dims(w)
-        latent = Statistics(self._latent(w, dims), dims)
-        _, sigma = latent.moments
+        # Whole tensors here, floats or not in training: this runs once, on any device.
+        raw = Statistics(w, self._dims(w), numbers=False)
+        s = Statistics(w / raw.absmax, raw.dims, numbers=False) if self.normalize else raw
+        sigma = torch.as_tensor(s.moments[1])
         if not bool((sigma > 0).all()):
-            raise InputError(
-                f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it."
-            )
+            raise InputError(f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it.")
         numbers = torch.tensor([self.t[k] for k in self.rule.names], dtype=w.dtype, device=w.device)
         t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
-        t, notes = self._without_empty_signs(latent, t, name)
-        positive, negative = decide(latent.w, self.rule.distances(latent, t))
-        scales = SCALE_INITS[self.scale_init](w, positive, negative, dims)
+        t, notes = self._without_empty_signs(s, t, name)
+        positive, negative = decide(s.w, self.rule.distances(s, t.unbind(0)))
+        scales = SCALE_INITS[self.scale_init](w, positive, negative, s.dims)
         return {"scales": scales, "thresholds": t, "alpha": torch.full_like(sigma, self.alpha)}, notes
 
     def weights(self, w: Tensor, params: Params) -> Tensor:
@@ -148,22 +147,14 @@ class Ternarizer:
         Returns:
             A tensor of w's shape and dtype that holds exactly ``{-W_n, 0, +W_p}`` (a group).
         """
-        dims = self._dims(w)
-        latent = self._latent(w, dims)
-        statistics = Statistics(latent, dims)
-        distances = self.rule.distances(statistics, params["thresholds"])
-        learned = self.learn_thresholds or self.learn_alpha
-        slope = params["alpha"] / statistics.moments[1] if learned else None
-        settings = (self.dead_zone, self.surrogate, dims)
-        return ternary_step(latent, params["scales"], distances, slope, settings)
+        return ternary_step(w, params["scales"], params["thresholds"], params["alpha"], self)
 
     @torch.no_grad()
     def codes(self, w: Tensor, params: Params) -> Tensor:
         """Signs of the ternary weight: int8 tensor of -1, 0, 1, of w's shape."""
-        dims = self._dims(w)
-        latent = Statistics(self._latent(w, dims), dims)
-        positive, negative = decide(latent.w, self.rule.distances(latent, params["thresholds"]))
-        return positive.to(torch.int8) - negative.to(torch.int8)
+        s = self.latent(w)
+        positive, negative = decide(s.w, self.rule.distances(s, s.values(params["thresholds"])))
+        return (positive - negative).to(torch.int8)
 
     @torch.no_grad()
     def project_(self, params: Params) -> None:
@@ -171,31 +162,52 @@ class Ternarizer:
         for name in self.learnable:
             params[name].clamp_(min=SMALLEST)
 
+    @property
+    def learns_shape(self) -> bool:
+        """Whether thresholds or alpha are trained, so that the surrogate is needed."""
+        return self.learn_thresholds or self.learn_alpha
+
+    def latent(self, w: Tensor, divisor: Value | None = None) -> Statistics:
+        """The weight as the rule sees it, divided by ``max|w|`` if the method normalises; ``.divisor`` is that value.
+
+        Args:
+            w: latent weight.
+            divisor: the value, if it is known already.
+
+        Returns:
+            The statistics of the (normalised) weight.
+        """
+        s = Statistics(w, self._dims(w))
+        if not self.normalize:
+            return s
+        divisor = s.absmax if divisor is None else divisor
+        s = Statistics(s.w / divisor, s.dims)
+        s.divisor = divisor
+        return s
+
     def _dims(self, w: Tensor) -> Dims:
         return None if self.channel is None else tuple(d for d in range(w.dim()) if d != self.channel)
 
-    def _latent(self, w: Tensor, dims: Dims) -> Tensor:
-        return w / largest(w.detach().abs(), dims) if self.normalize else w
-
     def _without_empty_signs(self, s: Statistics, t: Tensor, name: str) -> tuple[Tensor, list[str]]:
         """``t``, lowered where it would leave a sign without weights, and what was lowered in words."""
-        if not bool((s.peaks > 0).all()):
-            missing = "positive" if not bool((s.peaks[1] > 0).all()) else "negative"
+        peaks = s.stack(s.peaks)
+        if not bool((peaks > 0).all()):
+            missing = "positive" if not bool((peaks[1] > 0).all()) else "negative"
             raise InputError(f"{name}: no weight is {missing}, so the layer cannot be ternary; exclude it.")
-        distances = self.rule.distances(s, t)
-        empty = distances >= s.peaks
+        distances = s.stack(self.rule.distances(s, t.unbind(0)))
+        empty = distances >= peaks
         if not bool(empty.any()):
             return t, []
         if self.on_empty == "error":
-            raise InputError(self._empty_message(s, distances, name))
-        clipped = self.rule.invert(s, torch.where(empty, CLIP * s.peaks, distances))
+            raise InputError(self._empty_message(distances, peaks, torch.as_tensor(s.moments[1]), name))
+        clipped = self.rule.invert(s, torch.where(empty, CLIP * peaks, distances))
         t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
         values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(self.rule.names, t, strict=True))
         return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
 
-    def _empty_message(self, s: Statistics, distances: Tensor, name: str) -> str:
-        row, *group = (distances >= s.peaks).nonzero()[0].tolist()
-        peak, distance = ((x[row] / s.moments[1])[tuple(group)].item() for x in (s.peaks, distances))
+    def _empty_message(self, distances: Tensor, peaks: Tensor, sigma: Tensor, name: str) -> str:
+        row, *group = (distances >= peaks).nonzero()[0].tolist()
+        peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
         return (
             f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in self.t.items())}) "
             f"leaves no {('negative', 'positive')[row]} weight, the largest |w| / sigma there is {peak:.3g}; "

@@ -17,6 +17,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.calibration import read_calibration, ternary_entry
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
+from ttq_plugin.nni_adapter.lean import use_lean_forward
 from ttq_plugin.nni_adapter.register import APPLY_METHOD, register
 from ttq_plugin.nni_adapter.state import TernaryState
 
@@ -93,6 +94,7 @@ class TernaryQuantizer(Quantizer):
             space.scale = torch.ones(1, device=wrapper.weight.device)
             space.zero_point = torch.zeros(1, device=wrapper.weight.device)
             space.apply_method = APPLY_METHOD
+            use_lean_forward(wrapper)
         if self.evaluator is not None:
             add_groups(self.evaluator, self.bound_model, self._parameter_groups())
 

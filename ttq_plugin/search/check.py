@@ -11,7 +11,6 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import is_local, open_storage, redact
 from ttq_plugin.search.study import check_same_search, load_study
-from ttq_plugin.tasks import check_task
 
 
 def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None) -> int:
@@ -30,7 +29,6 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     Raises:
         InputError: the database cannot be used, the name is taken or missing, or the study searches something else.
     """
-    check_task(space.task)
     if resume:
         study = load_study(storage, name)
         check_same_search(study, space, seed)

@@ -18,6 +18,7 @@ from ttq_plugin.search.ranges import (
     number,
     unknown,
 )
+from ttq_plugin.tasks import TASKS
 
 
 class Space(BaseModel):
@@ -42,6 +43,13 @@ class Space(BaseModel):
     def text(self) -> str:
         """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
         return self._text or self.model_dump_json()
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value not in TASKS:
+            raise Problem((), unknown("task", value, TASKS))
+        return value
 
     @field_validator("objectives")
     @classmethod

@@ -1,0 +1,47 @@
+"""A short way through NNI's wrapper for layers where the ternary weight is all there is to do.
+
+NNI's wrapper inspects arguments, copies every setting deeply and empties the CUDA cache in each forward: on a small
+layer that costs more than the convolution. Where nothing else was asked of the wrapper, none of it has an effect.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from nni.compression.base.wrapper import ModuleWrapper, track_target_shape
+
+
+def use_lean_forward(wrapper: ModuleWrapper) -> None:
+    """Let the wrapper, and the module if it is wrapped now, take the short way whenever it is open.
+
+    Args:
+        wrapper: NNI's wrapper of a layer that has a ``TernaryState``.
+    """
+    wrapper.forward = types.MethodType(_forward, wrapper)
+    if getattr(wrapper.module, "_nni_wrapper", None) is wrapper:
+        wrapper.module.forward = wrapper.forward
+
+
+def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:
+    if not _only_ternary(wrapper):
+        return ModuleWrapper.forward(wrapper, *args, **kwargs)
+    # The slot that NNI's wrap() made for the patched weight; nn.Module's own __setattr__ would search for it first.
+    wrapper.module._buffers["weight"] = wrapper.ternary(wrapper.weight)
+    return wrapper.module_forward(*args, **kwargs)
+
+
+def _only_ternary(wrapper: ModuleWrapper) -> bool:
+    """Whether the weight is the wrapper's only target, nothing is fused, and nobody else watches.
+
+    Asked anew in each forward: other compressors join later, and change what they added.
+    """
+    return (
+        len(wrapper.quantization_target_spaces) == 1
+        and not wrapper.pruning_target_spaces
+        and not wrapper.distillation_target_spaces
+        and not wrapper.fused_modules
+        and wrapper._track_funcs == [track_target_shape]
+        and not getattr(wrapper, "is_bias_correction", False)
+        and wrapper.weight_scale is not None
+    )
