@@ -32,10 +32,8 @@ def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:
 
 
 def _only_ternary(wrapper: ModuleWrapper) -> bool:
-    """Whether the weight is the wrapper's only target, nothing is fused, and nobody else watches.
-
-    Asked anew in each forward: other compressors join later, and change what they added.
-    """
+    """Whether the weight is the wrapper's only target, nothing is fused, and nobody else watches."""
+    # Asked anew in each forward: other compressors join later, and change what they added.
     return (
         len(wrapper.quantization_target_spaces) == 1
         and not wrapper.pruning_target_spaces
