@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from ttq_plugin import cli
-from ttq_plugin.tasks.files import load_weights
+from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 
 COMMANDS = ["search", "train", "sensitivity", "compress", "ui"]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import SMALL_SPACE, Search
 from tests.tracking.study import free_port
-from ttq_plugin.tasks.files import load_weights
+from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready

@@ -11,7 +11,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ATTQPruner": "ttq_plugin.nni_adapter",
     "ATTQQuantizer": "ttq_plugin.nni_adapter",
+    "PTTQPruner": "ttq_plugin.nni_adapter",
+    "TTQPruner": "ttq_plugin.nni_adapter",
     "PTTQQuantizer": "ttq_plugin.nni_adapter",
     "TTQQuantizer": "ttq_plugin.nni_adapter",
     "register": "ttq_plugin.nni_adapter",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ttq_plugin.core import get_method
 from ttq_plugin.curvature import LayerTrace, layer_traces, select
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.files import load_weights, save_weights, write_text
 from ttq_plugin.measures import CompressionReport, measure
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.files import load_weights, save_weights, write_text
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.task import Split, Task
 from ttq_plugin.tasks.training import OnEpoch, batches, mcc, train

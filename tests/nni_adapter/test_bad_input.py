@@ -119,7 +119,7 @@ def test_a_failure_inside_nni_unwraps_the_model(model, monkeypatch):
     def fail(*_):
         raise RuntimeError("made to fail")
 
-    monkeypatch.setattr("ttq_plugin.nni_adapter.quantizers.add_groups", fail)
+    monkeypatch.setattr("ttq_plugin.nni_adapter.compressor.add_groups", fail)
     with pytest.raises(RuntimeError, match="made to fail"):
         PTTQQuantizer(model, config("conv1"), make_evaluator(model))
     assert not any(hasattr(m, "_nni_wrapper") for m in model.modules())

@@ -10,7 +10,7 @@ import torch
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.tasks import TASKS, get_task
-from ttq_plugin.tasks.files import load_weights, save_weights
+from ttq_plugin.files import load_weights, save_weights
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tasks.task import Recipe, Split

@@ -10,7 +10,7 @@ from ttq_plugin.commands.console import print_json, table
 from ttq_plugin.commands.train import prepared
 from ttq_plugin.curvature import select
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.files import write_text
+from ttq_plugin.files import write_text
 
 
 def sensitivity(

@@ -45,6 +45,7 @@ class Ternarizer:
         rule: how thresholds follow from the numbers ``t``.
         t: the rule's initial numbers, by name.
         learn_thresholds: whether they are trained (pTTQ).
+        learn_scales: whether W_p and W_n are trained; not in pruning, where kept weights stay as they are.
         alpha: dimensionless slope of the surrogate, ``alpha / sigma`` per unit of w; only gradients feel it.
         learn_alpha: whether alpha is trained.
         normalize: divide the latent weight by ``max|w|`` first (TTQ); codes do not change, the gradient's size does.
@@ -59,6 +60,7 @@ class Ternarizer:
     rule: ThresholdRule
     t: Mapping[str, float] = field(default_factory=dict)
     learn_thresholds: bool = False
+    learn_scales: bool = True
     alpha: float = 5.0
     learn_alpha: bool = False
     normalize: bool = False
@@ -94,7 +96,7 @@ class Ternarizer:
         given = {k: v for k, v in options.items() if v is not None}
         t = dict(self.t) | {k: _number(k, v) for k, v in given.items() if k in self.rule.names}
         rest = {k: v for k, v in given.items() if k not in self.rule.names}
-        allowed = {f.name for f in fields(self)} - {"name", "rule", "t", "learn_thresholds"}
+        allowed = {f.name for f in fields(self)} - {"name", "rule", "t", "learn_thresholds", "learn_scales"}
         if unknown := sorted(set(rest) - allowed):
             raise InputError(
                 f"{self.name} has no option {unknown[0]!r}; it takes {', '.join([*self.rule.names, *sorted(allowed)])}."
@@ -103,10 +105,14 @@ class Ternarizer:
             rest["alpha"] = _number("alpha", rest["alpha"])
         return replace(self, t=t, **rest)  # type: ignore[arg-type]
 
+    def for_pruning(self) -> Ternarizer:
+        """The same method without scales to learn."""
+        return replace(self, learn_scales=False)
+
     @property
     def learnable(self) -> tuple[str, ...]:
         """Names of the parameters that training changes."""
-        learned = {"scales": True, "thresholds": self.learn_thresholds, "alpha": self.learn_alpha}
+        learned = {"scales": self.learn_scales, "thresholds": self.learn_thresholds, "alpha": self.learn_alpha}
         return tuple(name for name, on in learned.items() if on)
 
     def init(self, w: Tensor, name: str = "weight") -> tuple[Params, list[str]]:

@@ -1,9 +1,28 @@
 """The plugin's classes in NNI's terms, and everything that works around NNI 3.0."""
 
+from ttq_plugin.nni_adapter.health import Health, LayerHealth
+from ttq_plugin.nni_adapter.pruners import ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
 from ttq_plugin.nni_adapter.quantizers import ATTQQuantizer, PTTQQuantizer, TernaryQuantizer, TTQQuantizer
 from ttq_plugin.nni_adapter.register import register
 
 QUANTIZERS = {quantizer.method_name: quantizer for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer)}
 """The quantizer of each method."""
 
-__all__ = ["QUANTIZERS", "ATTQQuantizer", "PTTQQuantizer", "TTQQuantizer", "TernaryQuantizer", "register"]
+PRUNERS = {pruner.method_name: pruner for pruner in (TTQPruner, ATTQPruner, PTTQPruner)}
+"""The pruner of each method."""
+
+__all__ = [
+    "PRUNERS",
+    "QUANTIZERS",
+    "ATTQPruner",
+    "ATTQQuantizer",
+    "Health",
+    "LayerHealth",
+    "PTTQPruner",
+    "PTTQQuantizer",
+    "TTQPruner",
+    "TTQQuantizer",
+    "TernaryPruner",
+    "TernaryQuantizer",
+    "register",
+]

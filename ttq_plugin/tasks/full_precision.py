@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 from torch import nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.files import load_weights, save_weights
+from ttq_plugin.files import load_weights, save_weights
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, mcc, train
 

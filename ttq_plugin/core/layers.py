@@ -1,0 +1,79 @@
+"""Which layers can be ternary, and how their channels lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.errors import InputError
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
+"""The layers whose ``weight`` can be ternary."""
+
+
+def selectable(model: nn.Module) -> list[str]:
+    """Names of the model's layers that could be ternary."""
+    return [name for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)]
+
+
+def channel_of(module: nn.Module, granularity: object) -> int | None:
+    """The dimension of the weight that has scales and thresholds of its own.
+
+    Args:
+        module: a convolution or linear layer.
+        granularity: ``default`` for one pair a layer, ``out_channel`` for one an output channel.
+
+    Returns:
+        None, or the output channel's dimension: 0, and 1 for transposed convolutions.
+
+    Raises:
+        InputError: for another granularity, or a grouped transposed convolution, whose dimension 1 holds the output
+            channels of one group only.
+    """
+    if granularity in ("default", None):
+        return None
+    if granularity != "out_channel":
+        raise InputError(f"granularity must be default or out_channel for ternary weights, got {granularity!r}.")
+    if not isinstance(module, TRANSPOSED):
+        return 0
+    if module.groups > 1:
+        raise InputError("granularity out_channel is not possible for a grouped transposed convolution; use default.")
+    return 1
+
+
+def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Check that each selected layer has a weight of its own that can be trained.
+
+    Args:
+        model: the whole model, with its plain weights.
+        modules: the selected layers, by name.
+
+    Raises:
+        InputError: for a weight in half precision, without values (meta device, lazy layer), frozen, or shared by two
+            layers.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(f"{name}.{key}")
+    for name, module in modules.items():
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if weight.is_meta or nn.parameter.is_lazy(weight):
+            raise InputError(f"{name}: the weight holds no values yet; initialise or load the model first.")
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            raise InputError(
+                f"{name}: a {str(weight.dtype).removeprefix('torch.')} weight loses small updates in training; keep "
+                "the model in float32 and use automatic mixed precision."
+            )
+        if not weight.requires_grad:
+            raise InputError(
+                f"{name}: the weight is frozen (requires_grad is False); unfreeze it, or leave the layer out."
+            )
+        if len(shared := owners.get(id(weight), [])) > 1:
+            raise InputError(
+                f"{name}: its weight is shared by {' and '.join(shared)}; untie them, or leave the layer out."
+            )

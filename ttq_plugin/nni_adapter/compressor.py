@@ -1,0 +1,197 @@
+"""What the quantizers and the pruners share: options, initial parameters, learning rates, health, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nni.compression.base.compressor import Compressor
+from nni.compression.base.config import select_modules_by_config
+from nni.compression.base.wrapper import ModuleWrapper
+from nni.compression.utils import Evaluator
+from torch import Tensor, nn
+
+from ttq_plugin.core import Params, Ternarizer, get_method
+from ttq_plugin.core.layers import channel_of, check_layers
+from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.checkpoint import Checkpointed
+from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
+from ttq_plugin.nni_adapter.health import Health, HealthMonitor
+from ttq_plugin.nni_adapter.state import TernaryState
+
+
+class TernaryCompressor(Checkpointed, Compressor):
+    """Base of ``TernaryQuantizer`` and ``TernaryPruner``; stands before NNI's class in their bases.
+
+    Args:
+        model: the model to compress, full precision; wrapped in place by NNI.
+        config_list: NNI's config list; ``target_names`` may only be ``["weight"]``, which is also the default.
+        evaluator: an NNI evaluator with traced optimisers; without one nothing can be trained.
+        existed_wrappers: NNI's, from ``from_compressor``.
+        lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
+        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own.
+        on_health: called with a ``Health`` every ``health_every`` training steps.
+        health_every: steps between two calls of ``on_health``; call ``health()`` yourself for once an epoch.
+        options: the method's numbers and options (``t``, ``t_min``, ``t_max``, ``alpha``, ``scale_init``,
+            ``on_empty``, ...), see ``Ternarizer``.
+
+    Raises:
+        InputError: for a config list, an optimiser, a weight or an option that cannot work; the model is left as it
+            was, unwrapped.
+    """
+
+    method_name: str
+    state_name: str
+    """The attribute of NNI's wrapper that holds this compressor's ``TernaryState``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: list[dict[str, Any]],
+        evaluator: Evaluator | None = None,
+        existed_wrappers: dict[str, ModuleWrapper] | None = None,
+        *,
+        lr_scale: float | None = 1e-3,
+        lr_threshold: float | None = 1e-4,
+        on_health: Callable[[Health], object] | None = None,
+        health_every: int = 100,
+        **options: Any,
+    ) -> None:
+        self.method: Ternarizer = get_method(self.method_name).configure(**options)
+        self.lr_scale = _learning_rate("lr_scale", lr_scale)
+        self.lr_threshold = _learning_rate("lr_threshold", lr_threshold)
+        self.notes: list[str] = []
+        self._parameter_order: dict[str, list[str]] = {}
+        configs = self._configs(model, config_list)
+        _check_unwrapped(model)
+        initial = self._initial(model, configs)
+        if evaluator is not None:
+            if not evaluator._initialization_complete:
+                evaluator._init_optimizer_helpers(model)
+            check_optimizers(evaluator, model)
+        try:
+            super().__init__(model, configs, evaluator, existed_wrappers)
+            self._attach(initial)
+        except Exception:
+            _unwrap_all(model)
+            raise
+        self._monitor = HealthMonitor(self, on_health, health_every)
+
+    def _configs(self, model: nn.Module, config_list: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The config list, checked before NNI touches the model."""
+        raise NotImplementedError
+
+    def _use(self, name: str, wrapper: ModuleWrapper, space: Any) -> None:
+        """Make NNI's target space apply this compressor's state."""
+        raise NotImplementedError
+
+    def _initial(self, model: nn.Module, configs: list[dict[str, Any]]) -> dict[str, tuple[Ternarizer, Params]]:
+        """Each selected layer's method and initial parameters, computed before NNI touches the model."""
+        initial = {}
+        for config in configs:
+            modules, _, _ = select_modules_by_config(model, config)
+            check_layers(model, modules)
+            for name, module in modules.items():
+                method = self._layer_method(module, config)
+                params, notes = method.init(module.weight, name)
+                initial[name] = method, params
+                self.notes += notes
+                self._parameter_order[name] = list(module._parameters)
+        return initial
+
+    def _layer_method(self, module: nn.Module, config: dict[str, Any]) -> Ternarizer:
+        """The method with the granularity that NNI's config asks for this layer."""
+        setting = config.get("target_settings", {}).get("weight", {})
+        channel = channel_of(module, setting.get("granularity", config.get("granularity", "default")))
+        return self.method.configure(channel=channel)
+
+    def _attach(self, initial: dict[str, tuple[Ternarizer, Params]]) -> None:
+        for name, wrapper, space in self._ternary_spaces():
+            if hasattr(wrapper, self.state_name):
+                raise InputError(f"{name!r} is selected by two compressors of this kind; leave it to one of them.")
+            setattr(wrapper, self.state_name, TernaryState(*initial[name]).to(wrapper.weight.device))
+            self._use(name, wrapper, space)
+        self._learned = [state for state in self.states().values() if state.method.learnable]
+        if self.evaluator is not None:
+            add_groups(self.evaluator, self.bound_model, self._parameter_groups())
+
+    def _ternary_spaces(self) -> list[tuple[str, ModuleWrapper, Any]]:
+        """(layer name, NNI's wrapper, NNI's target space) of every weight this compressor owns."""
+        return [
+            (name, self._module_wrappers[name], spaces["weight"])
+            for name, spaces in sorted(self._target_spaces.items())
+            if "weight" in spaces
+        ]
+
+    def _parameter_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
+        groups = []
+        for rate, members in ((self.lr_scale, ("scales",)), (self.lr_threshold, ("thresholds", "alpha"))):
+            names = [
+                f"{name}._nni_wrapper.{self.state_name}.{member}"
+                for name, state in self.states().items()
+                for member in members
+                if isinstance(getattr(state, member), nn.Parameter)
+            ]
+            # Decay pulls a scale or a threshold to zero, where neither means anything.
+            groups.append((names, {"weight_decay": 0.0} | ({"lr": rate} if rate is not None else {})))
+        return groups
+
+    def states(self) -> dict[str, TernaryState]:
+        """Each selected layer's scales and thresholds, by layer name."""
+        return {name: getattr(wrapper, self.state_name) for name, wrapper, _ in self._ternary_spaces()}
+
+    def codes(self) -> dict[str, Tensor]:
+        """Each selected layer's signs (int8: -1, 0, 1; 0 is the dead zone), by layer name."""
+        return {
+            name: getattr(wrapper, self.state_name).codes(wrapper.weight) for name, wrapper, _ in self._ternary_spaces()
+        }
+
+    def health(self) -> Health:
+        """How the layers are doing now, and how many signs flipped since this was asked last.
+
+        Returns:
+            A row a layer; a layer that collapsed is also warned of, once.
+        """
+        return self._monitor.look()
+
+    def _check_training(self, max_steps: int | None, max_epochs: int | None) -> None:
+        if self.evaluator is None:
+            raise InputError(f"{type(self).__name__} has no evaluator to train with; pass one to train.")
+        if max_steps is None and max_epochs is None:
+            raise InputError("compress needs max_steps or max_epochs, got neither.")
+
+    def _fuse_preprocess(self, evaluator: Evaluator) -> None:
+        evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[self._after_step])
+        for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
+            # Schedulers mark the step they saw; without the mark on NNI's replacement they warn of a wrong order.
+            optimizer.step.__func__._wrapped_by_lr_sched = True
+        self._restore_training(evaluator)
+
+    def _fuse_postprocess(self, evaluator: Evaluator) -> None:
+        self._keep_training(evaluator)
+
+    def _after_step(self) -> None:
+        for state in self._learned:
+            state.method.project_(state.params)
+        self.steps += 1
+        self._monitor.step()
+
+
+def _learning_rate(name: str, value: float | None) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
+        raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {value!r}.")
+    return value
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    if wrapped := [name for name, m in model.named_modules() if hasattr(m, "_nni_wrapper")]:
+        raise InputError(
+            f"layer {wrapped[0]!r} is already wrapped by another compressor; use from_compressor to add this one "
+            "to it, or call its unwrap_model() first."
+        )
+
+
+def _unwrap_all(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        if (wrapper := getattr(module, "_nni_wrapper", None)) is not None:
+            wrapper.unwrap()

@@ -1,0 +1,121 @@
+"""How a training is doing, layer by layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core.rules import SMALLEST
+
+if TYPE_CHECKING:
+    from ttq_plugin.nni_adapter.compressor import TernaryCompressor
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """One layer.
+
+    Attributes:
+        name: the layer.
+        zeros: share of its weights in the dead zone.
+        flips: share of its weights whose code changed since the last look; 0 at the first.
+        scales: (W_p, W_n), the mean over channels where each has its own.
+        thresholds: the method's numbers by name, likewise.
+        problem: what is wrong with the layer in one sentence, or None.
+    """
+
+    name: str
+    zeros: float
+    flips: float
+    scales: tuple[float, float]
+    thresholds: dict[str, float]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """All layers of a compressor.
+
+    Attributes:
+        step: training steps done so far.
+        layers: one entry a layer.
+    """
+
+    step: int
+    layers: tuple[LayerHealth, ...]
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat numbers, ``layer.quantity``, as a metric logger takes them."""
+        numbers: dict[str, float] = {}
+        for layer in self.layers:
+            scales = {"scale_positive": layer.scales[0], "scale_negative": layer.scales[1]}
+            values = {"zeros": layer.zeros, "flips": layer.flips, **scales, **layer.thresholds}
+            numbers |= {f"{layer.name}.{key}": value for key, value in values.items()}
+        return numbers
+
+
+class HealthMonitor:
+    """Looks at a compressor's layers, when asked and every so many steps.
+
+    Args:
+        compressor: whose layers.
+        callback: called with each look that was taken because of its step.
+        every: steps between two such looks.
+    """
+
+    def __init__(self, compressor: TernaryCompressor, callback: Callable[[Health], object] | None, every: int) -> None:
+        self.compressor, self.callback, self.every = compressor, callback, every
+        self._codes: dict[str, Tensor] = {}
+        self._warned: set[tuple[str, str]] = set()
+
+    def step(self) -> None:
+        """Count a training step; look if it is time."""
+        if self.callback is not None and self.compressor.steps % self.every == 0:
+            self.callback(self.look())
+
+    @torch.no_grad()
+    def look(self) -> Health:
+        """The layers as they are now; a new problem is warned of once."""
+        layers = []
+        states = self.compressor.states()
+        for name, codes in self.compressor.codes().items():
+            before = self._codes.get(name, codes)
+            state = states[name]
+            problem = _problem(codes, state.params)
+            numbers = zip(state.method.rule.names, state.thresholds, strict=True)
+            positive, negative = (row.mean().item() for row in state.scales)
+            layers.append(
+                LayerHealth(
+                    name=name,
+                    zeros=(codes == 0).float().mean().item(),
+                    flips=(codes != before).float().mean().item(),
+                    scales=(positive, negative),
+                    thresholds={key: row.mean().item() for key, row in numbers},
+                    problem=problem,
+                )
+            )
+            self._codes[name] = codes
+            self._warn(name, problem)
+        return Health(self.compressor.steps, tuple(layers))
+
+    def _warn(self, name: str, problem: str | None) -> None:
+        if problem is not None and (name, problem) not in self._warned:
+            self._warned.add((name, problem))
+            warnings.warn(f"{name}: {problem}", stacklevel=4)
+
+
+def _problem(codes: Tensor, params: dict[str, Tensor]) -> str | None:
+    """What is wrong with a layer of these codes, if something is."""
+    if bool((params["scales"] <= SMALLEST).any()):
+        return "a scale fell to zero, so that sign does nothing; lower lr_scale."
+    if not bool(codes.any()):
+        return "all weights are zero, its thresholds lie beyond every weight; lower them or lr_threshold."
+    for sign, word in ((1, "positive"), (-1, "negative")):
+        if not bool((codes == sign).any()):
+            return f"no weight is {word} any more, that threshold lies beyond every weight; lower it or lr_threshold."
+    return None
