@@ -12,7 +12,10 @@ import click
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.tasks import TASKS
 
-METHOD_NAMES = ("ttq", "attq", "pttq")
+METHOD_NAMES = (
+    *("twn", "ttq", "attq", "pttq", "dorefa"),
+    *("pttq-absolute", "pttq-symmetric", "pttq-global", "pttq-fixed", "pttq-released"),
+)
 """The methods, named without importing torch; a test compares them with ``METHODS``."""
 
 STORE = "mlflow_runs"

@@ -236,7 +236,7 @@ def _quantizer(prepared: Prepared, settings: Settings, config_list: list[dict[st
     import nni
     from nni.compression.utils import TorchEvaluator
 
-    from ttq_plugin.nni_adapter import QUANTIZERS
+    from ttq_plugin.nni_adapter import PTTQQuantizer
 
     task = prepared.task
     model = deepcopy(prepared.model)
@@ -257,12 +257,13 @@ def _quantizer(prepared: Prepared, settings: Settings, config_list: list[dict[st
         )
 
     evaluator = TorchEvaluator(fit, optimizer, lambda batch, net: task.loss(net(batch[0]), batch[1]), scheduler)
-    return QUANTIZERS[settings.method](
+    return PTTQQuantizer(
         model,
         config_list,
         evaluator,
         lr_scale=settings.lr_scale,
         lr_threshold=settings.lr_threshold,
+        method=settings.method,
         on_empty="clip",
         **settings.options(),
     )

@@ -6,7 +6,7 @@ import torch
 
 
 def thresholds(name, w, t):
-    """(lower, upper) of the methods' table in methods.md; differentiable in t, not in w."""
+    """(lower, upper) of the methods' table in methods.md; differentiable in t, the parameters, not in w."""
     w = w.detach()
     mu, sigma = w.mean(), w.std(unbiased=True)
     if name == "ttq":
@@ -14,8 +14,14 @@ def thresholds(name, w, t):
         return -delta, delta
     if name == "attq":
         return mu + t[0] * sigma, mu + t[1] * sigma
-    if name == "pttq":
+    if name in ("pttq", "pttq-global", "pttq-fixed"):
         return -(mu + t[0] * sigma).abs(), (mu + t[1] * sigma).abs()
+    if name == "pttq-absolute":
+        return -t[0], t[1]
+    if name == "pttq-symmetric":
+        return -(mu + t[0] * sigma).abs(), (mu + t[0] * sigma).abs()
+    if name == "twn":
+        return -t[0] * w.abs().mean(), t[0] * w.abs().mean()
     raise AssertionError(name)
 
 
@@ -31,7 +37,7 @@ def surrogate_loss(name, w, scales, t, alpha, g, dead_zone="pass"):
     dead = 1.0 if dead_zone == "pass" else 0.0
     slope = scales[0].detach() * positive + scales[1].detach() * negative + dead * (1 - positive - negative)
     terms = (g * exact).sum() + (g * slope * w).sum()
-    if name == "pttq":
+    if name.startswith("pttq"):
         frozen, width = w.detach(), w.detach().std(unbiased=True)
         steps = alpha / width
         soft = scales[0].detach() * torch.sigmoid(steps * (frozen - upper))

@@ -9,6 +9,8 @@ from tests.core.naive import surrogate_loss, thresholds
 from ttq_plugin.core import METHODS
 
 SHAPE = (7, 5, 3, 3)
+STEP = ["ttq", "attq", "pttq", "pttq-absolute", "pttq-symmetric", "pttq-global", "pttq-fixed"]
+"""The methods of the ternary step, whose scales learn."""
 
 
 def case(name, seed=0, **options):
@@ -31,7 +33,7 @@ def gradients(method, w, g, params):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dead_zone", ["pass", "zero"])
-@pytest.mark.parametrize("name", ["attq", "pttq"])
+@pytest.mark.parametrize("name", [n for n in STEP if n != "ttq"])
 def test_gradients_equal_autograd_of_the_naive_twin(name, dead_zone, seed):
     method, w, g, params = case(name, seed, dead_zone=dead_zone)
     got = gradients(method, w, g, params)
@@ -55,7 +57,7 @@ def test_gradients_of_ttq_are_of_the_normalised_weight():
     assert torch.allclose(got["scales"], scales.grad, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEP)
 def test_scale_gradients_in_closed_form(name):
     method, w, g, params = case(name)
     got = gradients(method, w, g, params)
@@ -104,7 +106,7 @@ def test_alpha_learns_where_it_is_asked_to():
     assert got.item() == pytest.approx(alpha.grad.item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEP)
 def test_per_channel_equals_each_channel_alone(name):
     method, w, g, _ = case(name)
     by_channel = method.configure(channel=0)
@@ -117,3 +119,31 @@ def test_per_channel_equals_each_channel_alone(name):
         for key, value in alone.items():
             got = whole[key][channel] if key == "w" else whole[key][:, channel].flatten()
             assert torch.allclose(got, value, rtol=0, atol=1e-10), key
+
+
+@pytest.mark.parametrize("name", ["twn", "dorefa"])
+def test_methods_without_learned_numbers_pass_the_gradient_straight_through(name):
+    method, w, g, params = case(name)
+    assert gradients(method, w, g, params).keys() == {"w"}
+    assert torch.equal(gradients(method, w, g, params)["w"], g)
+
+
+@pytest.mark.parametrize("channel", [None, 0])
+def test_the_weak_surrogate_is_the_papers_derivative_chained(channel):
+    """Autograd of p(w) = relu(w - D_max) + D_max S(a) - relu(-w - D_min) - D_min S(b), with dL/dp straight through."""
+    method, w, g, _ = case("pttq", surrogate="weak", learn_alpha=True, t_min=0.8, t_max=1.3, channel=channel)
+    params, _ = method.init(w)
+    got = gradients(method, w, g, params)
+    dims = None if channel is None else (1, 2, 3)
+    kept = {"keepdim": True} if dims else {}
+    mu = w.mean(dim=dims, **kept) if dims else w.mean()
+    sigma = w.std(dim=dims, **kept) if dims else w.std()
+    t, alpha = params["thresholds"].clone().requires_grad_(), params["alpha"].clone().requires_grad_()
+    low, high, slope = (mu + t[0] * sigma).abs(), (mu + t[1] * sigma).abs(), alpha / sigma
+    p = torch.relu(w - high) + high * torch.sigmoid(slope * (w - high))
+    p = p - torch.relu(-w - low) - low * torch.sigmoid(slope * (-w - low))
+    codes = method.codes(w, params)
+    factor = torch.where(codes > 0, params["scales"][0], torch.where(codes < 0, params["scales"][1], 1.0))
+    (p * g * factor).sum().backward()
+    assert torch.allclose(got["thresholds"], t.grad, rtol=0, atol=1e-10)
+    assert torch.allclose(got["alpha"], alpha.grad, rtol=0, atol=1e-10)

@@ -10,10 +10,12 @@ import torch
 from nni.compression.base.compressor import Quantizer
 
 from tests.nni_adapter.nets import Net, batches, config, make_evaluator
+from ttq_plugin.core import METHODS
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter import QUANTIZERS, PTTQQuantizer, TTQQuantizer
+from ttq_plugin.nni_adapter import QUANTIZERS, BinaryQuantizer, PTTQQuantizer, TTQQuantizer, TWNQuantizer
 
 ALL = pytest.mark.parametrize("quantizer_class", QUANTIZERS.values())
+LEARNED = pytest.mark.parametrize("quantizer_class", [QUANTIZERS[name] for name in ("ttq", "attq", "pttq")])
 
 
 def make(quantizer_class, seed=0, names=("conv1", "conv2"), log=None, **options):
@@ -22,7 +24,7 @@ def make(quantizer_class, seed=0, names=("conv1", "conv2"), log=None, **options)
     return quantizer_class(model, config(*names), make_evaluator(model, log=log), **options)
 
 
-@ALL
+@LEARNED
 def test_is_a_quantizer_that_trains_and_exports_three_values(quantizer_class):
     quantizer = make(quantizer_class)
     assert isinstance(quantizer, Quantizer)
@@ -126,7 +128,7 @@ def test_learned_values_stay_positive():
         assert (state.scales >= 1e-8).all() and (state.thresholds >= 1e-8).all()
 
 
-@ALL
+@LEARNED
 def test_calibration_goes_round(quantizer_class):
     source = make(quantizer_class)
     _, calibration = source.compress(None, 1)
@@ -199,3 +201,38 @@ def test_without_an_evaluator_the_initial_ternary_weights_are_exported():
     assert len(exported.conv2.weight.unique()) == 3
     with pytest.raises(InputError, match="PTTQQuantizer has no evaluator to train with"):
         quantizer.compress(None, 1)
+
+
+@pytest.mark.parametrize("quantizer_class, values", [(TWNQuantizer, 3), (BinaryQuantizer, 2)])
+def test_methods_whose_scale_follows_from_the_weights(quantizer_class, values):
+    quantizer = make(quantizer_class)
+    assert not [name for name, _ in quantizer.bound_model.named_parameters() if "ternary" in name]
+    latent = quantizer.bound_model.conv2._nni_wrapper.weight.clone()
+    model, calibration = quantizer.compress(None, 2)
+    assert not torch.equal(latent, model.conv2._nni_wrapper.weight)
+    exported = quantizer.export_model()
+    scale = calibration["conv2"]["weight"]["scale"].item()
+    assert len(exported.conv2.weight.unique()) == values
+    assert set(exported.conv2.weight.abs().unique().tolist()) <= {0.0, scale}
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.startswith("pttq-")])
+def test_ablations_by_name(method):
+    quantizer = make(PTTQQuantizer, method=method, lr_threshold=1e-2)
+    before = {name: state.thresholds.detach().clone() for name, state in quantizer.states().items()}
+    quantizer.compress(None, 2)
+    states = quantizer.states()
+    for name, state in states.items():
+        assert torch.equal(before[name], state.thresholds) == (method == "pttq-fixed")
+    assert (states["conv1"].thresholds is states["conv2"].thresholds) == (method == "pttq-global")
+    assert quantizer.export_model().conv1.weight.unique().numel() <= 3
+
+
+def test_shared_thresholds_begin_from_the_lowest_and_learn_together():
+    quantizer = make(PTTQQuantizer, method="pttq-global", t_min=2.0, t_max=2.0, on_empty="clip", lr_threshold=1e-2)
+    alone = make(PTTQQuantizer, t_min=2.0, t_max=2.0, on_empty="clip")
+    lowest = torch.stack([state.thresholds for state in alone.states().values()]).amin(dim=0)
+    assert torch.equal(quantizer.states()["conv1"].thresholds, lowest)
+    quantizer.compress(None, 1)
+    exported = quantizer.export_model()
+    assert exported.conv2.weight.unique().numel() <= 3

@@ -75,7 +75,5 @@ def _read_config(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"the config list {path} is not JSON ({error}); `ttq sensitivity --out` writes one.") from None
     if not isinstance(config, list) or not config:
-        raise InputError(
-            f"the config list {path} must be a list of NNI config entries; `ttq sensitivity` writes one."
-        )
+        raise InputError(f"the config list {path} must be a list of NNI config entries; `ttq sensitivity` writes one.")
     return config

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttq_plugin.core.rules import SURROGATES, full_precision
+from ttq_plugin.core.rules import full_precision
 from ttq_plugin.core.step import decide
+from ttq_plugin.core.surrogates import SURROGATES
 
 if TYPE_CHECKING:
     from ttq_plugin.core.ternarizer import Params, Ternarizer

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.native import kernels_for
 from ttq_plugin.errors import InputError
 
 Dims = tuple[int, ...] | None
@@ -53,17 +53,43 @@ class Statistics:
     """What the threshold rules know of a layer, each computed at most once, none of it differentiable.
 
     Attributes:
-        w: the latent weight, detached, float32 at least.
+        latent: the latent weight as it came.
         dims: the dimensions that one group spans.
-        divisor: what the weight was divided by before, if it was.
+        divided_by: what the weight is divided by here, if it is.
+        divisor: what it was divided by before, if it was.
         numbers: whether values are floats; a GPU would have to wait for each, and a compiled graph would break.
+        kernels: the native kernels, where they can take the weight.
     """
 
+    divided_by: Value | None = None
+    divisor: Value | None = None
+    # No functools.cached_property: torch.compile cannot trace its lock.
+    _w: Tensor | None = None
+    _moments: Pair | None = None
+    _peaks: Pair | None = None
+
     def __init__(self, w: Tensor, dims: Dims, numbers: bool | None = None) -> None:
-        self.w = full_precision(w.detach())
-        self.dims = dims
-        self.divisor: Value | None = None
-        self.numbers = dims is None and w.is_cpu and not torch.compiler.is_compiling() if numbers is None else numbers
+        self.latent, self.dims = w, dims
+        self.kernels = kernels_for(w) if dims is None and numbers is None else None
+        if numbers is None:
+            numbers = self.kernels is not None or (dims is None and w.is_cpu and not torch.compiler.is_compiling())
+        self.numbers = numbers
+
+    @property
+    def w(self) -> Tensor:
+        """The (divided) latent weight, detached, float32 at least."""
+        if self._w is None:
+            w = full_precision(self.latent.detach())
+            self._w = w if self.divided_by is None else w / self.divided_by
+        return self._w
+
+    def normalise_(self) -> None:
+        """Be the statistics of ``w / max|w|`` from now on."""
+        if self.kernels is None:
+            self.divided_by, self._peaks, self._w = self.absmax, None, None
+        else:
+            low, high, divided_low, divided_high = self.kernels.peaks(self.latent)
+            self.divided_by, self._peaks = max(-low, high), (-divided_low, divided_high)
 
     def value(self, x: Tensor) -> Value:
         """One number a group, as a float where values are floats."""
@@ -75,34 +101,50 @@ class Statistics:
 
     def stack(self, values: tuple[Value, ...]) -> Tensor:
         """The reverse of ``values``, in w's dtype."""
+        if self.kernels is not None:
+            return self.kernels.stack(values)  # type: ignore[arg-type]
         if self.numbers:
             return torch.tensor(values, dtype=self.w.dtype)
         return torch.stack([torch.as_tensor(value) for value in values])
 
-    @cached_property
+    @property
     def moments(self) -> Pair:
         """Mean and unbiased standard deviation."""
+        if self._moments is None:
+            self._moments = self._find_moments()
+        return self._moments
+
+    @property
+    def peaks(self) -> Pair:
+        """How far the weights reach on either side of zero, ``(max(-w), max(w))``."""
+        if self._peaks is None:
+            self._peaks = self._find_peaks()
+        return self._peaks
+
+    @property
+    def absmax(self) -> Value:
+        """``max|w|``."""
+        low, high = self.peaks
+        return torch.maximum(low, high) if isinstance(low, Tensor) and isinstance(high, Tensor) else max(low, high)
+
+    def _find_moments(self) -> Pair:
+        if self.kernels is not None:
+            mean, root = self.kernels.moments(self.latent, self.divided_by)  # type: ignore[arg-type]
+            return mean, root * (self.latent.numel() - 1) ** -0.5
         # Two passes in plain vector operations: several times faster than torch.std_mean on the CPU, and as exact.
         mu = self.w.mean() if self.dims is None else self.w.mean(dim=self.dims, keepdim=True)
         norm = torch.linalg.vector_norm(self.w - mu, dim=self.dims, keepdim=self.dims is not None)
         return self.value(mu), self.value(norm) * (self.w.numel() // mu.numel() - 1) ** -0.5
 
-    @cached_property
-    def peaks(self) -> Pair:
-        """How far the weights reach on either side of zero, ``(max(-w), max(w))``."""
+    def _find_peaks(self) -> Pair:
+        if self.kernels is not None and self.divided_by is None:
+            least, largest, *_ = self.kernels.peaks(self.latent)
+            return -least, largest
         if self.dims is None:
             low, high = torch.aminmax(self.w)
         else:
             low, high = self.w.amin(dim=self.dims, keepdim=True), self.w.amax(dim=self.dims, keepdim=True)
         return -self.value(low), self.value(high)
-
-    @cached_property
-    def absmax(self) -> Value:
-        """``max|w|``."""
-        low, high = self.peaks
-        if isinstance(low, Tensor) and isinstance(high, Tensor):
-            return torch.maximum(low, high)
-        return max(low, high)
 
 
 # Thresholds ----------------------------------------------------------------------------------------------------------
@@ -179,6 +221,7 @@ class ThresholdRule:
         invert: ``(statistics, D) -> t`` on stacked tensors, used to clip a threshold that would empty a sign.
         check: raises InputError for values that the method does not allow.
         pull_back: ``(statistics, t, dL/dD) -> dL/dt``, for rules whose thresholds can learn.
+        start: ``(statistics, numbers) -> t``, for rules whose ``t`` is something else than the numbers it begins from.
     """
 
     names: tuple[str, ...]
@@ -186,6 +229,7 @@ class ThresholdRule:
     invert: Callable[[Statistics, Tensor], Tensor]
     check: Callable[[dict[str, float]], None]
     pull_back: Callable[[Statistics, tuple[Value, ...], Pair], tuple[Value, ...]] | None = None
+    start: Callable[[Statistics, Tensor], Tensor] | None = None
 
 
 MAX_FRACTION = ThresholdRule(("t",), max_fraction, invert_max_fraction, _check_ttq)
@@ -211,43 +255,3 @@ def unit(w: Tensor, positive: Tensor, negative: Tensor, dims: Dims) -> Tensor:
 
 
 SCALE_INITS = {"kept": kept_mean, "one": unit}
-
-
-# Surrogate gradients of the ternary step -----------------------------------------------------------------------------
-
-
-def soft_step_gradients(
-    s: Statistics, distances: Pair, slope: Value, scales: Pair, g: Tensor, need_slope: bool
-) -> tuple[Pair, Value | None]:
-    """Chain rule through ``q = W_p S(a (w - D_max)) - W_n S(a (-w - D_min))``, S the logistic sigmoid, a the slope.
-
-    Args:
-        s: the latent weight and its groups.
-        distances: ``(D_min, D_max)``.
-        slope: ``a = alpha / sigma``, in 1 / units of w.
-        scales: ``(W_p, W_n)``.
-        g: dL/dq, the gradient that reached the ternary weight, of w's shape.
-        need_slope: whether dL/da is wanted.
-
-    Returns:
-        ``(dL/dD_min, dL/dD_max)``, and dL/da or None.
-    """
-    # S' is even, so both steps are written with w's own sign: x = a (w - D_max) and x = a (w + D_min).
-    above = g_times_sigmoid_slope(torch.sub(s.w, distances[1]).mul_(slope), g)
-    below = g_times_sigmoid_slope(torch.add(s.w, distances[0]).mul_(slope), g)
-    d_min = scales[1] * slope * s.value(total(below, s.dims))
-    d_max = -scales[0] * slope * s.value(total(above, s.dims))
-    if not need_slope:
-        return (d_min, d_max), None
-    high = s.value(total(above * (s.w - distances[1]), s.dims))
-    low = s.value(total(below * (s.w + distances[0]), s.dims))
-    return (d_min, d_max), scales[0] * high + scales[1] * low
-
-
-def g_times_sigmoid_slope(x: Tensor, g: Tensor) -> Tensor:
-    """``g S(x) (1 - S(x))``, in one pass over ``S(x)``; overwrites x."""
-    result: Tensor = torch.ops.aten.sigmoid_backward(g, x.sigmoid_())
-    return result
-
-
-SURROGATES = {"soft": soft_step_gradients}

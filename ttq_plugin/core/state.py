@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.errors import InputError
 
 
 class TernaryState(nn.Module):
@@ -13,7 +16,14 @@ class TernaryState(nn.Module):
 
     Attributes:
         method: the ternary method, with its options.
+        scales: W_p, W_n, shape (2, *group).
+        thresholds: the rule's numbers, shape (k, *group).
+        alpha: the surrogate's slope, of the group's shape.
     """
+
+    scales: Tensor
+    thresholds: Tensor
+    alpha: Tensor
 
     def __init__(self, method: Ternarizer, params: Params) -> None:
         super().__init__()
@@ -47,3 +57,21 @@ class TernaryState(nn.Module):
         """
         for name, value in params.items():
             getattr(self, name).copy_(value)
+
+
+@torch.no_grad()
+def share_thresholds(states: Sequence[TernaryState]) -> None:
+    """Let all layers learn one set of thresholds, beginning from the lowest of theirs (one may have been clipped).
+
+    Args:
+        states: the layers' states; afterwards all hold the first one's tensor.
+
+    Raises:
+        InputError: if the layers have thresholds of different shapes; nothing is changed then.
+    """
+    if len({state.thresholds.shape for state in states}) > 1:
+        raise InputError("layers with one threshold a channel cannot share them; use granularity default.")
+    shared = states[0].thresholds
+    for state in states[1:]:
+        torch.minimum(shared, state.thresholds, out=shared)
+        state.thresholds = shared

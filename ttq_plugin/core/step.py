@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttq_plugin.core.rules import SURROGATES, Pair, Statistics, Value, full_precision, total
+from ttq_plugin.core import native
+from ttq_plugin.core.rules import Pair, Statistics, Value, full_precision, total
+from ttq_plugin.core.surrogates import SURROGATES, soft_step_chain
 
 if TYPE_CHECKING:
     from ttq_plugin.core.ternarizer import Ternarizer
+
+Sums = tuple[Tensor | None, Sequence[Value], tuple[Pair, Value | None] | None]
+"""dL/dw; sums of g over the positive and over the negative; where there is a slope, dL/dD of both and dL/dslope."""
 
 
 def decide(w: Tensor, distances: Pair) -> tuple[Tensor, Tensor]:
@@ -36,7 +42,7 @@ class TernaryStep(torch.autograd.Function):
     Gradients (g = dL/dq): scales as in TTQ (Zhu et al. 2017, eq. 7), ``dL/dW_p = sum of g`` over the positive set and
     ``dL/dW_n = -sum of g`` over the negative one, whose value is ``-W_n``; latent weights straight through, scaled
     (eq. 8): ``W_p g``, ``g`` (or 0 with ``dead_zone="zero"``), ``W_n g``; thresholds and alpha by the chain rule
-    through a smooth surrogate of the step (``rules.SURROGATES``). All in one function of few passes, because on a
+    through a smooth surrogate of the step (``surrogates.SURROGATES``). All in one function of few passes, because on a
     small layer each further node of the graph costs as much as the arithmetic.
     """
 
@@ -44,46 +50,81 @@ class TernaryStep(torch.autograd.Function):
     def forward(  # noqa: D102 - torch's name
         ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer
     ) -> Tensor:
-        s = method.latent(w)
-        t = s.values(thresholds)
-        distances = method.rule.distances(s, t)
-        positive, negative = decide(s.w, distances)
+        s = Statistics(w, method.dims(w))
+        if method.normalize:
+            s.normalise_()
+        t: Any = s.values(thresholds)
+        pair: Any = s.values(scales)
+        distances: Any = method.rule.distances(s, t)
         ctx.save_for_backward(w, scales, alpha)
-        ctx.method, ctx.divisor, ctx.dtype = method, s.divisor, w.dtype
-        ctx.t, ctx.distances, ctx.moments = t, distances, s.moments if method.learns_shape else None
+        moments = s.moments if method.learns_shape else None
+        ctx.known = method, s.kernels and s, s.divided_by, moments, t, distances, pair
+        if s.kernels is not None:
+            return s.kernels.ternarise(w, s.divided_by, distances, pair)  # type: ignore[arg-type]
+        positive, negative = decide(s.w, distances)
         # Products with 0 and 1 and sums with 0 round nothing: exactly three values.
-        w_p, w_n = s.values(scales)
-        return _add_product(positive.mul_(w_p), negative, -w_n).to(w.dtype)
+        return _add_product(positive.mul_(pair[0]), negative, -pair[1]).to(w.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102 - torch's name
-        w, scales, alpha = ctx.saved_tensors
-        method, g = ctx.method, full_precision(g)
-        s = method.latent(w, ctx.divisor)
-        pair = cast(Pair, s.values(scales))
-        need_w, need_scales, need_t, need_alpha, _ = ctx.needs_input_grad
-        d_w = d_scales = d_t = d_alpha = None
-        if need_t or need_alpha:
-            d_t, d_alpha = _threshold_gradients(ctx, s, pair, alpha, g, need_alpha)
-        positive, negative = decide(s.w, ctx.distances)
-        if need_scales:
-            d_scales = s.stack((_inner(s, g, positive), -_inner(s, g, negative)))
-        if need_w:
-            d_w = straight_through(g, positive, negative, pair, method.dead_zone)
-            d_w = (d_w if ctx.divisor is None else d_w.div_(ctx.divisor)).to(ctx.dtype)
-        return d_w, d_scales, d_t if need_t else None, d_alpha, None
+        # With gradients off, which is nearly always, this spares the entry into torch.no_grad.
+        return (_refuse_second_derivatives if torch.is_grad_enabled() else _backward)(ctx, g)
 
 
-def _threshold_gradients(
-    ctx: Any, s: Statistics, scales: Pair, alpha: Tensor, g: Tensor, need_alpha: bool
-) -> tuple[Tensor, Tensor | None]:
-    method, sigma = ctx.method, ctx.moments[1]
-    s.moments = ctx.moments  # known from the forward pass
-    slope = s.value(alpha) / sigma
-    d_distances, d_slope = SURROGATES[method.surrogate](s, ctx.distances, slope, scales, g, need_alpha)
-    d_t = s.stack(method.rule.pull_back(s, ctx.t, d_distances))
-    return d_t, None if d_slope is None else s.stack((d_slope / sigma,)).reshape(alpha.shape)
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    w, _, alpha = ctx.saved_tensors  # raises if one of the three was changed since
+    method, s, divisor, moments, t, distances, pair = ctx.known
+    _, need_scales, need_t, need_alpha, _ = needs = ctx.needs_input_grad
+    if s is None:
+        # Not kept from the forward pass: what they compute are tensors, and torch.compile refuses to change them here.
+        s = Statistics(w, method.dims(w))
+        s.divided_by, s._moments = divisor, moments
+    slope = s.value(alpha) / moments[1] if need_t or need_alpha else None
+    g = g if g.is_contiguous() else g.contiguous()
+    if s.kernels and method.surrogate in native.SURROGATES and native.kernels_for(g):
+        d_w, sums, chain = _native_sums(method, s, distances, pair, slope, g, need_alpha)
+    else:
+        d_w, sums, chain = _torch_sums(method, s, distances, pair, slope, full_precision(g), needs)
+    d_scales = s.stack((sums[0], -sums[1])) if need_scales else None
+    d_t = d_alpha = None
+    if chain is not None:
+        d_t = s.stack(method.rule.pull_back(s, t, chain[0])) if need_t else None
+        d_alpha = s.stack((chain[1] / moments[1],)).reshape(alpha.shape) if need_alpha else None
+    return d_w, d_scales, d_t, d_alpha, None
+
+
+_refuse_second_derivatives = once_differentiable(_backward)
+
+
+def _native_sums(
+    method: Ternarizer, s: Statistics, distances: Pair, scales: Pair, slope: Value | None, g: Tensor, need_alpha: bool
+) -> Sums:
+    dead = 1.0 if method.dead_zone == "pass" else 0.0
+    soft: Any = (0.0, 0) if slope is None else (slope, 1 + need_alpha)
+    d_w, sums = s.kernels.gradients(s.latent, g, s.divided_by, distances, scales, dead, *soft)  # type: ignore
+    return d_w, sums, None if slope is None else soft_step_chain(slope, scales, sums[2:])
+
+
+def _torch_sums(
+    method: Ternarizer,
+    s: Statistics,
+    distances: Pair,
+    scales: Pair,
+    slope: Value | None,
+    g: Tensor,
+    needs: tuple[bool, ...],
+) -> Sums:
+    d_w, chain = None, None
+    sums: tuple[Value, ...] = ()
+    if slope is not None:
+        chain = SURROGATES[method.surrogate](s, distances, slope, scales, g, needs[3])
+    positive, negative = decide(s.w, distances)
+    if needs[1]:
+        sums = _inner(s, g, positive), _inner(s, g, negative)
+    if needs[0]:
+        d_w = straight_through(g, positive, negative, scales, method.dead_zone)
+        d_w = (d_w if s.divided_by is None else d_w.div_(s.divided_by)).to(s.latent.dtype)
+    return d_w, sums, chain
 
 
 def straight_through(g: Tensor, positive: Tensor, negative: Tensor, scales: Pair, dead_zone: str) -> Tensor:

@@ -12,14 +12,15 @@ from torch import Tensor
 from ttq_plugin.core.rules import (
     SCALE_INITS,
     SMALLEST,
-    SURROGATES,
     Dims,
     Statistics,
     ThresholdRule,
     Value,
     full_precision,
 )
-from ttq_plugin.core.step import decide, ternary_step
+from ttq_plugin.core.step import decide
+from ttq_plugin.core.steps import TERNARY, Step
+from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.errors import InputError
 
 Params = dict[str, Tensor]
@@ -27,6 +28,9 @@ Params = dict[str, Tensor]
 
 CLIP = 0.9
 """With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
+
+_FIXED = {"name", "rule", "t", "learn_thresholds", "learn_scales", "step", "share_thresholds"}
+"""What makes a method that method: no options."""
 
 _CHOICES = {
     "scale_init": tuple(SCALE_INITS),
@@ -54,6 +58,8 @@ class Ternarizer:
         dead_zone: gradient of the latent weight there: ``pass`` (TTQ) or ``zero`` (aTTQ, eq. 3 as printed).
         on_empty: ``error``, or ``clip`` a threshold that would leave a sign without weights.
         channel: the dimension that has scales and thresholds of its own; None for one pair a layer (the papers).
+        step: how the weight that is used follows from the latent one.
+        share_thresholds: whether all layers of a model learn the same thresholds (pttq-global).
     """
 
     name: str
@@ -69,6 +75,8 @@ class Ternarizer:
     dead_zone: str = "pass"
     on_empty: str = "error"
     channel: int | None = None
+    step: Step = TERNARY
+    share_thresholds: bool = False
 
     def __post_init__(self) -> None:
         for name, value in {**self.t, "alpha": self.alpha}.items():
@@ -77,6 +85,8 @@ class Ternarizer:
         self.rule.check(dict(self.t))
         if self.alpha <= 0:
             raise InputError(f"alpha must be positive, got {self.alpha:g}; pTTQ uses 5 by default.")
+        if self.channel is not None and not self.step.channels:
+            raise InputError(f"{self.name} has one pair of scales a layer, as released; use granularity default.")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -96,7 +106,7 @@ class Ternarizer:
         given = {k: v for k, v in options.items() if v is not None}
         t = dict(self.t) | {k: _number(k, v) for k, v in given.items() if k in self.rule.names}
         rest = {k: v for k, v in given.items() if k not in self.rule.names}
-        allowed = {f.name for f in fields(self)} - {"name", "rule", "t", "learn_thresholds", "learn_scales"}
+        allowed = {f.name for f in fields(self)} - _FIXED
         if unknown := sorted(set(rest) - allowed):
             raise InputError(
                 f"{self.name} has no option {unknown[0]!r}; it takes {', '.join([*self.rule.names, *sorted(allowed)])}."
@@ -131,13 +141,15 @@ class Ternarizer:
         """
         w = check_weight(w.detach(), name)
         # Whole tensors here, floats or not in training: this runs once, on any device.
-        raw = Statistics(w, self._dims(w), numbers=False)
+        raw = Statistics(w, self.dims(w), numbers=False)
         s = Statistics(w / raw.absmax, raw.dims, numbers=False) if self.normalize else raw
         sigma = torch.as_tensor(s.moments[1])
         if not bool((sigma > 0).all()):
             raise InputError(f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it.")
         numbers = torch.tensor([self.t[k] for k in self.rule.names], dtype=w.dtype, device=w.device)
         t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
+        if self.rule.start is not None:
+            t = self.rule.start(s, t)
         t, notes = self._without_empty_signs(s, t, name)
         positive, negative = decide(s.w, self.rule.distances(s, t.unbind(0)))
         scales = SCALE_INITS[self.scale_init](w, positive, negative, s.dims)
@@ -153,14 +165,15 @@ class Ternarizer:
         Returns:
             A tensor of w's shape and dtype that holds exactly ``{-W_n, 0, +W_p}`` (a group).
         """
-        return ternary_step(w, params["scales"], params["thresholds"], params["alpha"], self)
+        return self.step.weights(w, params, self)
 
-    @torch.no_grad()
     def codes(self, w: Tensor, params: Params) -> Tensor:
         """Signs of the ternary weight: int8 tensor of -1, 0, 1, of w's shape."""
-        s = self.latent(w)
-        positive, negative = decide(s.w, self.rule.distances(s, s.values(params["thresholds"])))
-        return (positive - negative).to(torch.int8)
+        return self.step.codes(w, params, self)
+
+    def scales(self, w: Tensor, params: Params) -> Tensor:
+        """The scales (W_p, W_n) that the ternary weight has, learned or computed from w; shape (2, *group)."""
+        return self.step.scales(w, params, self)
 
     @torch.no_grad()
     def project_(self, params: Params) -> None:
@@ -183,7 +196,7 @@ class Ternarizer:
         Returns:
             The statistics of the (normalised) weight.
         """
-        s = Statistics(w, self._dims(w))
+        s = Statistics(w, self.dims(w))
         if not self.normalize:
             return s
         divisor = s.absmax if divisor is None else divisor
@@ -191,7 +204,8 @@ class Ternarizer:
         s.divisor = divisor
         return s
 
-    def _dims(self, w: Tensor) -> Dims:
+    def dims(self, w: Tensor) -> Dims:
+        """The dimensions that one group of ``w`` spans."""
         return None if self.channel is None else tuple(d for d in range(w.dim()) if d != self.channel)
 
     def _without_empty_signs(self, s: Statistics, t: Tensor, name: str) -> tuple[Tensor, list[str]]:

@@ -2,11 +2,21 @@
 
 from ttq_plugin.nni_adapter.health import Health, LayerHealth
 from ttq_plugin.nni_adapter.pruners import ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
-from ttq_plugin.nni_adapter.quantizers import ATTQQuantizer, PTTQQuantizer, TernaryQuantizer, TTQQuantizer
+from ttq_plugin.nni_adapter.quantizers import (
+    ATTQQuantizer,
+    BinaryQuantizer,
+    PTTQQuantizer,
+    TernaryQuantizer,
+    TTQQuantizer,
+    TWNQuantizer,
+)
 from ttq_plugin.nni_adapter.register import register
 
-QUANTIZERS = {quantizer.method_name: quantizer for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer)}
-"""The quantizer of each method."""
+QUANTIZERS = {
+    quantizer.method_name: quantizer
+    for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
+}
+"""The quantizers by their own method; ``method=`` gives each any other of ``METHODS``."""
 
 PRUNERS = {pruner.method_name: pruner for pruner in (TTQPruner, ATTQPruner, PTTQPruner)}
 """The pruner of each method."""
@@ -16,13 +26,17 @@ __all__ = [
     "QUANTIZERS",
     "ATTQPruner",
     "ATTQQuantizer",
+    "BinaryQuantizer",
     "Health",
     "LayerHealth",
     "PTTQPruner",
     "PTTQQuantizer",
     "TTQPruner",
     "TTQQuantizer",
+    "TWNQuantizer",
     "TernaryPruner",
     "TernaryQuantizer",
     "register",
 ]
+
+register()

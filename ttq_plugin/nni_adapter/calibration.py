@@ -12,10 +12,10 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.state import TernaryState
 
 
-def ternary_entry(state: TernaryState, quant_scheme: str | None) -> dict[str, Any]:
+def ternary_entry(state: TernaryState, weight: Tensor, quant_scheme: str | None) -> dict[str, Any]:
     """A layer's entry in NNI's calibration config, as detached copies on the CPU."""
     copies: Params = {name: value.detach().cpu().clone() for name, value in state.params.items()}
-    positive, negative = copies["scales"]
+    positive, negative = state.method.scales(weight, state.params).detach().cpu().clone()
     return {
         "method": state.method.name,
         "scale": positive.clone(),

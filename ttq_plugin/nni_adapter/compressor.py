@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nni.compression.base.compressor import Compressor
@@ -12,12 +12,14 @@ from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
+from ttq_plugin.core.attach import check_rate
 from ttq_plugin.core.layers import channel_of, check_layers
+from ttq_plugin.core.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.checkpoint import Checkpointed
+from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
-from ttq_plugin.nni_adapter.state import TernaryState
 
 
 class TernaryCompressor(Checkpointed, Compressor):
@@ -28,6 +30,7 @@ class TernaryCompressor(Checkpointed, Compressor):
         config_list: NNI's config list; ``target_names`` may only be ``["weight"]``, which is also the default.
         evaluator: an NNI evaluator with traced optimisers; without one nothing can be trained.
         existed_wrappers: NNI's, from ``from_compressor``.
+        method: another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
         lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
         lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own.
         on_health: called with a ``Health`` every ``health_every`` training steps.
@@ -51,20 +54,23 @@ class TernaryCompressor(Checkpointed, Compressor):
         evaluator: Evaluator | None = None,
         existed_wrappers: dict[str, ModuleWrapper] | None = None,
         *,
+        method: str | None = None,
         lr_scale: float | None = 1e-3,
         lr_threshold: float | None = 1e-4,
         on_health: Callable[[Health], object] | None = None,
         health_every: int = 100,
         **options: Any,
     ) -> None:
+        self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
-        self.lr_scale = _learning_rate("lr_scale", lr_scale)
-        self.lr_threshold = _learning_rate("lr_threshold", lr_threshold)
+        self.lr_scale = check_rate("lr_scale", lr_scale)
+        self.lr_threshold = check_rate("lr_threshold", lr_threshold)
         self.notes: list[str] = []
         self._parameter_order: dict[str, list[str]] = {}
         configs = self._configs(model, config_list)
         _check_unwrapped(model)
         initial = self._initial(model, configs)
+        _check_free(initial, existed_wrappers or {}, self.mode)
         if evaluator is not None:
             if not evaluator._initialization_complete:
                 evaluator._init_optimizer_helpers(model)
@@ -76,6 +82,28 @@ class TernaryCompressor(Checkpointed, Compressor):
             _unwrap_all(model)
             raise
         self._monitor = HealthMonitor(self, on_health, health_every)
+
+    @classmethod
+    def from_compressor(cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any):
+        """A compressor that joins another one's model and training; see NNI's method of the same name.
+
+        Args:
+            compressor: the compressor to join.
+            new_config_list: this one's config list.
+            args: further arguments of this class.
+            kwargs: further arguments of this class.
+
+        Returns:
+            The new compressor; train with it, not with the one it joined.
+        """
+        wrapped = compressor._is_wrapped
+        try:
+            return super().from_compressor(compressor, new_config_list, *args, **kwargs)
+        except Exception:
+            # NNI has unwrapped it; what was wrapped stays wrapped.
+            if wrapped and not compressor._is_wrapped:
+                compressor.wrap_model()
+            raise
 
     def _configs(self, model: nn.Module, config_list: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The config list, checked before NNI touches the model."""
@@ -107,10 +135,10 @@ class TernaryCompressor(Checkpointed, Compressor):
 
     def _attach(self, initial: dict[str, tuple[Ternarizer, Params]]) -> None:
         for name, wrapper, space in self._ternary_spaces():
-            if hasattr(wrapper, self.state_name):
-                raise InputError(f"{name!r} is selected by two compressors of this kind; leave it to one of them.")
             setattr(wrapper, self.state_name, TernaryState(*initial[name]).to(wrapper.weight.device))
             self._use(name, wrapper, space)
+        if self.method.share_thresholds:
+            share_thresholds(list(self.states().values()))
         self._learned = [state for state in self.states().values() if state.method.learnable]
         if self.evaluator is not None:
             add_groups(self.evaluator, self.bound_model, self._parameter_groups())
@@ -124,13 +152,15 @@ class TernaryCompressor(Checkpointed, Compressor):
         ]
 
     def _parameter_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
+        # A parameter that several layers share appears under its first name only.
+        present = {name for name, _ in self.bound_model.named_parameters()}
         groups = []
         for rate, members in ((self.lr_scale, ("scales",)), (self.lr_threshold, ("thresholds", "alpha"))):
             names = [
-                f"{name}._nni_wrapper.{self.state_name}.{member}"
-                for name, state in self.states().items()
+                path
+                for name in self.states()
                 for member in members
-                if isinstance(getattr(state, member), nn.Parameter)
+                if (path := f"{name}._nni_wrapper.{self.state_name}.{member}") in present
             ]
             # Decay pulls a scale or a threshold to zero, where neither means anything.
             groups.append((names, {"weight_decay": 0.0} | ({"lr": rate} if rate is not None else {})))
@@ -143,7 +173,8 @@ class TernaryCompressor(Checkpointed, Compressor):
     def codes(self) -> dict[str, Tensor]:
         """Each selected layer's signs (int8: -1, 0, 1; 0 is the dead zone), by layer name."""
         return {
-            name: getattr(wrapper, self.state_name).codes(wrapper.weight) for name, wrapper, _ in self._ternary_spaces()
+            name: getattr(wrapper, self.state_name).codes(latent(wrapper))
+            for name, wrapper, _ in self._ternary_spaces()
         }
 
     def health(self) -> Health:
@@ -177,10 +208,15 @@ class TernaryCompressor(Checkpointed, Compressor):
         self._monitor.step()
 
 
-def _learning_rate(name: str, value: float | None) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
-        raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {value!r}.")
-    return value
+def _check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:
+    """NNI would leave the weight to the first of two compressors of a kind, without a word to the second."""
+    for name in names:
+        wrapper = existed_wrappers.get(name)
+        if wrapper is not None and "weight" in getattr(wrapper, f"{mode}_target_spaces"):
+            raise InputError(
+                f"the weight of {name!r} is already in the hands of another compressor ({mode}); take it out of one of "
+                "the two config lists."
+            )
 
 
 def _check_unwrapped(model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -9,36 +10,29 @@ from typing import Any
 from nni.compression.base.config import default_config_schema, select_modules_by_config, trans_legacy_config_list
 from schema import SchemaError
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ttq_plugin.core.layers import LAYER_TYPES
 from ttq_plugin.errors import InputError
-
-LAYER_TYPES = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
-"""The layers whose ``weight`` can be ternary."""
+from ttq_plugin.nni_adapter.folding import check_folding
 
 
 def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """NNI's config list, checked and narrowed to weights.
 
-    A config without ``target_names`` means the weight here, where NNI would take inputs, outputs and biases too.
+    A config without ``target_names`` means the weight here, where NNI would take inputs, outputs and biases too. The
+    weight's ``quant_dtype`` is int2 whatever the config says, so that one written for another quantizer's int8 works.
 
     Args:
         model: the model, not wrapped.
         config_list: NNI 3.0's format or its legacy one; not changed.
 
     Returns:
-        A copy whose every entry has ``target_names: ["weight"]``.
+        A copy whose every entry has ``target_names: ["weight"]`` and ``quant_dtype: int2``.
 
     Raises:
         InputError: if the list is malformed, selects no layer, names one that does not exist or cannot be ternary,
-            or asks for anything but weights.
+            asks for anything but weights, or folds what cannot be folded.
     """
     if not isinstance(config_list, (list, tuple)) or not all(isinstance(c, dict) for c in config_list):
         raise InputError(f"config_list must be a list of dicts, got {type(config_list).__name__}.")
@@ -49,7 +43,11 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         config.setdefault("quant_dtype", "int2")
         _check_schema(config)
         _check_targets(config)
-        selected |= _select(model, config)
+        for setting in (config, config.get("target_settings", {}).get("weight", {})):
+            _set_int2(setting)
+        chosen = _select(model, config)
+        check_folding(dict(model.named_modules(remove_duplicate=False)), config.get("fuse_names", ()), set(chosen))
+        selected |= chosen
     if not selected:
         asked = [c.get("op_names") or c.get("op_names_re") or c.get("op_types") for c in configs]
         raise InputError(
@@ -57,6 +55,11 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
             f"the model's layers are {', '.join(selectable(model)) or 'none that could be ternary'}."
         )
     for name, module in selected.items():
+        if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):
+            raise InputError(
+                f"config_list selects {name!r}, a projection of nn.MultiheadAttention, which reads its weights without "
+                "calling a module, where NNI cannot reach them; exclude it, or use ttq_plugin.ternarize."
+            )
         if not isinstance(module, LAYER_TYPES):
             kinds = ", ".join(t.__name__ for t in LAYER_TYPES)
             raise InputError(f"config_list selects {name!r}, a {type(module).__name__}; only {kinds} can be ternary.")
@@ -64,8 +67,20 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
 
 
 def selectable(model: nn.Module) -> list[str]:
-    """Names of the model's layers that could be ternary."""
-    return [name for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)]
+    """Names of the model's layers that could be ternary through NNI."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LAYER_TYPES) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    ]
+
+
+def _set_int2(setting: dict[str, Any]) -> None:
+    dtype = setting.get("quant_dtype", "int2")
+    if not re.fullmatch(r"u?int[1-9]\d*", str(dtype)):
+        raise InputError(f"quant_dtype must be int2 (or another quantizer's, such as int8), got {dtype!r}.")
+    if "quant_dtype" in setting:
+        setting["quant_dtype"] = "int2"
 
 
 def _check_schema(config: dict[str, Any]) -> None:

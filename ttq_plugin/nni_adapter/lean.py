@@ -19,8 +19,17 @@ def use_lean_forward(wrapper: ModuleWrapper) -> None:
         wrapper: NNI's wrapper of a layer that has a ``TernaryState``.
     """
     wrapper.forward = types.MethodType(_forward, wrapper)
+    # nn.TransformerEncoderLayer in eval mode takes a fused path that reads the weights of linear1 and linear2 without
+    # calling them, so that it would see the ternary weight of the last training step; a forward hook anywhere inside
+    # the layer turns that path off. Nobody calls the wrapper as a module, so the hook itself costs nothing, and
+    # unwrapping takes it away.
+    wrapper.register_forward_hook(_never_called)
     if getattr(wrapper.module, "_nni_wrapper", None) is wrapper:
         wrapper.module.forward = wrapper.forward
+
+
+def _never_called(*_: Any) -> None:
+    """Only there to be counted."""
 
 
 def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:

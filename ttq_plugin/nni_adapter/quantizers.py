@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from nni.compression.base.wrapper import ModuleWrapper
 from torch import nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.calibration import read_calibration, ternary_entry
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
+from ttq_plugin.nni_adapter.export import plain_copy
+from ttq_plugin.nni_adapter.folding import keep_bias, latent, norm_of
 from ttq_plugin.nni_adapter.lean import use_lean_forward
 from ttq_plugin.nni_adapter.register import APPLY_METHOD, register
 
@@ -37,6 +37,11 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         space.zero_point = torch.zeros(1, device=wrapper.weight.device)
         space.apply_method = APPLY_METHOD
         use_lean_forward(wrapper)
+        if norm_of(wrapper) is not None:
+            keep_bias(wrapper)
+            params, notes = wrapper.ternary.method.init(latent(wrapper), name)
+            wrapper.ternary.load(params)
+            self.notes += notes
 
     def compress(
         self, max_steps: int | None = None, max_epochs: int | None = None
@@ -65,10 +70,9 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
             ``scale_negative`` (W_n), ``tracked_min`` (-W_n), ``thresholds``, ``alpha``, ``method``, ``zero_point``
             (0), ``quant_dtype`` (int2), ``quant_bits`` (2); tensors are detached copies on the CPU.
         """
-        config = super().get_calibration_config()
-        for name, wrapper, space in self._ternary_spaces():
-            config[name]["weight"] = ternary_entry(wrapper.ternary, space.quant_scheme)
-        return {name: dict(targets) for name, targets in config.items()}
+        # ``register`` taught NNI's class both, for its own quantizers that join this one.
+        config: dict[str, dict[str, dict[str, Any]]] = super().get_calibration_config()
+        return config
 
     def update_calibration_config(self, calibration_config: dict[str, dict[str, dict[str, Any]]]) -> None:
         """Load what ``get_calibration_config`` returned; nothing is changed unless all of it fits.
@@ -79,54 +83,19 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         Raises:
             InputError: for a layer that is not selected here, another method, or tensors of another shape.
         """
-        states = self.states()
-        others, loads = {}, []
-        for name, targets in calibration_config.items():
+        for name in calibration_config:
             if name not in self._module_wrappers:
                 raise InputError(f"calibration config names the layer {name!r}, which is not selected here.")
-            rest = dict(targets)
-            if name in states and "weight" in rest:
-                loads.append((states[name], read_calibration(states[name], rest.pop("weight"), name)))
-            if rest:
-                others[name] = rest
-        super().update_calibration_config(others)
-        for state, params in loads:
-            state.load(params)
+        super().update_calibration_config(calibration_config)
 
     def export_model(self) -> nn.Module:
         """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
 
         Returns:
-            A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model.
+            A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model; see ``plain_copy`` for
+            what other compressors leave in it.
         """
-        # Asked of the model, not of this compressor: one that joined later may hold the wrappers now.
-        wrappers = [m._nni_wrapper for m in self.bound_model.modules() if hasattr(m, "_nni_wrapper")]
-        for wrapper in wrappers:
-            wrapper.unwrap()
-        try:
-            exported = deepcopy(self.bound_model)
-        finally:
-            for wrapper in wrappers:
-                wrapper.wrap()
-        modules = dict(exported.named_modules())
-        for name in self._module_wrappers:
-            # NNI leaves the original forward behind as an attribute of the instance; the class has the same one.
-            modules[name].__dict__.pop("forward", None)
-        for compressor in self.fused_compressors:
-            if isinstance(compressor, TernaryQuantizer):
-                compressor._bake(modules)
-        return exported
-
-    @torch.no_grad()
-    def _bake(self, modules: dict[str, nn.Module]) -> None:
-        for name, wrapper, _ in self._ternary_spaces():
-            weight = wrapper.ternary(wrapper.weight)
-            if (pruned := wrapper.pruning_target_spaces.get("weight")) is not None and pruned.mask is not None:
-                weight = torch.where(pruned.mask.bool(), weight, torch.zeros_like(weight))
-            module = modules[name]
-            module.weight.copy_(weight)
-            # NNI's unwrapping puts the weight behind the bias; give the state dict its old order back.
-            module._parameters = {key: module._parameters[key] for key in self._parameter_order[name]}
+        return plain_copy(self.bound_model, self._module_wrappers, self._parameter_order)
 
 
 class TTQQuantizer(TernaryQuantizer):
@@ -145,3 +114,15 @@ class PTTQQuantizer(TernaryQuantizer):
     """Trainable pruned TTQ (Vindas et al. 2024): ``|mu + t sigma|``, with t_min, t_max learned by the chain rule."""
 
     method_name = "pttq"
+
+
+class TWNQuantizer(TernaryQuantizer):
+    """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|``, one scale, nothing learned but weights."""
+
+    method_name = "twn"
+
+
+class BinaryQuantizer(TernaryQuantizer):
+    """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros."""
+
+    method_name = "dorefa"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from nni.common import is_traceable
+from nni.compression import pruning, quantization
 from nni.compression.base import apply_method as nni_apply
-from nni.compression.utils import TorchEvaluator
+from nni.compression.base.compressor import Quantizer
 from torch import Tensor
-from torch.optim import Optimizer
 
-from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.calibration import read_calibration, ternary_entry
+from ttq_plugin.nni_adapter.evaluators import repair_evaluators
+from ttq_plugin.nni_adapter.folding import latent
 
 APPLY_METHOD = "ternary"
 """The name under which NNI's wrappers find this plugin (``target_space.apply_method``)."""
@@ -32,40 +33,55 @@ def apply_ternary(target: Tensor, target_space: Any) -> Tensor:
 
 
 def register() -> None:
-    """Register the plugin with NNI; calling it again changes nothing."""
+    """Register the plugin with NNI; calling it again changes nothing.
+
+    Afterwards NNI finds the methods when a wrapped layer is called, its evaluators say what they miss, its own
+    quantizers tell both scales of a ternary weight that they joined, and the plugin's classes stand in
+    ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look compressors up by name.
+    """
+    # Not at the top: that package imports this module, and calls this function while it and when it is complete.
+    from ttq_plugin import nni_adapter
+
     nni_apply.quant_apply_methods[APPLY_METHOD] = apply_ternary
-    if not hasattr(TorchEvaluator.__init__, "__wrapped__"):
-        TorchEvaluator.__init__ = _explain_untraced(TorchEvaluator.__init__)
+    repair_evaluators()
+    if not hasattr(Quantizer.get_calibration_config, "__wrapped__"):
+        Quantizer.get_calibration_config = _with_both_scales(Quantizer.get_calibration_config)
+        Quantizer.update_calibration_config = _loading_both_scales(Quantizer.update_calibration_config)
+    for home, table in ((quantization, "QUANTIZERS"), (pruning, "PRUNERS")):
+        for compressor in getattr(nni_adapter, table, {}).values():
+            setattr(home, compressor.__name__, compressor)
+            if compressor.__name__ not in getattr(home, "__all__", [compressor.__name__]):
+                home.__all__.append(compressor.__name__)
 
 
-def _explain_untraced(original: Any) -> Any:
-    """NNI asserts without a message that optimisers and schedulers are traced; this says it in a sentence first."""
+def _with_both_scales(original: Any) -> Any:
+    """A QATQuantizer that joined a ternary one would give the stand-ins that open NNI's gate (1 and 0) as its scale."""
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        named = (
-            dict(zip(("training_func", "optimizers", "training_step", "lr_schedulers"), args, strict=False)) | kwargs
-        )
-        for key, what in (("optimizers", "optimiser"), ("lr_schedulers", "learning-rate scheduler")):
-            check_traced(named.get(key), what)
-        original(self, *args, **kwargs)
+    def get_calibration_config(self: Any) -> dict[str, dict[str, dict[str, Any]]]:
+        config = {name: dict(targets) for name, targets in original(self).items()}
+        for name, wrapper in self._module_wrappers.items():
+            if hasattr(wrapper, "ternary"):
+                space = wrapper.quantization_target_spaces["weight"]
+                config[name]["weight"] = ternary_entry(wrapper.ternary, latent(wrapper), space.quant_scheme)
+        return config
 
-    return __init__
+    return get_calibration_config
 
 
-def check_traced(objects: Any, what: str) -> None:
-    """Check that NNI can build these objects again for the wrapped model.
+def _loading_both_scales(original: Any) -> Any:
+    """The other way round: NNI would load W_p into the stand-in, and nothing else."""
 
-    Args:
-        objects: None, one optimiser or scheduler, or a list of them.
-        what: what they are, for the message.
+    @functools.wraps(original)
+    def update_calibration_config(self: Any, calibration_config: dict[str, dict[str, dict[str, Any]]]) -> None:
+        others = {name: dict(targets) for name, targets in calibration_config.items()}
+        loads = []
+        for name, targets in others.items():
+            state = getattr(self._module_wrappers.get(name), "ternary", None)
+            if state is not None and "weight" in targets:
+                loads.append((state, read_calibration(state, targets.pop("weight"), name)))
+        original(self, others)
+        for state, params in loads:
+            state.load(params)
 
-    Raises:
-        InputError: if one was not made by a class that ``nni.trace`` had wrapped.
-    """
-    for item in objects if isinstance(objects, (list, tuple)) else [objects] if objects is not None else []:
-        if not is_traceable(item):
-            name = type(item).__name__
-            made = f"nni.trace(torch.optim.{name})(model.parameters(), ...)"
-            example = made if isinstance(item, Optimizer) else f"nni.trace({name})(optimizer, ...)"
-            raise InputError(f"the {what} must be traced by NNI, got a plain {name}; make it with {example}.")
+    return update_calibration_config

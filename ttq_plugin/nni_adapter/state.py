@@ -1,49 +1,5 @@
 """What the plugin keeps on NNI's wrapper of a layer."""
 
-from __future__ import annotations
+from ttq_plugin.core.state import TernaryState
 
-import torch
-from torch import Tensor, nn
-
-from ttq_plugin.core import Params, Ternarizer
-
-
-class TernaryState(nn.Module):
-    """A layer's scales, thresholds and slope: parameters where the method learns them, buffers where it does not.
-
-    Attributes:
-        method: the ternary method, with its options.
-    """
-
-    def __init__(self, method: Ternarizer, params: Params) -> None:
-        super().__init__()
-        self.method = method
-        self.names = tuple(params)
-        for name, value in params.items():
-            if name in method.learnable:
-                self.register_parameter(name, nn.Parameter(value.clone()))
-            else:
-                self.register_buffer(name, value.clone())
-
-    @property
-    def params(self) -> Params:
-        """The method's parameters as ``Ternarizer`` takes them."""
-        return {name: getattr(self, name) for name in self.names}
-
-    def forward(self, w: Tensor) -> Tensor:
-        """The ternary weight of the latent weight ``w``."""
-        return self.method.weights(w, self.params)
-
-    def codes(self, w: Tensor) -> Tensor:
-        """Signs of the ternary weight, int8, of w's shape."""
-        return self.method.codes(w, self.params)
-
-    @torch.no_grad()
-    def load(self, params: Params) -> None:
-        """Copy values into this state's tensors.
-
-        Args:
-            params: some or all of this state's names, each of the same shape as here.
-        """
-        for name, value in params.items():
-            getattr(self, name).copy_(value)
+__all__ = ["TernaryState"]

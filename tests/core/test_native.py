@@ -1,0 +1,306 @@
+"""The native kernels against torch: same decisions to the bit, same statistics and gradients to rounding."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+
+import psutil
+import pytest
+import torch
+
+from ttq_plugin.core import METHODS, native
+from ttq_plugin.core.native import build as native_build
+from ttq_plugin.core.rules import Statistics
+from ttq_plugin.core.step import TernaryStep, decide, straight_through
+
+off = native.BUILT is None or os.environ.get("TTQ_NATIVE") == "0"
+built = pytest.mark.skipif(off, reason="native kernels are switched off or were not built here (no C compiler?)")
+SIZES = [*range(2, 71), 4096, 100_003]
+CASES = [
+    ("ttq", {}),
+    ("attq", {}),
+    ("pttq", {}),
+    ("ttq", {"dead_zone": "zero"}),
+    ("attq", {"dead_zone": "zero", "normalize": True}),
+    ("pttq", {"dead_zone": "zero", "learn_alpha": True}),
+    ("pttq", {"normalize": True, "learn_alpha": True, "alpha": 50.0}),
+]
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+def weights(n, seed=0):
+    w = 0.1 * torch.randn(n, generator=torch.Generator().manual_seed(seed)) + 0.01
+    w[:2] = torch.tensor([-0.4, 0.5])
+    return w
+
+
+def gradient(n, seed=1):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def step(method, w, g, dtype=torch.float32, on=True):
+    """(q, gradients by name) of one training step."""
+    params = {k: v.to(dtype) for k, v in method.init(w.double())[0].items()}
+    params["scales"] = params["scales"] * 1.1
+    w = w.detach().to(dtype, copy=True).requires_grad_()
+    leaves = {k: v.clone().requires_grad_(k in method.learnable) for k, v in params.items()}
+    with native.switched(on):
+        q = method.weights(w, leaves)
+        q.backward(g.to(dtype))
+    return q.detach(), {"w": w.grad, **{k: v.grad for k, v in leaves.items() if v.requires_grad}}
+
+
+@built
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name, options", CASES)
+def test_a_step_equals_torch(name, options, n):
+    method = METHODS[name].configure(on_empty="clip", **options)
+    w, g = weights(n), gradient(n)
+    q, grads = step(method, w, g)
+    exact_q, exact = step(method, w, g, torch.float64)
+    # A weight next to a threshold may part float32 from float64.
+    if n < 1000 or torch.equal(q.sign(), exact_q.sign().float()):
+        terms = g.double().abs().sum().item()
+        for key, value in exact.items():
+            close = 1e-5 * (value.abs() if key in ("w", "scales") else terms * (1 + value.abs()))
+            assert ((grads[key].double() - value).abs() <= close + 1e-6 * terms / n).all(), key
+    params = {k: v.float() for k, v in method.init(w.double())[0].items()}
+    with native.switched(True):
+        assert torch.equal(q.sign().to(torch.int8), method.codes(w, params))
+
+
+@built
+@pytest.mark.parametrize("divisor", [None, 0.37, 3e20, 1e-30])
+@pytest.mark.parametrize("n", [2, 17, 70, 4096])
+def test_decisions_are_torchs_to_the_bit(n, divisor):
+    """Ties, both zeros, denormal numbers, the largest ones; each value is at some time the distance."""
+    w = weights(n)
+    special = [0.0, -0.0, 1e-45, -1e-45, 1e-39, 3e38, -3e38, 0.1, -0.1, 1 / 3, 0.05, -0.05, 1e-20]
+    w[: min(n, len(special))] = torch.tensor(special[:n])
+    x = w if divisor is None else w / divisor
+    edges = [abs(v) for v in x[: len(special)].tolist()] + [0.1, 1 / 3, 0.1 + 1e-9, float("nan"), float("inf")]
+    g, scales = gradient(n), (0.1, 0.7)
+    single = torch.tensor(scales).tolist()
+    for distances in itertools.product(edges, edges):
+        positive, negative = decide(x, distances)
+        q = native.BUILT.ternarise(w, divisor, distances, single)
+        assert torch.equal(q.view(torch.int32), (positive * single[0] + negative * -single[1]).view(torch.int32))
+        for dead_zone, dead in (("pass", 1.0), ("zero", 0.0)):
+            d_w, sums = native.BUILT.gradients(w, g, divisor, distances, single, dead, 0.0, 0)
+            expected = straight_through(g, positive.clone(), negative.clone(), single, dead_zone)
+            expected = expected if divisor is None else expected / divisor
+            assert torch.equal(d_w, expected)
+            assert sums[0] == pytest.approx((g * positive).double().sum().item(), rel=1e-12, abs=1e-12)
+            assert sums[1] == pytest.approx((g * negative).double().sum().item(), rel=1e-12, abs=1e-12)
+            assert len(sums) == 2
+
+
+@built
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_statistics_are_those_of_float64(n, normalize):
+    w = weights(n)
+    s = Statistics(w, None)
+    exact = w.double()
+    if normalize:
+        s.normalise_()
+        exact = (w / w.abs().max()).double()
+    assert s.kernels is not None
+    mu, sigma = s.moments
+    assert mu == pytest.approx(exact.mean().item(), rel=1e-6, abs=1e-9)
+    assert sigma == pytest.approx(exact.std().item(), rel=1e-6)
+    assert s.peaks == (-exact.min().item(), exact.max().item())
+    # What codes see is divided beforehand, and must decide alike.
+    whole = Statistics(exact.float(), None)
+    assert (whole.moments, whole.peaks) == (s.moments, s.peaks)
+
+
+@built
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_are_not_finite_are_not_hidden(name, value):
+    """A training that went astray shows it: no statistic is a number."""
+    w = weights(300)
+    w[123] = value
+    s = Statistics(w, None)
+    assert s.kernels is not None
+    assert all(x != x for x in (*s.peaks, s.absmax, s.moments[1]))
+
+
+@built
+def test_the_slope_of_the_sigmoid_is_exact_to_4e_7():
+    x = torch.linspace(-63.9, 63.9, 20_001)
+    zero = torch.zeros(1)
+    for i in range(0, len(x), 97):
+        value = x[i : i + 1].clone()
+        _, sums = native.BUILT.gradients(value, torch.ones(1), None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)
+        exact = torch.sigmoid(value.double()) * torch.sigmoid(-value.double())
+        assert sums[2] == sums[3] == pytest.approx(exact.item(), rel=4e-7)
+    for far in (65.0, 1e30, float("inf")):
+        assert native.BUILT.gradients(zero + far, zero + 1, None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)[1][2] == 0.0
+
+
+@built
+def test_what_the_kernels_cannot_take_goes_to_torch():
+    w = weights(40).reshape(4, 10)
+    assert native.kernels_for(w) is native.BUILT and native.kernels_for(torch.nn.Parameter(w)) is native.BUILT
+    for other in (w.t(), w[:, ::2], w.double(), w.half(), w.to("meta"), w.as_subclass(Subclass)):
+        assert native.kernels_for(other) is None
+    with native.switched(False):
+        assert native.kernels_for(w) is None
+    seen = []
+    torch.func.vmap(lambda row: seen.append(native.kernels_for(row)) or row)(w)
+    torch.compile(lambda x: x + float(native.kernels_for(x) is None), backend="eager", fullgraph=True)(w)
+    assert seen == [None]
+    assert Statistics(w, (1,)).kernels is None
+
+
+@built
+def test_strided_weights_and_gradients_give_the_same_step():
+    w, g = weights(60).reshape(6, 10), gradient(60).reshape(6, 10)
+    method = METHODS["pttq"]
+    q, grads = step(method, w, g)
+    for other_w, other_g in ((w.t().contiguous().t(), g), (w, g.t().contiguous().t())):
+        same_q, same = step(method, other_w, other_g)
+        assert torch.equal(q, same_q)
+        for key, value in grads.items():
+            assert torch.allclose(value, same[key], rtol=1e-5, atol=1e-6), key
+
+
+@built
+def test_a_surrogate_without_a_kernel_uses_torch(monkeypatch):
+    w, g = weights(500), gradient(500)
+    _, soft = step(METHODS["pttq"], w, g)
+    monkeypatch.setattr(native, "SURROGATES", ())
+    monkeypatch.setattr(native.Kernels, "gradients", None)
+    _, other = step(METHODS["pttq"], w, g)
+    assert torch.allclose(other["thresholds"], soft["thresholds"], rtol=1e-4)
+    assert torch.equal(other["w"], soft["w"])
+
+
+@built
+def test_frozen_parts_have_no_gradient_and_second_derivatives_are_refused():
+    w, params = weights(100), METHODS["pttq"].init(weights(100))[0]
+    scales = params["scales"].requires_grad_()
+    q = TernaryStep.apply(w, scales, params["thresholds"], params["alpha"], METHODS["pttq"])
+    q.sum().backward()
+    assert w.grad is None and params["thresholds"].grad is None and scales.grad is not None
+    w.requires_grad_()
+    q = TernaryStep.apply(w, scales, params["thresholds"], params["alpha"], METHODS["pttq"])
+    (d_w,) = torch.autograd.grad((q**2).sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        d_w.sum().backward()
+
+
+@built
+def test_a_weight_changed_before_the_backward_pass_is_noticed():
+    w, params = weights(100).requires_grad_(), METHODS["pttq"].init(weights(100))[0]
+    q = METHODS["pttq"].weights(w, params)
+    with torch.no_grad():
+        w.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        q.sum().backward()
+
+
+@built
+def test_threads_change_nothing():
+    w, g = weights(200_000), gradient(200_000)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            results.append(step(METHODS["pttq"], w, g))
+    finally:
+        torch.set_num_threads(before)
+    several = [threading.Thread(target=lambda: results.append(step(METHODS["pttq"], w, g))) for _ in range(4)]
+    for thread in several:
+        thread.start()
+    for thread in several:
+        thread.join()
+    assert len(results) == 7
+    for q, grads in results[1:]:
+        assert torch.equal(q, results[0][0])
+        assert all(torch.equal(grads[key], value) for key, value in results[0][1].items())
+
+
+@built
+def test_no_memory_is_lost():
+    method, w, g = METHODS["pttq"], weights(1000).requires_grad_(), gradient(1000)
+    leaves = {k: v.clone().requires_grad_(k in method.learnable) for k, v in method.init(w)[0].items()}
+
+    def steps(n):
+        for _ in range(n):
+            method.weights(w, leaves).backward(g)
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    steps(1000)
+    before = steps(100)
+    assert steps(10_000) - before < 2**20
+
+
+# Installation --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_library_there_is_no_kernel_and_no_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert native.load(tmp_path / "_kernels.so") is None
+
+
+@built
+def test_a_library_of_another_source_is_ignored_with_a_warning(tmp_path, monkeypatch):
+    library = tmp_path / "_kernels.so"
+    monkeypatch.setattr(native_build, "fingerprint", lambda: 12345)
+    assert native_build.build(library) is None
+    with pytest.warns(UserWarning, match="_kernels.so was built from another source; torch does its work"):
+        assert native.load(library) is None
+
+
+def test_a_file_that_is_no_library_is_ignored_with_a_warning(tmp_path):
+    library = tmp_path / "_kernels.so"
+    library.write_text("not ELF")
+    with pytest.warns(UserWarning, match="_kernels.so cannot be used"):
+        assert native.load(library) is None
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_library_is_built_from_the_source(tmp_path):
+    assert native_build.build(tmp_path / "k.so") is None
+    assert native.load(tmp_path / "k.so").source == native_build.fingerprint()
+    assert [p.name for p in tmp_path.iterdir()] == ["k.so"]
+
+
+@pytest.mark.parametrize(
+    "compiler, message",
+    [("no-such-compiler", r"no C compiler \(no-such-compiler\) was found"), ("false", "false ended with 1")],
+)
+def test_why_it_was_not_built_is_said_in_one_line(tmp_path, monkeypatch, compiler, message):
+    monkeypatch.setenv("CC", compiler)
+    reason = native_build.build(tmp_path / "k.so")
+    assert re.fullmatch(message, reason)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value, on", [("0", False), ("1", True), (None, True)])
+def test_the_environment_switches_it_off(value, on):
+    environment = {k: v for k, v in os.environ.items() if k != "TTQ_NATIVE"}
+    environment |= {} if value is None else {"TTQ_NATIVE": value}
+    code = (
+        "import torch; from ttq_plugin.core import native; "
+        "print(native.kernels_for(torch.ones(3)) is not None, native.BUILT is not None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    used, there = (word == "True" for word in result.stdout.split())
+    assert used == (on and there)

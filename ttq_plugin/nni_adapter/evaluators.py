@@ -1,0 +1,115 @@
+"""Repairs of NNI 3.0's evaluators, for today's Lightning and transformers; ``register`` puts them in place once."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nni.common import is_traceable
+from nni.compression.utils import LightningEvaluator, TorchEvaluator, TransformersEvaluator
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ttq_plugin.errors import InputError
+
+Task = Callable[[], object]
+
+
+def repair_evaluators() -> None:
+    """Replace what fails in NNI's evaluators; calling it again changes nothing."""
+    if hasattr(TorchEvaluator.__init__, "__wrapped__"):
+        return
+    TorchEvaluator.__init__ = _checked(
+        TorchEvaluator.__init__,
+        lambda training_func=None, optimizers=None, training_step=None, lr_schedulers=None, *_, **__: (
+            check_traced(optimizers, "optimiser"),
+            check_traced(lr_schedulers, "learning-rate scheduler"),
+        ),
+    )
+    TransformersEvaluator.__init__ = _checked(TransformersEvaluator.__init__, _check_trainer)
+    TransformersEvaluator.patch_optimizer_step = _patch_transformers_step
+    TransformersEvaluator.patch_loss = _patch_transformers_loss
+    LightningEvaluator.train = _train_lightning
+
+
+def check_traced(objects: Any, what: str) -> None:
+    """Check that NNI can build these objects again for the wrapped model.
+
+    Args:
+        objects: None, one optimiser or scheduler, or a list of them.
+        what: what they are, for the message.
+
+    Raises:
+        InputError: if one was not made by a class that ``nni.trace`` had wrapped.
+    """
+    for item in objects if isinstance(objects, (list, tuple)) else [objects] if objects is not None else []:
+        if not is_traceable(item):
+            name = type(item).__name__
+            made = f"nni.trace(torch.optim.{name})(model.parameters(), ...)"
+            example = made if isinstance(item, Optimizer) else f"nni.trace({name})(optimizer, ...)"
+            raise InputError(f"the {what} must be traced by NNI, got a plain {name}; make it with {example}.")
+
+
+def _checked(original: Any, check: Callable[..., object]) -> Any:
+    """NNI asserts without a message that optimisers and schedulers are traced; ``check`` says it in a sentence."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        check(*args, **kwargs)
+        original(self, *args, **kwargs)
+
+    return __init__
+
+
+def _check_trainer(trainer: Any, *_: Any, **__: Any) -> None:
+    # Without a traced optimiser NNI asks the Trainer's default for its class, in a way that transformers 5 refuses.
+    if getattr(trainer, "optimizer", None) is None:
+        raise InputError(
+            "the Trainer needs a traced optimiser: nni.trace(Trainer)(..., "
+            "optimizers=(nni.trace(torch.optim.AdamW)(model.parameters(), lr=...), None))."
+        )
+    check_traced([trainer.optimizer], "optimiser")
+    check_traced([s for s in [trainer.lr_scheduler] if s is not None], "learning-rate scheduler")
+
+
+def _patch_transformers_step(self: Any, before_step_tasks: Sequence[Task], after_step_tasks: Sequence[Task]) -> None:
+    """Run tasks around each step of the Trainer's optimiser, by torch's own hooks.
+
+    NNI does it in a callback that takes a Trainer with the attribute ``deepspeed`` for one that uses DeepSpeed (today
+    every Trainer has it), and of which a second compressor in a fusion replaces the first one's.
+    """
+    for task in before_step_tasks:
+        self.trainer.optimizer.register_step_pre_hook(functools.partial(_run, task))
+    for task in after_step_tasks:
+        self.trainer.optimizer.register_step_post_hook(functools.partial(_run, task))
+
+
+def _run(task: Task, *_: Any) -> None:
+    task()
+
+
+def _patch_transformers_loss(self: Any, patch: Callable[[Tensor, Any], Tensor]) -> None:
+    """As NNI's, but passing on the keywords (``num_items_in_batch``) that today's Trainer gives to compute_loss."""
+    original = self.trainer.compute_loss
+
+    def compute_loss(_: Any, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        result = original(model, inputs, return_outputs, **kwargs)
+        return (patch(result[0], inputs), result[1]) if return_outputs else patch(result, inputs)
+
+    self.trainer.compute_loss = types.MethodType(compute_loss, self.trainer)
+
+
+def _train_lightning(self: Any, max_steps: int | None = None, max_epochs: int | None = None) -> None:
+    """As NNI's, but with ``max_steps``: the attribute that NNI sets cannot be set since Lightning 2."""
+    trainer = self.trainer.trace_copy().get()
+    trainer.num_sanity_val_steps = 0
+    if max_steps:
+        trainer.fit_loop.epoch_loop.max_steps = max_steps
+    if max_epochs or max_steps:
+        # -1: as many epochs as the steps take, whatever the trainer's own limit.
+        trainer.fit_loop.max_epochs = max_epochs or -1
+    trainer.fit(self.model, self.data_module)
+    # A model that refers to its trainer cannot be copied.
+    self.model.trainer = None
