@@ -66,7 +66,11 @@ def test_a_compression_is_measured_and_leaves_the_model_alone(ready, method):
     before = {k: v.clone() for k, v in ready.model.state_dict().items()}
     outcome = run(ready, Settings("mnist-cnn", method, lr=2e-3, epochs=2, share=1.0))
     assert all(torch.equal(before[k], v) for k, v in ready.model.state_dict().items())
-    assert outcome.layers == ("conv1", "conv2", "fc1", "fc2") and len(outcome.losses) == 2
+    assert outcome.layers == ("conv1", "conv2", "fc1", "fc2") and len(outcome.losses) == len(outcome.health) == 2
+    last = {name: outcome.health[-1][f"{name}.zeros"] for name in outcome.layers}
+    assert last == pytest.approx(
+        {name: (getattr(outcome.model, name).weight == 0).double().mean().item() for name in outcome.layers}
+    )
     zeros = sum((getattr(outcome.model, name).weight == 0).sum().item() for name in outcome.layers)
     assert outcome.metrics.get("srqw", 0.0) == pytest.approx(zeros / 9750) and (zeros == 0) == (method == "dorefa")
     # The released thresholds' drift and its scales of 1.0 are part of what it is.

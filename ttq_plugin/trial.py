@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -125,6 +126,7 @@ class Outcome:
         layers: names of the quantised layers.
         notes: what a reader of the result must know, such as thresholds that were lowered.
         losses: mean training loss of each epoch.
+        health: after each epoch, each layer's zero share, sign flips, scales and thresholds as flat numbers.
         seconds: wall time.
     """
 
@@ -134,6 +136,7 @@ class Outcome:
     layers: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -195,9 +198,15 @@ def run(
     """
     started = time.perf_counter()
     losses: list[float] = []
+    health: list[dict[str, float]] = []
+    problems: dict[str, None] = {}
 
     def note(epoch: int, loss: float) -> None:
         losses.append(loss)
+        with warnings.catch_warnings(action="ignore"):  # told once, in the notes
+            look = quantizer.health()
+        health.append(look.to_dict())
+        problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
         if on_epoch is not None:
             on_epoch(epoch, loss)
 
@@ -213,7 +222,8 @@ def run(
     report = measure(prepared.model, compressed, prepared.validation.x[:1], layers=layers)
     numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
     metrics = {"mcc": mcc(compressed, prepared.validation)} | numbers
-    return Outcome(metrics, report, compressed, layers, quantizer.notes, losses, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Outcome(metrics, report, compressed, layers, [*quantizer.notes, *problems], losses, health, seconds)
 
 
 def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None) -> list[float]:

@@ -19,7 +19,7 @@ import torch
 from ttq_plugin.core import METHODS, native
 from ttq_plugin.core.native import build as native_build
 from ttq_plugin.core.rules import Statistics
-from ttq_plugin.core.step import TernaryStep, decide, straight_through
+from ttq_plugin.core.step import decide, straight_through
 
 off = native.BUILT is None or os.environ.get("TTQ_NATIVE") == "0"
 built = pytest.mark.skipif(off, reason="native kernels are switched off or were not built here (no C compiler?)")
@@ -76,8 +76,7 @@ def test_a_step_equals_torch(name, options, n):
             close = 1e-5 * (value.abs() if key in ("w", "scales") else terms * (1 + value.abs()))
             assert ((grads[key].double() - value).abs() <= close + 1e-6 * terms / n).all(), key
     params = {k: v.float() for k, v in method.init(w.double())[0].items()}
-    with native.switched(True):
-        assert torch.equal(q.sign().to(torch.int8), method.codes(w, params))
+    assert torch.equal(q.sign().to(torch.int8), method.codes(w, params))
 
 
 @built
@@ -141,14 +140,13 @@ def test_weights_that_are_not_finite_are_not_hidden(name, value):
 @built
 def test_the_slope_of_the_sigmoid_is_exact_to_4e_7():
     x = torch.linspace(-63.9, 63.9, 20_001)
-    zero = torch.zeros(1)
     for i in range(0, len(x), 97):
         value = x[i : i + 1].clone()
         _, sums = native.BUILT.gradients(value, torch.ones(1), None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)
         exact = torch.sigmoid(value.double()) * torch.sigmoid(-value.double())
         assert sums[2] == sums[3] == pytest.approx(exact.item(), rel=4e-7)
-    for far in (65.0, 1e30, float("inf")):
-        assert native.BUILT.gradients(zero + far, zero + 1, None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)[1][2] == 0.0
+    for far in torch.tensor([[65.0], [1e30], [float("inf")]]):
+        assert native.BUILT.gradients(far, torch.ones(1), None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)[1][2] == 0.0
 
 
 @built
@@ -193,11 +191,10 @@ def test_a_surrogate_without_a_kernel_uses_torch(monkeypatch):
 def test_frozen_parts_have_no_gradient_and_second_derivatives_are_refused():
     w, params = weights(100), METHODS["pttq"].init(weights(100))[0]
     scales = params["scales"].requires_grad_()
-    q = TernaryStep.apply(w, scales, params["thresholds"], params["alpha"], METHODS["pttq"])
-    q.sum().backward()
+    METHODS["pttq"].weights(w, params | {"scales": scales}).sum().backward()
     assert w.grad is None and params["thresholds"].grad is None and scales.grad is not None
     w.requires_grad_()
-    q = TernaryStep.apply(w, scales, params["thresholds"], params["alpha"], METHODS["pttq"])
+    q = METHODS["pttq"].weights(w, params)
     (d_w,) = torch.autograd.grad((q**2).sum(), w, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         d_w.sum().backward()

@@ -205,8 +205,8 @@ def _print(result: dict[str, Any], space: Space, store: str) -> None:
     table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
     if counts["failed"]:
         out.print(f"{counts['failed']} trials failed; MLflow shows why.")
-    if lowered := [str(row["trial"]) for row in result["front"] if row["notes"]]:
-        out.print(f"thresholds were lowered to keep a weight of each sign in trials {', '.join(lowered)}.")
+    if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
+        out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
     out.print(f"took {result['seconds']:.0f} s")
     out.print(f"picture: {result['picture']}")
     where = "" if store == "mlflow_runs" else f" --store {store}"

@@ -54,7 +54,8 @@ def weak_derivative_gradients(
 
     ``p = relu(w - D_max) + D_max S(a (w - D_max)) - relu(-w - D_min) - D_min S(a (-w - D_min))`` (Vindas et al. 2024),
     ``dp/dD_max = -H(w - D_max) + S(x) - a D_max S'(x)`` at ``x = a (w - D_max)``, and the mirror image with the
-    opposite sign for D_min (their eq. 2-3 print the last term without a, a misprint). dL/dp: ``W_p g``, ``g``, ``W_n g``.
+    opposite sign for D_min (their eq. 2-3 print the last term without a, a misprint); dL/dp is straight through:
+    ``W_p g``, ``g``, ``W_n g``.
 
     Args:
         s: the latent weight and its groups.
