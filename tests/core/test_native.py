@@ -9,8 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -220,12 +220,8 @@ def test_threads_change_nothing():
             results.append(step(METHODS["pttq"], w, g))
     finally:
         torch.set_num_threads(before)
-    several = [threading.Thread(target=lambda: results.append(step(METHODS["pttq"], w, g))) for _ in range(4)]
-    for thread in several:
-        thread.start()
-    for thread in several:
-        thread.join()
-    assert len(results) == 7
+    with ThreadPoolExecutor(4) as pool:
+        results += pool.map(lambda _: step(METHODS["pttq"], w, g), range(4))
     for q, grads in results[1:]:
         assert torch.equal(q, results[0][0])
         assert all(torch.equal(grads[key], value) for key, value in results[0][1].items())

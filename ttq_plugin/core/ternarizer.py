@@ -179,7 +179,12 @@ class Ternarizer:
     def project_(self, params: Params) -> None:
         """Bring what was learned back to where the method allows it, in place: all of it is at least 1e-8."""
         for name in self.learnable:
-            params[name].clamp_(min=SMALLEST)
+            value = params[name]
+            # On the CPU a look costs less than the clamp, which almost never has anything to do.
+            plain = type(value) in (Tensor, torch.nn.Parameter)
+            looked = plain and value.is_cpu and not torch.compiler.is_compiling()
+            if not looked or min(value.flatten().tolist(), default=1.0) < SMALLEST:
+                value.clamp_(min=SMALLEST)
 
     @property
     def learns_shape(self) -> bool:

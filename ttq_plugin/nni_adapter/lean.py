@@ -36,7 +36,7 @@ def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:
     if not _only_ternary(wrapper):
         return ModuleWrapper.forward(wrapper, *args, **kwargs)
     # The slot that NNI's wrap() made for the patched weight; nn.Module's own __setattr__ would search for it first.
-    wrapper.module._buffers["weight"] = wrapper.ternary(wrapper.weight)
+    wrapper.module._buffers["weight"] = wrapper.ternary.forward(wrapper.weight)
     return wrapper.module_forward(*args, **kwargs)
 
 
