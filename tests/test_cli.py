@@ -72,7 +72,7 @@ def test_every_command_has_help_json_seed_and_device(command):
     "arguments, message",
     [
         (["train", "cifar"], "'cifar' is not 'mnist-cnn'"),
-        (["compress", "mnist-cnn", "--method", "twist"], "'twist' is not one of 'ttq', 'attq', 'pttq'"),
+        (["compress", "mnist-cnn", "--method", "twist"], "'twist' is not one of 'twn', 'ttq', 'attq', 'pttq'"),
         (["search", "nowhere.yaml"], "nowhere.yaml"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),
         (["search", "--study", "a", "--resume", "b"], "--study names a new study and --resume an old one"),

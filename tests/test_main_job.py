@@ -7,9 +7,11 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -136,17 +138,23 @@ def begin(folder: Path, cache: Path, *more: object) -> subprocess.Popen:
 
 
 def trials(folder: Path) -> list:
+    """The study's trials so far; only looks, because Optuna would create what the search is about to create."""
+    path = folder / "mlflow_runs" / "studies.db"
     try:
-        return optuna.load_study(study_name="s", storage=f"sqlite:///{folder / 'mlflow_runs' / 'studies.db'}").trials
-    except Exception:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            if connection.execute("SELECT 1 FROM studies WHERE study_name = 's'").fetchone() is None:
+                return []
+    except sqlite3.OperationalError:
         return []
+    return optuna.load_study(study_name="s", storage=f"sqlite:///{path}").trials
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, process: subprocess.Popen, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.2)
     raise AssertionError("waited in vain")
 
@@ -157,7 +165,7 @@ def states(folder: Path) -> list[str]:
 
 def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(fresh, cache):
     process = begin(fresh, cache)
-    wait_for(lambda: "COMPLETE" in states(fresh))
+    wait_for(lambda: "COMPLETE" in states(fresh), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -177,7 +185,9 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(fresh, cache):
 
 def test_a_killed_worker_is_replaced_and_its_trial_run_again(fresh, cache):
     process = begin(fresh, cache)
-    running = wait_for(lambda: [t for t in trials(fresh) if t.state.name == "RUNNING" and t.user_attrs.get("worker")])
+    running = wait_for(
+        lambda: [t for t in trials(fresh) if t.state.name == "RUNNING" and t.user_attrs.get("worker")], process
+    )
     os.kill(running[0].user_attrs["worker"]["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

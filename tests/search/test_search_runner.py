@@ -205,14 +205,14 @@ def parent(tmp_path, space_text, storage, data, resume=False):
 
 
 def wait_for(storage, condition):
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(InputError):  # the parent has not made it yet
             study = load_study(storage, "s")
             if condition(study.trials):
                 return study
         time.sleep(0.05)
-    raise AssertionError("it did not come to that within 30 s")
+    raise AssertionError("it did not come to that within 120 s")
 
 
 def in_state(trials, state):
