@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core import Params
+from ttq_plugin.core.state import TernaryState
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.state import TernaryState
 
 
 def ternary_entry(state: TernaryState, weight: Tensor, quant_scheme: str | None) -> dict[str, Any]:
