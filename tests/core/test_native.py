@@ -32,7 +32,14 @@ CASES = [
     ("attq", {"dead_zone": "zero", "normalize": True}),
     ("pttq", {"dead_zone": "zero", "learn_alpha": True}),
     ("pttq", {"normalize": True, "learn_alpha": True, "alpha": 50.0}),
+    ("pttq-fixed", {}),
+    ("pttq-symmetric", {"learn_alpha": True}),
+    ("pttq-absolute", {"learn_alpha": True}),
+    ("pttq", {"surrogate": "weak", "learn_alpha": True}),
+    ("attq", {"learn_alpha": True}),
+    ("ttq", {"learn_alpha": True}),
 ]
+SCALES = torch.tensor([0.1, 0.7])
 
 
 class Subclass(torch.Tensor):
@@ -47,6 +54,13 @@ def weights(n, seed=0):
 
 def gradient(n, seed=1):
     return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(w, distances, g, alpha=1.0, soft=0, **options):
+    """The two kernels at given distances: q, dL/dw, dL/dscales, dL/dthresholds."""
+    method, distances = METHODS["pttq-absolute"].configure(**options), torch.tensor(distances)
+    q, known = native.BUILT.forward(w, SCALES, distances, method)
+    return q, *native.BUILT.backward(w, g, known, SCALES, distances, torch.tensor(alpha), method, soft)[:3]
 
 
 def step(method, w, g, dtype=torch.float32, on=True):
@@ -80,29 +94,28 @@ def test_a_step_equals_torch(name, options, n):
 
 
 @built
-@pytest.mark.parametrize("divisor", [None, 0.37, 3e20, 1e-30])
+@pytest.mark.parametrize("largest, normalize", [(3e38, False), (0.37, True), (3e20, True), (1e-30, True)])
 @pytest.mark.parametrize("n", [2, 17, 70, 4096])
-def test_decisions_are_torchs_to_the_bit(n, divisor):
+def test_decisions_are_torchs_to_the_bit(n, largest, normalize):
     """Ties, both zeros, denormal numbers, the largest ones; each value is at some time the distance."""
     w = weights(n)
     special = [0.0, -0.0, 1e-45, -1e-45, 1e-39, 3e38, -3e38, 0.1, -0.1, 1 / 3, 0.05, -0.05, 1e-20]
     w[: min(n, len(special))] = torch.tensor(special[:n])
-    x = w if divisor is None else w / divisor
+    w = (w.clamp(-largest, largest) if normalize else w).contiguous()
+    w[0] = largest if normalize else w[0]
+    x = w / w.abs().max() if normalize else w
     edges = [abs(v) for v in x[: len(special)].tolist()] + [0.1, 1 / 3, 0.1 + 1e-9, float("nan"), float("inf")]
-    g, scales = gradient(n), (0.1, 0.7)
-    single = torch.tensor(scales).tolist()
-    for distances in itertools.product(edges, edges):
+    g = gradient(n)
+    w_p, w_n = SCALES.tolist()
+    for distances in itertools.product(torch.tensor(edges).tolist(), repeat=2):
         positive, negative = decide(x, distances)
-        q = native.BUILT.ternarise(w, divisor, distances, single)
-        assert torch.equal(q.view(torch.int32), (positive * single[0] + negative * -single[1]).view(torch.int32))
-        for dead_zone, dead in (("pass", 1.0), ("zero", 0.0)):
-            d_w, sums = native.BUILT.gradients(w, g, divisor, distances, single, dead, 0.0, 0)
-            expected = straight_through(g, positive.clone(), negative.clone(), single, dead_zone)
-            expected = expected if divisor is None else expected / divisor
-            assert torch.equal(d_w, expected)
-            assert sums[0] == pytest.approx((g * positive).double().sum().item(), rel=1e-12, abs=1e-12)
-            assert sums[1] == pytest.approx((g * negative).double().sum().item(), rel=1e-12, abs=1e-12)
-            assert len(sums) == 2
+        for dead_zone in ("pass", "zero"):
+            q, d_w, d_scales, _ = whole(w, distances, g, dead_zone=dead_zone, normalize=normalize)
+            assert torch.equal(q.view(torch.int32), (positive * w_p + negative * -w_n).view(torch.int32))
+            expected = straight_through(g, positive.clone(), negative.clone(), (w_p, w_n), dead_zone)
+            assert torch.equal(d_w, expected / w.abs().max() if normalize else expected)
+            sums = (g * positive).double().sum().item(), -(g * negative).double().sum().item()
+            assert d_scales.tolist() == pytest.approx(sums, rel=1e-6, abs=1e-12)
 
 
 @built
@@ -140,13 +153,15 @@ def test_weights_that_are_not_finite_are_not_hidden(name, value):
 @built
 def test_the_slope_of_the_sigmoid_is_exact_to_4e_7():
     x = torch.linspace(-63.9, 63.9, 20_001)
-    for i in range(0, len(x), 97):
-        value = x[i : i + 1].clone()
-        _, sums = native.BUILT.gradients(value, torch.ones(1), None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)
-        exact = torch.sigmoid(value.double()) * torch.sigmoid(-value.double())
-        assert sums[2] == sums[3] == pytest.approx(exact.item(), rel=4e-7)
-    for far in torch.tensor([[65.0], [1e30], [float("inf")]]):
-        assert native.BUILT.gradients(far, torch.ones(1), None, (0.0, 0.0), (1.0, 1.0), 1.0, 1.0, 1)[1][2] == 0.0
+    w = torch.tensor([0.0, 1.0])  # sigma = sqrt(1 / 2), so that the slope is 1
+    for value in x[::97].tolist():
+        # Only the first weight has a gradient; its distance to both thresholds is -value.
+        *_, d_t = whole(w, (value, value), torch.tensor([1.0, 0.0]), alpha=0.5**0.5, soft=1)
+        exact = torch.sigmoid(torch.tensor(value).double()) * torch.sigmoid(-torch.tensor(value).double())
+        expected = (SCALES.double() * exact).flip(0) * torch.tensor([1.0, -1.0])
+        assert d_t.tolist() == pytest.approx(expected.tolist(), rel=6e-7)
+    for far in (65.0, 1e30, float("inf")):
+        assert whole(w, (far, far), torch.tensor([1.0, 0.0]), alpha=0.5**0.5, soft=1)[3].abs().max() == 0
 
 
 @built
@@ -181,7 +196,7 @@ def test_a_surrogate_without_a_kernel_uses_torch(monkeypatch):
     w, g = weights(500), gradient(500)
     _, soft = step(METHODS["pttq"], w, g)
     monkeypatch.setattr(native, "SURROGATES", ())
-    monkeypatch.setattr(native.Kernels, "gradients", None)
+    monkeypatch.setattr(native.Kernels, "backward", None)
     _, other = step(METHODS["pttq"], w, g)
     assert torch.allclose(other["thresholds"], soft["thresholds"], rtol=1e-4)
     assert torch.equal(other["w"], soft["w"])
@@ -198,6 +213,20 @@ def test_frozen_parts_have_no_gradient_and_second_derivatives_are_refused():
     (d_w,) = torch.autograd.grad((q**2).sum(), w, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         d_w.sum().backward()
+
+
+@built
+def test_codes_are_the_signs_of_the_step():
+    """The step's distances come from the library, the codes' from Python: the same to the bit."""
+    methods = [METHODS[name] for name in ("ttq", "attq", "pttq", "pttq-symmetric", "pttq-absolute")]
+    for seed in range(400):
+        w = weights(20_000, seed)
+        for method in (*methods, METHODS["pttq"].configure(normalize=True)):
+            params = method.init(w)[0]
+            _, known = native.BUILT.forward(w, params["scales"], params["thresholds"], method)
+            s = method.latent(w)
+            distances = method.rule.distances(s, s.values(params["thresholds"]))
+            assert native.values(known, False, 1)[3] == distances
 
 
 @built

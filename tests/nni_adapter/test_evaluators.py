@@ -155,6 +155,17 @@ def test_lightning_epochs_and_steps(limits, steps):
 
 
 @lightning
+def test_lightning_health_each_epoch():
+    torch.manual_seed(0)
+    seen = []
+    options = {"on_health": seen.append, "health_every": "epoch"}
+    quantizer = PTTQQuantizer(LitNet(), config("net.conv1"), lightning_evaluator(), **options)
+    for _ in range(2):  # not twice as often in the second training
+        quantizer.compress(None, 3)
+    assert [health.step for health in seen] == [4, 8, 12, 16, 20, 24]
+
+
+@lightning
 @pytest.mark.parametrize("schedule", ["lists", "dict"])
 def test_lightning_schedules(schedule):
     quantizer = lightning_quantizer(schedule)
@@ -260,6 +271,22 @@ def test_transformers_epochs_and_steps(tmp_path, limits, steps):
     ids = torch.stack([s["input_ids"] for s in sentences()])
     with torch.no_grad():
         assert torch.equal(exported.eval()(ids).logits, model.eval()(ids).logits)
+
+
+def test_transformers_health_each_epoch(tmp_path):
+    model, seen = bert(), []
+    options = {"on_health": seen.append, "health_every": "epoch"}
+    quantizer = PTTQQuantizer(model, ENCODER, hf_evaluator(model, tmp_path), **options)
+    for _ in range(2):
+        quantizer.compress(None, 2)
+    assert [health.step for health in seen] == [4, 8, 12, 16]
+
+
+def test_a_loop_of_the_users_own_does_not_tell_its_epochs():
+    model = Net()
+    with pytest.raises(InputError, match=r"hides its epochs; pass the steps of one, health_every=len\(loader\)"):
+        PTTQQuantizer(model, config("conv1"), make_evaluator(model), health_every="epoch")
+    assert not hasattr(model.conv1, "_nni_wrapper")
 
 
 def test_transformers_schedule(tmp_path):

@@ -56,13 +56,11 @@ class Statistics:
         latent: the latent weight as it came.
         dims: the dimensions that one group spans.
         divided_by: what the weight is divided by here, if it is.
-        divisor: what it was divided by before, if it was.
         numbers: whether values are floats; a GPU would have to wait for each, and a compiled graph would break.
         kernels: the native kernels, where they can take the weight.
     """
 
     divided_by: Value | None = None
-    divisor: Value | None = None
     # No functools.cached_property: torch.compile cannot trace its lock.
     _w: Tensor | None = None
     _moments: Pair | None = None
@@ -222,6 +220,7 @@ class ThresholdRule:
         check: raises InputError for values that the method does not allow.
         pull_back: ``(statistics, t, dL/dD) -> dL/dt``, for rules whose thresholds can learn.
         start: ``(statistics, numbers) -> t``, for rules whose ``t`` is something else than the numbers it begins from.
+        native: the rule's number in ``native/kernels.c``, for rules of the ternary step with learned scales.
     """
 
     names: tuple[str, ...]
@@ -230,12 +229,13 @@ class ThresholdRule:
     check: Callable[[dict[str, float]], None]
     pull_back: Callable[[Statistics, tuple[Value, ...], Pair], tuple[Value, ...]] | None = None
     start: Callable[[Statistics, Tensor], Tensor] | None = None
+    native: int | None = None
 
 
-MAX_FRACTION = ThresholdRule(("t",), max_fraction, invert_max_fraction, _check_ttq)
-SIGNED_MOMENTS = ThresholdRule(("t_min", "t_max"), signed_moments, invert_signed_moments, _check_attq)
+MAX_FRACTION = ThresholdRule(("t",), max_fraction, invert_max_fraction, _check_ttq, native=0)
+SIGNED_MOMENTS = ThresholdRule(("t_min", "t_max"), signed_moments, invert_signed_moments, _check_attq, native=1)
 ABSOLUTE_MOMENTS = ThresholdRule(
-    ("t_min", "t_max"), absolute_moments, invert_absolute_moments, _check_pttq, pull_back_absolute_moments
+    ("t_min", "t_max"), absolute_moments, invert_absolute_moments, _check_pttq, pull_back_absolute_moments, native=2
 )
 
 

@@ -40,9 +40,14 @@ class TernaryState(nn.Module):
         """The method's parameters as ``Ternarizer`` takes them."""
         return {name: getattr(self, name) for name in self.names}
 
+    def project_(self) -> None:
+        """See ``Ternarizer.project_``; a step calls it, so straight from the registry."""
+        self.method.project_(self._parameters)
+
     def forward(self, w: Tensor) -> Tensor:
         """The ternary weight of the latent weight ``w``."""
-        return self.method.weights(w, self.params)
+        # The two registries themselves: nn.Module's search for each name would cost as much as a small layer.
+        return self.method.weights(w, self._buffers | self._parameters)  # type: ignore[operator]
 
     def codes(self, w: Tensor) -> Tensor:
         """Signs of the ternary weight, int8, of w's shape."""

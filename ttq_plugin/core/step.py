@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +10,14 @@ from torch.autograd.function import once_differentiable
 
 from ttq_plugin.core import native
 from ttq_plugin.core.rules import Pair, Statistics, Value, full_precision, total
-from ttq_plugin.core.surrogates import SURROGATES, soft_step_chain
+from ttq_plugin.core.surrogates import SURROGATES
 
 if TYPE_CHECKING:
+    from ttq_plugin.core.native import Kernels
     from ttq_plugin.core.ternarizer import Ternarizer
 
-Sums = tuple[Tensor | None, Sequence[Value], tuple[Pair, Value | None] | None]
-"""dL/dw; sums of g over the positive and over the negative; where there is a slope, dL/dD of both and dL/dslope."""
+Known = tuple[Value | None, Pair | None, tuple[Value, ...], Pair, Pair]
+"""What the forward pass found: what the weight was divided by, its moments, t, the distances, the scales."""
 
 
 def decide(w: Tensor, distances: Pair) -> tuple[Tensor, Tensor]:
@@ -56,75 +56,80 @@ class TernaryStep(torch.autograd.Function):
         t: Any = s.values(thresholds)
         pair: Any = s.values(scales)
         distances: Any = method.rule.distances(s, t)
-        ctx.save_for_backward(w, scales, alpha)
         moments = s.moments if method.learns_shape else None
-        ctx.known = method, s.kernels and s, s.divided_by, moments, t, distances, pair
-        if s.kernels is not None:
-            return s.kernels.ternarise(w, s.divided_by, distances, pair)  # type: ignore[arg-type]
+        ctx.save_for_backward(w, scales, alpha)
+        ctx.known = method, (s.divided_by, moments, t, distances, pair)
         positive, negative = decide(s.w, distances)
         # Products with 0 and 1 and sums with 0 round nothing: exactly three values.
         return _add_product(positive.mul_(pair[0]), negative, -pair[1]).to(w.dtype)
 
     @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102 - torch's name
+        w, _, alpha = ctx.saved_tensors  # raises if one of the three was changed since
+        method, known = ctx.known
+        return _gradients(w, alpha, method, known, g, ctx.needs_input_grad)
+
+
+class NativeStep(torch.autograd.Function):
+    """``TernaryStep`` by the native kernels, two calls in all."""
+
+    @staticmethod
+    def forward(  # noqa: D102 - torch's name
+        ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer, kernels: Kernels
+    ) -> Tensor:
+        ctx.save_for_backward(w, scales, alpha)
+        q, known = kernels.forward(w, scales, thresholds, method)
+        ctx.known = method, kernels, known, thresholds
+        return q
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102 - torch's name
         # With gradients off, which is nearly always, this spares the entry into torch.no_grad.
-        return (_refuse_second_derivatives if torch.is_grad_enabled() else _backward)(ctx, g)
+        return (_refuse_second_derivatives if torch.is_grad_enabled() else _native_backward)(ctx, g)
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    w, _, alpha = ctx.saved_tensors  # raises if one of the three was changed since
-    method, s, divisor, moments, t, distances, pair = ctx.known
-    _, need_scales, need_t, need_alpha, _ = needs = ctx.needs_input_grad
-    if s is None:
-        # Not kept from the forward pass: what they compute are tensors, and torch.compile refuses to change them here.
-        s = Statistics(w, method.dims(w))
-        s.divided_by, s._moments = divisor, moments
-    slope = s.value(alpha) / moments[1] if need_t or need_alpha else None
+def _native_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    w, scales, alpha = ctx.saved_tensors
+    method, kernels, known, thresholds = ctx.known
+    _, need_scales, need_t, need_alpha, _, _ = needs = ctx.needs_input_grad
+    soft = 2 if need_alpha else 1 if need_t else 0
     g = g if g.is_contiguous() else g.contiguous()
-    if s.kernels and method.surrogate in native.SURROGATES and native.kernels_for(g):
-        d_w, sums, chain = _native_sums(method, s, distances, pair, slope, g, need_alpha)
-    else:
-        d_w, sums, chain = _torch_sums(method, s, distances, pair, slope, full_precision(g), needs)
-    d_scales = s.stack((sums[0], -sums[1])) if need_scales else None
-    d_t = d_alpha = None
-    if chain is not None:
-        d_t = s.stack(method.rule.pull_back(s, t, chain[0])) if need_t else None
-        d_alpha = s.stack((chain[1] / moments[1],)).reshape(alpha.shape) if need_alpha else None
-    return d_w, d_scales, d_t, d_alpha, None
+    if (soft and method.surrogate not in native.SURROGATES) or native.kernels_for(g) is None:
+        return *_gradients(w, alpha, method, native.values(known, method.normalize, len(thresholds)), g, needs), None
+    d_w, d_scales, d_t, d_alpha = kernels.backward(w, g, known, scales, thresholds, alpha, method, soft)
+    return d_w, d_scales if need_scales else None, d_t if need_t else None, d_alpha, None, None
 
 
-_refuse_second_derivatives = once_differentiable(_backward)
+_refuse_second_derivatives = once_differentiable(_native_backward)
+# Function.apply itself only looks for torch.func's transforms and compiling first, and `kernels_for` already has.
+_apply_native_step: Any = super(torch.autograd.Function, NativeStep).apply
 
 
-def _native_sums(
-    method: Ternarizer, s: Statistics, distances: Pair, scales: Pair, slope: Value | None, g: Tensor, need_alpha: bool
-) -> Sums:
-    dead = 1.0 if method.dead_zone == "pass" else 0.0
-    soft: Any = (0.0, 0) if slope is None else (slope, 1 + need_alpha)
-    d_w, sums = s.kernels.gradients(s.latent, g, s.divided_by, distances, scales, dead, *soft)  # type: ignore
-    return d_w, sums, None if slope is None else soft_step_chain(slope, scales, sums[2:])
-
-
-def _torch_sums(
-    method: Ternarizer,
-    s: Statistics,
-    distances: Pair,
-    scales: Pair,
-    slope: Value | None,
-    g: Tensor,
-    needs: tuple[bool, ...],
-) -> Sums:
-    d_w, chain = None, None
-    sums: tuple[Value, ...] = ()
-    if slope is not None:
-        chain = SURROGATES[method.surrogate](s, distances, slope, scales, g, needs[3])
+def _gradients(
+    w: Tensor, alpha: Tensor, method: Ternarizer, known: Known, g: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """dL/dw, dL/dscales, dL/dthresholds, dL/dalpha, None: those that are needed, by torch."""
+    g = full_precision(g)
+    divisor, moments, t, distances, pair = known
+    # Not kept from the forward pass: what they compute are tensors, and torch.compile refuses to change them here.
+    s = Statistics(w, method.dims(w))
+    s.divided_by, s._moments = divisor, moments
+    d_w = d_scales = d_t = d_alpha = None
+    if moments is not None and (needs[2] or needs[3]):
+        slope: Any = s.value(alpha) / moments[1]
+        d_distances, d_slope = SURROGATES[method.surrogate](s, distances, slope, pair, g, needs[3])
+        if needs[2] and method.rule.pull_back is not None:
+            d_t = s.stack(method.rule.pull_back(s, t, d_distances))
+        if d_slope is not None:
+            d_alpha = s.stack((d_slope / moments[1],)).reshape(alpha.shape)
     positive, negative = decide(s.w, distances)
     if needs[1]:
-        sums = _inner(s, g, positive), _inner(s, g, negative)
+        d_scales = s.stack((_inner(s, g, positive), -_inner(s, g, negative)))
     if needs[0]:
-        d_w = straight_through(g, positive, negative, scales, method.dead_zone)
-        d_w = (d_w if s.divided_by is None else d_w.div_(s.divided_by)).to(s.latent.dtype)
-    return d_w, sums, chain
+        d_w = straight_through(g, positive, negative, pair, method.dead_zone)
+        d_w = (d_w if divisor is None else d_w.div_(divisor)).to(w.dtype)
+    return d_w, d_scales, d_t, d_alpha, None
 
 
 def straight_through(g: Tensor, positive: Tensor, negative: Tensor, scales: Pair, dead_zone: str) -> Tensor:
@@ -147,7 +152,7 @@ def _inner(s: Statistics, a: Tensor, b: Tensor) -> Value:
 
 
 def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer) -> Tensor:
-    """Apply ``TernaryStep``.
+    """Apply ``TernaryStep``, by the native kernels where they can take the layer.
 
     Args:
         w: latent weight.
@@ -159,5 +164,9 @@ def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, m
     Returns:
         The ternary weight, of w's shape and dtype.
     """
-    result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
+    kernels = native.kernels_for(w, scales, thresholds, alpha) if method.channel is None else None
+    if kernels is None:
+        result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
+    else:
+        result = _apply_native_step(w, scales, thresholds, alpha, method, kernels)
     return result

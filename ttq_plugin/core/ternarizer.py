@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.native import kernels_for
 from ttq_plugin.core.rules import (
     SCALE_INITS,
     SMALLEST,
     Dims,
     Statistics,
     ThresholdRule,
-    Value,
     full_precision,
 )
 from ttq_plugin.core.step import decide
@@ -122,8 +124,8 @@ class Ternarizer:
     @property
     def learnable(self) -> tuple[str, ...]:
         """Names of the parameters that training changes."""
-        learned = {"scales": self.learn_scales, "thresholds": self.learn_thresholds, "alpha": self.learn_alpha}
-        return tuple(name for name, on in learned.items() if on)
+        on = self.learn_scales, self.learn_thresholds, self.learn_alpha
+        return tuple(itertools.compress(("scales", "thresholds", "alpha"), on))
 
     def init(self, w: Tensor, name: str = "weight") -> tuple[Params, list[str]]:
         """Initial parameters for a layer.
@@ -175,39 +177,24 @@ class Ternarizer:
         """The scales (W_p, W_n) that the ternary weight has, learned or computed from w; shape (2, *group)."""
         return self.step.scales(w, params, self)
 
-    @torch.no_grad()
-    def project_(self, params: Params) -> None:
+    def project_(self, params: Mapping[str, Tensor | None]) -> None:
         """Bring what was learned back to where the method allows it, in place: all of it is at least 1e-8."""
         for name in self.learnable:
-            value = params[name]
+            value: Any = params[name]
             # On the CPU a look costs less than the clamp, which almost never has anything to do.
-            plain = type(value) in (Tensor, torch.nn.Parameter)
-            looked = plain and value.is_cpu and not torch.compiler.is_compiling()
-            if not looked or min(value.flatten().tolist(), default=1.0) < SMALLEST:
-                value.clamp_(min=SMALLEST)
+            if kernels_for(value) is None or _lowest(value) < SMALLEST:
+                with torch.no_grad():
+                    value.clamp_(min=SMALLEST)
 
     @property
     def learns_shape(self) -> bool:
         """Whether thresholds or alpha are trained, so that the surrogate is needed."""
         return self.learn_thresholds or self.learn_alpha
 
-    def latent(self, w: Tensor, divisor: Value | None = None) -> Statistics:
-        """The weight as the rule sees it, divided by ``max|w|`` if the method normalises; ``.divisor`` is that value.
-
-        Args:
-            w: latent weight.
-            divisor: the value, if it is known already.
-
-        Returns:
-            The statistics of the (normalised) weight.
-        """
+    def latent(self, w: Tensor) -> Statistics:
+        """Statistics of the weight as the rule sees it: divided by ``max|w|`` if the method normalises."""
         s = Statistics(w, self.dims(w))
-        if not self.normalize:
-            return s
-        divisor = s.absmax if divisor is None else divisor
-        s = Statistics(s.w / divisor, s.dims)
-        s.divisor = divisor
-        return s
+        return Statistics(s.w / s.absmax, s.dims) if self.normalize else s
 
     def dims(self, w: Tensor) -> Dims:
         """The dimensions that one group of ``w`` spans."""
@@ -260,6 +247,11 @@ def check_weight(w: Tensor, name: str) -> Tensor:
     if not bool(torch.isfinite(w).all()):
         raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
     return full_precision(w)
+
+
+def _lowest(x: Tensor) -> float:
+    """The least of a few numbers on the CPU; NaN only if the first is."""
+    return min(x.tolist()) if x.dim() == 1 else float(x.detach().amin())
 
 
 def _number(name: str, value: object) -> float:

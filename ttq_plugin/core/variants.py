@@ -88,5 +88,5 @@ def _nothing(s: Statistics, distances: Tensor) -> Tensor:
 
 MEAN_FRACTION = ThresholdRule(("t",), mean_fraction, invert_mean_fraction, _check_positive)
 NO_THRESHOLDS = ThresholdRule((), no_thresholds, _nothing, _check_positive)
-DIRECT = ThresholdRule(("t_min", "t_max"), direct, _identity, _check_positive, pull_back_direct, start_direct)
-TIED = ThresholdRule(("t",), tied, invert_tied, _check_positive, pull_back_tied)
+DIRECT = ThresholdRule(("t_min", "t_max"), direct, _identity, _check_positive, pull_back_direct, start_direct, 3)
+TIED = ThresholdRule(("t",), tied, invert_tied, _check_positive, pull_back_tied, native=4)

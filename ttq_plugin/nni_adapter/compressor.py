@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from nni.compression.base.compressor import Compressor
 from nni.compression.base.config import select_modules_by_config
@@ -17,6 +17,7 @@ from ttq_plugin.core.layers import channel_of, check_layers
 from ttq_plugin.core.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.checkpoint import Checkpointed
+from ttq_plugin.nni_adapter.epochs import call_each_epoch, check_knows_epochs
 from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
@@ -34,7 +35,8 @@ class TernaryCompressor(Checkpointed, Compressor):
         lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
         lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own.
         on_health: called with a ``Health`` every ``health_every`` training steps.
-        health_every: steps between two calls of ``on_health``; call ``health()`` yourself for once an epoch.
+        health_every: steps between two calls of ``on_health``, or ``"epoch"`` where the evaluator's trainer knows its
+            epochs (Lightning's, Transformers'); with a loop of your own the steps of one, ``len(loader)``.
         options: the method's numbers and options (``t``, ``t_min``, ``t_max``, ``alpha``, ``scale_init``,
             ``on_empty``, ...), see ``Ternarizer``.
 
@@ -58,13 +60,15 @@ class TernaryCompressor(Checkpointed, Compressor):
         lr_scale: float | None = 1e-3,
         lr_threshold: float | None = 1e-4,
         on_health: Callable[[Health], object] | None = None,
-        health_every: int = 100,
+        health_every: int | Literal["epoch"] = 100,
         **options: Any,
     ) -> None:
         self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
         self.lr_scale = check_rate("lr_scale", lr_scale)
         self.lr_threshold = check_rate("lr_threshold", lr_threshold)
+        if health_every == "epoch":
+            check_knows_epochs(evaluator)
         self.notes: list[str] = []
         self._parameter_order: dict[str, list[str]] = {}
         configs = self._configs(model, config_list)
@@ -82,6 +86,7 @@ class TernaryCompressor(Checkpointed, Compressor):
             _unwrap_all(model)
             raise
         self._monitor = HealthMonitor(self, on_health, health_every)
+        self._forget_epochs: Callable[[], None] = _nothing
 
     @classmethod
     def from_compressor(cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any):
@@ -196,16 +201,24 @@ class TernaryCompressor(Checkpointed, Compressor):
         for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
             # Schedulers mark the step they saw; without the mark on NNI's replacement they warn of a wrong order.
             optimizer.step.__func__._wrapped_by_lr_sched = True
+        if self._monitor.every == "epoch" and self._monitor.callback is not None:
+            self._forget_epochs = call_each_epoch(evaluator, self._monitor.tell)
         self._restore_training(evaluator)
 
     def _fuse_postprocess(self, evaluator: Evaluator) -> None:
         self._keep_training(evaluator)
+        self._forget_epochs()
+        self._forget_epochs = _nothing
 
     def _after_step(self) -> None:
         for state in self._learned:
-            state.method.project_(state.params)
+            state.project_()
         self.steps += 1
         self._monitor.step()
+
+
+def _nothing() -> None:
+    """Nobody is called after each epoch."""
 
 
 def _check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.epochs import lightning_callbacks
 
 Task = Callable[[], object]
 
@@ -105,6 +106,7 @@ def _train_lightning(self: Any, max_steps: int | None = None, max_epochs: int | 
     """As NNI's, but with ``max_steps``: the attribute that NNI sets cannot be set since Lightning 2."""
     trainer = self.trainer.trace_copy().get()
     trainer.num_sanity_val_steps = 0
+    trainer.callbacks += lightning_callbacks(self)
     if max_steps:
         trainer.fit_loop.epoch_loop.max_steps = max_steps
     if max_epochs or max_steps:

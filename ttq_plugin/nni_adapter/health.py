@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -65,17 +65,27 @@ class HealthMonitor:
     Args:
         compressor: whose layers.
         callback: called with each look that was taken because of its step.
-        every: steps between two such looks.
+        every: steps between two such looks, or ``"epoch"``: somebody else then calls ``tell``.
     """
 
-    def __init__(self, compressor: TernaryCompressor, callback: Callable[[Health], object] | None, every: int) -> None:
+    def __init__(
+        self,
+        compressor: TernaryCompressor,
+        callback: Callable[[Health], object] | None,
+        every: int | Literal["epoch"],
+    ) -> None:
         self.compressor, self.callback, self.every = compressor, callback, every
         self._codes: dict[str, Tensor] = {}
         self._warned: set[tuple[str, str]] = set()
 
     def step(self) -> None:
         """Count a training step; look if it is time."""
-        if self.callback is not None and self.compressor.steps % self.every == 0:
+        if self.callback is not None and self.every != "epoch" and self.compressor.steps % self.every == 0:
+            self.tell()
+
+    def tell(self) -> None:
+        """Look, and hand what is seen to the callback."""
+        if self.callback is not None:
             self.callback(self.look())
 
     @torch.no_grad()

@@ -35,8 +35,9 @@ def _never_called(*_: Any) -> None:
 def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:
     if not _only_ternary(wrapper):
         return ModuleWrapper.forward(wrapper, *args, **kwargs)
-    # The slot that NNI's wrap() made for the patched weight; nn.Module's own __setattr__ would search for it first.
-    wrapper.module._buffers["weight"] = wrapper.ternary.forward(wrapper.weight)
+    # The slot that NNI's wrap() made for the patched weight; nn.Module's own ways search for each name first.
+    ternary: Any = wrapper._modules["ternary"]
+    wrapper.module._buffers["weight"] = ternary.forward(wrapper._parameters["weight"])
     return wrapper.module_forward(*args, **kwargs)
 
 

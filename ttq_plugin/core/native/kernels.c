@@ -163,3 +163,98 @@ KERNEL ttq_gradients(const float *w, const float *g, int64_t n, double divisor, 
     else
         gradients(w, g, n, s, 1, 2, d_w, sums);
 }
+
+/* The whole step ---------------------------------------------------------------------------------------------------- */
+
+enum rule { MAX_FRACTION, SIGNED_MOMENTS, ABSOLUTE_MOMENTS, DIRECT, TIED };
+
+struct known {
+    double divisor, d_min, d_max, w_p, w_n, mean, sigma, t[2];
+};
+
+/* mean + t sigma, rounded twice as Python does it, so that codes computed there decide alike. */
+static double beyond(const struct known *s, double t)
+{
+    volatile double product = t * s->sigma;
+    return s->mean + product;
+}
+
+static void find_distances(struct known *s, int rule, double largest)
+{
+    switch (rule) {
+    case MAX_FRACTION:
+        s->d_min = s->d_max = s->t[0] * largest;
+        break;
+    case SIGNED_MOMENTS:
+        s->d_min = -beyond(s, s->t[0]);
+        s->d_max = beyond(s, s->t[1]);
+        break;
+    case ABSOLUTE_MOMENTS:
+        s->d_min = fabs(beyond(s, s->t[0]));
+        s->d_max = fabs(beyond(s, s->t[1]));
+        break;
+    case DIRECT:
+        s->d_min = s->t[0];
+        s->d_max = s->t[1];
+        break;
+    default: /* TIED */
+        s->d_min = s->d_max = fabs(beyond(s, s->t[0]));
+    }
+}
+
+/* Statistics, distances and q, see TernaryStep.forward; what the backward pass needs to know is left in s. `moments`
+ * asks for mean and sigma where the rule has no use for them.
+ */
+void ttq_forward(const float *w, int64_t n, const float *scales, const float *t, int rule, int normalise, int moments,
+                 struct known *s, float *q)
+{
+    const int one = rule == MAX_FRACTION || rule == TIED, of_peaks = rule == MAX_FRACTION;
+    const struct known fresh = {1, 0, 0, scales[0], scales[1], 0, 0, {t[0], t[one ? 0 : 1]}};
+    double peaks[4], found[2], largest = 0;
+    *s = fresh;
+    if (normalise || of_peaks) {
+        ttq_peaks(w, n, peaks);
+        largest = -peaks[0] > peaks[1] ? -peaks[0] : peaks[1];
+        if (normalise) {
+            s->divisor = largest;
+            largest = -peaks[2] > peaks[3] ? -peaks[2] : peaks[3];
+        }
+    }
+    if (moments || !(of_peaks || rule == DIRECT)) {
+        ttq_moments(w, n, s->divisor, found);
+        s->mean = found[0];
+        s->sigma = found[1] * pow((double)(n - 1), -0.5);
+    }
+    find_distances(s, rule, largest);
+    ttq_ternarise(w, n, s->divisor, s->d_min, s->d_max, s->w_p, s->w_n, q);
+}
+
+/* dD/dt = sigma sign(mean + t sigma). */
+static double pull_back(const struct known *s, int index)
+{
+    return copysign(s->sigma, beyond(s, s->t[index]));
+}
+
+/* The gradients of w, the scales and, if soft is 1 or 2, the thresholds and alpha, see TernaryStep.backward and
+ * surrogates.soft_step_chain.
+ */
+void ttq_backward(const float *w, const float *g, int64_t n, const struct known *s, const float *alpha, double dead,
+                  int rule, int soft, float *d_w, float *d_scales, float *d_t, float *d_alpha)
+{
+    const double slope = soft ? *alpha / s->sigma : 0;
+    double sums[6];
+    ttq_gradients(w, g, n, s->divisor, s->d_min, s->d_max, s->w_p, s->w_n, dead, slope, soft, d_w, sums);
+    d_scales[0] = (float)sums[0];
+    d_scales[1] = (float)-sums[1];
+    if (!soft)
+        return;
+    const double d_min = s->w_n * slope * sums[3], d_max = -s->w_p * slope * sums[2];
+    if (rule == TIED)
+        d_t[0] = (float)((d_min + d_max) * pull_back(s, 0));
+    else if (rule == DIRECT || rule == ABSOLUTE_MOMENTS) {
+        d_t[0] = (float)(rule == DIRECT ? d_min : d_min * pull_back(s, 0));
+        d_t[1] = (float)(rule == DIRECT ? d_max : d_max * pull_back(s, 1));
+    }
+    if (soft == 2)
+        *d_alpha = (float)((s->w_p * sums[4] + s->w_n * sums[5]) / s->sigma);
+}
