@@ -21,8 +21,8 @@ def check_knows_epochs(evaluator: Evaluator | None) -> None:
     """
     if not isinstance(evaluator, (LightningEvaluator, TransformersEvaluator)):
         raise InputError(
-            f'health_every="epoch" needs a LightningEvaluator or TransformersEvaluator, got {type(evaluator).__name__}, '
-            "whose loop hides its epochs; pass the steps of one, health_every=len(loader)."
+            'health_every="epoch" needs a LightningEvaluator or TransformersEvaluator, got '
+            f"{type(evaluator).__name__}, whose loop hides its epochs; pass the steps of one, health_every=len(loader)."
         )
 
 
