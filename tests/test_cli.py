@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from ttq_plugin import cli
 from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
+from ttq_plugin.tracking import open_store
 
 COMMANDS = ["search", "train", "sensitivity", "compress", "ui"]
 
@@ -71,7 +73,7 @@ def test_every_command_has_help_json_seed_and_device(command):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "cifar"], "'cifar' is not 'mnist-cnn'"),
+        (["train", "cifar"], "'cifar' is not one of 'mnist-cnn', 'esr-2dcnn'"),
         (["compress", "mnist-cnn", "--method", "twist"], "'twist' is not one of 'twn', 'ttq', 'attq', 'pttq'"),
         (["search", "nowhere.yaml"], "nowhere.yaml"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),
@@ -80,6 +82,12 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["compress", "mnist-cnn", "--method", "ttq", "--t-min", "1"], "ttq has no t_min; it takes alpha, t"),
         (["compress", "mnist-cnn", "--config", "nowhere.json"], "the config list nowhere.json cannot be read"),
         (["sensitivity", "mnist-cnn", "--budget", "1.5"], "--budget must lie in (0, 1], got 1.5"),
+        (["sensitivity", "mnist-cnn", "--max-energy", "nan"], "--max-energy must be a finite number of joules"),
+        (["sensitivity", "mnist-cnn", "--budget", "0.5", "--max-bits", "9"], "--budget and --max-bits are budgets of"),
+        (["sensitivity", "mnist-cnn", "--methods", "pttq,int9"], "`methods` must name some of fp32, int8, int4, twn"),
+        (["sensitivity", "mnist-cnn", "--exclude", "norm"], "`exclude` must name candidate layers, got 'norm'"),
+        (["sensitivity", "mnist-cnn", "--tol", "0"], "--tol must be positive, got 0"),
+        (["sensitivity", "mnist-cnn", "--plot", "."], ". is a folder; name a file"),
         (["train", "mnist-cnn", "--data", "nowhere.npz"], "the data file nowhere.npz does not exist"),
         (["train", "mnist-cnn", "--device", "warp"], "device 'warp' cannot be used here"),
         (["ui"], "mlflow_runs holds no MLflow database; run `ttq search` first"),
@@ -159,9 +167,12 @@ def test_train(tmp_path, cache):
 
 def test_sensitivity_writes_what_compress_reads(tmp_path, cache):
     common = ["--cache", str(cache)]
-    result = ttq("sensitivity", "mnist-cnn", "--budget", "0.6", "--out", "c.json", *common, cwd=tmp_path)
+    files = ["--out", "c.json", "--plot", "p.png"]
+    result = ttq("sensitivity", "mnist-cnn", "--budget", "0.6", *files, *common, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "trace / weight" in result.stdout and "conv2" in result.stdout
+    for text in ("trace / weight", "conv2", "Omega pttq", "proved optimal", "config list: c.json", "picture: p.png"):
+        assert text in result.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.json", "mlflow_runs", "p.png"]
     [config] = json.loads((tmp_path / "c.json").read_text())
     arguments = ["--method", "attq", "--epochs", "1", "--config", "c.json", "--out", "m.safetensors", "--json"]
     result = ttq("compress", "mnist-cnn", *arguments, *common, cwd=tmp_path)
@@ -175,9 +186,124 @@ def test_sensitivity_writes_what_compress_reads(tmp_path, cache):
         assert len(model.get_submodule(name).weight.unique()) == 3
 
 
+def test_sensitivity_of_a_mixed_choice_is_a_chain(tmp_path, cache, search):
+    """Logged to the store it is told, as JSON with what the tables say; `compress` runs it."""
+    store = tmp_path / "runs"
+    shutil.copytree(search.store, store)
+    budget = ["--methods", "pttq,int8,int4", "--max-bits", "60000", "--keep-first", "--include", "fc2"]
+    arguments = [*budget, "--probes", "8", "--store", "runs", "--cache", str(cache)]
+    result = ttq("sensitivity", "mnist-cnn", *arguments, "--out", "c.json", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert value["bits"] <= 60000 and value["gap"] == 0
+    assert value["methods"]["conv1"] == "fp32" != value["methods"]["fc2"]
+    assert {trace["probes"] for trace in value["traces"]} == {8}
+    assert json.loads((tmp_path / "c.json").read_text()) == value["chain"]
+    run = open_store(store).client.get_run(value["link"].rsplit("/", 1)[1])
+    assert run.data.tags["role"] == "sensitivity" and run.data.params["budget_bits"] == "60000.0"
+    assert run.data.metrics["bits"] == value["bits"]
+    result = ttq("sensitivity", "mnist-cnn", *arguments, cwd=tmp_path)
+    assert result.returncode == 0 and "chain: [{" in result.stdout
+    compressed = ["--config", "c.json", "--epochs", "1", "--json", "--cache", str(cache)]
+    result = ttq("compress", "mnist-cnn", *compressed, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    done = json.loads(result.stdout)
+    assert set(done["layers"]) == set(value["layers"]) and done["bits_base3"] == value["bits"]
+
+
+def test_a_budget_that_cannot_be_met_writes_nothing(tmp_path, cache):
+    common = ["sensitivity", "mnist-cnn", "--cache", str(cache), "--out", "c.json", "--plot", "p.png"]
+    refused(ttq(*common, "--max-bits", "9", cwd=tmp_path), "`budget` cannot be met: the smallest possible is 18")
+    refused(ttq(*common, "--max-bits", "999999999", cwd=tmp_path), "nothing to write to --out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_compress_prints_a_report(tmp_path, cache):
     result = ttq("compress", "mnist-cnn", "--epochs", "1", "--cache", str(cache), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for text in ("coo34", "entropy", "MCC", "test; full precision"):
         assert text in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def link(compressor: str, dtype: str, *layers: str, **options: float) -> dict:
+    entry = {"op_names": list(layers), "target_names": ["weight"], "quant_dtype": dtype, "quant_scheme": "symmetric"}
+    return {"compressor": compressor, "config_list": [entry], "options": options}
+
+
+def write_chain(path: Path) -> list[dict]:
+    chain = [
+        link("QATQuantizer", "int8", "conv1", "fc2"),
+        link("TTQQuantizer", "int2", "conv2", t=0.1),
+        link("PTTQQuantizer", "int2", "fc1"),
+    ]
+    path.write_text(json.dumps(chain))
+    return chain
+
+
+def test_compress_runs_a_chain_and_writes_what_it_was(tmp_path, cache):
+    chain = write_chain(tmp_path / "chain.json")
+    arguments = ["compress", "mnist-cnn", "--config", "chain.json", "--epochs", "1", "--cache", str(cache)]
+    result = ttq(*arguments, "--out", "m.safetensors", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    value = json.loads(result.stdout)
+    kinds = {"conv1": "int8", "conv2": "ternary", "fc1": "ternary", "fc2": "int8"}
+    assert value["settings"]["method"] == "mixed" and value["kinds"] == kinds and value["layers"] == sorted(kinds)
+    assert value["bits_base3"] == 8 * 750 + 64 + 8 * 1000 + 64 + 8 * 800 + 64 + 32 * 90
+    assert value["cr_gain_base3"] == 1 - value["bits_base3"] / value["bits_fp32"] and value["mcc"] > 0.8
+    model = MnistCNN()
+    header = load_weights(model, tmp_path / "m.safetensors")
+    assert header["method"] == "mixed" and header["layers"] == "conv1,conv2,fc1,fc2"
+    assert json.loads(header["kinds"]) == kinds and json.loads(header["chain"]) == chain
+    assert len(model.conv2.weight.unique()) == 3 < len(model.fc2.weight.unique()) <= 255
+    result = ttq(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "mixed on conv1 (int8), conv2 (ternary), fc1 (ternary), fc2 (int8): MCC" in result.stdout
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:5]] == list(kinds.values())
+    assert "whole model, kB (gain): fp32 39.36, coo34" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "the config list c.json must be a list of NNI config entries, or a chain, a list of objects with"),
+        ("[]", "the config list c.json must be a list of NNI config entries, or a chain"),
+        ("[3]", "the config list c.json must be a list of NNI config entries, or a chain"),
+        ("[{", "the config list c.json is not JSON"),
+        ('[{"compressor": "QATQuantizer"}, {"op_names": ["fc1"]}]', "mixes the links of a chain with NNI config"),
+        ('[{"compressor": "QATQuantizer"}]', "c.json: Each link of a chain must be an object with comp"),
+        ('[{"compressor": "Twist", "config_list": [{}], "options": {}}]', "c.json: `compressor` of link 0 must be"),
+    ],
+)
+def test_a_wrong_config_file_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "c.json").write_text(text)
+    refused(ttq("compress", "mnist-cnn", "--config", "c.json", cwd=tmp_path), message)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (["--method", "pttq"], "--method contradicts the chain chain.json, which says it; leave it out."),
+        (["--t-min", "1.0"], "--t-min contradicts the chain chain.json, which says it; leave it out."),
+        (["--share", "1.0"], "--share contradicts the chain chain.json, which says it; leave it out."),
+        (["--lr", "0"], "lr must be positive, got 0"),
+    ],
+)
+def test_options_that_contradict_a_chain(tmp_path, option, message):
+    write_chain(tmp_path / "chain.json")
+    refused(ttq("compress", "mnist-cnn", "--config", "chain.json", *option, cwd=tmp_path), message)
+
+
+def test_a_share_contradicts_a_config_list(tmp_path):
+    (tmp_path / "c.json").write_text('[{"op_names": ["fc1"]}]')
+    result = ttq("compress", "mnist-cnn", "--config", "c.json", "--share", "0.5", cwd=tmp_path)
+    refused(result, "--share contradicts the config list c.json, which says it; leave it out.")
+
+
+def test_a_chain_that_does_not_fit_the_model(tmp_path, cache):
+    (tmp_path / "c.json").write_text(json.dumps([link("QATQuantizer", "int8", "conv9")]))
+    arguments = ["--config", "c.json", "--epochs", "1", "--cache", str(cache), "--out", "m.safetensors"]
+    result = ttq("compress", "mnist-cnn", *arguments, cwd=tmp_path)
+    refused(result, "config_list names the layer 'conv9', which the model does not have; its layers are conv1, conv2")
+    assert [p.name for p in tmp_path.iterdir()] == ["c.json"]

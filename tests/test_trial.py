@@ -10,10 +10,26 @@ import torch
 from ttq_plugin import trial
 from ttq_plugin.cli import METHOD_NAMES
 from ttq_plugin.core import METHODS
+from ttq_plugin.curvature import select
+from ttq_plugin.curvature.budget import Budget
+from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.nni_adapter import QUANTIZERS
-from ttq_plugin.tasks.task import Split
+from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.trial import Settings, prepare, run, score_on_test
+
+CHAIN = (
+    Link(
+        "QATQuantizer",
+        (
+            {"op_names": ["conv2"], "target_names": ["weight"], "quant_dtype": "int8", "quant_scheme": "symmetric"},
+            {"op_names": ["fc1"], "target_names": ["weight"], "quant_dtype": "int4", "quant_scheme": "symmetric"},
+        ),
+        {},
+    ),
+    Link("ATTQQuantizer", ({"op_names": ["conv1"], "target_names": ["weight"], "quant_dtype": "int2"},), {}),
+    Link("PTTQQuantizer", ({"op_names": ["fc2"]},), {"method": "pttq-symmetric", "t": 0.5}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +110,129 @@ def test_equal_settings_give_equal_models_whatever_the_global_generator(ready):
     assert not torch.equal(one.model.fc1.weight, different.model.fc1.weight)
 
 
-def test_share_takes_the_flattest_layers(ready):
-    flattest = min(ready.traces, key=lambda trace: trace.trace_per_weight)
-    outcome = run(ready, Settings("mnist-cnn", "ttq", epochs=1, share=0.6))
-    assert flattest.name in outcome.layers
+def test_share_takes_the_layers_that_mind_least_with_the_methods_own_numbers(ready):
+    outcome = run(ready, Settings("mnist-cnn", "ttq", t=0.2, epochs=1, share=0.6))
+    selection = select(ready.model, ready.traces, 0.6, methods=("ttq",), options={"ttq": {"t": 0.2}})
+    assert set(outcome.layers) == set(selection.layers)
     weights = {trace.name: trace.weights for trace in ready.traces}
-    assert sum(weights[name] for name in outcome.layers) <= 0.6 * sum(weights.values())
+    assert 0.6 * 9750 <= sum(weights[name] for name in outcome.layers) < 9750
 
 
 def test_a_config_list_chooses_the_layers(ready):
     config_list = [{"op_types": ["Conv2d"]}]
     outcome = run(ready, Settings("mnist-cnn", "ttq", epochs=1), config_list=config_list)
     assert outcome.layers == ("conv1", "conv2")
+
+
+@pytest.fixture(scope="module")
+def short(ready):
+    """A training of forty steps an epoch."""
+    return replace(ready, train=Split(ready.train.x[:1280], ready.train.y[:1280]))
+
+
+def mixed(**options):
+    return Settings("mnist-cnn", "mixed", lr=2e-3, **options)
+
+
+def test_a_mixed_chain_by_hand(short):
+    before = {k: v.clone() for k, v in short.model.state_dict().items()}
+    outcome = run(short, mixed(epochs=2), chain=CHAIN)
+    assert all(torch.equal(before[k], v) for k, v in short.model.state_dict().items())
+    assert outcome.layers == ("conv1", "conv2", "fc1", "fc2") and outcome.widths == {"conv2": 8, "fc1": 4}
+    assert outcome.report.kinds == {"conv1": "ternary", "conv2": "int8", "fc1": "int4", "fc2": "ternary"}
+    model = outcome.model
+    assert [len(m.weight.unique()) <= n for m, n in ((model.conv2, 255), (model.fc1, 15))] == [True, True]
+    assert len(model.conv2.weight.unique()) > 15 and len(model.fc1.weight.unique()) > 3
+    assert len(model.conv1.weight.unique()) == len(model.fc2.weight.unique()) == 3
+    integer = 8 * 5000 + 32 + 4 * 4000 + 32
+    assert outcome.metrics["bits_base3"] == integer + 8 * 50 + 64 + 8 * 100 + 64 + 32 * 90
+    assert outcome.metrics["cr_gain_base3"] == 1 - outcome.metrics["bits_base3"] / (32 * 9840)
+    zeros = sum((getattr(model, name).weight == 0).sum().item() for name in ("conv1", "fc2"))
+    assert outcome.metrics["srqw"] == zeros / 750
+    assert {key.split(".")[0] for key in outcome.health[-1]} == {"conv1", "fc2"}
+    assert len(outcome.losses) == len(outcome.health) == 2 and outcome.losses[1] < outcome.losses[0]
+    assert outcome.metrics["mcc"] > 0.6
+
+
+def test_a_chain_of_one_method_is_that_method(short):
+    one = run(short, mixed(epochs=1), chain=[Link("TTQQuantizer", ({"op_names": ["fc1", "conv2"]},), {"t": 0.1})])
+    settings = Settings("mnist-cnn", "ttq", t=0.1, lr=2e-3, epochs=1)
+    other = run(short, settings, config_list=[{"op_names": ["conv2", "fc1"]}])
+    assert one.metrics == other.metrics and one.layers == other.layers and one.widths == {}
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_integers_alone(short):
+    outcome = run(short, mixed(epochs=1), chain=CHAIN[:1])
+    assert outcome.widths == {"conv2": 8, "fc1": 4} and outcome.health == [{}]
+    assert "srqw" not in outcome.metrics and outcome.metrics["mcc"] > 0.8
+
+
+def test_what_a_selection_chose_runs(short):
+    methods = ("int8", "int4", "pttq", "ttq")
+    selection = select(short.model, short.traces, Budget(bits=32 * 9840 * 0.2), methods=methods)
+    outcome = run(short, mixed(epochs=1), chain=selection.chain)
+    assert set(outcome.layers) == set(selection.layers) and outcome.widths == selection.widths
+    assert outcome.metrics["bits_base3"] == selection.bits <= 32 * 9840 * 0.2
+
+
+@pytest.mark.parametrize(
+    "method, given",
+    [
+        ("mixed", {}),
+        ("mixed", {"config_list": [{"op_names": ["fc1"]}]}),
+        ("ttq", {"chain": "CHAIN"}),
+        ("mixed", {"chain": "CHAIN", "config_list": [{"op_names": ["fc1"]}]}),
+    ],
+)
+def test_the_method_mixed_goes_with_a_chain(short, method, given):
+    given = given | ({"chain": CHAIN} if "chain" in given else {})
+    with pytest.raises(
+        InputError, match="the method 'mixed', and no other, goes with a chain and without a config list"
+    ):
+        run(short, Settings("mnist-cnn", method, epochs=1), **given)
+
+
+def test_a_chain_of_other_layers(short):
+    with pytest.raises(InputError, match="config_list names the layer 'conv9', which the model does not have"):
+        run(short, mixed(epochs=1), chain=[Link("TTQQuantizer", ({"op_names": ["conv9"]},), {})])
+
+
+def pair(_="pair"):
+    """A task of two classes, one of them rare, with a schedule that steps each batch."""
+    x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+    split = Split(x, (x[:, 0] > 0.9).long())
+    return Task(
+        name="pair",
+        description="two classes",
+        load=lambda source, seed: Data(split, split, split),
+        model=lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)),
+        loss=torch.nn.functional.cross_entropy,
+        recipe=Recipe(epochs=2, lr=1e-2, optimizer="adamw", schedule="one-cycle"),
+        balanced=True,
+    )
+
+
+def test_a_compression_follows_the_tasks_recipe_and_its_loss_for_these_classes(monkeypatch, tmp_path):
+    monkeypatch.setattr(trial, "get_task", pair)
+    ready = prepare("pair", cache=tmp_path)
+    logits, labels = torch.randn(96, 2), ready.train.y
+    assert torch.equal(ready.task.loss(logits, labels), pair().loss_for(ready.train)(logits, labels))
+    assert not torch.isclose(ready.task.loss(logits, labels), pair().loss(logits, labels))
+    seen = []
+    real = trial.train
+
+    def spy(net, optimizer, schedule, *arguments, **options):
+        real(net, optimizer, schedule, *arguments, **options)
+        seen.extend((optimizer, schedule))
+
+    monkeypatch.setattr(trial, "train", spy)
+    run(ready, Settings("pair", "pttq", lr=1e-2, epochs=3, share=1.0))
+    optimizer, schedule = seen
+    assert isinstance(optimizer, torch.optim.AdamW) and isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR)
+    assert schedule.last_epoch == schedule.total_steps == 9, "three batches an epoch"
+    assert [group["max_lr"] for group in optimizer.param_groups] == [1e-2, 1e-3, 1e-4]
 
 
 def test_thresholds_that_empty_a_layer_are_clipped_and_noted(ready):
@@ -128,6 +255,7 @@ def test_a_training_that_diverges_says_so(ready):
         ({"method": "twist"}, "method must be one of"),
         ({"method": "ttq", "lr": 0.0}, "lr must be positive, got 0"),
         ({"method": "ttq", "epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"method": "mixed", "t_min": 1.0, "alpha": 2.0}, "mixed has no alpha; the options of the chain's links say"),
     ],
 )
 def test_settings_that_cannot_be(options, message):

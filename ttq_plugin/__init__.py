@@ -27,7 +27,9 @@ _HOMES = {
     "ternarize": "ttq_plugin.core",
     "EnergyModel": "ttq_plugin.measures",
     "measure": "ttq_plugin.measures",
+    "Budget": "ttq_plugin.curvature",
     "generate_config": "ttq_plugin.curvature",
+    "compress_chain": "ttq_plugin.nni_adapter",
     "InputError": "ttq_plugin.errors",
 }
 

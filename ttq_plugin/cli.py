@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.tasks import TASKS
@@ -43,7 +44,7 @@ def _data(command: F) -> F:
     return command
 
 
-_task = click.argument("task", type=click.Choice(list(TASKS)))
+_task = click.argument("task", metavar="TASK", type=click.Choice(list(TASKS)))
 _store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
 
 
@@ -91,14 +92,30 @@ def train(**options: Any) -> None:
 
 @cli.command()
 @_task
+@click.option("--budget", type=float, help="Quantise at least this share of the weights, in (0, 1]  [default: 0.9]")
+@click.option("--max-bits", type=click.IntRange(1), help="Instead: bits of the whole stored model, at most.")
+@click.option("--max-energy", type=float, help="Instead: joules of one inference, at most.")
+@click.option("--max-sensitivity", type=float, help="Instead: sum of the sensitivities, at most.")
 @click.option(
-    "--budget", type=float, default=0.9, show_default=True, help="Share of the layers' weights to quantise, in (0, 1]."
+    "--methods", default="pttq", show_default=True, help="What a layer may get, comma-separated: int8, int4, methods."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write NNI's config list here (JSON).")
+@click.option("--include", multiple=True, metavar="LAYER", help="Quantise this layer in any case; repeatable.")
+@click.option("--exclude", multiple=True, metavar="LAYER", help="Keep this layer in full precision; repeatable.")
+@click.option("--keep-first", is_flag=True, help="Keep the first layer in full precision.")
+@click.option("--keep-last", is_flag=True, help="Keep the last layer in full precision.")
+@click.option("--probes", type=click.IntRange(2), help="Probes of the traces; with --tol, at most  [default: 8]")
+@click.option("--tol", type=float, help="Stop probing when each trace's relative standard error is below this.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write what `ttq compress --config` takes here (JSON).")
+@_store
 @_data
 @_common
 def sensitivity(**options: Any) -> None:
-    """Hessian trace of each layer of TASK, and the NNI config list of the flattest ones."""
+    """Hessian traces of TASK's layers, and the method that each layer gets within a budget.
+
+    Sensitivity is Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2); the choice with the least sum is found exactly. With one
+    ternary method --out is an NNI config list, else a chain of compressors.
+    """
     from ttq_plugin.commands.sensitivity import sensitivity as command
 
     command(**options)
@@ -106,7 +123,7 @@ def sensitivity(**options: Any) -> None:
 
 @cli.command()
 @_task
-@click.option("--method", type=click.Choice(METHOD_NAMES), default="pttq", show_default=True)
+@click.option("--method", type=click.Choice(METHOD_NAMES), default="pttq", show_default=True, help="Not with a chain.")
 @click.option("--t", type=float, help="TTQ's threshold, as a share of max|w|.")
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")
@@ -115,16 +132,29 @@ def sensitivity(**options: Any) -> None:
 @click.option("--lr-scale", type=float, default=1e-3, show_default=True, help="Learning rate of the scales.")
 @click.option("--lr-threshold", type=float, default=1e-3, show_default=True, help="Learning rate of the thresholds.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--share", type=float, default=1.0, show_default=True, help="Share of the layers' weights to quantise.")
-@click.option("--config", type=click.Path(path_type=Path), help="NNI config list (JSON) instead of --share.")
+@click.option(
+    "--loss",
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="Loss to train with, such as generalised-cross-entropy:q=0.5; default: the task's.",
+)
+@click.option(
+    "--share", type=float, default=1.0, show_default=True, help="Quantise at least this share of the weights."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="NNI config list (JSON) instead of --share, or a chain instead of --share and --method.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the compressed weights here (.safetensors).")
 @_data
 @_common
-def compress(**options: Any) -> None:
-    """Compress the model of TASK once: one method, one setting."""
+@click.pass_context
+def compress(context: click.Context, **options: Any) -> None:
+    """Compress the model of TASK once: one method, or a chain that gives each layer its own."""
     from ttq_plugin.commands.compress import compress as command
 
-    command(**options)
+    given = frozenset(name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
+    command(given=given, **options)
 
 
 @cli.command()

@@ -5,91 +5,47 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.core import get_method
 from ttq_plugin.curvature import LayerTrace, layer_traces, select
+from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights, write_text
 from ttq_plugin.measures import CompressionReport, measure
+from ttq_plugin.settings import MIXED, Settings
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.full_precision import full_precision
+from ttq_plugin.tasks.losses import TrainingStep, get_loss
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.task import Split, Task
 from ttq_plugin.tasks.training import OnEpoch, batches, mcc, train
 
-__all__ = ["Outcome", "Prepared", "Settings", "load_weights", "prepare", "run", "save_weights", "score_on_test"]
+__all__ = [
+    "MIXED",
+    "Outcome",
+    "Prepared",
+    "Settings",
+    "load_weights",
+    "prepare",
+    "run",
+    "save_weights",
+    "score_on_test",
+]
 
 TRACE_SAMPLES = 1024
 """Training samples on which curvature is estimated."""
 
-TRACE_PROBES = 32
+TRACE_BATCH = 64
+"""A batch has probes of its own: small ones are the more precise at equal cost."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What distinguishes one compression from another.
-
-    Attributes:
-        task: a task's name.
-        method: a key of ``METHODS``.
-        t: TTQ's threshold, as a share of max|w|; None for the method's default, as all that may be None.
-        t_min: aTTQ's and pTTQ's negative threshold, in standard deviations.
-        t_max: their positive threshold.
-        alpha: dimensionless slope of the surrogate (pTTQ).
-        lr: learning rate of the weights.
-        lr_scale: of the scales.
-        lr_threshold: of the thresholds (pTTQ).
-        epochs: passes over the training split.
-        share: share of the candidate layers' weights to quantise, flattest layers first.
-        seed: of sample order and dropout.
-    """
-
-    task: str
-    method: str
-    t: float | None = None
-    t_min: float | None = None
-    t_max: float | None = None
-    alpha: float | None = None
-    lr: float = 1e-3
-    lr_scale: float = 1e-3
-    lr_threshold: float | None = 1e-4
-    epochs: int = 20
-    share: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "lr_scale", "lr_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1e3:
-                raise InputError(f"{name} must be positive, got {value:g}.")
-        if self.epochs < 1:
-            raise InputError(f"epochs must be at least 1, got {self.epochs}.")
-        self.options()
-
-    def options(self) -> dict[str, float]:
-        """The method's own numbers, those that were given.
-
-        Returns:
-            Keywords for the quantizer.
-
-        Raises:
-            InputError: if a number was given that the method does not have or allow.
-        """
-        method = get_method(self.method)
-        given = {name: getattr(self, name) for name in ("t", "t_min", "t_max", "alpha")}
-        options = {name: value for name, value in given.items() if value is not None}
-        allowed = {*method.rule.names, "alpha"}
-        if extra := sorted(set(options) - allowed):
-            raise InputError(f"{self.method} has no {extra[0]}; it takes {', '.join(sorted(allowed))}.")
-        method.configure(**options)
-        return options
+TRACE_PROBES = 8
 
 
 @dataclass(frozen=True)
@@ -97,13 +53,14 @@ class Prepared:
     """What every compression of a task shares. The test split is not in it.
 
     Attributes:
-        task: data, model and recipe.
+        task: data, model and recipe; its loss is the one to train with on this training split.
         train: the training split, on the device.
         validation: the split that decisions are made by, on the device.
         model: the full-precision model, in eval mode, on the device.
         mcc: its Matthews correlation coefficient on the validation split.
         traces: Hessian trace of each layer.
         device: torch's name of the device.
+        class_weights: of a balanced task, shape (classes,); else None.
     """
 
     task: Task
@@ -113,6 +70,7 @@ class Prepared:
     mcc: float
     traces: tuple[LayerTrace, ...]
     device: str
+    class_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +82,10 @@ class Outcome:
         report: what the compressed model costs.
         model: the compressed model, plain, in eval mode.
         layers: names of the quantised layers.
+        widths: bits of those on an integer grid.
         notes: what a reader of the result must know, such as thresholds that were lowered.
         losses: mean training loss of each epoch.
-        health: after each epoch, each layer's zero share, sign flips, scales and thresholds as flat numbers.
+        health: after each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
         seconds: wall time.
     """
 
@@ -134,6 +93,7 @@ class Outcome:
     report: CompressionReport
     model: nn.Module
     layers: tuple[str, ...]
+    widths: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
@@ -170,8 +130,10 @@ def prepare(
     )
     model = trained.model.to(device)
     training, validation = splits.train.to(device), splits.validation.to(device)
+    weights = described.class_weights(training)
+    described = replace(described, loss=described.loss_for(training), balanced=False)
     traces = _traces(described, model, training, trained.path.with_suffix(".traces.json"), seed)
-    return Prepared(described, training, validation, model, trained.mcc, traces, device)
+    return Prepared(described, training, validation, model, trained.mcc, traces, device, weights)
 
 
 def run(
@@ -179,6 +141,7 @@ def run(
     settings: Settings,
     *,
     config_list: list[dict[str, Any]] | None = None,
+    chain: Sequence[Link] | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Outcome:
     """Compress the task's model once.
@@ -186,7 +149,9 @@ def run(
     Args:
         prepared: from ``prepare`` for the same task.
         settings: the method and its numbers.
-        config_list: NNI's, to choose the layers; None for the flattest ones up to ``settings.share``.
+        config_list: NNI's, to choose the layers; None for at least ``settings.share`` of the weights, in the layers
+            that curvature says mind least.
+        chain: a method for each layer, such as a ``Selection``'s; the settings' method is then ``mixed``.
         on_epoch: called after each epoch.
 
     Returns:
@@ -204,26 +169,27 @@ def run(
     def note(epoch: int, loss: float) -> None:
         losses.append(loss)
         with warnings.catch_warnings(action="ignore"):  # told once, in the notes
-            look = quantizer.health()
+            look = quantizers.health()
         health.append(look.to_dict())
         problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
         if on_epoch is not None:
             on_epoch(epoch, loss)
 
-    chosen = config_list or select(prepared.traces, settings.share).config_list
+    links = _links(prepared, settings, config_list, chain)
     with torch.random.fork_rng(devices=[prepared.device] if prepared.device.startswith("cuda") else []):
         torch.manual_seed(settings.seed)
-        quantizer = _quantizer(prepared, settings, chosen, note)
-        quantizer.compress(max_epochs=settings.epochs)
-        compressed = quantizer.export_model().eval()
+        quantizers = _quantizers(prepared, settings, links, note)
+        quantizers.compress(max_epochs=settings.epochs)
+        compressed = quantizers.export_model().eval()
     if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
         raise Diverged("a weight became NaN or infinite")
-    layers = tuple(quantizer.states())
-    report = measure(prepared.model, compressed, prepared.validation.x[:1], layers=layers)
+    layers, widths = quantizers.layers, quantizers.widths
+    report = measure(prepared.model, compressed, prepared.validation.x[:1], layers=layers, widths=widths)
     numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
     metrics = {"mcc": mcc(compressed, prepared.validation)} | numbers
+    notes = [*quantizers.notes, *problems]
     seconds = time.perf_counter() - started
-    return Outcome(metrics, report, compressed, layers, [*quantizer.notes, *problems], losses, health, seconds)
+    return Outcome(metrics, report, compressed, layers, widths, notes, losses, health, seconds)
 
 
 def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None) -> list[float]:
@@ -242,16 +208,40 @@ def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Pa
     return [mcc(model, test) for model in models]
 
 
-def _quantizer(prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]], on_epoch: OnEpoch) -> Any:
+def _links(
+    prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
+) -> Sequence[Link]:
+    """What each layer gets: the chain, or the settings' one method on the layers of the config list or the flattest."""
+    if (chain is None) == (settings.method == MIXED) or (chain is not None and config_list):
+        raise InputError(
+            f"the method {MIXED!r}, and no other, goes with a chain and without a config list, got the method "
+            f"{settings.method!r} with {'a' if chain is not None else 'no'} chain and "
+            f"{'a' if config_list else 'no'} config list."
+        )
+    if chain is not None:
+        return chain
+    options = settings.options()
+    if not config_list:
+        own = {settings.method: options}
+        selection = select(prepared.model, prepared.traces, settings.share, methods=(settings.method,), options=own)
+        config_list = selection.config_list
+    return [Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})]
+
+
+def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], on_epoch: OnEpoch) -> Any:
     import nni
     from nni.compression.utils import TorchEvaluator
 
-    from ttq_plugin.nni_adapter import PTTQQuantizer
+    from ttq_plugin.nni_adapter.chain import QuantizerChain
 
-    task = prepared.task
+    task, recipe = prepared.task, prepared.task.recipe
     model = deepcopy(prepared.model)
-    optimizer = nni.trace(torch.optim.Adamax)(model.parameters(), lr=settings.lr, weight_decay=task.recipe.weight_decay)
-    scheduler = nni.trace(torch.optim.lr_scheduler.CosineAnnealingLR)(optimizer, T_max=settings.epochs)
+    stepping = SCHEDULES[recipe.schedule]
+    optimizer = OPTIMIZERS[recipe.optimizer].make(
+        model.parameters(), lr=settings.lr, weight_decay=recipe.weight_decay, trace=nni.trace
+    )
+    course = recipe.course(settings.lr, settings.epochs, len(prepared.train))
+    scheduler = stepping.make(optimizer, course, trace=nni.trace)
 
     def fit(net: nn.Module, optim: Any, step: Callable[..., Tensor], schedule: Any, _: Any, epochs: int) -> None:
         train(
@@ -261,22 +251,19 @@ def _quantizer(prepared: Prepared, settings: Settings, config_list: list[dict[st
             step,
             prepared.train,
             epochs=epochs,
-            batch_size=task.recipe.batch_size,
+            batch_size=recipe.batch_size,
             seed=settings.seed,
+            every_batch=stepping.every_batch,
+            needs_metric=stepping.needs_metric,
             on_epoch=on_epoch,
         )
 
-    evaluator = TorchEvaluator(fit, optimizer, lambda batch, net: task.loss(net(batch[0]), batch[1]), scheduler)
-    return PTTQQuantizer(
-        model,
-        config_list,
-        evaluator,
-        lr_scale=settings.lr_scale,
-        lr_threshold=settings.lr_threshold,
-        method=settings.method,
-        on_empty="clip",
-        **settings.options(),
-    )
+    step: TrainingStep = lambda batch, net: task.loss(net(batch[0]), batch[1])  # noqa: E731
+    if settings.loss is not None:
+        step = get_loss(settings.loss).training_step(prepared.class_weights, teacher=prepared.model)
+    evaluator = TorchEvaluator(fit, optimizer, step, scheduler)
+    rates = {"lr_scale": settings.lr_scale, "lr_threshold": settings.lr_threshold}
+    return QuantizerChain(model, links, evaluator, on_empty="clip", **rates)
 
 
 def _traces(task: Task, model: nn.Module, training: Split, path: Path, seed: int) -> tuple[LayerTrace, ...]:
@@ -286,7 +273,7 @@ def _traces(task: Task, model: nn.Module, training: Split, path: Path, seed: int
     except (OSError, ValueError, TypeError):
         pass
     sample = Split(training.x[:TRACE_SAMPLES], training.y[:TRACE_SAMPLES])
-    traces = layer_traces(model, task.loss, list(batches(sample, 256)), probes=TRACE_PROBES, seed=seed)
+    traces = layer_traces(model, task.loss, list(batches(sample, TRACE_BATCH)), max_probes=TRACE_PROBES, seed=seed)
     write_text(path, json.dumps(traces.to_dict()["layers"]))
     return tuple(traces)
 

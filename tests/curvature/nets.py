@@ -33,11 +33,79 @@ class AttentionNet(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
+class SdpaNet(nn.Module):
+    """Attention of plain linear layers and torch's fused function."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 3)
+        with torch.no_grad():  # as they come, the softmax is so flat that queries and keys hardly matter
+            self.query.weight *= 4
+            self.key.weight *= 4
+
+    def forward(self, x):
+        q, k, v = (layer(x).unsqueeze(1) for layer in (self.query, self.key, self.value))
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v).squeeze(1).mean(1))
+
+
+class InPlaceNet(nn.Module):
+    """A residual block as torchvision writes it: in-place ReLU after BatchNorm, in-place sum, in-place ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(2)
+        self.again = nn.Conv2d(2, 2, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(18, 3)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        y = self.again(x)
+        y += x
+        return self.fc(self.relu(y).flatten(1))
+
+
+class SharedNet(nn.Module):
+    """A layer called twice, and two layers that are one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Linear(4, 4)
+        self.tied = nn.Linear(4, 4)
+        self.other = nn.Linear(4, 4)
+        self.other.weight = self.tied.weight
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.tanh(self.twice(torch.tanh(self.twice(x))))
+        return self.head(torch.tanh(self.other(torch.tanh(self.tied(x)))))
+
+
 def linear():
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
-SHAPES = {linear: (4,), ConvNet: (1, 8), AttentionNet: (3, 4)}
+SHAPES = {
+    linear: (4,),
+    ConvNet: (1, 8),
+    AttentionNet: (3, 4),
+    SdpaNet: (3, 4),
+    InPlaceNet: (1, 3, 3),
+    SharedNet: (4,),
+}
+"""Shape of one sample of each network."""
+
+LAYERS = {
+    linear: ["0", "2"],
+    ConvNet: ["conv", "up", "fc"],
+    AttentionNet: ["encoder.self_attn.out_proj", "encoder.linear1", "encoder.linear2", "head"],
+    SdpaNet: ["query", "key", "value", "head"],
+    InPlaceNet: ["conv", "again", "fc"],
+    SharedNet: ["twice", "tied", "head"],
+}
+"""The layers that have a trace of their own."""
 
 
 def example(make, samples=6, dtype=torch.float64):
@@ -67,3 +135,14 @@ def exact_traces(model, loss_fn, x, y, names):
             found[name] = total
     model.train(training)
     return found
+
+
+def functional_trace(model, loss_fn, x, y, name):
+    """The same by torch.func: the dense Hessian of the loss as a function of one weight."""
+    key, training = f"{name}.weight", model.training
+    model.eval()
+    weight = model.get_parameter(key).detach()
+    with sdpa_kernel(SDPBackend.MATH):
+        dense = torch.func.hessian(lambda w: loss_fn(torch.func.functional_call(model, {key: w}, (x,)), y))(weight)
+    model.train(training)
+    return dense.reshape(weight.numel(), weight.numel()).trace().item()

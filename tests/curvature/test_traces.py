@@ -1,5 +1,6 @@
 """Traces against dense Hessians in float64, and against PyHessian's own whole-model trace."""
 
+import functools
 import math
 
 import numpy as np
@@ -10,113 +11,126 @@ from torch import nn
 
 from ttq_plugin.curvature import layer_traces
 
-from .nets import AttentionNet, ConvNet, exact_traces, example, linear
+from .nets import (
+    LAYERS,
+    AttentionNet,
+    ConvNet,
+    InPlaceNet,
+    SdpaNet,
+    SharedNet,
+    exact_traces,
+    example,
+    functional_trace,
+    linear,
+)
 
 CE = nn.CrossEntropyLoss()
+ISSUE = [linear, ConvNet, AttentionNet]
+MORE = [SdpaNet, InPlaceNet, SharedNet]
 
 
-@pytest.mark.parametrize("make", [linear, ConvNet, AttentionNet])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("joint", [True, False])
-def test_each_layer_is_within_its_standard_error(make, seed, joint):
-    """The mean of 200 probes is within 4 standard errors; the seeds are fixed, so is the outcome."""
+@functools.cache
+def estimates(make, joint, probes, seeds):
+    """(seeds, layers) of traces and of standard errors, and the exact traces (layers,)."""
     model, x, y = example(make)
-    traces = layer_traces(model, CE, [(x, y)], probes=200, seed=seed, joint=joint)
-    exact = exact_traces(model, CE, x, y, [t.name for t in traces])
-    assert len(traces) == {linear: 2, ConvNet: 3, AttentionNet: 4}[make]
-    for t in traces:
-        assert 0 < t.standard_error < abs(exact[t.name]) + 1
-        assert abs(t.trace - exact[t.name]) < 4 * t.standard_error, t
-        assert t.weights == model.get_submodule(t.name).weight.numel()
-        assert t.trace_per_weight == t.trace / t.weights
+    runs = [layer_traces(model, CE, (x, y), max_probes=probes, joint=joint, seed=s) for s in range(seeds)]
+    assert all([t.name for t in run] == LAYERS[make] for run in runs)
+    exact = exact_traces(model, CE, x, y, LAYERS[make])
+    traces, errors = (np.array([[getattr(t, key) for t in run] for run in runs]) for key in ("trace", "standard_error"))
+    return traces, errors, np.array(list(exact.values()))
 
 
-def test_the_standard_error_is_the_spread_of_the_estimate():
-    """Over 60 seeds: |error| / standard error has mean square about 1 (biased or wrongly scaled ones do not)."""
-    model, x, y = example(linear)
-    exact = exact_traces(model, CE, x, y, ["0", "2"])
-    ratios = []
-    for seed in range(60):
-        traces = layer_traces(model, CE, [(x, y)], probes=40, seed=seed)
-        ratios += [(t.trace - exact[t.name]) / t.standard_error for t in traces]
-    assert abs(np.mean(ratios)) < 0.4
-    assert 0.6 < np.mean(np.square(ratios)) < 1.6
+@pytest.mark.parametrize("make", [*ISSUE, *MORE])
+@pytest.mark.parametrize("joint", [True, False])
+def test_every_layer_is_within_its_standard_error(make, joint):
+    """64 probes are within 4 standard errors for each of 20 seeds, and so is their mean within 4 of its own."""
+    traces, errors, exact = estimates(make, joint, 64, 20)
+    assert (errors > 0).all() and (errors < 2 * abs(exact)).all()
+    assert (abs(traces - exact) < 4 * errors).all()
+    pooled = np.sqrt((errors**2).mean(0) / 20)
+    assert (abs(traces.mean(0) - exact) < 4 * pooled).all()
 
 
-@pytest.mark.parametrize("make", [linear, ConvNet, AttentionNet])
+@pytest.mark.parametrize("make", ISSUE)
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_standard_error_is_the_spread_over_seeds(make, joint):
+    """Root mean square of the reported error against the spread of 200 estimates, itself known to 5 %: within 20 %."""
+    traces, errors, _ = estimates(make, joint, 8, 200)
+    ratio = np.sqrt((errors**2).mean(0)) / traces.std(0, ddof=1)
+    assert (abs(ratio - 1) < 0.2).all(), ratio
+
+
+@pytest.mark.parametrize("make", [*ISSUE, *MORE])
+def test_the_oracle_agrees_with_torch_func(make):
+    """One weight at a time by double backward, against a dense Hessian by forward over reverse."""
+    model, x, y = example(make)
+    for name, trace in exact_traces(model, CE, x, y, LAYERS[make]).items():
+        if make is SharedNet and name == "tied":
+            continue  # functional_call would replace the weight of one of the two layers only
+        assert trace == pytest.approx(functional_trace(model, CE, x, y, name), rel=1e-9), name
+
+
+@pytest.mark.parametrize("make", ISSUE)
 def test_a_product_a_layer_is_free_of_the_other_layers_noise(make):
     model, x, y = example(make)
     joint, single = (layer_traces(model, CE, [(x, y)], probes=200, joint=j) for j in (True, False))
     assert all(s.standard_error < j.standard_error for s, j in zip(single, joint, strict=True))
-    alone = layer_traces(model, CE, [(x, y)], probes=50, layers=[joint[0].name])
+    alone = layer_traces(model, CE, [(x, y)], probes=50, layers=[joint[0].name], joint=True)
     both = layer_traces(model, CE, [(x, y)], probes=50, layers=[joint[0].name], joint=False)
-    assert alone == both
+    assert alone.layers == both.layers and (alone.joint, both.joint) == (True, False)
 
 
-def test_exact_hessian_agrees_with_torch_functional():
-    """The oracle against another oracle."""
-    model, x, y = example(linear)
-    first = model[0]
-    f = lambda w: CE(torch.func.functional_call(model, {"0.weight": w}, (x,)), y)  # noqa: E731
-    dense = torch.autograd.functional.hessian(f, first.weight.detach()).reshape(20, 20)
-    assert exact_traces(model, CE, x, y, ["0"])["0"] == pytest.approx(dense.trace().item(), rel=1e-10)
+def test_both_ways_draw_the_same_probes():
+    """Without second derivatives between the layers they are the same numbers."""
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(4, 3)]).double()
+
+    def loss(_, y):
+        return sum(layer.weight.sin().sum() ** 2 for layer in model) * y
+
+    model.forward = lambda x: x
+    batches = [(torch.randn(4, 3).double(), 1.5), (torch.randn(2, 3).double(), 0.5)]
+    joint, single = (layer_traces(model, loss, batches, max_probes=6, joint=j) for j in (True, False))
+    for a, b in zip(joint, single, strict=True):
+        assert a.standard_error > 0
+        assert (a.trace, a.standard_error) == pytest.approx((b.trace, b.standard_error), rel=1e-12)
 
 
 def test_diagonal_hessian_is_exact_at_once():
-    """L = sum c_i w_i^2 / 2 + ..: v.Hv = sum c_i for every v; only rounding is left."""
+    """L = sum c_i w_i^2 / 2 + ..: v.Hv = sum c_i for every v, so that each probe alone is exact."""
     model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False)).double()
     c = torch.arange(1.0, 7.0, dtype=torch.float64).view(2, 3)
 
     def loss(_, y):
         return (c * model[0].weight ** 2).sum() / 2 + (model[1].weight ** 2).sum() * y
 
-    traces = layer_traces(model, loss, [(torch.randn(4, 3).double(), 1.5)], probes=2)
-    assert [t.trace for t in traces] == [21.0, 12.0]
-    assert [t.standard_error for t in traces] == [0.0, 0.0]
-    assert traces["1"].trace_per_weight == 3.0 and traces[0].name == "0" and len(traces) == 2
+    for joint in (True, False):
+        traces = layer_traces(model, loss, [(torch.randn(4, 3).double(), 1.5)], max_probes=2, joint=joint)
+        assert [t.trace for t in traces] == [21.0, 12.0]
+        assert [t.standard_error for t in traces] == [0.0, 0.0]
+        assert traces["1"].trace_per_weight == 3.0 and traces[0].name == "0" and len(traces) == 2
 
 
-def test_batches_are_averaged_by_size():
-    model, x, y = example(ConvNet, samples=9)
-    whole = layer_traces(model, CE, [(x, y)], probes=8)
-    parts = layer_traces(model, CE, iter([(x[:2], y[:2]), (x[2:], y[2:])]), probes=8)
-    assert parts.samples == whole.samples == 9
-    for a, b in zip(whole, parts, strict=True):
-        assert a.trace == pytest.approx(b.trace, rel=1e-9)
-        assert a.standard_error == pytest.approx(b.standard_error, rel=1e-9)
+def test_negative_traces_stay_negative():
+    model = nn.Linear(3, 2, bias=False).double()
+    traces = layer_traces(model, lambda o, y: -(model.weight**2).sum(), (torch.randn(4, 3).double(), None))
+    assert traces[0].trace == -12.0 and traces[0].trace_per_weight == -2.0
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyHessian's
-def test_sum_over_layers_is_pyhessians_whole_model_trace():
+@pytest.mark.parametrize("joint", [True, False])
+def test_sum_over_layers_is_pyhessians_whole_model_trace(joint):
     """A model whose parameters are all weights of layers, so that both estimate the same number."""
-    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))
     torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False))
     x, y = torch.randn(20, 4), torch.randint(0, 3, (20,))
-    traces = layer_traces(model, CE, [(x, y)], probes=300)
+    traces = layer_traces(model, CE, [(x, y)], probes=300, joint=joint)
     samples = hessian(model, CE, data=(x, y), cuda=False).trace(maxIter=300, tol=-math.inf)  # never early
     assert len(samples) == 300
     theirs, error = np.mean(samples), np.std(samples, ddof=1) / math.sqrt(300)
     ours, ours_error = sum(t.trace for t in traces), math.hypot(*(t.standard_error for t in traces))
-    assert abs(ours - theirs) < 4 * (error + ours_error)
-
-
-def test_same_seed_same_result_and_another_seed_another():
-    model, x, y = example(AttentionNet)
-    a, b, c = (layer_traces(model, CE, [(x, y)], probes=4, seed=s) for s in (3, 3, 4))
-    assert a == b and a != c
-
-
-def test_tol_stops_early_and_agrees_with_the_same_probes():
-    model, x, y = example(linear)
-    batches = [(x[:3], y[:3]), (x[3:], y[3:])]
-    stopped = layer_traces(model, CE, iter(batches), probes=400, tol=0.1, layers=["2"])
-    used = stopped[0].probes
-    assert 8 <= used < 400 and used % 8 == 0
-    assert all(t.standard_error < 0.1 * abs(t.trace) for t in stopped)
-    again = layer_traces(model, CE, batches, probes=used, layers=["2"])
-    for a, b in zip(stopped, again, strict=True):
-        assert a.trace == pytest.approx(b.trace, rel=1e-12)
-    assert layer_traces(model, CE, batches, probes=20, tol=1e-9, layers=["2"])[0].probes == 20
+    assert abs(ours - theirs) < 4 * math.hypot(error, ours_error)
+    assert ours_error < 0.2 * abs(ours)
 
 
 def test_frozen_layers_are_skipped_and_unused_ones_named():
@@ -129,16 +143,55 @@ def test_frozen_layers_are_skipped_and_unused_ones_named():
             self.layers = model
 
         def forward(self, x):
-            return self.layers.used(x) + self.layers.frozen(x), self.layers.linear(x)
+            return {"logits": self.layers.used(x) + self.layers.frozen(x), "others": (self.layers.linear(x),)}
 
     def loss(out, y):
-        return CE(out[0], y) + out[1].mean()
+        return CE(out["logits"], y["class"]) + out["others"][0].mean()
 
-    batches = [(torch.randn(5, 4).double(), torch.tensor([0, 1, 2, 0, 1]))]
-    traces = layer_traces(Net(), loss, batches, probes=4)
-    assert [t.name for t in traces] == ["layers.used", "layers.linear"]
-    assert traces.unused == ("layers.unused",)
-    assert traces["layers.linear"].trace == 0 == traces["layers.linear"].standard_error
-    only = layer_traces(Net(), loss, batches, probes=4, layers=["layers.used"])
-    assert [t.name for t in only] == ["layers.used"]
-    assert only.to_dict()["layers"][0]["type"] == "Linear"
+    batches = [(torch.randn(5, 4).double(), {"class": torch.tensor([0, 1, 2, 0, 1])})]
+    for joint in (True, False):
+        traces = layer_traces(Net(), loss, batches, probes=4, joint=joint)
+        assert [t.name for t in traces] == ["layers.used", "layers.linear"]
+        assert traces.unused == ("layers.unused",)
+        assert traces["layers.linear"].trace == 0 == traces["layers.linear"].standard_error
+        only = layer_traces(Net(), loss, batches, probes=4, layers=["layers.used"], joint=joint)
+        assert [t.name for t in only] == ["layers.used"]
+        assert only.to_dict()["layers"][0]["type"] == "Linear"
+
+
+LOSSES = {
+    "mean square error": lambda o, y: (o.tanh() - nn.functional.one_hot(y, 3)).pow(2).mean(),
+    "log-likelihood": lambda o, y: nn.functional.nll_loss(o.log_softmax(1), y),
+    "class weights": nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 0.5]).double()),
+    "of shape (1,)": lambda o, y: CE(o, y).reshape(1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_loss(name):
+    model, x, y = example(ConvNet)
+    loss = LOSSES[name]
+    traces = layer_traces(model, loss, (x, y), max_probes=200, joint=False)
+    for layer, exact in exact_traces(model, loss, x, y, LAYERS[ConvNet]).items():
+        assert abs(traces[layer].trace - exact) < 4 * traces[layer].standard_error
+        assert traces[layer].standard_error < 0.3 * abs(exact)
+
+
+def test_same_seed_same_result_and_another_seed_another():
+    model, x, y = example(AttentionNet)
+    a, b, c = (layer_traces(model, CE, [(x, y)], probes=4, seed=s) for s in (3, 3, 4))
+    assert a == b and a != c
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("make", ISSUE)
+@pytest.mark.parametrize("joint", [True, False])
+def test_cuda_gives_the_same_numbers(make, joint):
+    """The probes are drawn on the CPU, so float64 differs by rounding only."""
+    model, x, y = example(make)
+    here = layer_traces(model, CE, (x, y), max_probes=8, joint=joint)
+    model, state = model.cuda(), torch.cuda.get_rng_state()
+    there = layer_traces(model, CE, (x.cuda(), y.cuda()), max_probes=8, joint=joint)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    for a, b in zip(here, there, strict=True):
+        assert (a.trace, a.standard_error) == pytest.approx((b.trace, b.standard_error), rel=1e-8)

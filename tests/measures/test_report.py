@@ -15,8 +15,8 @@ from ttq_plugin.measures.untouched import untouched
 from .nets import Encoder, MnistCNN, binary_twin, set_codes, ternary_twin
 
 KEYS = (
-    "srqw cr_gain_total cr_gain_quantized bits_coo34 bits_dense2 bits_base3 bits_entropy bits_fp32 mult_adds "
-    "mult_adds_fp32 ec_total ec_total_fp32 ec_gain_total energy_model"
+    "srqw cr_gain_total cr_gain_quantized bits_coo34 bits_dense2 bits_base3 bits_entropy bits_fp32 cr_gain_dense2 "
+    "cr_gain_base3 cr_gain_entropy mult_adds mult_adds_fp32 ec_total ec_total_fp32 ec_gain_total energy_model"
 ).split()
 
 

@@ -1,4 +1,4 @@
-"""``ttq compress``: one method, one setting."""
+"""``ttq compress``: one setting, of one method or of a chain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import Any
 
 from ttq_plugin.commands.console import epoch_bar, out, percent, print_json, progress
 from ttq_plugin.commands.train import prepared
+from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.errors import InputError
-from ttq_plugin.trial import Outcome, Settings, run, save_weights, score_on_test
+from ttq_plugin.trial import MIXED, Outcome, Settings, run, save_weights, score_on_test
+
+IN_FILE = ("share",)
+"""Options that a config list leaves nothing to."""
+
+IN_CHAIN = ("method", "t", "t_min", "t_max", "alpha")
+"""Those that a chain leaves nothing to either."""
 
 
 def compress(
@@ -21,26 +28,30 @@ def compress(
     device: str,
     as_json: bool,
     config: Path | None,
+    given: frozenset[str],
     **options: Any,
 ) -> None:
-    """Compress, print the report, write the weights where asked."""
+    """Compress, print the report, write the weights where asked; ``given``: options that were not left to defaults."""
     target = options.pop("out")
+    layers: dict[str, Any] = _read(config, given) if config else {}
+    if "chain" in layers:
+        options["method"] = MIXED
     settings = Settings(task=task, seed=seed or 0, **options)
-    config_list = _read_config(config) if config else None
     ready = prepared(task, seed=seed, data=data, cache=cache, device=device)
     with progress() as bars:
         on_epoch = epoch_bar(bars, f"{settings.method} training", settings.epochs)
-        outcome = run(ready, settings, config_list=config_list, on_epoch=on_epoch)
+        outcome = run(ready, settings, on_epoch=on_epoch, **layers)
     model = outcome.model.cpu()
     full, test = score_on_test(task, [ready.model.cpu(), model], seed=seed or 0, data=data)
     if target:
-        save_weights(model, target, {"task": task, "method": settings.method, "layers": ",".join(outcome.layers)})
+        save_weights(model, target, _metadata(settings, outcome, layers.get("chain")))
     scores = {"mcc_fp32": ready.mcc, "test_mcc": test, "test_mcc_fp32": full}
     if as_json:
         print_json(
             {
                 "settings": vars(settings),
                 "layers": list(outcome.layers),
+                "kinds": outcome.report.kinds,
                 "notes": outcome.notes,
                 "seconds": outcome.seconds,
                 **outcome.report.to_dict(),
@@ -56,10 +67,11 @@ def compress(
 
 
 def _print(settings: Settings, outcome: Outcome, scores: dict[str, float]) -> None:
-    numbers = outcome.metrics
-    out.print(outcome.report)
+    numbers, kinds = outcome.metrics, outcome.report.kinds
+    layers = (f"{name} ({kinds[name]})" if settings.method == MIXED else name for name in outcome.layers)
+    out.print(str(outcome.report), markup=False)
     out.print(
-        f"{settings.method} on {', '.join(outcome.layers)}: MCC {percent(numbers['mcc'])} (validation; full precision "
+        f"{settings.method} on {', '.join(layers)}: MCC {percent(numbers['mcc'])} (validation; full precision "
         f"{percent(scores['mcc_fp32'])}), {percent(scores['test_mcc'])} (test; full precision "
         f"{percent(scores['test_mcc_fp32'])})"
     )
@@ -67,13 +79,36 @@ def _print(settings: Settings, outcome: Outcome, scores: dict[str, float]) -> No
         out.print(f"note: {note}")
 
 
-def _read_config(path: Path) -> list[dict[str, Any]]:
+def _metadata(settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None) -> dict[str, str]:
+    """What the header of the written weights says; a chain also says each layer's kind and itself."""
+    known = {"task": settings.task, "method": settings.method, "layers": ",".join(outcome.layers)}
+    if chain is None:
+        return known
+    return known | {"kinds": json.dumps(outcome.report.kinds), "chain": json.dumps(chain_to_json(chain))}
+
+
+def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:
+    """The file as keywords of ``run``: a config list or a chain; refuses options that would contradict it."""
     try:
-        config = json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"the config list {path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise InputError(f"the config list {path} is not JSON ({error}); `ttq sensitivity --out` writes one.") from None
-    if not isinstance(config, list) or not config:
-        raise InputError(f"the config list {path} must be a list of NNI config entries; `ttq sensitivity` writes one.")
-    return config
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise InputError(
+            f"the config list {path} must be a list of NNI config entries, or a chain, a list of objects with "
+            "compressor, config_list and options; `ttq sensitivity --out` writes both."
+        )
+    chained = [entry for entry in value if "compressor" in entry]
+    if chained and len(chained) < len(value):
+        raise InputError(f"{path} mixes the links of a chain with NNI config entries; put the entries into a link.")
+    if excess := [name for name in (IN_FILE + IN_CHAIN if chained else IN_FILE) if name in given]:
+        what = "the chain" if chained else "the config list"
+        raise InputError(f"--{excess[0].replace('_', '-')} contradicts {what} {path}, which says it; leave it out.")
+    if not chained:
+        return {"config_list": value}
+    try:
+        return {"chain": chain_from_json(value)}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

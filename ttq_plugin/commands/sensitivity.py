@@ -1,52 +1,175 @@
-"""``ttq sensitivity``: which layers are flat."""
+"""``ttq sensitivity``: how curved the loss is layer by layer, and which method each layer gets."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.commands.console import print_json, table
 from ttq_plugin.commands.train import prepared
-from ttq_plugin.curvature import select
+from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, layer_traces, select
+from ttq_plugin.curvature.candidates import WIDTHS, read_methods
+from ttq_plugin.curvature.layers import candidate_layers
+from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.training import batches
+from ttq_plugin.tracking import open_store
+from ttq_plugin.trial import TRACE_BATCH, TRACE_PROBES, TRACE_SAMPLES, Prepared
+
+BESIDE = 3
+"""Most methods whose sensitivities stand beside the traces, in one table."""
 
 
 def sensitivity(
     task: str,
-    budget: float,
-    out: Path | None,
     *,
+    budget: float | None,
+    max_bits: int | None,
+    max_energy: float | None,
+    max_sensitivity: float | None,
+    methods: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    keep_first: bool,
+    keep_last: bool,
+    probes: int | None,
+    tol: float | None,
+    plot: Path | None,
+    out: Path | None,
+    store: str,
     seed: int | None,
     data: Path | None,
     cache: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Print the table and the config list, and write the latter where asked."""
-    if not 0 < budget <= 1:
-        raise InputError(f"--budget must lie in (0, 1], got {budget:g}: it is the share of the weights to quantise.")
+    """Choose, print the table, write what was asked for, log everything."""
+    limit = _budget({"share": budget, "bits": max_bits, "energy": max_energy, "sensitivity": max_sensitivity})
+    names, _ = read_methods([name.strip() for name in methods.split(",") if name.strip()], None)
+    rules = Rules(exclude, include, keep_first, keep_last)
+    _check(task, rules, tol, plot, out)
     ready = prepared(task, seed=seed, data=data, cache=cache, device=device)
-    selection = select(ready.traces, budget)
-    if out:
-        write_text(out, json.dumps(selection.config_list, indent=2) + "\n")
+    traces = ready.traces if probes is None and tol is None else _traces(ready, probes, tol, seed or 0)
+    selection = select(ready.model, traces, limit, methods=names, **vars(rules), example_input=ready.validation.x[:1])
+    config = _config(selection, names)
+    if out and not config:
+        raise InputError("the budget is met in full precision, so there is nothing to write to --out; lower it.")
+    title = f"{task}: {', '.join(names)}; {limit}"
+    asked = {"methods": ",".join(names), "scheme": selection.scheme, "seed": seed or 0, "mcc_fp32": ready.mcc}
+    asked |= {f"budget_{limit.kind}": limit.limit, "probes": selection.traces[0].probes, "tol": tol}
+    asked |= {name: str(value) for name, value in vars(rules).items() if value}
+    links = _write(task, selection, config, asked, title, store, plot, out)
     if as_json:
-        print_json({"task": task, **selection.to_dict()})
-        return
-    rows = [
-        [
-            "yes" if row.selected else "",
-            row.layer,
-            row.type,
-            str(row.weights),
-            f"{row.trace:.4g} +- {row.standard_error:.2g}",
-            f"{row.trace_per_weight:.3g}",
-        ]
-        for row in selection.rows
+        print_json({"task": task, **selection.to_dict(), **links})
+    else:
+        _print(task, selection, names, config, links)
+
+
+def _budget(options: dict[str, Any]) -> Budget:
+    """The one budget of the command line, a share of 0.9 by default."""
+    flags = {"share": "--budget", "bits": "--max-bits", "energy": "--max-energy", "sensitivity": "--max-sensitivity"}
+    given = {name: value for name, value in options.items() if value is not None} or {"share": 0.9}
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(flags[name] for name in given)} are budgets of different kinds; give one.")
+    [name] = given
+    try:
+        return Budget(**given)
+    except InputError as error:
+        raise InputError(str(error).replace("`budget`", flags[name])) from None
+
+
+def _check(task: str, rules: Rules, tol: float | None, *files: Path | None) -> None:
+    """What would be refused after the training, refused before it."""
+    model = get_task(task).model()
+    kept_layers(model, candidate_layers(model), rules)
+    if tol is not None and not tol > 0:
+        raise InputError(f"--tol must be positive, got {tol:g}; 0.1 asks for traces to a tenth.")
+    for path in files:
+        if path and path.is_dir():
+            raise InputError(f"{path} is a folder; name a file.")
+
+
+def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -> Traces:
+    """Traces of more, fewer or as many probes as it takes, on the samples that the cached ones are of."""
+    sample = type(ready.train)(ready.train.x[:TRACE_SAMPLES], ready.train.y[:TRACE_SAMPLES])
+    most = probes or (TRACE_PROBES if tol is None else 100 * TRACE_PROBES)
+    seen = list(batches(sample, TRACE_BATCH))
+    return layer_traces(ready.model, ready.task.loss, seen, max_probes=most, tol=tol, seed=seed)
+
+
+def _config(selection: Selection, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What ``ttq compress --config`` takes: NNI's config list where one ternary method was on offer, else a chain."""
+    if len(names) == 1 and names[0] not in WIDTHS:
+        return selection.config_list
+    return chain_to_json(selection.chain)
+
+
+def _write(
+    task: str,
+    selection: Selection,
+    config: list[dict[str, Any]],
+    asked: dict[str, Any],
+    title: str,
+    store: str,
+    plot: Path | None,
+    out: Path | None,
+) -> dict[str, str | None]:
+    """Files, then the run in MLflow; where each of them is."""
+    from ttq_plugin.tracking.sensitivity import record_sensitivity
+    from ttq_plugin.tracking.sensitivity_picture import plot_sensitivity
+
+    opened = open_store(store)
+    values = selection.to_dict()
+    if plot:
+        plot_sensitivity(values, plot, title)
+    if out:
+        write_text(out, json.dumps(config, indent=2) + "\n")
+    link = record_sensitivity(opened, task, values, config, asked, title)
+    link = f"http://127.0.0.1:5000/{link}" if link.startswith("#") else link
+    return {"plot": str(plot) if plot else None, "config": str(out) if out else None, "link": link}
+
+
+def _print(
+    task: str,
+    selection: Selection,
+    names: tuple[str, ...],
+    config: list[dict[str, Any]],
+    links: dict[str, str | None],
+) -> None:
+    beside = names if len(names) <= BESIDE else ()
+    known = {row.layer for row in selection.rows}
+    kept = [
+        Row(x.name, x.type, x.weights, x.trace, x.standard_error, x.trace_per_weight, "fp32", ())
+        for x in selection.traces
+        if x.name not in known
     ]
-    headings = {"selected": "left", "layer": "left", "type": "left"}
+    rows = [_cells(row) + [_omega(row, name) for name in beside] for row in (*selection.rows, *kept)]
+    headings = {"chosen": "left", "layer": "left", "type": "left"}
     numbers = {"weights": "right", "Hessian trace": "right", "trace / weight": "right"}
-    table(f"{task}: flattest layers first", headings | numbers, rows)
-    console.print(f"selected: {100 * selection.share:.2f} % of these weights (budget {100 * budget:g} %)")
-    console.print(f"config list: {out or json.dumps(selection.config_list)}")
+    table(f"{task}: flattest layers first", headings | numbers | {f"Omega {n}": "right" for n in beside}, rows)
+    if not beside:
+        omegas = [[row.method, row.layer, *(_omega(row, name) for name in names)] for row in selection.rows]
+        table("sensitivity Omega", {"chosen": "left", "layer": "left"} | dict.fromkeys(names, "right"), omegas)
+    for line in selection.summary():
+        console.print(line)
+    where = links["config"] or json.dumps(config)
+    console.print(f"{'config list' if config == selection.config_list else 'chain'}: {where}")
+    if links["plot"]:
+        console.print(f"picture: {links['plot']}")
+    console.print(f"MLflow: {links['link']}")
+
+
+def _cells(row: Row) -> list[str]:
+    mark = " (negative)" if row.trace < 0 else ""
+    trace = f"{row.trace:.4g} +- {row.standard_error:.2g}{mark}"
+    return [row.method, row.layer, row.type, str(row.weights), trace, f"{row.trace_per_weight:.3g}"]
+
+
+def _omega(row: Row, method: str) -> str:
+    """Omega of one method with its standard error; empty where the method cannot quantise the layer."""
+    found = [option for option in row.options if option.method == method]
+    return f"{found[0].sensitivity:.3g} +- {found[0].standard_error:.1g}" if found else ""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.ternary import WEIGHTED
@@ -11,6 +12,8 @@ from ttq_plugin.measures.ternary import WEIGHTED
 
 def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
     """The convolutions and linear layers with a trainable weight; frozen ones are skipped, shared weights count once.
+
+    A weight computed from other parameters (`torch.nn.utils.parametrize`) is none of the layer's own: it is skipped.
 
     Args:
         model: any module.
@@ -20,7 +23,7 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
         Name -> module, in the model's order.
 
     Raises:
-        InputError: no layer is left, a name is not a candidate, or a weight has half precision.
+        InputError: no layer is left, a name is not a candidate, or a weight has half precision or no shape yet.
     """
     seen: set[nn.Parameter] = set()
     found: dict[str, nn.Module] = {}
@@ -37,9 +40,12 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
     if layers is not None:
         found = _keep(found, list(layers))
     for name, module in found.items():
-        if module.weight.dtype not in (torch.float32, torch.float64):
+        weight = module.get_parameter("weight")
+        if is_lazy(weight):
+            raise InputError(f"Layers must know their shape, got {name!r} without one: run the model once before.")
+        if weight.dtype not in (torch.float32, torch.float64):
             raise InputError(
-                f"Second derivatives need float32 or float64 weights, got {module.weight.dtype} in layer {name!r}: "
+                f"Second derivatives need float32 or float64 weights, got {weight.dtype} in layer {name!r}: "
                 "call model.float() first."
             )
     return found

@@ -1,210 +1,256 @@
-"""From traces and a budget to the layers that are quantised."""
+"""From traces and a budget to a method for each layer."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ttq_plugin.curvature.batches import as_batches, checked
+from ttq_plugin.curvature.budget import Budget, as_budget
+from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
 from ttq_plugin.curvature.hutchinson import Batches, Loss, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
+from ttq_plugin.curvature.plan import Link, build_chain
+from ttq_plugin.curvature.problem import Problem, Rules, build_problem, build_program
+from ttq_plugin.curvature.result import Option, Row, Selection
+from ttq_plugin.curvature.solve import choose, total
 from ttq_plugin.curvature.traces import LayerTrace, Traces
 from ttq_plugin.errors import InputError
+from ttq_plugin.measures.energy import EnergyModel
 
-ATTENTION_OUTPUT = "NonDynamicallyQuantizableLinear"
-"""`nn.MultiheadAttention.out_proj`: its weight is read without calling the module, so NNI's wrapper never acts on it.
-It is taken only if `include` names it."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One candidate: its trace, and whether it was selected."""
-
-    layer: str
-    type: str
-    weights: int
-    trace: float
-    standard_error: float
-    trace_per_weight: float
-    selected: bool
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The layers to quantise, chosen by curvature.
-
-    Attributes:
-        rows: every candidate, flattest first.
-        budget: share of the candidates' weights that may be taken.
-        quant_dtype: NNI's name of the type; int2 is exactly -1, 0, 1.
-        traces: the traces behind it, for `select` with another budget.
-    """
-
-    rows: tuple[Row, ...]
-    budget: float
-    quant_dtype: str
-    traces: tuple[LayerTrace, ...]
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the selected layers, flattest first."""
-        return tuple(row.layer for row in self.rows if row.selected)
-
-    @property
-    def share(self) -> float:
-        """Share of the candidates' weights that was taken, at most `budget`."""
-        return sum(row.weights for row in self.rows if row.selected) / sum(row.weights for row in self.rows)
-
-    @property
-    def config_list(self) -> list[dict[str, object]]:
-        """NNI 3.0's quantisation config: the weights of these layers and nothing else."""
-        return [{"op_names": list(self.layers), "target_names": ["weight"], "quant_dtype": self.quant_dtype}]
-
-    @property
-    def table(self) -> list[dict[str, object]]:
-        """A dictionary a candidate, flattest first."""
-        return [asdict(row) for row in self.rows]
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON."""
-        return {
-            "budget": self.budget,
-            "share": self.share,
-            "layers": list(self.layers),
-            "config_list": self.config_list,
-            "table": self.table,
-        }
-
-    def __str__(self) -> str:
-        width = max(len("layer"), *(len(row.layer) for row in self.rows))
-        lines = [f"   {'layer':{width}}   weights        trace   std. error   trace/weight"]
-        lines += [
-            f"{'*' if row.selected else ' '}  {row.layer:{width}}  {row.weights:8}  {row.trace:11.4g}  "
-            f"{row.standard_error:11.2g}  {row.trace_per_weight:13.4g}"
-            for row in self.rows
-        ]
-        return "\n".join([*lines, f"* selected: {100 * self.share:.2f} % of the weights (budget {self.budget:.0%})"])
+_PAPERS = EnergyModel()
 
 
 def generate_config(
     model: nn.Module,
     loss_fn: Loss,
     batches: Batches,
-    budget: float = 0.9,
+    budget: float | Budget = 0.9,
     *,
-    probes: int = 32,
-    tol: float | None = None,
-    joint: bool = True,
-    seed: int = 0,
+    methods: Sequence[str] = ("pttq",),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
-    traces: Iterable[LayerTrace] | None = None,
-    quant_dtype: str = "int2",
+    keep_first: bool = False,
+    keep_last: bool = False,
+    max_probes: int = 32,
+    tol: float | None = None,
+    joint: bool = False,
+    seed: int = 0,
+    probes: int | None = None,
+    traces: Traces | Iterable[LayerTrace] | None = None,
+    scheme: str = "base3",
+    energy_model: EnergyModel = _PAPERS,
+    example_input: Tensor | None = None,
 ) -> Selection:
-    """Choose the layers to quantise: the flattest ones, up to a budget of weights (HAWQ-v2's average trace).
+    """Choose a method for each layer: the least loss of accuracy, as curvature predicts it, within a budget.
 
     Args:
         model: a float32 or float64 module; comes back as it was.
         loss_fn: (output, y) -> scalar.
         batches: pairs (x, y) on the model's device.
-        budget: share of the candidates' weights, in (0, 1], never exceeded.
-        probes: most probes of the trace estimate.
+        budget: share of the weights to quantise at least, or a `Budget` of bits, energy or sensitivity.
+        methods: what a layer may get beside full precision: `int8`, `int4`, keys of `METHODS`.
+        options: method -> keywords of its quantizer, such as `{"pttq": {"t_min": 1.5}}`.
+        exclude: layers that stay in full precision, and do not count in the share.
+        include: layers that are quantised, whatever their curvature.
+        keep_first: the model's first layer stays in full precision, like one in `exclude`.
+        keep_last: the same for the last one, in the order of the model's modules.
+        max_probes: probes of the trace estimate; with `tol`, at most.
         tol: relative standard error at which the probes stop early.
-        joint: one Hessian-vector product over all layers a probe, or (False, more precise) one a layer.
+        joint: one Hessian-vector product over all layers a probe, or (False, more precise) one a layer; see
+            `layer_traces`.
         seed: of the probes.
-        exclude: layers that are no candidates.
-        include: layers taken first, whatever their curvature; they count towards the budget.
-        traces: of an earlier call: nothing is differentiated, `model`, `loss_fn` and `batches` are not looked at.
-        quant_dtype: NNI's name of the type.
+        probes: another name of `max_probes`.
+        traces: of an earlier call for this model: nothing is differentiated, `loss_fn` and `batches` are not looked at
+            (an energy budget takes an `example_input` then).
+        scheme: how ternary weights are stored, one of `coo34`, `dense2`, `base3`, `entropy`.
+        energy_model: joules an operation.
+        example_input: (batch, ...), for energy; under an energy budget the first batch serves by default.
 
     Returns:
-        The selection, with `.config_list`, `.table`, `.layers`.
+        The selection, with `.chain`, `.config_list`, `.table`, `.layers`.
 
     Raises:
-        InputError: as in `layer_traces` and `select`.
+        InputError: as in `layer_traces` and `select`; what can be known before the traces is said before.
     """  # noqa: DOC502 - raised by what it calls
+    wish = as_budget(budget)
     if traces is None:
-        # Checked before the work as well as by `select` after it: a typing error should not cost a minute.
-        _check_budget(budget)
-        _check_names(candidate_layers(model), exclude, include)
-        traces = layer_traces(model, loss_fn, batches, probes=probes, tol=tol, joint=joint, seed=seed)
-    return select(traces, budget, exclude=exclude, include=include, quant_dtype=quant_dtype)
+        sizes = {name: module.get_parameter("weight").numel() for name, module in candidate_layers(model).items()}
+        if wish.energy is not None and example_input is None:
+            batches = as_batches(batches, keep=isinstance(batches, Iterator))
+            example_input = _first_input(batches, next(model.parameters()).device)
+    else:
+        traces = _kept(traces)
+        sizes = {layer.name: layer.weights for layer in traces}
+    problem = build_problem(
+        model,
+        sizes,
+        wish,
+        Rules(tuple(exclude), tuple(include), keep_first, keep_last),
+        methods=methods,
+        options=options,
+        scheme=scheme,
+        energy_model=energy_model,
+        example_input=example_input,
+    )
+    if traces is None:
+        # Nothing is sensitive yet: only whether any choice at all meets the budget.
+        build_program(problem, list(problem.layers), [[0.0] * len(row) for row in problem.layers.values()])
+        traces = layer_traces(
+            model, loss_fn, batches, max_probes=max_probes, probes=probes, tol=tol, joint=joint, seed=seed
+        )
+    return _solve(problem, traces)
 
 
 def select(
+    model: nn.Module,
     traces: Traces | Iterable[LayerTrace],
-    budget: float = 0.9,
+    budget: float | Budget = 0.9,
     *,
+    methods: Sequence[str] = ("pttq",),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     exclude: Sequence[str] = (),
     include: Sequence[str] = (),
-    quant_dtype: str = "int2",
+    keep_first: bool = False,
+    keep_last: bool = False,
+    scheme: str = "base3",
+    energy_model: EnergyModel = _PAPERS,
+    example_input: Tensor | None = None,
 ) -> Selection:
-    """Take the flattest layers first, skipping each that would exceed the budget; differentiates nothing.
+    """Choose a method for each layer from traces that are known; differentiates nothing.
 
-    Order: trace / weights, signed (a negative trace, far from a minimum, counts as flat), ties in the model's order.
+    One candidate a layer, solved exactly: the sum of Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al.
+    2020) is least within the budget (under a sensitivity budget: bits are least); among equals, the fewest
+    bits. A negative trace, far from a minimum, counts as 0 there. A layer without a trace, on which the loss does not
+    depend or which was not measured, stays in full precision and does not count in the share.
+
     Attention's output projections are candidates only if `include` names them: NNI cannot quantise them.
 
     Args:
+        model: the one that the traces are of; only read.
         traces: of `layer_traces`.
-        budget: share of the candidates' weights, in (0, 1], never exceeded.
-        exclude: layers that are no candidates.
-        include: layers taken first; they count towards the budget.
-        quant_dtype: NNI's name of the type.
+        budget: as in `generate_config`, like the rest.
+        methods: what a layer may get beside full precision.
+        options: method -> keywords of its quantizer; a threshold that empties a sign is lowered unless they say
+            `on_empty="error"`.
+        exclude: layers that stay in full precision.
+        include: layers that are quantised.
+        keep_first: the first layer stays in full precision.
+        keep_last: the last layer does.
+        scheme: how ternary weights are stored.
+        energy_model: joules an operation.
+        example_input: (batch, ...), for energy.
 
     Returns:
         The selection.
 
     Raises:
-        InputError: a budget outside (0, 1], too small for `include` or for any layer, or an unknown layer.
-    """
-    _check_budget(budget)
-    known = tuple(traces)
-    _check_names([layer.name for layer in known], exclude, include)
-    candidates = [
-        layer
-        for layer in sorted(known, key=lambda layer: layer.trace_per_weight)
-        if layer.name not in exclude and (layer.type != ATTENTION_OUTPUT or layer.name in include)
-    ]
-    if not candidates:
-        raise InputError("At least one candidate layer is needed, got none: exclude fewer, or include one.")
-    total = sum(layer.weights for layer in candidates)
-    taken = _fill([layer for layer in candidates if layer.name in include], candidates, budget * total * (1 + 1e-12))
-    if not set(include) <= taken or not taken:
-        needed = sum(x.weights for x in candidates if x.name in include) or min(x.weights for x in candidates)
-        raise InputError(
-            f"`budget` must leave room for {'the included layers' if include else 'at least one layer'}, got {budget}: "
-            f"the smallest possible is {math.ceil(1e4 * needed / total) / 1e4}."
-        )
-    rows = tuple(
-        Row(x.name, x.type, x.weights, x.trace, x.standard_error, x.trace_per_weight, x.name in taken)
-        for x in candidates
+        InputError: a budget out of its range or that cannot be met, an unknown layer or method, or traces of another
+            model.
+    """  # noqa: DOC502 - raised by what it calls
+    traces = _kept(traces)
+    problem = build_problem(
+        model,
+        {layer.name: layer.weights for layer in traces},
+        as_budget(budget),
+        Rules(tuple(exclude), tuple(include), keep_first, keep_last),
+        methods=methods,
+        options=options,
+        scheme=scheme,
+        energy_model=energy_model,
+        example_input=example_input,
     )
-    return Selection(rows, budget, quant_dtype, known)
+    return _solve(problem, traces)
 
 
-def _fill(first: list[LayerTrace], candidates: list[LayerTrace], room: float) -> set[str]:
-    """First fit: names in the order given, each taken if it still fits in `room` weights."""
-    taken: set[str] = set()
-    for layer in first + candidates:
-        if layer.name not in taken and layer.weights <= room:
-            taken.add(layer.name)
-            room -= layer.weights
-    return taken
+def _kept(traces: Traces | Iterable[LayerTrace]) -> Traces:
+    return traces if isinstance(traces, Traces) else Traces(tuple(traces))
 
 
-def _check_budget(budget: float) -> None:
-    if not 0 < budget <= 1:
+def _solve(problem: Problem, traces: Traces) -> Selection:
+    """The best choice among the layers that have a trace."""
+    layers = [layer for layer in traces if layer.name in problem.layers]
+    names = [layer.name for layer in layers]
+    unused = [name for name in problem.layers if name not in names]
+    if lost := sorted(set(unused) & set(problem.include)) or ([] if layers else unused):
         raise InputError(
-            f"`budget` must lie in (0, 1], got {budget}: it is the share of the weights that may be quantised."
+            f"A layer to quantise must have a trace, {lost[0]!r} has none: the loss does not depend on it."
         )
+    options = [[_option(layer, candidate) for candidate in problem.layers[layer.name]] for layer in layers]
+    omegas = [[max(option.sensitivity, 0.0) for option in row] for row in options]
+    bits = [[option.bits for option in row] for row in options]
+    program = build_program(problem, names, omegas)
+    costs, ties = (bits, omegas) if problem.budget.kind == "sensitivity" else (omegas, bits)
+    choice = choose(costs, program.sizes, program.limit, ties, program.fits)
+    picked = [row[pick] for row, pick in zip(options, choice.picks, strict=True)]
+    rows = [
+        Row(x.name, x.type, x.weights, x.trace, x.standard_error, x.trace_per_weight, option.method, tuple(row))
+        for x, row, option in zip(layers, options, picked, strict=True)
+    ]
+    rows.sort(key=lambda row: row.trace_per_weight)
+    methods = {row.layer: row.method for row in rows if row.selected}
+    return Selection(
+        rows=tuple(rows),
+        budget=problem.budget,
+        methods={layer.name: methods.get(layer.name, FULL_PRECISION) for layer in traces},
+        chain=_chain(methods, problem.options),
+        sensitivity=total(omegas, choice.picks),
+        sensitivity_error=math.fsum(option.standard_error for option in picked),
+        gap=choice.gap,
+        bits=problem.bits(names, choice.picks),
+        bits_fp32=int(problem.bits()),
+        energy=problem.energy(names, choice.picks),
+        energy_fp32=problem.energy(),
+        scheme=problem.scheme,
+        traces=traces.layers,
+        notes=(*problem.catalogue.notes, *_notes(rows, unused, traces.unsettled)),
+    )
 
 
-def _check_names(known: Iterable[str], exclude: Sequence[str], include: Sequence[str]) -> None:
-    known = list(known)
-    for option, names in (("exclude", exclude), ("include", include)):
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise InputError(f"`{option}` must name candidate layers, got {unknown[0]!r}; they are {', '.join(known)}.")
-    both = sorted(set(exclude) & set(include))
-    if both:
-        raise InputError(f"A layer can be in `exclude` or in `include`, got {both[0]!r} in both: drop one.")
+def _option(layer: LayerTrace, candidate: Candidate) -> Option:
+    """HAWQ-v2's sensitivity (Dong et al. 2020): Omega = Tr(H) / n * ||w - Q(w)||^2, signed."""
+    return Option(
+        method=candidate.method,
+        sensitivity=layer.trace_per_weight * candidate.distance,
+        standard_error=layer.standard_error / layer.weights * candidate.distance,
+        distance=candidate.distance,
+        bits=candidate.bits,
+    )
+
+
+def _chain(methods: Mapping[str, str], options: Mapping[str, Mapping[str, Any]]) -> tuple[Link, ...]:
+    groups: dict[str, list[str]] = {}
+    for layer, method in methods.items():
+        groups.setdefault(method, []).append(layer)
+    widths = {bits: groups.get(method, []) for method, bits in WIDTHS.items()}
+    return build_chain(widths, {m: layers for m, layers in groups.items() if m not in WIDTHS}, options)
+
+
+def _notes(rows: Sequence[Row], unused: Sequence[str], unsettled: Sequence[str]) -> list[str]:
+    """What the numbers alone would not tell."""
+    notes = [
+        f"{row.layer}: its trace is negative, {row.trace:.3g} +- {row.standard_error:.1g} (no minimum), "
+        "so its sensitivity counts as 0."
+        for row in rows
+        if row.trace < 0
+    ]
+    if unsettled:
+        notes.append(f"{', '.join(unsettled)}: the probes ran out before the trace was known to `tol`.")
+    if unused:
+        notes.append(f"{', '.join(unused)}: no trace, the loss does not depend on it; stays in full precision.")
+    if not any(row.selected for row in rows):
+        notes.append("The budget is met in full precision: nothing is quantised.")
+    return notes
+
+
+def _first_input(batches: Batches, device: torch.device) -> Tensor:
+    """One sample of the first batch, (1, ...)."""
+    # A shuffling loader draws its order from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        first = next(iter(batches), None)
+    if first is None:
+        raise InputError("`batches` must hold at least one pair (x, y), got none: pass a list or a loader with data.")
+    return checked(first, 0, device)[0][:1]

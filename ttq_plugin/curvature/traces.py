@@ -47,12 +47,21 @@ class Traces:
         unused: layers left out because the loss does not depend on them.
         samples: data points the loss was averaged over.
         seed: of the probes.
+        joint: whether one probe ran over all layers.
+        tol: the relative standard error that was asked for; None if a number of probes was.
     """
 
     layers: tuple[LayerTrace, ...]
     unused: tuple[str, ...] = ()
     samples: int = 0
     seed: int = 0
+    joint: bool = False
+    tol: float | None = None
+
+    @property
+    def unsettled(self) -> tuple[str, ...]:
+        """Layers whose relative error was still `tol` or more when the probes ran out; none without `tol`."""
+        return tuple(layer.name for layer in self.layers if self.tol and layer.relative_error >= self.tol)
 
     def __iter__(self) -> Iterator[LayerTrace]:
         return iter(self.layers)

@@ -1,15 +1,16 @@
 """A model beside its compressed twin: what each layer costs in both."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import mult_adds
-from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
+from ttq_plugin.measures.energy import EnergyModel, code_bits, transfers
 from ttq_plugin.measures.report import CompressionReport, LayerReport
+from ttq_plugin.measures.selection import select_layers
 from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES, weight_bits
-from ttq_plugin.measures.ternary import WEIGHTED, Codes, select_layers
+from ttq_plugin.measures.ternary import WEIGHTED, Codes
 
 _PAPERS = EnergyModel()
 
@@ -20,6 +21,7 @@ def measure(
     example_input: Tensor,
     layers: Iterable[str] | None = None,
     energy_model: EnergyModel = _PAPERS,
+    widths: Mapping[str, int] | None = None,
 ) -> CompressionReport:
     """Measure sparsity, size, mult-adds and energy of a compressed model beside its full-precision twin.
 
@@ -29,10 +31,12 @@ def measure(
     Args:
         full_precision: the model before.
         compressed: its twin with the same parameter names and shapes; selected weights take at most one positive and
-            one negative value a layer, or an output channel.
+            one negative value a layer, or an output channel, or lie on the integer grid that `widths` says.
         example_input: (batch, ...), on the models' device; counts are per sample.
-        layers: names of the quantised layers; None detects them from the values.
+        layers: names of the ternary and binary layers; None detects them from the values.
         energy_model: joules an operation; the papers' by default.
+        widths: name of layer -> bits (2 to 16) of the layers on an integer grid, such as int8 and int4; they cost so
+            many bits a weight and 32 a scale under every scheme, and their values are checked.
 
     Returns:
         The report; `.to_dict()` is flat JSON, `.layers` has a row a layer, `print` shows a table.
@@ -42,7 +46,7 @@ def measure(
             models do not take.
     """  # noqa: DOC502 - raised by what it calls
     _check_twins(full_precision, compressed)
-    selected = select_layers(full_precision, compressed, layers)
+    selected = select_layers(full_precision, compressed, layers, widths)
     counts = mult_adds.count(compressed, example_input)
     counts_fp32 = mult_adds.count(full_precision, example_input)
     twins = dict(full_precision.named_modules(remove_duplicate=False))
@@ -103,6 +107,6 @@ def _row(
         bits_entropy=bits["entropy"],
         mult_adds=counts[0],
         mult_adds_fp32=counts[1],
-        transfers=transfers(used, CODE_BITS[kind], scales) + sum(mult_adds.nonzeros(p) for p in others.values()),
+        transfers=transfers(used, code_bits(kind), scales) + sum(mult_adds.nonzeros(p) for p in others.values()),
         transfers_fp32=transfers(used_fp32, 32) + sum(mult_adds.nonzeros(twin._parameters[key]) for key in others),
     )

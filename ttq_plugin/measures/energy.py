@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from ttq_plugin.errors import InputError
 
 CODE_BITS = {"float": 32, "ternary": 2, "binary": 1}
-"""B: bits of one weight as it is transferred."""
+"""B: bits of one weight as it is transferred; see `code_bits` for integer grids."""
+
+
+def code_bits(kind: str) -> int:
+    """B of a layer's kind: 32, 2 or 1 (pTTQ paper, section 4), and k for `int<k>`."""
+    return CODE_BITS[kind] if kind in CODE_BITS else int(kind.removeprefix("int"))
 
 
 def transfers(nonzeros: int, bits: int, scales: int = 0) -> int:

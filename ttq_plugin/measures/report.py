@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ttq_plugin.measures.energy import EnergyModel
-from ttq_plugin.measures.storage import FLOAT_BITS
+from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES
 from ttq_plugin.measures.ternary import Kind
 
 
@@ -14,7 +14,7 @@ class LayerReport:
     Attributes:
         name: the module's name; empty for parameters of the model itself.
         type: its class.
-        kind: `ternary` or `binary` if it was selected, else `float`.
+        kind: `ternary`, `binary` or an integer grid's (`int8`) if it was selected, else `float`.
         weights: number of weights of a convolution or linear layer (0 elsewhere, and where a weight that is shared was
             already counted).
         nonzeros: of them not zero, in the compressed model.
@@ -52,6 +52,11 @@ class LayerReport:
         return self.kind != "float"
 
     @property
+    def integer(self) -> bool:
+        """Whether its weight lies on an integer grid."""
+        return self.kind.startswith("int")
+
+    @property
     def zeros(self) -> int:
         """Weights that are zero."""
         return self.weights - self.nonzeros
@@ -77,11 +82,21 @@ class CompressionReport:
         return tuple(row for row in self.layers if row.selected)
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Each quantised layer's kind."""
+        return {row.name: row.kind for row in self.selected}
+
+    @property
     def srqw(self) -> float | None:
-        """Zeros / weights over the selected layers; None where all are binary, which have no zeros by construction."""
-        if all(row.kind == "binary" for row in self.selected):
+        """Zeros / weights over the ternary and binary layers; None where none is ternary.
+
+        Layers on an integer grid are left out: what they round to zero is no sparsity that a method was asked for.
+        Binary ones have no zeros by construction.
+        """
+        rows = [row for row in self.selected if not row.integer]
+        if all(row.kind == "binary" for row in rows):
             return None
-        return sum(row.zeros for row in self.selected) / sum(row.weights for row in self.selected)
+        return sum(row.zeros for row in rows) / sum(row.weights for row in rows)
 
     def bits(self, scheme: str) -> float:
         """Bits of the whole model under a scheme of `storage.SCHEMES`; buffers are not counted."""
@@ -92,14 +107,26 @@ class CompressionReport:
         """Bits of the full-precision model: 32 a parameter."""
         return sum(FLOAT_BITS * (row.weights + row.others) for row in self.layers)
 
+    def cr_gain(self, scheme: str) -> float:
+        """CR_G^T = 1 - nbits(Q) / nbits(FP) of the whole model, if its trits are stored in a certain way.
+
+        Args:
+            scheme: one of `storage.SCHEMES`: `coo34` as in the papers; `dense2` and `base3` are files that can be
+                written, so theirs is the gain in real bits; `entropy` is a bound that no such file beats.
+
+        Returns:
+            The gain, at most 1; negative: it grew.
+        """
+        return 1 - self.bits(scheme) / self.bits_fp32
+
     @property
     def cr_gain_total(self) -> float:
-        """CR_G^T = 1 - nbits(Q) / nbits(FP) of the whole model, scheme coo34 (negative: it grew)."""
-        return 1 - self.bits("coo34") / self.bits_fp32
+        """CR_G^T under coo34, which compares with the papers."""
+        return self.cr_gain("coo34")
 
     @property
     def cr_gain_quantized(self) -> float:
-        """CR_G^Q: the same over the weights of the selected layers."""
+        """CR_G^Q: the same over the weights of all selected layers, integer grids included."""
         full = sum(FLOAT_BITS * row.weights for row in self.selected)
         return 1 - sum(row.bits_coo34 for row in self.selected) / full
 
@@ -140,6 +167,9 @@ class CompressionReport:
             "bits_base3": self.bits("base3"),
             "bits_entropy": self.bits("entropy"),
             "bits_fp32": self.bits_fp32,
+            "cr_gain_dense2": self.cr_gain("dense2"),
+            "cr_gain_base3": self.cr_gain("base3"),
+            "cr_gain_entropy": self.cr_gain("entropy"),
             "mult_adds": self.mult_adds,
             "mult_adds_fp32": self.mult_adds_fp32,
             "ec_total": self.ec_total,
@@ -162,12 +192,14 @@ def table(report: CompressionReport) -> str:
             f"{row.bits_coo34 / 8e3:8.2f}  {row.bits_dense2 / 8e3:9.2f}  {row.bits_base3 / 8e3:8.2f}  "
             f"{row.bits_entropy / 8e3:10.2f}  {row.mult_adds:11}"
         )
-    sizes = ", ".join(f"{s} {report.bits(s) / 8e3:.2f}" for s in ("coo34", "dense2", "base3", "entropy"))
-    srqw = "none (binary)" if report.srqw is None else f"{100 * report.srqw:.2f} %"
+    sizes = ", ".join(f"{s} {report.bits(s) / 8e3:.2f} ({100 * report.cr_gain(s):.2f} %)" for s in SCHEMES)
+    only = "binary" if any(row.kind == "binary" for row in report.selected) else "integer"
+    srqw = f"none ({only})" if report.srqw is None else f"{100 * report.srqw:.2f} %"
+    weights = "ternary" if any(row.integer for row in report.selected) else "quantised"
     lines += [
-        f"zeros among quantised weights {srqw}; compression gain {100 * report.cr_gain_total:.2f} % of the model, "
+        f"zeros among {weights} weights {srqw}; compression gain {100 * report.cr_gain_total:.2f} % of the model, "
         f"{100 * report.cr_gain_quantized:.2f} % of the quantised weights",
-        f"whole model, kB: fp32 {report.bits_fp32 / 8e3:.2f}, {sizes}",
+        f"whole model, kB (gain): fp32 {report.bits_fp32 / 8e3:.2f}, {sizes}",
         f"mult-adds a sample {report.mult_adds} (fp32 {report.mult_adds_fp32}); energy {report.ec_total:.3g} J "
         f"(fp32 {report.ec_total_fp32:.3g} J), gain {100 * report.ec_gain_total:.2f} %, at {report.energy_model}",
     ]

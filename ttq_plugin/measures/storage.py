@@ -1,7 +1,8 @@
 """Bits a layer's weights take under each storage scheme: one function an equation.
 
-Throughout: n weights, of them `nonzeros` not zero, `scales` 32-bit scales; results in bits. A binary layer has no
-zeros to leave out: it costs one bit a weight under every scheme.
+Throughout: n weights, of them `nonzeros` not zero, `scales` 32-bit scales; results in bits. The schemes are ways to
+write trits. A binary layer has no zeros to leave out: it costs one bit a weight under every scheme; a layer on an
+integer grid costs its width.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ttq_plugin.measures.energy import code_bits
 from ttq_plugin.measures.ternary import Codes
 
 SCHEMES = ("coo34", "dense2", "base3", "entropy")
@@ -50,6 +52,11 @@ def binary(n: int, scales: int = 1) -> int:
     return n + FLOAT_BITS * scales
 
 
+def integer(n: int, bits: int, scales: int = 1) -> int:
+    """An integer grid (int8, int4), one code a weight: bits n + 32 a scale."""
+    return bits * n + FLOAT_BITS * scales
+
+
 def weight_bits(codes: Codes) -> dict[str, float]:
     """Bits of one quantised weight under every scheme, scales included, bias not.
 
@@ -62,6 +69,8 @@ def weight_bits(codes: Codes) -> dict[str, float]:
     n = codes.values.numel()
     if codes.kind == "binary":
         return dict.fromkeys(SCHEMES, binary(n, codes.scales))
+    if codes.kind != "ternary":
+        return dict.fromkeys(SCHEMES, integer(n, code_bits(codes.kind), codes.scales))
     counts = [int(torch.count_nonzero(codes.values == code)) for code in (-1, 0, 1)]
     return {
         "coo34": coo34(codes.nonzeros, codes.scales),

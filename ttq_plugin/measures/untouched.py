@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode; on leaving, everything is as it was, also after an error.
 
-    Restored: the training flag of every submodule, buffers (object and values), the global random state, and torch's
-    switch for fused attention. That switch is off inside: the fused evaluation path of `nn.TransformerEncoderLayer`
-    and `nn.MultiheadAttention` reads weights without calling the layers that hold them.
+    Restored: the training flag of every submodule, the buffers (which there are, and their values), the global random
+    state, and torch's switch for fused attention. That switch is off inside: the fused evaluation path of
+    `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` reads weights without calling the layers that hold them.
 
     Args:
         model: any module; flags are set directly, because a user's own `train()` may do more than set them.
@@ -22,12 +22,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         Nothing; the model is in evaluation mode inside.
     """
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module, dict(module._buffers.items())) for module in model.modules()]
+    values = {b: b.detach().clone() for _, named in buffers for b in named.values() if b is not None}
     fused = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
@@ -40,13 +36,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fused)
             for module, training in flags:
                 module.training = training
-            _restore(buffers)
+            _restore(buffers, values)
 
 
-def _restore(buffers: list[tuple[nn.Module, str, torch.Tensor, torch.Tensor]]) -> None:
-    """Give modules their buffers back, writing values only where they changed."""
-    for module, name, buffer, before in buffers:
-        module._buffers[name] = buffer
-        if not torch.equal(buffer, before):
+def _restore(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]], values: dict[Tensor, Tensor]) -> None:
+    """Give modules their buffers back, writing values only where they changed, and take away new ones."""
+    for module, named in buffers:
+        for name in [name for name in module._buffers if name not in named]:
+            del module._buffers[name]
+        for name, buffer in named.items():
+            module._buffers[name] = buffer
+    for buffer, before in values.items():
+        if buffer.shape != before.shape:
+            buffer.data = before
+        elif not torch.equal(buffer, before):
             with torch.no_grad():
                 buffer.copy_(before)

@@ -1,5 +1,6 @@
 """The plugin's classes in NNI's terms, and everything that works around NNI 3.0."""
 
+from ttq_plugin.nni_adapter.chain import QuantizerChain, compress_chain
 from ttq_plugin.nni_adapter.health import Health, LayerHealth
 from ttq_plugin.nni_adapter.pruners import ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
 from ttq_plugin.nni_adapter.quantizers import (
@@ -31,11 +32,13 @@ __all__ = [
     "LayerHealth",
     "PTTQPruner",
     "PTTQQuantizer",
+    "QuantizerChain",
     "TTQPruner",
     "TTQQuantizer",
     "TWNQuantizer",
     "TernaryPruner",
     "TernaryQuantizer",
+    "compress_chain",
     "register",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
@@ -10,8 +11,14 @@ from ttq_plugin.errors import InputError
 if TYPE_CHECKING:
     from ttq_plugin.tasks.task import Task
 
-TASKS = {"mnist-cnn": "ttq_plugin.tasks.mnist:MNIST_CNN"}
-"""Built-in tasks and where they are; imported on first use."""
+ESR = tuple(
+    f"esr-{model}{split}{classes}"
+    for model, split, classes in product(("2dcnn", "cnn-transformer"), ("", "-rows"), ("", "-5"))
+)
+"""Epileptic seizures, by model; split by recording or (-rows) by row as in the papers; two classes or (-5) all five."""
+
+TASKS = {"mnist-cnn": "ttq_plugin.tasks.mnist"} | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
+"""Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 
 
 def get_task(name: str) -> Task:
@@ -27,8 +34,7 @@ def get_task(name: str) -> Task:
         InputError: if there is none; the message lists those there are.
     """
     check_task(name)
-    module, attribute = TASKS[name].split(":")
-    task: Task = getattr(importlib.import_module(module), attribute)
+    task: Task = importlib.import_module(TASKS[name]).TASKS[name]
     return task
 
 

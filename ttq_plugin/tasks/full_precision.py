@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, save_weights
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, mcc, train
 
@@ -66,8 +66,8 @@ def full_precision(
     Raises:
         InputError: if the cache folder cannot be written.
     """
-    recipe = hashlib.sha256(repr(sorted(asdict(task.recipe).items())).encode()).hexdigest()[:8]
-    path = cache_folder(cache) / f"{task.name}-seed{seed}-{data.fingerprint()}-{recipe}.safetensors"
+    name = f"{task.name}-seed{seed}-{data.fingerprint()}-{task.recipe.fingerprint()}"
+    path = cache_folder(cache) / f"{name}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Two searches that start together train once: the second waits and reads.
@@ -90,16 +90,21 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
     torch.manual_seed(seed)
     model = task.model().to(device)
     recipe = task.recipe
-    optimizer = torch.optim.Adamax(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    split = data.train.to(device)
+    loss = task.loss_for(split)
+    schedule = SCHEDULES[recipe.schedule]
+    optimizer = OPTIMIZERS[recipe.optimizer].make(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     train(
         model,
         optimizer,
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs),
-        lambda batch, net: task.loss(net(batch[0]), batch[1]),
-        data.train.to(device),
+        schedule.make(optimizer, recipe.course(recipe.lr, recipe.epochs, len(split))),
+        lambda batch, net: loss(net(batch[0]), batch[1]),
+        split,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         seed=seed,
+        every_batch=schedule.every_batch,
+        needs_metric=schedule.needs_metric,
         on_epoch=on_epoch,
     )
     model = model.cpu().eval()

@@ -140,3 +140,5 @@ MNIST_CNN = Task(
     loss=F.cross_entropy,
     recipe=Recipe(epochs=60, lr=3e-3),
 )
+
+TASKS = {MNIST_CNN.name: MNIST_CNN}

@@ -21,3 +21,23 @@ def stratified(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDAr
 
     first, second = train_test_split(np.arange(len(labels)), test_size=share, random_state=seed, stratify=labels)
     return np.sort(first), np.sort(second)
+
+
+def stratified_groups(
+    groups: NDArray[np.int64], labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As ``stratified``, but whole groups go to one set or the other.
+
+    Args:
+        groups: which group each sample belongs to, shape (samples,).
+        labels: class of each sample, the same within a group.
+        share: fraction of the groups that go to the second set, in (0, 1).
+        seed: equal seeds give equal splits.
+
+    Returns:
+        Indices of the samples of the first and of the second set, each sorted.
+    """
+    names, rows = np.unique(groups, return_index=True)
+    _, second = stratified(labels[rows], share, seed)
+    chosen = np.isin(groups, names[second])
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)

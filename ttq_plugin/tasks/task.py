@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``(logits, labels) -> scalar``."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +58,49 @@ class Data:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the full-precision model is trained: Adamax with a cosine schedule.
+    """How the full-precision model is trained.
 
     Attributes:
         epochs: passes over the training split.
-        lr: initial learning rate.
+        lr: initial learning rate; with "one-cycle" its peak.
         batch_size: samples a step.
         weight_decay: of the optimiser.
+        optimizer: a key of ``OPTIMIZERS``.
+        schedule: a key of ``SCHEDULES``.
+        width: of the model's tokens; "noam" needs it.
+        warmup: steps in which "noam" rises.
+
+    Raises:
+        InputError: for another optimiser or schedule.
     """
 
     epochs: int
     lr: float
     batch_size: int = 32
     weight_decay: float = 0.0
+    optimizer: str = "adamax"
+    schedule: str = "cosine"
+    width: int = 0
+    warmup: int = 4000
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+
+    def course(self, lr: float, epochs: int, samples: int) -> Course:
+        """What the schedule of a training with this recipe is fitted to."""
+        return Course(lr, epochs, math.ceil(samples / self.batch_size), self.width, self.warmup)
+
+    def fingerprint(self) -> str:
+        """A short hash, part of the names of what is cached."""
+        # Adamax with a cosine was all there was: left out, so that the models of that time are still found.
+        items = asdict(self)
+        if (self.optimizer, self.schedule) == ("adamax", "cosine"):
+            del items["optimizer"], items["schedule"]
+        if self.schedule != "noam":
+            del items["width"], items["warmup"]
+        return hashlib.sha256(repr(sorted(items.items())).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -74,13 +112,34 @@ class Task:
         description: one line for people.
         load: ``(source, seed) -> Data``; ``source`` is the user's file, or None for the embedded or environment's one.
         model: makes an untrained model (its initial weights come from torch's global generator).
-        loss: ``(logits, labels) -> scalar``.
+        loss: ``(logits, labels) -> scalar``, every sample weighing the same; with a keyword ``weight`` if balanced.
         recipe: how the full-precision model is trained.
+        balanced: whether ``loss_for`` gives every class the same weight, however rare it is.
     """
 
     name: str
     description: str
     load: Callable[[Path | None, int], Data]
     model: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     recipe: Recipe
+    balanced: bool = False
+
+    def loss_for(self, train: Split) -> Loss:
+        """The loss to train with.
+
+        Args:
+            train: the training split, on the device of the training.
+
+        Returns:
+            ``loss``; if balanced, with the weight n / (classes n_c) for a class that n_c of the n samples have.
+        """
+        weights = self.class_weights(train)
+        return self.loss if weights is None else partial(self.loss, weight=weights)
+
+    def class_weights(self, train: Split) -> Tensor | None:
+        """Samples / (classes n_c) for a class that n_c samples have, shape (classes,); None if not balanced."""
+        if not self.balanced:
+            return None
+        counts = train.y.bincount()
+        return len(train) / (len(counts) * counts.float())

@@ -33,9 +33,11 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
+    every_batch: bool = False,
+    needs_metric: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train for ``epochs``; the scheduler steps once an epoch.
+    """Train for ``epochs``.
 
     Args:
         model: trained in place, left in train mode.
@@ -46,6 +48,8 @@ def train(
         epochs: passes over them.
         batch_size: samples a step.
         seed: of the order of the samples.
+        every_batch: whether the scheduler steps after each batch, instead of each epoch.
+        needs_metric: whether its step takes the epoch's mean training loss.
         on_epoch: called after each epoch.
 
     Raises:
@@ -60,12 +64,14 @@ def train(
             loss = training_step(batch, model)
             loss.backward()
             optimizer.step()
+            if scheduler is not None and every_batch:
+                scheduler.step()
             losses.append(loss.detach())
         mean = torch.stack(losses).mean().item()
         if not torch.isfinite(torch.tensor(mean)):
             raise Diverged(f"the training loss became {mean} in epoch {epoch} of {epochs}")
-        if scheduler is not None:
-            scheduler.step()
+        if scheduler is not None and not every_batch:
+            scheduler.step(*([mean] if needs_metric else []))
         if on_epoch is not None:
             on_epoch(epoch, mean)
 

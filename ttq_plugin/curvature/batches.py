@@ -1,0 +1,85 @@
+"""The data that curvature is averaged over: one batch, a list of batches or a loader."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from ttq_plugin.errors import InputError
+
+Batches = Iterable[Any]
+"""Pairs (x, y), or a single pair."""
+
+
+def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
+    """Batches to pass over; a single pair of tensors (x, y) is one batch.
+
+    Args:
+        batches: pairs (x, y), or one pair whose x is a tensor.
+        keep: whether they are passed over more than once. What is not a list or tuple is then read into memory: a
+            second pass over a shuffling loader would give other batches, and none over an iterator.
+
+    Returns:
+        Something that gives the batches.
+
+    Raises:
+        InputError: something that gives none, or a data set, which gives samples.
+    """
+    if isinstance(batches, (tuple, list)) and len(batches) == 2 and isinstance(batches[0], Tensor):
+        return [tuple(batches)]
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise InputError(
+            f"`batches` must give batches, got a data set ({type(batches).__name__}), which gives single samples: "
+            "wrap it in a torch.utils.data.DataLoader."
+        )
+    if isinstance(batches, Tensor) or not (hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")):
+        raise InputError(
+            f"`batches` must be a pair (x, y), a list of pairs or a loader, got a {type(batches).__name__}: pass one."
+        )
+    return list(batches) if keep and not isinstance(batches, (tuple, list)) else batches
+
+
+def checked(batch: Any, index: int, device: torch.device) -> tuple[Tensor, Any]:
+    """One batch as (x, y).
+
+    Args:
+        batch: what the loader gave.
+        index: its number, for the message.
+        device: the model's.
+
+    Returns:
+        x of shape (batch, ...) and y, which may be anything.
+
+    Raises:
+        InputError: no pair, an x without samples, or a tensor of x or y on another device.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+        raise InputError(
+            f"Each batch must be a pair (x, y) with a tensor x, got {type(batch).__name__} as batch {index}: "
+            "let the loader give (input, target)."
+        )
+    x, y = batch
+    if x.dim() == 0 or len(x) == 0:
+        raise InputError(
+            f"x must have the shape (batch, ...) with at least one sample, got {tuple(x.shape)} in batch {index}: "
+            "leave out what is empty."
+        )
+    for name, value in (("x", x), ("y", y)):
+        for tensor in _tensors(value):
+            if tensor.device != device:
+                raise InputError(
+                    f"Batches must lie on the model's device {device}, got {name} of batch {index} on "
+                    f"{tensor.device}: move it with .to({str(device)!r})."
+                )
+    return x, y
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)

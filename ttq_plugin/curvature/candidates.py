@@ -1,0 +1,231 @@
+"""What each method would make of each layer: its distance from the weight, its bits, mult-adds and transfers."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.core import METHODS, Ternarizer, get_method
+from ttq_plugin.core.layers import channel_of, check_layers
+from ttq_plugin.errors import InputError
+from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
+from ttq_plugin.measures.mult_adds import count, nonzeros
+from ttq_plugin.measures.storage import FLOAT_BITS, integer, weight_bits
+from ttq_plugin.measures.ternary import channel_dim, codes_of
+
+FULL_PRECISION = "fp32"
+
+WIDTHS = {"int8": 8, "int4": 4}
+"""Methods that put a weight on an integer grid, by NNI's QATQuantizer, and their bits."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method for one layer.
+
+    Attributes:
+        method: `fp32`, a key of `WIDTHS`, or of `METHODS`.
+        distance: ||w - Q(w)||^2, in units of the weight squared.
+        bits: of the stored weight, scales included.
+        words: 32-bit words moved for the weight (pTTQ paper, eq. 8).
+        mult_adds: of the whole layer a sample; 0 where no example input was given.
+    """
+
+    method: str
+    distance: float
+    bits: float
+    words: int
+    mult_adds: int = 0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every candidate of every layer, and what the rest of the model costs.
+
+    Attributes:
+        layers: layer -> its candidates, full precision first.
+        bits: of the parameters that no candidate changes.
+        words: 32-bit words moved for them.
+        mult_adds: a sample, of the modules that no candidate changes; None where no example input was given.
+        notes: what a reader must know: candidates that are missing, thresholds that were lowered.
+    """
+
+    layers: dict[str, tuple[Candidate, ...]]
+    bits: int
+    words: int
+    mult_adds: int | None
+    notes: tuple[str, ...]
+
+    def total_bits(self, chosen: Iterable[Candidate]) -> float:
+        """Bits of the whole stored model with one candidate a layer."""
+        return self.bits + math.fsum(candidate.bits for candidate in chosen)
+
+    def total_energy(self, chosen: Sequence[Candidate], model: EnergyModel) -> float | None:
+        """EC_T of the whole model, joules a sample (pTTQ paper, eq. 6); None without mult-adds."""
+        if self.mult_adds is None:
+            return None
+        mult_adds = self.mult_adds + sum(candidate.mult_adds for candidate in chosen)
+        return model.total(mult_adds, self.words + sum(candidate.words for candidate in chosen))
+
+
+def integer_weight(w: Tensor, bits: int) -> Tensor:
+    """A weight on a symmetric integer grid: s round(w / s), s = max|w| / (2^(bits-1) - 1), half to even.
+
+    As NNI's `QATQuantizer` quantises weights in its symmetric scheme (after Jacob et al. 2018).
+
+    Args:
+        w: any shape, floating point.
+        bits: of a code, at least 2.
+
+    Returns:
+        At most 2^bits - 1 values, in w's shape and dtype.
+    """
+    most = 2 ** (bits - 1) - 1
+    scale: Tensor = (w.abs().amax() / most).clamp_min(torch.finfo(torch.float32).eps)
+    return scale * (w / scale).clamp(-most, most).round()
+
+
+def read_methods(
+    methods: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """The methods to choose from, without full precision, and their options; duplicates count once.
+
+    Args:
+        methods: names; `fp32` may be among them and changes nothing.
+        options: method -> keywords of its quantizer, `granularity` among them.
+
+    Returns:
+        Both, checked.
+
+    Raises:
+        InputError: for an unknown method, none at all, or options that do not belong to one of them.
+    """
+    known = (FULL_PRECISION, *WIDTHS, *METHODS)
+    names = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"`methods` must name some of {', '.join(known)}, got {unknown[0]!r}.")
+    names = tuple(name for name in names if name != FULL_PRECISION)
+    if not names:
+        raise InputError(f"`methods` must name one at least that quantises, of {', '.join(known[1:])}; got none.")
+    own = {name: dict(given) for name, given in (options or {}).items() if given}
+    for name, given in own.items():
+        if name not in names:
+            raise InputError(f"`options` must belong to one of the methods {', '.join(names)}, got {name!r}.")
+        if name in WIDTHS:
+            raise InputError(f"{name} takes no options (one symmetric grid a layer), got {', '.join(given)}.")
+        get_method(name).configure(**{k: v for k, v in given.items() if k != "granularity"})
+        channel_of(nn.Linear(1, 1), given.get("granularity"))  # its message, before any layer
+    return names, own
+
+
+@torch.no_grad()
+def catalogue(
+    model: nn.Module,
+    layers: Iterable[str],
+    methods: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    scheme: str,
+    example_input: Tensor | None = None,
+) -> Catalogue:
+    """Try every method on every layer; the model is only read.
+
+    Args:
+        model: in full precision.
+        layers: names of convolutions and linear layers.
+        methods: as `read_methods` returns them, and `options` likewise.
+        options: method -> keywords of its quantizer.
+        scheme: one of `storage.SCHEMES`, for ternary weights.
+        example_input: (batch, ...); None leaves mult-adds out.
+
+    Returns:
+        The candidates; a layer that a method cannot quantise lacks it, and the notes say why.
+    """
+    modules: dict[str, nn.Module] = {}
+    notes: list[str] = []
+    for name in layers:
+        module = model.get_submodule(name)
+        try:
+            check_layers(model, {name: module})
+            modules[name] = module
+        except InputError as error:
+            notes.append(_note(name, "stays in full precision", error))
+    counts = {} if example_input is None else count(model, example_input)
+    found = {name: [_full_precision(module, counts.get(name, 0))] for name, module in modules.items()}
+    rest = {p for p in model.parameters()} - {module.weight for module in modules.values()}
+    rest_counts = None if example_input is None else sum(n for name, n in counts.items() if name not in modules)
+    twin = None if example_input is None else deepcopy(model)
+    for method in methods:
+        for name, module in modules.items():
+            try:
+                candidate, quantised, said = _try(name, module, method, options.get(method, {}), scheme)
+            except InputError as error:
+                notes.append(_note(name, f"{method} is no candidate", error))
+                continue
+            found[name].append(candidate)
+            notes += [_note(name, method, sentence) for sentence in said]
+            if twin is not None:
+                twin.get_submodule(name).get_parameter("weight").copy_(quantised)
+        if twin is not None and example_input is not None:
+            found = _counted(found, method, count(twin, example_input))
+    return Catalogue(
+        {name: tuple(row) for name, row in found.items()},
+        FLOAT_BITS * sum(p.numel() for p in rest),
+        sum(nonzeros(p) for p in rest),
+        rest_counts,
+        tuple(notes),
+    )
+
+
+def _note(layer: str, what: str, why: object) -> str:
+    return f"{layer}: {what}, {str(why).removeprefix(f'{layer}: ')}"
+
+
+def _full_precision(module: nn.Module, mult_adds: int) -> Candidate:
+    weight = module.get_parameter("weight")
+    return Candidate(FULL_PRECISION, 0.0, FLOAT_BITS * weight.numel(), nonzeros(weight), mult_adds)
+
+
+def _try(
+    name: str, module: nn.Module, method: str, options: Mapping[str, Any], scheme: str
+) -> tuple[Candidate, Tensor, list[str]]:
+    """The candidate, the quantised weight, and what was changed to make it possible."""
+    w = module.get_parameter("weight").detach()
+    n, notes = w.numel(), list[str]()
+    if method in WIDTHS:
+        width, scales = WIDTHS[method], 1
+        quantised = integer_weight(w, width)
+        bits: float = integer(n, width, scales)
+    else:
+        ternarizer = _ternarizer(module, method, options)
+        params, notes = ternarizer.init(w, name)
+        quantised = ternarizer.weights(w, params)
+        codes = codes_of(quantised, channel_dim(module))
+        if codes is None:
+            raise InputError(f"{name}: {method} leaves values that are not finite; exclude it.")
+        width, scales, bits = CODE_BITS[codes.kind], codes.scales, weight_bits(codes)[scheme]
+    if not bool(torch.isfinite(quantised).all()):
+        raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
+    distance = torch.sum((w.double() - quantised.double()) ** 2).item()
+    return Candidate(method, distance, bits, transfers(nonzeros(quantised), width, scales)), quantised, notes
+
+
+def _ternarizer(module: nn.Module, method: str, options: Mapping[str, Any]) -> Ternarizer:
+    """The method as its quantizer would use it; a threshold that empties a sign is lowered unless `options` say not."""
+    own = {"on_empty": "clip", **options}
+    granularity = own.pop("granularity", None)
+    return get_method(method).configure(**own).configure(channel=channel_of(module, granularity))
+
+
+def _counted(found: dict[str, list[Candidate]], method: str, counts: Mapping[str, int]) -> dict[str, list[Candidate]]:
+    """The candidates, those of `method` with their mult-adds."""
+    return {
+        name: [
+            Candidate(c.method, c.distance, c.bits, c.words, counts.get(name, 0)) if c.method == method else c
+            for c in row
+        ]
+        for name, row in found.items()
+    }

@@ -1,0 +1,221 @@
+"""The choice as a program: which layers may get which methods, what that costs, and what limits it."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ttq_plugin.curvature.budget import Budget
+from ttq_plugin.curvature.candidates import FULL_PRECISION, Candidate, Catalogue, catalogue, read_methods
+from ttq_plugin.curvature.solve import ROUNDING, Numbers, Picks, smallest, total
+from ttq_plugin.errors import InputError
+from ttq_plugin.measures.energy import EnergyModel
+from ttq_plugin.measures.storage import SCHEMES
+from ttq_plugin.measures.ternary import WEIGHTED
+
+ATTENTION_OUTPUT = "NonDynamicallyQuantizableLinear"
+"""`nn.MultiheadAttention.out_proj`: its weight is read without calling the module, so NNI's wrapper never acts on it.
+It is taken only if `include` names it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a user wants whatever the curvature; see `generate_config`."""
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    keep_first: bool = False
+    keep_last: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything about the choice that needs no curvature.
+
+    Attributes:
+        layers: layer -> what it may get; full precision is missing where `include` names the layer.
+        weights: layer -> number of weights.
+        catalogue: all candidates, and what the rest of the model costs.
+        budget: the limit.
+        include: layers that must be quantised.
+        options: method -> keywords of its quantizer.
+        scheme: how ternary weights are stored.
+        energy_model: joules an operation.
+    """
+
+    layers: dict[str, tuple[Candidate, ...]]
+    weights: Mapping[str, int]
+    catalogue: Catalogue
+    budget: Budget
+    include: tuple[str, ...]
+    options: dict[str, dict[str, Any]]
+    scheme: str
+    energy_model: EnergyModel
+
+    def bits(self, layers: Sequence[str] = (), picks: Picks = ()) -> float:
+        """Bits of the whole stored model; layers that are not named stay in full precision."""
+        return self.catalogue.total_bits(self._chosen(layers, picks))
+
+    def energy(self, layers: Sequence[str] = (), picks: Picks = ()) -> float | None:
+        """Joules a sample of the whole model, likewise; None without an example input."""
+        return self.catalogue.total_energy(self._chosen(layers, picks), self.energy_model)
+
+    def _chosen(self, layers: Sequence[str], picks: Picks) -> list[Candidate]:
+        picked = {name: self.layers[name][pick] for name, pick in zip(layers, picks, strict=True)}
+        return [picked.get(name, row[0]) for name, row in self.catalogue.layers.items()]
+
+
+def build_problem(
+    model: nn.Module,
+    layers: Mapping[str, int],
+    budget: Budget,
+    rules: Rules,
+    *,
+    methods: Iterable[str],
+    options: Mapping[str, Mapping[str, Any]] | None,
+    scheme: str,
+    energy_model: EnergyModel,
+    example_input: Tensor | None,
+) -> Problem:
+    """Check the question and try every method on every layer.
+
+    Args:
+        model: in full precision; only read.
+        layers: name -> number of weights, of the layers with a trace.
+        budget: the limit.
+        rules: what a user wants whatever the curvature.
+        methods: names, as the user gave them.
+        options: method -> keywords, likewise.
+        scheme: how ternary weights are stored.
+        energy_model: joules an operation.
+        example_input: (batch, ...), or None.
+
+    Returns:
+        The problem, with at least one layer that can be quantised.
+
+    Raises:
+        InputError: for a question that cannot be asked of this model.
+    """
+    if scheme not in SCHEMES:
+        raise InputError(f"`scheme` must be one of {', '.join(SCHEMES)}, got {scheme!r}.")
+    if budget.energy is not None and example_input is None:
+        raise InputError("An energy budget needs an `example_input` (batch, ...) to count operations on, got none.")
+    names, own = read_methods(methods, options)
+    _check_layers(model, layers)
+    kept = kept_layers(model, layers, rules)
+    free = [name for name in layers if name not in kept]
+    if not free:
+        raise InputError("At least one candidate layer is needed, got none: exclude fewer, or include one.")
+    known = catalogue(model, free, names, own, scheme, example_input)
+    # A layer that nothing can quantise is no candidate.
+    rows = {name: row for name, row in known.layers.items() if len(row) > 1}
+    if lost := [name for name in rules.include if name not in rows] or ([] if rows else free):
+        reasons = " ".join(note for note in known.notes if note.startswith(f"{lost[0]}:"))
+        raise InputError(f"A layer that can be quantised is needed, {lost[0]!r} cannot be: {reasons}")
+    offered = {name: row[1:] if name in rules.include else row for name, row in rows.items()}
+    return Problem(offered, dict(layers), known, budget, rules.include, own, scheme, energy_model)
+
+
+def _check_layers(model: nn.Module, layers: Mapping[str, int]) -> None:
+    """Raise InputError unless the model has these layers, with as many weights."""
+    modules = dict(model.named_modules())
+    for name, n in layers.items():
+        weight = modules[name]._parameters.get("weight") if isinstance(modules.get(name), WEIGHTED) else None
+        if weight is None or weight.numel() != n:
+            has = "no such layer" if weight is None else f"{weight.numel()} there"
+            raise InputError(f"`traces` must be of this model, got {n} weights in {name!r}; the model has {has}.")
+
+
+def kept_layers(model: nn.Module, layers: Iterable[str], rules: Rules) -> set[str]:
+    """Layers that stay in full precision by the rules; also without any weights of interest, to check the names early.
+
+    Args:
+        model: the model.
+        layers: names of those that could be quantised.
+        rules: what the user wants.
+
+    Returns:
+        Names, those of attention's output projections among them.
+
+    Raises:
+        InputError: for rules that name other layers or contradict each other.
+    """
+    layers = list(layers)
+    known = ", ".join(layers)
+    for option, names in (("exclude", rules.exclude), ("include", rules.include)):
+        if unknown := [name for name in names if name not in layers]:
+            raise InputError(f"`{option}` must name candidate layers, got {unknown[0]!r}; they are {known}.")
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    kept = dict.fromkeys(rules.exclude, "exclude")
+    kept |= {next(iter(modules)): "keep_first"} if rules.keep_first else {}
+    kept |= {next(reversed(modules)): "keep_last"} if rules.keep_last else {}
+    for name in rules.include:
+        if name in kept:
+            raise InputError(f"A layer can be in `{kept[name]}` or in `include`, got {name!r} in both: drop one.")
+    attention = [n for n in layers if type(modules[n]).__name__ == ATTENTION_OUTPUT and n not in rules.include]
+    return {*kept, *attention}
+
+
+@dataclass(frozen=True)
+class Program:
+    """The budget in numbers: one for each candidate, what their sum may be at most, and the exact test."""
+
+    sizes: Numbers
+    limit: float
+    fits: Callable[[Picks], bool]
+
+
+def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> Program:
+    """The budget in numbers.
+
+    Args:
+        problem: the question.
+        layers: those to choose for; all others stay in full precision.
+        omegas: sensitivity of each of their candidates, at least 0.
+
+    Returns:
+        The program, which the candidates of the smallest sizes meet.
+
+    Raises:
+        InputError: if no choice meets the budget; the message says what can be met.
+    """
+    kind, limit = problem.budget.kind, problem.budget.limit
+    rows = [problem.layers[name] for name in layers]
+    sizes = omegas
+    if kind == "share":
+        # Weights left in full precision: whole numbers. Those included are never among them, so this can be met.
+        counts = [problem.weights[name] for name in layers]
+        sizes = [[n * (c.method == FULL_PRECISION) for c in row] for n, row in zip(counts, rows, strict=True)]
+        limit = sum(counts) - math.ceil(limit * sum(counts) * (1 - 1e-12))
+    elif kind == "bits":
+        sizes = [[candidate.bits for candidate in row] for row in rows]
+    elif kind == "energy":
+        sizes = [[problem.energy_model.total(c.mult_adds, c.words) for c in row] for row in rows]
+
+    def figure(picks: Picks) -> float:
+        """What is limited, as the selection tells it."""
+        whole = {"bits": problem.bits, "energy": problem.energy}
+        return (whole[kind](layers, picks) or 0.0) if kind in whole else total(sizes, picks)
+
+    least = smallest(sizes)
+    rounding = ROUNDING * limit if kind in ("energy", "sensitivity") else 0.0
+    if figure(least) > limit + rounding:
+        raise InputError(_beyond(problem.budget, figure(least), problem.include))
+    rest = figure(least) - total(sizes, least)
+    return Program(sizes, limit - rest, lambda picks: figure(picks) <= limit + rounding)
+
+
+def _beyond(budget: Budget, least: float, include: tuple[str, ...]) -> str:
+    """What to say of a budget that is too small."""
+    if budget.kind == "bits":
+        possible = f"{math.ceil(least)}"
+    else:
+        digits = 3 - math.floor(math.log10(least))
+        possible = f"{math.ceil(least * 10.0**digits) / 10.0**digits:.4g}"
+    included = f", {', '.join(include)} included" if include else ""
+    return (
+        f"`budget` cannot be met: the smallest possible is {possible} ({budget.unit}), with every method offered here"
+        f"{included}; got {budget.limit:g}."
+    )

@@ -1,0 +1,207 @@
+"""A mixed plan on one model: integer layers by NNI's QATQuantizer, ternary ones by this plugin's, one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from nni.compression.utils import Evaluator
+from torch import nn
+
+from ttq_plugin.core.state import TernaryState
+from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.export import plain_copy
+from ttq_plugin.nni_adapter.groups import check_optimizers
+from ttq_plugin.nni_adapter.health import Health
+from ttq_plugin.nni_adapter.links import IntegerQuantizer, Link, build, check_links, ordered
+from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
+
+Calibration = dict[str, dict[str, dict[str, Any]]]
+
+
+class QuantizerChain:
+    """Several quantizers on one model, used like one: ``compress``, then ``export_model``.
+
+    Integer links come first, then the ternary ones in their order. NNI's QATQuantizer takes an integer layer's scale
+    from a moving average of max|w| (0.99 a training forward), so weights that grow are clipped for a while.
+
+    Args:
+        model: the model to compress, full precision; wrapped in place by NNI.
+        links: see ``links.Link``: attributes ``compressor``, ``config_list``, ``options``.
+        evaluator: an NNI evaluator with traced optimisers.
+        on_empty: as of this plugin's quantizers, for those whose link does not say otherwise; likewise the rest. Here
+            ``clip`` is the default, as in the choice that curvature made.
+        lr_scale: learning rate of the scales.
+        lr_threshold: learning rate of the thresholds.
+
+    Raises:
+        InputError: for an empty chain, an unknown compressor, a layer that is in two links, not in the model or
+            already wrapped, and whatever the quantizers refuse; the model is left as it was.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        links: Sequence[Link],
+        evaluator: Evaluator,
+        *,
+        on_empty: str = "clip",
+        lr_scale: float | None = 1e-3,
+        lr_threshold: float | None = 1e-4,
+    ) -> None:
+        own = {"on_empty": on_empty, "lr_scale": lr_scale, "lr_threshold": lr_threshold}
+        links = ordered(links)
+        if wrapped := [name for name, module in model.named_modules() if hasattr(module, "_nni_wrapper")]:
+            raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
+        if not isinstance(evaluator, Evaluator):
+            raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
+        check_links(model, links)
+        # What fails, fails on the copy: NNI's unwrapping gives a model other parameters than it had.
+        build(deepcopy(model), links, None, own)
+        if not evaluator._initialization_complete:
+            evaluator._init_optimizer_helpers(model)
+        check_optimizers(evaluator, model)
+        self._order = {name: list(module._parameters) for name, module in model.named_modules()}
+        self.bound_model = model
+        self.quantizers = build(model, links, evaluator, own)
+
+    @property
+    def ternary(self) -> list[TernaryQuantizer]:
+        """This plugin's quantizers."""
+        return [quantizer for quantizer in self.quantizers if isinstance(quantizer, TernaryQuantizer)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the quantizers found worth telling, such as thresholds that were lowered."""
+        return [note for quantizer in self.ternary for note in quantizer.notes]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Bits of each integer layer's weight."""
+        return {name: space.quant_bits for name, space in self._integer_spaces()}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the quantised layers, ternary and integer, sorted."""
+        return tuple(sorted({*self.states(), *self.widths}))
+
+    def states(self) -> dict[str, TernaryState]:
+        """Each ternary layer's scales and thresholds."""
+        return {name: state for quantizer in self.ternary for name, state in quantizer.states().items()}
+
+    def health(self) -> Health:
+        """How the ternary layers are doing now; see ``TernaryCompressor.health``.
+
+        Returns:
+            A row a ternary layer; none where all are integer.
+        """
+        looks = [quantizer.health() for quantizer in self.ternary]
+        step = looks[-1].step if looks else self.quantizers[-1].current_step
+        return Health(step, tuple(layer for look in looks for layer in look.layers))
+
+    def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> tuple[nn.Module, Calibration]:
+        """Train the wrapped model through the evaluator, all layers at once.
+
+        Args:
+            max_steps: training steps, or None.
+            max_epochs: training epochs, or None.
+
+        Returns:
+            The wrapped model and the calibration config of all layers.
+
+        Raises:
+            InputError: if neither limit is given.
+        """
+        if max_steps is None and max_epochs is None:
+            raise InputError("compress needs max_steps or max_epochs, got neither.")
+        model, calibration = self.quantizers[-1].compress(max_steps, max_epochs)
+        return model, calibration
+
+    def get_calibration_config(self) -> Calibration:
+        """NNI's calibration config of all layers; see ``TernaryQuantizer.get_calibration_config``."""
+        calibration: Calibration = self.quantizers[-1].get_calibration_config()
+        return calibration
+
+    def export_model(self) -> nn.Module:
+        """A plain copy: ternary weights exactly ``{-W_n, 0, +W_p}``, integer ones on their grid; training can go on.
+
+        Returns:
+            A deep copy without NNI's wrappers that computes, in eval mode, what the wrapped model does.
+
+        Raises:
+            InputError: if an integer layer has no scale yet, or none was used.
+        """
+        for name, space in self._integer_spaces():
+            if space.scale is None or space.apply_method == "bypass":
+                raise InputError(
+                    f"the integer layer {name!r} has not been quantised in training yet; call compress, for more steps "
+                    "than quant_start_step."
+                )
+        return plain_copy(self.bound_model, self.quantizers[-1]._module_wrappers, self._order)
+
+    def _integer_spaces(self) -> list[tuple[str, Any]]:
+        """(layer name, NNI's target space) of every integer weight."""
+        return [
+            (name, spaces["weight"])
+            for quantizer in self.quantizers
+            if isinstance(quantizer, IntegerQuantizer)
+            for name, spaces in sorted(quantizer._target_spaces.items())
+        ]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What ``compress_chain`` made.
+
+    Attributes:
+        model: plain, in the mode of the model that was compressed; every quantised weight holds its quantised values.
+        layers: names of the quantised layers.
+        widths: bits of those on an integer grid, as ``measure`` takes them.
+        states: scales and thresholds of the ternary ones.
+        notes: what a reader of the result must know, such as thresholds that were lowered.
+        calibration: NNI's calibration config of all layers.
+        chain: the quantizers, still on the wrapped model, to ask for ``health()`` or to train on.
+    """
+
+    model: nn.Module
+    layers: tuple[str, ...]
+    widths: Mapping[str, int]
+    states: Mapping[str, TernaryState]
+    notes: tuple[str, ...]
+    calibration: Calibration
+    chain: QuantizerChain
+
+
+def compress_chain(
+    model: nn.Module,
+    links: Sequence[Link],
+    evaluator: Evaluator,
+    *,
+    max_steps: int | None = None,
+    max_epochs: int | None = None,
+    **options: Any,
+) -> Compressed:
+    """Run a mixed plan, such as ``generate_config(...).chain``: one model, one training, one plain result.
+
+    Args:
+        model: the model to compress, full precision; wrapped in place by NNI, as its compressors do.
+        links: one a compressor.
+        evaluator: an NNI evaluator with traced optimisers.
+        max_steps: training steps, or None.
+        max_epochs: training epochs, or None.
+        options: ``on_empty``, ``lr_scale``, ``lr_threshold`` of ``QuantizerChain``, which also tells the errors.
+
+    Returns:
+        The plain model and what is to be known about it.
+
+    Raises:
+        InputError: if neither limit is given; see ``QuantizerChain`` for the rest.
+    """
+    if max_steps is None and max_epochs is None:
+        raise InputError("compress_chain needs max_steps or max_epochs, got neither.")
+    chain = QuantizerChain(model, links, evaluator, **options)
+    _, calibration = chain.compress(max_steps, max_epochs)
+    compressed = chain.export_model()
+    return Compressed(compressed, chain.layers, chain.widths, chain.states(), tuple(chain.notes), calibration, chain)

@@ -1,0 +1,187 @@
+"""The links of a chain: which compressor each layer gets, checked before the model is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Protocol
+
+from nni.compression.base.config import select_modules_by_config
+from nni.compression.quantization import QATQuantizer
+from nni.compression.utils import Evaluator
+from torch import nn
+
+from ttq_plugin.core.layers import TRANSPOSED, check_layers
+from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.config import weight_config
+from ttq_plugin.nni_adapter.quantizers import (
+    ATTQQuantizer,
+    BinaryQuantizer,
+    PTTQQuantizer,
+    TernaryQuantizer,
+    TTQQuantizer,
+    TWNQuantizer,
+)
+
+Config = dict[str, Any]
+INTEGER = QATQuantizer.__name__
+TERNARY: dict[str, type[TernaryQuantizer]] = {
+    quantizer.__name__: quantizer
+    for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
+}
+"""This plugin's quantizers, by the name that a link gives."""
+
+
+class Link(Protocol):
+    """One compressor of a chain and the layers it gets."""
+
+    @property
+    def compressor(self) -> str:
+        """``QATQuantizer`` (NNI's, for integer weights) or a name in ``TERNARY``."""
+
+    @property
+    def config_list(self) -> Sequence[Config]:
+        """NNI 3.0's config entries; weights only, which is also the default."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Keywords of the compressor."""
+
+
+class IntegerQuantizer(QATQuantizer):
+    """NNI's QATQuantizer; its optimiser step is one that torch's schedulers do not warn of."""
+
+    def _fuse_preprocess(self, evaluator: Evaluator) -> None:
+        super()._fuse_preprocess(evaluator)
+        for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
+            optimizer.step.__func__._wrapped_by_lr_sched = True
+
+
+def ordered(links: Sequence[Link]) -> list[Link]:
+    """The links with the integer ones first, else in the order given.
+
+    Args:
+        links: at least one.
+
+    Returns:
+        The same links.
+
+    Raises:
+        InputError: if there is none, or one is not in the form of a link.
+    """
+    if not isinstance(links, Sequence) or not links:
+        raise InputError(f"a chain needs a list of at least one link, got {links!r}.")
+    for link in links:
+        name, entries = getattr(link, "compressor", link), getattr(link, "config_list", None)
+        if name not in (INTEGER, *TERNARY):
+            raise InputError(f"a link's compressor must be one of {', '.join((INTEGER, *TERNARY))}, got {name!r}.")
+        if not isinstance(entries, (list, tuple)) or not entries or not all(isinstance(e, dict) for e in entries):
+            raise InputError(f"the config_list of {name} must be a list of NNI's config entries, got {entries!r}.")
+    return sorted(links, key=lambda link: link.compressor != INTEGER)
+
+
+def check_links(model: nn.Module, links: Sequence[Link]) -> None:
+    """Check that each link's entries select layers of this model that it can have, and no layer is selected twice.
+
+    Args:
+        model: the model, not wrapped.
+        links: from ``ordered``.
+
+    Raises:
+        InputError: if they do not.
+    """
+    owners: dict[int, str] = {}
+    for link in links:
+        with naming(link, links):
+            configs = configs_of(link)
+            if link.compressor == INTEGER:
+                _check_options(link.options)
+                for config in configs:
+                    _check_integer(model, config)
+            else:
+                configs = weight_config(model, configs)
+        here: dict[int, str] = {}
+        for config in configs:
+            for name, module in select_modules_by_config(model, config)[0].items():
+                if id(module) in owners or (link.compressor == INTEGER and id(module) in here):
+                    raise InputError(
+                        f"the layer {name!r} is in {owners.get(id(module), link.compressor)} and again in "
+                        f"{link.compressor}; a layer can have one link and, of integers, one entry."
+                    )
+                here[id(module)] = link.compressor
+        owners |= here
+
+
+def build(
+    model: nn.Module, links: Sequence[Link], evaluator: Evaluator | None, options: Mapping[str, Any]
+) -> list[TernaryQuantizer | IntegerQuantizer]:
+    """Wrap the model with each link's quantizer; the last trains for all.
+
+    Args:
+        model: the model, not wrapped; if a link fails it may be left wrapped by those before it.
+        links: checked by ``check_links``.
+        evaluator: NNI's, or None to see whether they can be built.
+        options: keywords of this plugin's quantizers where a link does not say otherwise.
+
+    Returns:
+        The quantizers, one a link.
+    """
+    quantizers: list[TernaryQuantizer | IntegerQuantizer] = []
+    for link in links:
+        cls = IntegerQuantizer if link.compressor == INTEGER else TERNARY[link.compressor]
+        keywords = dict(link.options) if link.compressor == INTEGER else {**options, **link.options}
+        with naming(link, links):
+            if quantizers:
+                quantizer = cls.from_compressor(quantizers[-1], configs_of(link), **keywords)
+            else:
+                quantizer = cls(model, configs_of(link), evaluator, **keywords)
+        quantizers.append(quantizer)
+    return quantizers
+
+
+def configs_of(link: Link) -> list[Config]:
+    """A copy of the link's entries, each with its target said: NNI would take inputs, outputs and biases too."""
+    return [{"target_names": ["weight"], **deepcopy(config)} for config in link.config_list]
+
+
+@contextmanager
+def naming(link: Link, links: Sequence[Link]) -> Iterator[None]:
+    """Say whose error it is, where there are several."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{link.compressor}: {error}" if len(links) > 1 else str(error)) from None
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(options) - {"quant_start_step"}):
+        raise InputError(f"{INTEGER} takes the option quant_start_step, got {unknown[0]!r}.")
+
+
+def _check_integer(model: nn.Module, config: Config) -> None:
+    """An entry that NNI would take, but whose weights would not be integers with one scale a layer or channel."""
+    targets, settings = config["target_names"], config.get("target_settings", {})
+    if targets != ["weight"] or not isinstance(settings, dict) or set(settings) - {"weight"}:
+        raise InputError(
+            f'a chain quantises weights, target_names must be ["weight"], got {targets!r} with settings for '
+            f"{', '.join(settings) or 'none'}; let a QATQuantizer of your own join the chain for inputs and outputs."
+        )
+    if "fuse_names" in config:
+        raise InputError("fuse_names is for ternary weights only; leave it out of integer ones.")
+    weight_config(model, [config])
+    setting = {**config, **settings.get("weight", {})}
+    for dtype in (config.get("quant_dtype"), setting.get("quant_dtype")):
+        if not re.fullmatch(r"int([2-9]|1[0-6])", str(dtype)):
+            raise InputError(f"quant_dtype must be int2 to int16, such as int8, got {dtype!r}.")
+    if setting.get("quant_scheme", "symmetric") != "symmetric":
+        raise InputError(f"quant_scheme must be symmetric for weights, got {setting['quant_scheme']!r}.")
+    modules = select_modules_by_config(model, config)[0]
+    check_layers(model, modules)
+    granularity = setting.get("granularity", "default")
+    if granularity not in ("default", "out_channel"):
+        raise InputError(f"granularity must be default or out_channel for weights, got {granularity!r}.")
+    # NNI takes dimension 0 for the output channels of every layer.
+    if granularity == "out_channel" and (found := sorted(n for n, m in modules.items() if isinstance(m, TRANSPOSED))):
+        raise InputError(f"granularity must be default for a transposed convolution, {found[0]!r} is one.")

@@ -1,0 +1,80 @@
+"""The numbers of one compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ttq_plugin.core import get_method
+from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.losses import get_loss
+
+MIXED = "mixed"
+"""In place of a method: a chain says which one each layer gets, and its numbers."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What distinguishes one compression from another.
+
+    Attributes:
+        task: a task's name.
+        method: a key of ``METHODS``, or ``mixed``.
+        t: TTQ's threshold, as a share of max|w|; None for the method's default, as all that may be None.
+        t_min: aTTQ's and pTTQ's negative threshold, in standard deviations.
+        t_max: their positive threshold.
+        alpha: dimensionless slope of the surrogate (pTTQ).
+        lr: learning rate of the weights.
+        lr_scale: of the scales.
+        lr_threshold: of the thresholds (pTTQ).
+        epochs: passes over the training split.
+        share: share of the candidate layers' weights to quantise, at least; not looked at where the layers are given.
+        seed: of sample order and dropout.
+        loss: to train with, as ``get_loss`` reads it; None for the task's own.
+    """
+
+    task: str
+    method: str
+    t: float | None = None
+    t_min: float | None = None
+    t_max: float | None = None
+    alpha: float | None = None
+    lr: float = 1e-3
+    lr_scale: float = 1e-3
+    lr_threshold: float | None = 1e-4
+    epochs: int = 20
+    share: float = 0.9
+    seed: int = 0
+    loss: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_scale", "lr_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1e3:
+                raise InputError(f"{name} must be positive, got {value:g}.")
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1, got {self.epochs}.")
+        if self.loss is not None:
+            get_loss(self.loss)
+        self.options()
+
+    def options(self) -> dict[str, float]:
+        """The method's own numbers, those that were given.
+
+        Returns:
+            Keywords for the quantizer; none for ``mixed``.
+
+        Raises:
+            InputError: if a number was given that the method does not have or allow.
+        """
+        given = {name: getattr(self, name) for name in ("t", "t_min", "t_max", "alpha")}
+        options = {name: value for name, value in given.items() if value is not None}
+        if self.method == MIXED:
+            if options:
+                raise InputError(f"{MIXED} has no {min(options)}; the options of the chain's links say such numbers.")
+            return {}
+        method = get_method(self.method)
+        allowed = {*method.rule.names, "alpha"}
+        if extra := sorted(set(options) - allowed):
+            raise InputError(f"{self.method} has no {extra[0]}; it takes {', '.join(sorted(allowed))}.")
+        method.configure(**options)
+        return options

@@ -1,0 +1,56 @@
+"""Splitting samples by subject where one subject has samples of several classes."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttq_plugin.errors import InputError
+
+FOLDS = 7
+"""Of which one validates and one tests: about 15 % each."""
+
+Integers = NDArray[np.int64]
+
+
+def three_ways(
+    groups: Integers, labels: Integers, classes: int, seed: int, *, source: object, noun: str
+) -> tuple[Integers, Integers, Integers]:
+    """Training, validation and test samples: every class in each, no group in two, proportions as near as that allows.
+
+    Args:
+        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: class of each sample, from 0, shape (samples,).
+        classes: how many classes there must be.
+        seed: equal seeds give equal splits.
+        source: where the samples are from, for messages.
+        noun: what a group is, for messages.
+
+    Returns:
+        Indices of the three splits, each sorted.
+
+    Raises:
+        InputError: if a class is found in fewer than three groups, or the groups cannot be spread so.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    spread = [len(np.unique(groups[labels == label])) for label in range(classes)]
+    if min(spread) < 3:
+        label = spread.index(min(spread))
+        raise InputError(
+            f"{source}: class {label} is found in {spread[label]} {noun}s, at least 3 are needed, one for each split."
+        )
+    # No class has fewer samples than groups, so that no fold asks more of it than it has.
+    folder = StratifiedGroupKFold(min(FOLDS, *spread), shuffle=True, random_state=seed)
+    folds = [fold for _, fold in folder.split(labels, labels, groups)]
+    everything = np.arange(len(labels))
+    for validation, test in permutations(folds, 2):
+        train = np.setdiff1d(everything, np.concatenate([validation, test]))
+        if all(len(np.unique(labels[part])) == classes for part in (train, validation, test)):
+            return train, validation, test
+    raise InputError(
+        f"{source}: its {noun}s cannot be spread over three splits with every class in each (seed {seed}); "
+        f"more {noun}s of class {spread.index(min(spread))} are needed."
+    )
