@@ -132,7 +132,7 @@ def prepare(
     training, validation = splits.train.to(device), splits.validation.to(device)
     weights = described.class_weights(training)
     described = replace(described, loss=described.loss_for(training), balanced=False)
-    traces = _traces(described, model, training, trained.path.with_suffix(".traces.json"), seed)
+    traces = _traces(described, model, training, trained.path.with_suffix(f".traces-{TRACE_PROBES}.json"), seed)
     return Prepared(described, training, validation, model, trained.mcc, traces, device, weights)
 
 

@@ -19,7 +19,7 @@ def integer_codes(weight: Tensor, bits: int, dim: int = 0) -> Codes | None:
     """Read the codes of a weight on a grid, step x {-m .. m}, m = 2^(bits - 1) - 1; one step a layer, or one a channel.
 
     The step is the widest that fits: a weight that uses few levels may get smaller codes than its quantizer gave it,
-    which changes nothing in what they cost.
+    which changes nothing in what they cost; so may, in float32, a grid of more than 11 bits.
 
     Args:
         weight: any floating-point dtype; a value may miss its place by the rounding of its dtype (at least float32's).

@@ -127,7 +127,7 @@ HITS_2DCNN = _task(
     "spectrograms 3x224x96; 2D CNN of 1.68 million parameters",
     partial(CNN2D, CHANNELS, ROWS, COLUMNS, CLASSES),
     picture,
-    Recipe(epochs=10, lr=1e-3, batch_size=32, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
+    Recipe(epochs=10, lr=3e-4, batch_size=32, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
 )
 
 HITS_CNN_TRANSFORMER = _task(
