@@ -48,7 +48,10 @@ _task = click.argument("task", metavar="TASK", type=click.Choice(list(TASKS)))
 _store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=f"TASK is one of {', '.join(TASKS)}.",
+)
 @click.version_option(package_name="ttq-plugin")
 def cli() -> None:
     """Search, train and measure ternary compressions of a network.

@@ -17,7 +17,18 @@ ESR = tuple(
 )
 """Epileptic seizures, by model; split by recording or (-rows) by row as in the papers; two classes or (-5) all five."""
 
-TASKS = {"mnist-cnn": "ttq_plugin.tasks.mnist"} | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
+HITS = ("hits-2dcnn", "hits-cnn-transformer")
+"""Emboli in transcranial Doppler: a user's recordings, or simulated ones, which every output says."""
+
+ECG = tuple(f"ecg-{model}{source}" for model, source in product(("2dcnn", "cnn-transformer"), ("", "-ptb")))
+"""Heart beats: MIT-BIH's five classes, or (-ptb) normal against abnormal ones."""
+
+TASKS = (
+    {"mnist-cnn": "ttq_plugin.tasks.mnist"}
+    | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
+    | dict.fromkeys(HITS, "ttq_plugin.tasks.hits")
+    | dict.fromkeys(ECG, "ttq_plugin.tasks.ecg")
+)
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 
 
