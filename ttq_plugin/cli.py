@@ -38,7 +38,7 @@ def _data(command: F) -> F:
     """Options of commands that load a task's data."""
     for option in (
         click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data file; default: the task's own data."),
+        click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."),
     ):
         command = option(command)
     return command

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.core.ternarizer import Params, Ternarizer, keep_positive_
 from ttq_plugin.errors import InputError
 
 
@@ -41,8 +41,8 @@ class TernaryState(nn.Module):
         return {name: getattr(self, name) for name in self.names}
 
     def project_(self) -> None:
-        """See ``Ternarizer.project_``; a step calls it, so straight from the registry."""
-        self.method.project_(self._parameters)
+        """See ``Ternarizer.project_``; parameters are what the method learns."""
+        keep_positive_(self._parameters.values())
 
     def forward(self, w: Tensor) -> Tensor:
         """The ternary weight of the latent weight ``w``."""

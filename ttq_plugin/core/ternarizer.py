@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -177,14 +177,9 @@ class Ternarizer:
         """The scales (W_p, W_n) that the ternary weight has, learned or computed from w; shape (2, *group)."""
         return self.step.scales(w, params, self)
 
-    def project_(self, params: Mapping[str, Tensor | None]) -> None:
+    def project_(self, params: Params) -> None:
         """Bring what was learned back to where the method allows it, in place: all of it is at least 1e-8."""
-        for name in self.learnable:
-            value: Any = params[name]
-            # On the CPU a look costs less than the clamp, which almost never has anything to do.
-            if kernels_for(value) is None or _lowest(value) < SMALLEST:
-                with torch.no_grad():
-                    value.clamp_(min=SMALLEST)
+        keep_positive_(params[name] for name in self.learnable)
 
     @property
     def learns_shape(self) -> bool:
@@ -247,6 +242,19 @@ def check_weight(w: Tensor, name: str) -> Tensor:
     if not bool(torch.isfinite(w).all()):
         raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
     return full_precision(w)
+
+
+def keep_positive_(learned: Iterable[Any]) -> None:
+    """Raise what has fallen below 1e-8 to that, in place.
+
+    Args:
+        learned: scales, thresholds, alpha.
+    """
+    for value in learned:
+        # On the CPU a look costs less than the clamp, which almost never has anything to do.
+        if kernels_for(value) is None or _lowest(value) < SMALLEST:
+            with torch.no_grad():
+                value.clamp_(min=SMALLEST)
 
 
 def _lowest(x: Tensor) -> float:

@@ -43,13 +43,18 @@ def _forward(wrapper: ModuleWrapper, *args: Any, **kwargs: Any) -> Any:
 
 def _only_ternary(wrapper: ModuleWrapper) -> bool:
     """Whether the weight is the wrapper's only target, nothing is fused, and nobody else watches."""
-    # Asked anew in each forward: other compressors join later, and change what they added.
+    # Asked anew in each forward: other compressors join later, and change what they added. Of its dictionaries, because
+    # an attribute that is missing, or a buffer, costs nn.Module a long search.
+    own = wrapper.__dict__
     return (
-        len(wrapper.quantization_target_spaces) == 1
-        and not wrapper.pruning_target_spaces
-        and not wrapper.distillation_target_spaces
-        and not wrapper.fused_modules
-        and wrapper._track_funcs == [track_target_shape]
-        and not getattr(wrapper, "is_bias_correction", False)
-        and wrapper.weight_scale is not None
+        len(own["quantization_target_spaces"]) == 1
+        and not own["pruning_target_spaces"]
+        and not own["distillation_target_spaces"]
+        and not own["fused_modules"]
+        and own["_track_funcs"] == _ONLY_SHAPES
+        and not own.get("is_bias_correction", False)
+        and own["_buffers"].get("weight_scale") is not None
     )
+
+
+_ONLY_SHAPES = [track_target_shape]
