@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ttq_plugin.commands.ui import _link
 from ttq_plugin.curvature import Budget, LayerTrace, chain_to_json, select
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import sensitivity
@@ -67,6 +68,15 @@ def test_a_second_analysis_joins_the_experiment_and_a_wide_model_fits(store):
     assert len([tag for tag in second.data.tags if tag.startswith("method.")]) == 120
     assert len(second.data.params) == 130
     assert len([metric for metric in second.data.metrics if metric.startswith("trace/")]) == 120
+
+
+def test_the_interface_opens_at_it_where_there_is_no_study(store):
+    with pytest.raises(InputError, match="holds nothing to show yet"):
+        _link(store, None)
+    link = record_sensitivity(store, "toy", make_selection().to_dict(), [])
+    assert _link(store, None) == link.rsplit("/", 1)[0] + "?workflowType=machine_learning"
+    with pytest.raises(InputError, match="there is no study 'toy' in this store; it holds none yet"):
+        _link(store, "toy")
 
 
 def test_a_run_that_cannot_be_completed_is_failed(store, monkeypatch):

@@ -25,23 +25,26 @@ def ui(
     opened = Store(Path(store))
     if opened.database is None or not opened.database.is_file():
         raise InputError(f"{store} holds no MLflow database; run `ttq search` first, or name its folder with --store.")
-    link = fragment(_experiment(opened, study))
+    link = _link(opened, study)
 
     def ready(url: str) -> None:
         if as_json:
             print_json({"url": url + link})
         else:
-            err.print(f"the front: [bold]{url}{link}[/bold]\nCtrl-C ends the server.", soft_wrap=True)
+            err.print(f"MLflow: [bold]{url}{link}[/bold]\nCtrl-C ends the server.", soft_wrap=True)
 
     serve(opened, host, port, open_link=link if browser else None, ready=ready)
 
 
-def _experiment(store: Store, study: str | None) -> str:
-    """The experiment of that study, or of the one that changed last."""
+def _link(store: Store, study: str | None) -> str:
+    """The front of that study, or of the one that changed last; without studies, the runs of the last experiment."""
     experiments = store.client.search_experiments(order_by=["last_update_time DESC"])
     studies = {e.name: str(e.experiment_id) for e in experiments if TAG + "front" in e.tags}
-    if not studies:
-        raise InputError("the store holds no study yet; run `ttq search` first.")
     if study is not None and study not in studies:
-        raise InputError(f"there is no study {study!r} in this store; it holds: {', '.join(studies)}.")
-    return studies[study] if study else next(iter(studies.values()))
+        held = f"it holds: {', '.join(studies)}" if studies else "it holds none yet; run `ttq search` first"
+        raise InputError(f"there is no study {study!r} in this store; {held}.")
+    if studies:
+        return fragment(studies[study] if study else next(iter(studies.values())))
+    if others := [e for e in experiments if e.name != "Default"]:  # such as those of `ttq sensitivity`
+        return f"#/experiments/{others[0].experiment_id}/runs?workflowType=machine_learning"
+    raise InputError("the store holds nothing to show yet; run `ttq search` first.")
