@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.curvature import LayerTrace, layer_traces, select
+from ttq_plugin.curvature import LayerTrace, Traces, layer_traces, select
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights, write_text
@@ -272,10 +272,29 @@ def _traces(task: Task, model: nn.Module, training: Split, path: Path, seed: int
         return tuple(LayerTrace(**row) for row in json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         pass
-    sample = Split(training.x[:TRACE_SAMPLES], training.y[:TRACE_SAMPLES])
-    traces = layer_traces(model, task.loss, list(batches(sample, TRACE_BATCH)), max_probes=TRACE_PROBES, seed=seed)
+    traces = estimate_traces(task, model, training, seed=seed)
     write_text(path, json.dumps(traces.to_dict()["layers"]))
     return tuple(traces)
+
+
+def estimate_traces(
+    task: Task, model: nn.Module, training: Split, *, seed: int, probes: int = TRACE_PROBES, tol: float | None = None
+) -> Traces:
+    """Hessian traces on the first ``TRACE_SAMPLES`` training samples.
+
+    Args:
+        task: whose loss it is.
+        model: in full precision, on the samples' device.
+        training: the training split.
+        seed: of the probes.
+        probes: to draw; with ``tol``, at most.
+        tol: see ``layer_traces``.
+
+    Returns:
+        A trace a layer.
+    """
+    sample = Split(training.x[:TRACE_SAMPLES], training.y[:TRACE_SAMPLES])
+    return layer_traces(model, task.loss, list(batches(sample, TRACE_BATCH)), max_probes=probes, tol=tol, seed=seed)
 
 
 def _check_device(device: str) -> None:

@@ -27,14 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from ttq_plugin import ATTQQuantizer, PTTQQuantizer, TTQQuantizer
 from ttq_plugin.core import native
 from ttq_plugin.tasks import get_task
-
-
-def esr_2dcnn() -> nn.Module:
-    """The 2D CNN of the aTTQ and pTTQ papers for ESR spectrograms, 1 555 842 parameters."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise((1, 64, 128, 256, 512)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Dropout(), nn.Linear(512 * 2 * 2, 2))
+from ttq_plugin.tasks.cnn2d import CNN2D
 
 
 def digits(steps: int) -> list:
@@ -61,7 +54,7 @@ class Net:
 
 NETS = {
     "mnist-cnn": Net(lambda: get_task("mnist-cnn").model(), digits, ["conv1", "conv2"], 40, 50),
-    "esr-2dcnn": Net(esr_2dcnn, noise, ["4", "8", "12"], 12, 4),
+    "esr-2dcnn": Net(CNN2D, noise, ["conv2", "conv3", "conv4"], 12, 4),
 }
 
 

@@ -15,7 +15,7 @@ from ttq_plugin.measures import measure
 from ttq_plugin.measures.integer import integer_codes
 from ttq_plugin.measures.storage import SCHEMES, integer, weight_bits
 
-from .nets import MnistCNN, set_codes, ternary_twin
+from .nets import MnistCNN, Tied, set_codes, ternary_twin
 
 X = torch.randn(2, 1, 20, 20)
 
@@ -194,15 +194,6 @@ def test_widths_of_nothing_change_nothing():
 
 
 def test_a_shared_weight_is_stored_once():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-            self.b.weight = self.a.weight
-
-        def forward(self, x):
-            return self.b(self.a(x))
-
     model = Tied()
     twin = copy.deepcopy(model)
     on_grid(twin.a.weight, 4)

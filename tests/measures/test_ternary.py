@@ -10,7 +10,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.measures import measure
 from ttq_plugin.measures.ternary import codes_of
 
-from .nets import MnistCNN, set_codes, ternary_twin
+from .nets import MnistCNN, Tied, set_codes, ternary_twin
 
 X = torch.randn(2, 1, 20, 20)
 
@@ -52,15 +52,6 @@ def test_detection_is_per_layer_per_channel_and_only_where_changed():
 
 
 def test_shared_weight_is_stored_once_and_used_twice():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-            self.b.weight = self.a.weight
-
-        def forward(self, x):
-            return self.b(self.a(x))
-
     model = Tied()
     twin = copy.deepcopy(model)
     set_codes(twin.a.weight, 10)

@@ -12,9 +12,8 @@ from tests.tasks.test_ecg_files import record
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks.ecg import TASKS
 from ttq_plugin.tasks.ecg_wfdb import read_wfdb
-from ttq_plugin.tasks.esr import scaled
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.spectrogram import spectrogram
+from ttq_plugin.tasks.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.training import mcc
 
 NAMES = ["ecg-2dcnn", "ecg-2dcnn-ptb", "ecg-cnn-transformer", "ecg-cnn-transformer-ptb"]

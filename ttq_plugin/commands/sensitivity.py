@@ -9,16 +9,15 @@ from typing import Any
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.commands.console import print_json, table
 from ttq_plugin.commands.train import prepared
-from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, layer_traces, select
+from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.training import batches
 from ttq_plugin.tracking import open_store
-from ttq_plugin.trial import TRACE_BATCH, TRACE_PROBES, TRACE_SAMPLES, Prepared
+from ttq_plugin.trial import TRACE_PROBES, Prepared, estimate_traces
 
 BESIDE = 3
 """Most methods whose sensitivities stand beside the traces, in one table."""
@@ -95,10 +94,8 @@ def _check(task: str, rules: Rules, tol: float | None, *files: Path | None) -> N
 
 def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -> Traces:
     """Traces of more, fewer or as many probes as it takes, on the samples that the cached ones are of."""
-    sample = type(ready.train)(ready.train.x[:TRACE_SAMPLES], ready.train.y[:TRACE_SAMPLES])
     most = probes or (TRACE_PROBES if tol is None else 100 * TRACE_PROBES)
-    seen = list(batches(sample, TRACE_BATCH))
-    return layer_traces(ready.model, ready.task.loss, seen, max_probes=most, tol=tol, seed=seed)
+    return estimate_traces(ready.task, ready.model, ready.train, seed=seed, probes=most, tol=tol)
 
 
 def _config(selection: Selection, names: tuple[str, ...]) -> list[dict[str, Any]]:

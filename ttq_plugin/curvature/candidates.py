@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -224,8 +224,8 @@ def _counted(found: dict[str, list[Candidate]], method: str, counts: Mapping[str
     """The candidates, those of `method` with their mult-adds."""
     return {
         name: [
-            Candidate(c.method, c.distance, c.bits, c.words, counts.get(name, 0)) if c.method == method else c
-            for c in row
+            replace(candidate, mult_adds=counts.get(name, 0)) if candidate.method == method else candidate
+            for candidate in row
         ]
         for name, row in found.items()
     }

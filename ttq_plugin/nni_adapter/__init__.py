@@ -4,6 +4,7 @@ from ttq_plugin.nni_adapter.chain import QuantizerChain, compress_chain
 from ttq_plugin.nni_adapter.health import Health, LayerHealth
 from ttq_plugin.nni_adapter.pruners import ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
 from ttq_plugin.nni_adapter.quantizers import (
+    QUANTIZERS,
     ATTQQuantizer,
     BinaryQuantizer,
     PTTQQuantizer,
@@ -12,12 +13,6 @@ from ttq_plugin.nni_adapter.quantizers import (
     TWNQuantizer,
 )
 from ttq_plugin.nni_adapter.register import register
-
-QUANTIZERS = {
-    quantizer.method_name: quantizer
-    for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
-}
-"""The quantizers by their own method; ``method=`` gives each any other of ``METHODS``."""
 
 PRUNERS = {pruner.method_name: pruner for pruner in (TTQPruner, ATTQPruner, PTTQPruner)}
 """The pruner of each method."""

@@ -18,6 +18,7 @@ from ttq_plugin.core.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.checkpoint import Checkpointed
 from ttq_plugin.nni_adapter.epochs import call_each_epoch, check_knows_epochs
+from ttq_plugin.nni_adapter.evaluators import mark_steps
 from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
@@ -198,9 +199,7 @@ class TernaryCompressor(Checkpointed, Compressor):
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[self._after_step])
-        for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
-            # Schedulers mark the step they saw; without the mark on NNI's replacement they warn of a wrong order.
-            optimizer.step.__func__._wrapped_by_lr_sched = True
+        mark_steps(evaluator)
         if self._monitor.every == "epoch" and self._monitor.callback is not None:
             self._forget_epochs = call_each_epoch(evaluator, self._monitor.tell)
         self._restore_training(evaluator)

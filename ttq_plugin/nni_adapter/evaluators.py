@@ -35,6 +35,16 @@ def repair_evaluators() -> None:
     LightningEvaluator.train = _train_lightning
 
 
+def mark_steps(evaluator: Any) -> None:
+    """Mark NNI's replacement of the first optimiser's step as one that schedulers saw, or they warn of a wrong order.
+
+    Args:
+        evaluator: one that has just patched its optimisers.
+    """
+    for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
+        optimizer.step.__func__._wrapped_by_lr_sched = True
+
+
 def check_traced(objects: Any, what: str) -> None:
     """Check that NNI can build these objects again for the wrapped model.
 

@@ -16,21 +16,12 @@ from torch import nn
 from ttq_plugin.core.layers import TRANSPOSED, check_layers
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.config import weight_config
-from ttq_plugin.nni_adapter.quantizers import (
-    ATTQQuantizer,
-    BinaryQuantizer,
-    PTTQQuantizer,
-    TernaryQuantizer,
-    TTQQuantizer,
-    TWNQuantizer,
-)
+from ttq_plugin.nni_adapter.evaluators import mark_steps
+from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 
 Config = dict[str, Any]
 INTEGER = QATQuantizer.__name__
-TERNARY: dict[str, type[TernaryQuantizer]] = {
-    quantizer.__name__: quantizer
-    for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
-}
+TERNARY: dict[str, type[TernaryQuantizer]] = {quantizer.__name__: quantizer for quantizer in QUANTIZERS.values()}
 """This plugin's quantizers, by the name that a link gives."""
 
 
@@ -55,8 +46,7 @@ class IntegerQuantizer(QATQuantizer):
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         super()._fuse_preprocess(evaluator)
-        for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
-            optimizer.step.__func__._wrapped_by_lr_sched = True
+        mark_steps(evaluator)
 
 
 def ordered(links: Sequence[Link]) -> list[Link]:

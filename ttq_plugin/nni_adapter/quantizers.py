@@ -126,3 +126,10 @@ class BinaryQuantizer(TernaryQuantizer):
     """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros."""
 
     method_name = "dorefa"
+
+
+QUANTIZERS: dict[str, type[TernaryQuantizer]] = {
+    quantizer.method_name: quantizer
+    for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
+}
+"""The quantizers by their own method; ``method=`` gives each any other of ``METHODS``."""

@@ -22,8 +22,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.tasks.cnn2d import CNN2D
 from ttq_plugin.tasks.ecg_csv import SAMPLES, Beats, read_csv
 from ttq_plugin.tasks.ecg_wfdb import AAMI, read_wfdb
-from ttq_plugin.tasks.esr import scaled
-from ttq_plugin.tasks.spectrogram import spectrogram
+from ttq_plugin.tasks.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.splits import stratified
 from ttq_plugin.tasks.subjects import three_ways
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task

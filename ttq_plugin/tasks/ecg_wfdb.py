@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks.ecg_csv import SAMPLES, Beats
-from ttq_plugin.tasks.esr import scaled
+from ttq_plugin.tasks.spectrogram import scaled
 
 RATE = 125
 """Samples a second of a beat."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from ttq_plugin.tasks.cnn2d import CNN2D
 from ttq_plugin.tasks.esr_csv import find, read
-from ttq_plugin.tasks.spectrogram import spectrogram
+from ttq_plugin.tasks.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.splits import stratified_groups
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.tasks.transformer import CNNTransformer
@@ -66,13 +66,6 @@ KINDS = {
         recipe=Recipe(epochs=40, lr=1e-3, batch_size=64, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
     ),
 }
-
-
-def scaled(signals: Signals) -> Signals:
-    """Each signal to [0, 1] by its own minimum and maximum; a constant one to zeros. Shape (signals, samples)."""
-    least = signals.min(axis=1, keepdims=True)
-    spread = np.ptp(signals, axis=1, keepdims=True)
-    return (signals - least) / np.where(spread > 0, spread, 1)
 
 
 def load(source: Path | None, seed: int, *, view: View, split: str, classes: int) -> Data:

@@ -1,4 +1,4 @@
-"""The picture of a signal that the papers' 2D CNN looks at."""
+"""A signal as the papers' networks take it: scaled, and for the 2D CNN as a picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ WINDOW = 32
 HOP = 4
 FLOOR = 1e-12
 """Power below which rounding decides; the largest of a signal in [0, 1] is 180. Also what keeps silence from log 0."""
+
+
+def scaled(signals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each signal to [0, 1] by its own minimum and maximum; a constant one to zeros. Shape (signals, samples)."""
+    least = signals.min(axis=1, keepdims=True)
+    spread = np.ptp(signals, axis=1, keepdims=True)
+    return (signals - least) / np.where(spread > 0, spread, 1)
 
 
 def spectrogram(signals: NDArray[np.float64]) -> NDArray[np.float32]:
