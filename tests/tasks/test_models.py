@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.cnn2d import CNN2D
 from ttq_plugin.tasks.transformer import CNNTransformer, EncoderLayer, sinusoids
 
@@ -33,6 +34,16 @@ def test_the_papers_parameters(model, shape, parameters, quantised, share):
     assert round(100 * weights / parameters, 2) == share
     logits = model.train()(torch.rand(2, *shape))
     assert logits.shape == (2, 2 if parameters in (1_555_842, 109_942) else 3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_knows_the_shape_of_its_samples(name):
+    """Without loading data; that the data have it, the tests of each task's data see by training."""
+    task = get_task(name)
+    model = task.model().eval()
+    assert model(torch.rand(2, *task.shape)).shape[0] == 2
+    if task.name == "mnist-cnn":
+        assert task.load(None, 0).test.x.shape[1:] == task.shape
 
 
 @pytest.mark.parametrize("model, shape", [(CNN2D(dropout=0), (1, 32, 37)), (CNNTransformer(), (1, 178))])

@@ -115,15 +115,21 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
     return Data(*(Split(x[part], y[part]) for part in parts))
 
 
-MODELS: dict[str, tuple[Callable[..., nn.Module], View, str, int]] = {
-    "2dcnn": (partial(CNN2D, 1, 32, 39), spectrogram, "spectrograms 32x39; 2D CNN", 10),
-    "cnn-transformer": (partial(CNNTransformer, 1, SAMPLES), lambda beats: beats, "187 samples; CNN-Transformer", 20),
+MODELS: dict[str, tuple[Callable[..., nn.Module], View, str, int, tuple[int, ...]]] = {
+    "2dcnn": (partial(CNN2D, 1, 32, 39), spectrogram, "spectrograms 32x39; 2D CNN", 10, (1, 32, 39)),
+    "cnn-transformer": (
+        partial(CNNTransformer, 1, SAMPLES),
+        lambda beats: beats,
+        "187 samples; CNN-Transformer",
+        20,
+        (1, SAMPLES),
+    ),
 }
-"""What makes the model, its view of the beats, words for people, epochs."""
+"""What makes the model, its view of the beats, words for people, epochs, a sample's shape."""
 
 
 def _task(model: str, ending: str) -> Task:
-    make, view, words, epochs = MODELS[model]
+    make, view, words, epochs, shape = MODELS[model]
     _, classes, kinds = SETS[ending]
     return Task(
         name=f"ecg-{model}{ending}",
@@ -133,6 +139,7 @@ def _task(model: str, ending: str) -> Task:
         loss=F.cross_entropy,
         recipe=Recipe(epochs, lr=1e-3, batch_size=64, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
         balanced=True,
+        shape=shape,
     )
 
 

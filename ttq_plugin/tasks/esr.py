@@ -44,12 +44,14 @@ class Kind:
         view: scaled signals (n, 178) -> the model's input without its channel (n, ...).
         words: the model and its input, for people.
         recipe: how it is trained.
+        shape: of one sample, with its channel.
     """
 
     model: Callable[..., nn.Module]
     view: View
     words: str
     recipe: Recipe
+    shape: tuple[int, ...]
 
 
 KINDS = {
@@ -58,12 +60,14 @@ KINDS = {
         view=spectrogram,
         words="spectrograms 32x37; 2D CNN of 1.56 million parameters",
         recipe=Recipe(epochs=8, lr=1e-3, batch_size=32, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
+        shape=(1, 32, 37),
     ),
     "cnn-transformer": Kind(
         model=CNNTransformer,
         view=lambda signals: signals,
         words="signals of 178 samples; CNN-Transformer of 0.11 million parameters",
         recipe=Recipe(epochs=40, lr=1e-3, batch_size=64, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
+        shape=(1, 178),
     ),
 }
 
@@ -107,6 +111,7 @@ def _task(model: str, split: str, classes: str) -> Task:
         loss=F.cross_entropy,
         recipe=kind.recipe,
         balanced=True,
+        shape=kind.shape,
     )
 
 

@@ -109,7 +109,9 @@ def load(source: Path | None, seed: int, *, view: View) -> Data:
     return Data(*(Split(view(x[part]), y[part]) for part in parts))
 
 
-def _task(model: str, words: str, make: Callable[[], nn.Module], view: View, recipe: Recipe) -> Task:
+def _task(
+    model: str, words: str, make: Callable[[], nn.Module], view: View, shape: tuple[int, ...], recipe: Recipe
+) -> Task:
     return Task(
         name=f"hits-{model}",
         description="emboli and artefacts in transcranial Doppler, SIMULATED unless --data names recordings, three "
@@ -119,6 +121,7 @@ def _task(model: str, words: str, make: Callable[[], nn.Module], view: View, rec
         loss=F.cross_entropy,
         recipe=recipe,
         balanced=True,
+        shape=shape,
     )
 
 
@@ -127,6 +130,7 @@ HITS_2DCNN = _task(
     "spectrograms 3x224x96; 2D CNN of 1.68 million parameters",
     partial(CNN2D, CHANNELS, ROWS, COLUMNS, CLASSES),
     picture,
+    (CHANNELS, ROWS, COLUMNS),
     Recipe(epochs=10, lr=3e-4, batch_size=32, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
 )
 
@@ -135,6 +139,7 @@ HITS_CNN_TRANSFORMER = _task(
     "I and Q of 1400 samples; CNN-Transformer of 0.77 million parameters",
     partial(CNNTransformer, 2, SAMPLES, CLASSES, width=128, layers=8, hidden=64, projection=10),
     lambda signals: signals,
+    (2, SAMPLES),
     Recipe(epochs=40, lr=3e-4, batch_size=32, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
 )
 """Both recipes are sensible guesses, not tuned."""

@@ -139,6 +139,7 @@ MNIST_CNN = Task(
     model=MnistCNN,
     loss=F.cross_entropy,
     recipe=Recipe(epochs=60, lr=3e-3),
+    shape=(1, SIDE, SIDE),
 )
 
 TASKS = {MNIST_CNN.name: MNIST_CNN}

@@ -115,6 +115,7 @@ class Task:
         loss: ``(logits, labels) -> scalar``, every sample weighing the same; with a keyword ``weight`` if balanced.
         recipe: how the full-precision model is trained.
         balanced: whether ``loss_for`` gives every class the same weight, however rare it is.
+        shape: of one sample, without the batch: what the model takes, known without loading data.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Task:
     loss: Callable[..., Tensor]
     recipe: Recipe
     balanced: bool = False
+    shape: tuple[int, ...] = ()
 
     def loss_for(self, train: Split) -> Loss:
         """The loss to train with.
