@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ttq_plugin.errors import InputError
@@ -38,3 +39,61 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float] | 
     import moocore
 
     return float(moocore.hypervolume(inside, ref=corner, maximise=True))
+
+
+def hypervolume_over_trials(
+    points: Sequence[Sequence[float] | None], reference: Sequence[float] | float = 0.0
+) -> list[float]:
+    """The hypervolume after each trial of a search: what it still gains, and whether it has stagnated.
+
+    Args:
+        points: each trial's objective vector in the order of the trials; None for a trial that has none.
+        reference: as in ``hypervolume``.
+
+    Returns:
+        A volume a trial; it never falls.
+    """
+    front: list[Sequence[float]] = []
+    volumes: list[float] = []
+    for point in points:
+        known = volumes[-1] if volumes else 0.0
+        if point is not None and not any(_covers(other, point) for other in front):
+            front = [other for other in front if not _covers(point, other)] + [point]
+            # It cannot fall; the sums over two fronts may differ in their last bits.
+            known = max(known, hypervolume(front, reference))
+        volumes.append(known)
+    return volumes
+
+
+def coverage(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float | None:
+    """The share of the other front that one front weakly dominates (C-metric, Zitzler & Thiele 1998).
+
+    Args:
+        one: objective vectors, every objective maximised.
+        other: likewise.
+
+    Returns:
+        A share in [0, 1]; not symmetric. None when the other front is empty.
+    """
+    covered = sum(any(_covers(point, against) for point in one) for against in other)
+    return covered / len(other) if len(other) else None
+
+
+def knee(points: Sequence[Sequence[float]]) -> int:
+    """The point nearest to the best value of every objective, each scaled to its range over the points.
+
+    Args:
+        points: objective vectors of a front, every objective maximised; at least one.
+
+    Returns:
+        The index of the point; of the first of them where several are as near.
+    """
+    columns = list(zip(*points, strict=True))
+    best, span = [max(c) for c in columns], [max(c) - min(c) or 1.0 for c in columns]
+    scaled = [[(b - v) / s for b, v, s in zip(best, point, span, strict=True)] for point in points]
+    distances = [math.hypot(*row) for row in scaled]
+    return distances.index(min(distances))
+
+
+def _covers(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a >= b for a, b in zip(one, other, strict=True))
