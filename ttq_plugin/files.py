@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -69,18 +71,41 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, str]:
     Raises:
         InputError: if the file is missing, damaged, or of another architecture; the model is then unchanged.
     """
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in tensors.items()} != own:
+        raise InputError(f"{path} holds weights of another architecture than {type(model).__name__}.")
+    model.load_state_dict(tensors)
+    return metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings in a safetensors file's header.
+
+    Args:
+        path: the file; its tensors are not read.
+
+    Returns:
+        The metadata, empty if there is none.
+
+    Raises:
+        InputError: if the file is missing or damaged.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open safetensors file; what is wrong with it is an InputError."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InputError(f"the weights {path} do not exist.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged or not a safetensors file ({error}).") from None
-    own = {name: value.shape for name, value in model.state_dict().items()}
-    if {name: value.shape for name, value in tensors.items()} != own:
-        raise InputError(f"{path} holds weights of another architecture than {type(model).__name__}.")
-    model.load_state_dict(tensors)
-    return metadata

@@ -1,7 +1,6 @@
 """Where MLflow keeps a study: a local directory, or a tracking server that somebody else runs."""
 
 import logging
-import os
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -11,17 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.quiet import quiet_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # The clients never draw a progress bar into the search's own.
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 @dataclass(frozen=True)
@@ -49,8 +41,7 @@ class Store:
     @cached_property
     def client(self) -> "MlflowClient":
         """MLflow's client, imported on first use."""
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        quiet_mlflow()
         from mlflow import MlflowClient
 
         for noisy in ("alembic", "mlflow.store.db.utils"):

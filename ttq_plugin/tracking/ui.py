@@ -16,10 +16,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tracking.store import QUIET, Store
+from ttq_plugin.quiet import MLFLOW
+from ttq_plugin.tracking.store import Store
 
 LOG = "server.log"
-_ENVIRONMENT = QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+_ENVIRONMENT = MLFLOW | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def command(store: Store, host: str = "127.0.0.1", port: int = 5000) -> list[str]:

@@ -1,0 +1,1 @@
+"""Compressed models for use: packed files, faster inference, ONNX, C and MLflow models."""
