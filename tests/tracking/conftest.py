@@ -9,7 +9,7 @@ import pytest
 
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, front, open_store, ui
 
-from .study import OBJECTIVES, free_port, make_study
+from .study import OBJECTIVES, free_port, make_study, make_trial
 
 
 @pytest.fixture
@@ -31,18 +31,25 @@ def store(tmp_path, empty_store):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, empty_store) -> Iterator[SimpleNamespace]:
-    """A finished study behind the real server: .url, .records, .recorder, .process."""
+    """A finished study behind the real server: .url, .records, .recorder, .process; and one of 120 trials, .many."""
     store = open_store(shutil.copytree(empty_store, tmp_path_factory.mktemp("served") / "mlflow_runs"))
     records = make_study()
     recorder = StudyRecorder(store, "mnist-cnn pttq", OBJECTIVES, {"seed": 7, "task": "mnist-cnn"})
     recorder.sync(records)
     recorder.log_test(max(front(records, OBJECTIVES)), 0.9123)
     recorder.finish(records)
+    # More than the hundred runs that MLflow loads at first; the front's are the oldest, with the least MCC.
+    crowd = [make_trial(n, dict(zip(OBJECTIVES, (n / 1000, 0.1, 0.1), strict=True))) for n in range(10, 120)]
+    best = [make_trial(n, dict(zip(OBJECTIVES, (0.001 * n, 0.9 - n / 100, 0.9), strict=True))) for n in range(10)]
+    many = StudyRecorder(store, "many", OBJECTIVES)
+    many.finish([*best, *crowd])
     port = free_port()
     process = ui.start(store, port=port)
     try:
         url = f"http://127.0.0.1:{port}"
         ui.wait_ready(url, process=process)
-        yield SimpleNamespace(url=url, port=port, records=records, recorder=recorder, process=process, store=store)
+        yield SimpleNamespace(
+            url=url, port=port, records=records, recorder=recorder, many=many, process=process, store=store
+        )
     finally:
         ui.stop(process)

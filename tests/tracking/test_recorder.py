@@ -44,10 +44,17 @@ def test_every_trial_becomes_one_child_run(store, records):
 
 def test_metrics_are_rounded_whole_numbers_exact_and_non_finite_ones_left_out(store):
     metrics = {"mcc": 0.123456789, "ec_total": 1.23456789e-9, "bits": 123456789.0, "bad": math.nan, "worse": math.inf}
-    recorder = StudyRecorder(store, "study", OBJECTIVES)
+    recorder = StudyRecorder(store, "study", list(metrics))
     recorder.sync([make_trial(0, metrics)])
     logged = trial_runs(store, recorder)[0].data.metrics
     assert logged == {"mcc": 0.123457, "ec_total": 1.23457e-9, "bits": 123456789.0, "duration_seconds": 30.5}
+
+
+def test_a_run_has_its_objectives_and_few_metrics_more(store, records):
+    recorder = StudyRecorder(store, "study", ("mcc", "bits_gain"))
+    more = {"bits_gain": 0.4, "bits_coo34": 7.0, "mult_adds": 8.0, "energy": 9.0}
+    recorder.sync([make_trial(0, dict.fromkeys(OBJECTIVES, 0.5) | more)])
+    assert trial_runs(store, recorder)[0].data.metrics.keys() == {*OBJECTIVES, "bits_gain", "duration_seconds"}
 
 
 def test_a_failed_trial_says_why_and_has_no_metrics(store, records):

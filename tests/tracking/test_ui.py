@@ -51,8 +51,13 @@ def test_a_study_can_be_recorded_through_the_server(served, records):
     assert list(served.store.directory.glob("artifacts/*/*/artifacts/front.png"))
 
 
-def test_the_server_is_two_processes(served):
-    assert len(psutil.Process(served.process.pid).children(recursive=True)) <= 1
+def test_the_server_is_two_processes_on_loopback_that_send_nothing_home(served):
+    family = [psutil.Process(served.process.pid), *psutil.Process(served.process.pid).children(recursive=True)]
+    assert len(family) <= 2
+    listening = {c.laddr[:2] for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {("127.0.0.1", served.port)}
+    environment = family[0].environ()
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "true"
 
 
 def test_ctrl_c_or_a_kill_leaves_no_process_behind(store):

@@ -38,4 +38,28 @@ def test_the_views_are_tags_of_the_experiment_before_the_study_ends(store, recor
     tags = store.client.get_experiment(recorder.experiment_id).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert recorder.link() in tags["mlflow.note.content"]
-    assert {f"mlflow.sharedViewState.{view}" for view in views.VIEWS} <= tags.keys()
+    pairs = ["mcc-cr_gain_total", "mcc-ec_gain_total", "cr_gain_total-ec_gain_total"]
+    for view in ["front", "front-only", "all-trials", *pairs]:
+        assert unpack(tags[f"mlflow.sharedViewState.{view}"])["compareRunCharts"]
+
+
+def test_a_pair_of_objectives_has_the_page_to_itself(records):
+    tags = views.experiment_tags("1", "study", records, OBJECTIVES, created=0)
+    state = unpack(tags["mlflow.sharedViewState.mcc-ec_gain_total"])
+    [chart] = state["compareRunCharts"]
+    assert (chart["xaxis"]["key"], chart["yaxis"]["key"]) == ("mcc", "ec_gain_total")
+    assert state["compareRunSections"][0]["columns"] == 1
+    two = views.experiment_tags("1", "study", records, OBJECTIVES[:2], created=0)
+    assert "mlflow.sharedViewState.mcc-cr_gain_total" not in two  # it would be the front's once more
+
+
+def test_each_of_several_methods_has_a_view_over_its_own_parameters(records):
+    other = [
+        make_trial(50 + n, dict.fromkeys(OBJECTIVES, 0.1), parameters={"method": "ttq", "t": n / 10, "lr": 1.0})
+        for n in range(2)
+    ]
+    found = views.study_views([*records, *other], OBJECTIVES)
+    assert found["front"].parameters == ("method",)
+    assert found["method-pttq"].parameters == ("t_min",) and found["method-ttq"].parameters == ("t",)
+    assert found["method-ttq"].condition == "tags.role = 'trial' and tags.method = 'ttq'"
+    assert not any(view.startswith("method-") for view in views.study_views(records, OBJECTIVES))

@@ -1,6 +1,7 @@
 """One trial as one child run: what is written about it, and what MLflow already knows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,15 @@ from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.store import Store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Param, Run
 
 PARENT = "mlflow.parentRunId"
 COLOUR = "mlflow.runColor"
 FRONT_COLOUR, REST_COLOUR = "#d62728", "#b8bcc2"
 # MLflow's own names for how a run can end; a pruned trial was stopped on purpose.
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+# Logged of every trial beside its objectives.
+SHOWN = ("mcc", "srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
 _LONGEST_TAG = 5000
 
 
@@ -59,19 +62,22 @@ def _child(run: "Run") -> Child:
     return Child(run.info.run_id, done, run.data.tags.get("pareto") == "true", run.data.metrics.get("test_mcc"))
 
 
-def create(store: Store, experiment_id: str, parent: str, record: TrialRecord, pareto: bool) -> Child:
+def create(
+    store: Store, experiment_id: str, parent: str, record: TrialRecord, pareto: bool, method: str | None = None
+) -> Child:
     """Open a child run that already knows its trial, so that a killed writer finds it again."""
-    tags = {PARENT: parent, "role": "trial", "trial": str(record.number), **membership(pareto)}
+    own = {PARENT: parent, "role": "trial", "trial": str(record.number), **membership(pareto)}
+    tags = _tags(record, method) | own
     run = store.client.create_run(
         experiment_id, start_time=round(1000 * record.started), tags=tags, run_name=f"trial {record.number}"
     )
     return Child(run.info.run_id, done=False, pareto=pareto)
 
 
-def fill(store: Store, child: Child, record: TrialRecord, method: str | None) -> None:
-    """Write everything about a trial and end its run; writing it twice leaves the same run."""
+def fill(store: Store, child: Child, record: TrialRecord, objectives: Sequence[str]) -> None:
+    """Write a trial's numbers and end its run; writing it twice leaves the same run."""
     end = round(1000 * (record.started + record.seconds))
-    store.client.log_batch(child.run_id, _metrics(record, end), _parameters(record), _tags(record, method))
+    store.client.log_batch(child.run_id, _metrics(record, end, objectives), _parameters(record))
     store.client.set_terminated(child.run_id, STATUS[record.state], end_time=end)
     child.done = True
 
@@ -81,12 +87,15 @@ def rounded(value: float) -> float:
     return value if float(value).is_integer() else float(f"{value:.6g}")
 
 
-def _metrics(record: TrialRecord, end: int) -> list["Metric"]:
+def _metrics(record: TrialRecord, end: int, objectives: Sequence[str]) -> list["Metric"]:
+    """The few that a reader compares runs by; front.csv and the study database have all."""
     from mlflow.entities import Metric
 
     if record.state == "failed":
         return []
-    values = record.metrics | {"duration_seconds": record.seconds}
+    shown = {*objectives, *SHOWN}
+    values = {name: value for name, value in record.metrics.items() if name in shown}
+    values["duration_seconds"] = record.seconds
     # The trial's own end as the time stamp: MLflow then recognises a metric that is written again.
     return [Metric(name, rounded(value), end, 0) for name, value in values.items() if math.isfinite(value)]
 
@@ -98,9 +107,7 @@ def _parameters(record: TrialRecord) -> list["Param"]:
     return [Param(name, str(value)) for name, value in values.items() if value is not None]
 
 
-def _tags(record: TrialRecord, method: str | None) -> list["RunTag"]:
-    from mlflow.entities import RunTag
-
+def _tags(record: TrialRecord, method: str | None) -> dict[str, str]:
     tags = {"origin": record.origin, "method": record.parameters.get("method") or method, "reason": record.reason}
     tags["mlflow.note.content"] = "\n".join(f"- {note}" for note in record.notes)
-    return [RunTag(name, str(value)[:_LONGEST_TAG]) for name, value in tags.items() if value]
+    return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items() if value}

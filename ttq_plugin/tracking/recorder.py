@@ -63,11 +63,11 @@ class StudyRecorder:
             pareto = record.number in members
             child = self._children.get(record.number)
             if child is None:
-                child = children.create(self.store, self.experiment_id, self.run_id, record, pareto)
+                method = str(self._method) if self._method is not None else None
+                child = children.create(self.store, self.experiment_id, self.run_id, record, pareto, method)
                 self._children[record.number] = child
             if not child.done:
-                method = str(self._method) if self._method is not None else None
-                children.fill(self.store, child, record, method)
+                children.fill(self.store, child, record, self.objectives)
             if child.pareto != pareto:
                 self._tag_run(child.run_id, children.membership(pareto))
                 child.pareto = pareto
@@ -125,7 +125,7 @@ class StudyRecorder:
         Args:
             host: where `ttq ui` listens.
             port: its port.
-            view: a key of `views.VIEWS`.
+            view: a key of what `views.study_views` gives.
             mode: "CHART" or "TABLE".
 
         Returns:

@@ -2,7 +2,9 @@
 
 import logging
 import socket
+import sqlite3
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,9 +114,16 @@ def _create_schema(store: Store, lock: Path) -> None:
     with FileLock(lock):
         try:
             _ = store.client.search_experiments(max_results=1)
-        except (MlflowException, SQLAlchemyError) as error:
+            _write_ahead(store)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"{store.database} must be a database of this MLflow version, got: {reason}; move it away, or give "
                 "another directory"
             ) from None
+
+
+def _write_ahead(store: Store) -> None:
+    """Write-ahead logging, stored in the file: an open `ttq ui` and a search no longer wait for each other."""
+    with closing(sqlite3.connect(str(store.database), timeout=60)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")

@@ -8,21 +8,40 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from ttq_plugin.tracking.records import TrialRecord
 
 TAG = "mlflow.sharedViewState."
-# view id -> (its name in the interface, its filter)
-VIEWS = {
-    "front": ("Trade-off front", "tags.role = 'trial'"),
-    "front-only": ("Front members only", "tags.pareto = 'true'"),
-    "all-trials": ("All trials, failed ones too", "tags.role = 'trial'"),
-}
 _CHARTS, _REST = "ttq-front", "ttq-rest"
 
 State = dict[str, Any]
+TRIALS, MEMBERS = "tags.role = 'trial'", "tags.pareto = 'true'"
+# MLflow loads a hundred runs at first: with many trials, the members of the front must come first.
+FRONT_FIRST = "tags.`pareto`"
+
+
+@dataclass(frozen=True)
+class View:
+    """What one saved view shows.
+
+    Attributes:
+        name: in MLflow's list of views.
+        condition: MLflow's filter.
+        order: what the runs are sorted by, descending.
+        pairs: objectives against each other, a chart each.
+        parameters: axes of the parallel coordinates; None for no such chart.
+        columns: of the run table, after the objectives and the method.
+    """
+
+    name: str
+    condition: str
+    order: str
+    pairs: tuple[tuple[str, str], ...]
+    parameters: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
 
 
 def fragment(experiment_id: str, view: str = "front", mode: str = "CHART") -> str:
@@ -30,7 +49,7 @@ def fragment(experiment_id: str, view: str = "front", mode: str = "CHART") -> st
 
     Args:
         experiment_id: the study's experiment.
-        view: a key of `VIEWS`.
+        view: a key of what `study_views` gives.
         mode: "CHART", or "TABLE": beside charts the run table shows names and colours only.
 
     Returns:
@@ -56,14 +75,47 @@ def experiment_tags(
     Returns:
         Tag names and values.
     """
-    searched = searched_parameters(records)
     tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _note(experiment_id, name)}
-    for view, (label, condition) in VIEWS.items():
-        state = _state(view, condition, objectives, searched)
-        packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-        envelope = {"name": label, "createdAt": created, "updatedAt": created, "state": packed}
-        tags[TAG + view] = json.dumps(envelope)
+    for key, view in study_views(records, objectives).items():
+        packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(_state(view, objectives)).encode())).decode()
+        envelope = {"name": view.name, "createdAt": created, "updatedAt": created, "state": packed}
+        tags[TAG + key] = json.dumps(envelope)
     return tags
+
+
+def study_views(records: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[str, View]:
+    """The views of a study: the front, its members, all trials, a pair of objectives each, a method each.
+
+    Args:
+        records: the trials; they tell which methods and parameters were searched.
+        objectives: the metrics on the axes, all maximised.
+
+    Returns:
+        The views by the word that stands for each in an address.
+    """
+    searched, pairs = tuple(searched_parameters(records)), tuple(combinations(objectives, 2))
+    settings = ("metrics.`test_mcc`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
+    ends = ("tags.`pareto`", "tags.`reason`", "metrics.`duration_seconds`")
+    first = f"metrics.`{objectives[0]}`"
+    views = {
+        "front": View("Trade-off front", TRIALS, FRONT_FIRST, pairs, searched),
+        "front-only": View("Front members only", MEMBERS, first, pairs, searched, settings),
+        "all-trials": View("All trials, failed ones too", TRIALS, FRONT_FIRST, pairs, searched, settings + ends),
+    }
+    if len(pairs) > 1:
+        for x, y in pairs:
+            views[f"{x}-{y}"] = View(f"{x} against {y}", TRIALS, FRONT_FIRST, ((x, y),))
+    methods = list(
+        dict.fromkeys(str(record.parameters["method"]) for record in records if "method" in record.parameters)
+    )
+    if len(methods) > 1:
+        for method in methods:
+            own = [record for record in records if record.parameters.get("method") == method]
+            condition = f"{TRIALS} and tags.method = '{method}'"
+            views[f"method-{method}"] = View(
+                f"{method}: its parameters", condition, FRONT_FIRST, (), tuple(searched_parameters(own))
+            )
+    return views
 
 
 def searched_parameters(records: Sequence[TrialRecord]) -> list[str]:
@@ -92,24 +144,20 @@ def _note(experiment_id: str, name: str) -> str:
     return f"{name}: {front} (red), {members}, {everything}"
 
 
-def _state(view: str, condition: str, objectives: Sequence[str], searched: Sequence[str]) -> State:
-    columns = [f"metrics.`{name}`" for name in objectives] + ["tags.`method`"]
-    if view != "front":
-        columns += ["metrics.`test_mcc`", "tags.`origin`"] + [f"params.`{name}`" for name in searched]
-    if view == "all-trials":
-        columns += ["tags.`pareto`", "tags.`reason`", "metrics.`duration_seconds`"]
+def _state(view: View, objectives: Sequence[str]) -> State:
+    columns = [*(f"metrics.`{name}`" for name in objectives), "tags.`method`", *view.columns]
     return {
-        "searchFilter": condition,
-        "orderByKey": f"metrics.`{objectives[0]}`",
+        "searchFilter": view.condition,
+        "orderByKey": view.order,
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": ["tags.`mlflow.runName`", "runDateAndNestInfo", *columns, "duration"],
         "runsHiddenMode": "SHOW_ALL",
         "runsHidden": [],
         "runsVisibilityMap": {},
-        "compareRunCharts": _charts(objectives, searched),
+        "compareRunCharts": _charts(view, objectives),
         "compareRunSections": [
-            _section(_CHARTS, "Trade-off front", display=True),
+            _section(_CHARTS, view.name, display=True, alone=_alone(view)),
             _section(_REST, "Model metrics", display=False),
         ],
         "isAccordionReordered": True,
@@ -121,20 +169,26 @@ def _state(view: str, condition: str, objectives: Sequence[str], searched: Seque
     }
 
 
-def _section(uuid: str, name: str, display: bool) -> State:
-    look = {"display": display, "columns": 2, "cardHeight": 340}
+def _alone(view: View) -> bool:
+    """Whether one chart has the page to itself."""
+    return len(view.pairs) + (view.parameters is not None) == 1
+
+
+def _section(uuid: str, name: str, display: bool, alone: bool = False) -> State:
+    look = {"display": display, "columns": 1 if alone else 2, "cardHeight": 700 if alone else 340}
     return {"uuid": uuid, "name": name, "isReordered": True, "deleted": False, "isGenerated": False, **look}
 
 
-def _charts(objectives: Sequence[str], searched: Sequence[str]) -> list[State]:
+def _charts(view: View, objectives: Sequence[str]) -> list[State]:
     charts: list[State] = []
-    for x, y in combinations(objectives, 2):
+    for x, y in view.pairs:
         axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
         charts.append(_card(f"front-{x}-{y}", "SCATTER", **axes))
-    # The last axis gives the lines their colour.
-    metrics = [*objectives[1:], objectives[0]]
-    parallel = {"selectedParams": list(searched), "selectedMetrics": metrics, "showAllRuns": False}
-    charts.append(_card("parallel", "PARALLEL", **parallel))
+    if view.parameters is not None:
+        # The last axis gives the lines their colour.
+        metrics = [*objectives[1:], objectives[0]]
+        parallel = {"selectedParams": list(view.parameters), "selectedMetrics": metrics, "showAllRuns": False}
+        charts.append(_card("parallel", "PARALLEL", **parallel))
     return charts
 
 
