@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ttq_plugin import cli
+from ttq_plugin import cli, load_packed, packed_info
 from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
@@ -180,10 +180,26 @@ def test_sensitivity_writes_what_compress_reads(tmp_path, cache):
     value = json.loads(result.stdout)
     assert sorted(value["layers"]) == sorted(config["op_names"])
     assert 0 < value["srqw"] < 1 and value["mcc"] > 0.8 and value["test_mcc"] > 0.8
-    model = MnistCNN()
-    assert load_weights(model, tmp_path / "m.safetensors")["method"] == "attq"
+    model, info = load_packed(tmp_path / "m.safetensors"), packed_info(tmp_path / "m.safetensors")
+    assert (info.task, info.method, info.more["layers"]) == ("mnist-cnn", "attq", value["layers"])
+    assert value["bits_disk"] == 8 * info.nbytes and info.report["mcc"] == value["mcc"]
+    weights = sum(model.get_submodule(name).weight.numel() for name in value["layers"])
+    written = sum(info.packed_bytes[name] for name in value["layers"])
+    assert value["cr_gain_quantized_disk"] == 1 - 8 * written / (32 * weights)
     for name in value["layers"]:
         assert len(model.get_submodule(name).weight.unique()) == 3
+
+
+def test_the_rest_in_eight_bits_is_what_is_scored(tmp_path, cache):
+    common = ["compress", "mnist-cnn", "--epochs", "1", "--share", "0.5", "--cache", str(cache)]
+    refused(ttq(*common, "--rest", "int8", cwd=tmp_path), "--rest int8 says how a file is written; name it with --out.")
+    results = [ttq(*common, "--out", rest, "--rest", rest, cwd=tmp_path) for rest in ("exact", "int8")]
+    for result in results:
+        assert result.returncode == 0, result.stderr
+        assert "disk kB" in result.stdout and "kB: compression gain" in result.stdout
+    sizes = [packed_info(tmp_path / rest).nbytes for rest in ("exact", "int8")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert f"file {sizes[1] / 1e3:.2f} kB" in results[1].stdout
 
 
 def test_sensitivity_of_a_mixed_choice_is_a_chain(tmp_path, cache, search):
@@ -251,10 +267,9 @@ def test_compress_runs_a_chain_and_writes_what_it_was(tmp_path, cache):
     assert value["settings"]["method"] == "mixed" and value["kinds"] == kinds and value["layers"] == sorted(kinds)
     assert value["bits_base3"] == 8 * 750 + 64 + 8 * 1000 + 64 + 8 * 800 + 64 + 32 * 90
     assert value["cr_gain_base3"] == 1 - value["bits_base3"] / value["bits_fp32"] and value["mcc"] > 0.8
-    model = MnistCNN()
-    header = load_weights(model, tmp_path / "m.safetensors")
-    assert header["method"] == "mixed" and header["layers"] == "conv1,conv2,fc1,fc2"
-    assert json.loads(header["kinds"]) == kinds and json.loads(header["chain"]) == chain
+    model, info = load_packed(tmp_path / "m.safetensors"), packed_info(tmp_path / "m.safetensors")
+    assert info.method == "mixed" and info.more == {"layers": sorted(kinds), "kinds": kinds, "chain": chain}
+    assert set(info.packed_bytes) >= {"conv2", "fc1"}
     assert len(model.conv2.weight.unique()) == 3 < len(model.fc2.weight.unique()) <= 255
     result = ttq(*arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -148,7 +148,14 @@ def sensitivity(**options: Any) -> None:
     type=click.Path(path_type=Path),
     help="NNI config list (JSON) instead of --share, or a chain instead of --share and --method.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the compressed weights here (.safetensors).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the packed model here (.safetensors).")
+@click.option(
+    "--rest",
+    type=click.Choice(("exact", "float16", "int8")),
+    default="exact",
+    show_default=True,
+    help="How --out writes what is not ternary; scores are then the file's.",
+)
 @_data
 @_common
 @click.pass_context

@@ -34,6 +34,19 @@ def test_keys_are_flat_json(report):
     assert values["bits_entropy"] < values["bits_base3"] < values["bits_dense2"] < values["bits_coo34"]
 
 
+def test_what_was_written_stands_beside_the_schemes(report):
+    assert "disk" not in str(report)
+    written = report.written(20_000, {"conv1": 60, "conv2": 1_000, "fc1": 7})
+    values = written.to_dict()
+    assert list(values) == [*KEYS, "bits_disk", "cr_gain_disk", "cr_gain_quantized_disk"]
+    assert values["bits_disk"] == 160_000 and values["cr_gain_disk"] == 1 - 160_000 / (32 * 9_840)
+    assert values["cr_gain_quantized_disk"] == 1 - 1_060 / (4 * 5_250)
+    assert "coo34 kB  disk kB  dense2 kB" in str(written) and "file 20.00 kB: compression gain 49.19 %" in str(written)
+    assert [line.split()[5] for line in str(written).splitlines()[1:3]] == ["0.06", "1.00"]
+    partly = report.written(20_000, {"conv1": 60})
+    assert "cr_gain_quantized_disk" not in partly.to_dict() and "of the quantised weights" in str(partly)
+
+
 def test_binary_only_has_no_srqw():
     model = MnistCNN()
     report = measure(model, binary_twin(model, ["conv2"]), torch.randn(2, 1, 20, 20))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import epoch_bar, out, percent, print_json, progress
 from ttq_plugin.commands.train import prepared
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
+from ttq_plugin.deploy.packed import load_packed, save_packed
 from ttq_plugin.errors import InputError
-from ttq_plugin.trial import MIXED, Outcome, Settings, run, save_weights, score_on_test
+from ttq_plugin.tasks.training import mcc
+from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_test
 
 IN_FILE = ("share",)
 """Options that a config list leaves nothing to."""
@@ -32,7 +35,9 @@ def compress(
     **options: Any,
 ) -> None:
     """Compress, print the report, write the weights where asked; ``given``: options that were not left to defaults."""
-    target = options.pop("out")
+    target, rest = options.pop("out"), options.pop("rest")
+    if rest != "exact" and target is None:
+        raise InputError(f"--rest {rest} says how a file is written; name it with --out.")
     layers: dict[str, Any] = _read(config, given) if config else {}
     if "chain" in layers:
         options["method"] = MIXED
@@ -41,10 +46,10 @@ def compress(
     with progress() as bars:
         on_epoch = epoch_bar(bars, f"{settings.method} training", settings.epochs)
         outcome = run(ready, settings, on_epoch=on_epoch, **layers)
+    if target:
+        outcome = _written(target, rest, ready, settings, outcome, layers.get("chain"))
     model = outcome.model.cpu()
     full, test = score_on_test(task, [ready.model.cpu(), model], seed=seed or 0, data=data)
-    if target:
-        save_weights(model, target, _metadata(settings, outcome, layers.get("chain")))
     scores = {"mcc_fp32": ready.mcc, "test_mcc": test, "test_mcc_fp32": full}
     if as_json:
         print_json(
@@ -79,12 +84,21 @@ def _print(settings: Settings, outcome: Outcome, scores: dict[str, float]) -> No
         out.print(f"note: {note}")
 
 
-def _metadata(settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None) -> dict[str, str]:
-    """What the header of the written weights says; a chain also says each layer's kind and itself."""
-    known = {"task": settings.task, "method": settings.method, "layers": ",".join(outcome.layers)}
-    if chain is None:
-        return known
-    return known | {"kinds": json.dumps(outcome.report.kinds), "chain": json.dumps(chain_to_json(chain))}
+def _written(
+    target: Path, rest: str, ready: Prepared, settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None
+) -> Outcome:
+    """Write the packed file; the outcome with the bytes it takes, and with the model that is in it."""
+    more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds}
+    if chain is not None:
+        more["chain"] = chain_to_json(chain)
+    numbers = outcome.report.to_dict() | {"mcc": outcome.metrics["mcc"]}
+    method, model = settings.method, outcome.model
+    info = save_packed(model, target, task=settings.task, method=method, report=numbers, more=more, rest=rest)
+    report = outcome.report.written(info.nbytes, info.packed_bytes)
+    if rest == "exact":
+        return replace(outcome, report=report)
+    model = load_packed(target).to(ready.device)
+    return replace(outcome, report=report, model=model, metrics=outcome.metrics | {"mcc": mcc(model, ready.validation)})
 
 
 def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class PackedInfo:
         task: name of the built-in task whose model it is, or None.
         method: how it was compressed, or None.
         report: the report's flat numbers, or empty.
+        more: what else the writer had to say.
         architecture: class of the model, for people.
         entries: name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
             as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes.
@@ -35,6 +36,7 @@ class PackedInfo:
     task: str | None
     method: str | None
     report: dict[str, Any]
+    more: dict[str, Any]
     architecture: str
     entries: dict[str, dict[str, Any]]
     nbytes: int
@@ -53,6 +55,7 @@ def save_packed(
     task: str | None = None,
     method: str | None = None,
     report: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     rest: str = "exact",
 ) -> PackedInfo:
     """Write a compressed model: ternary weights as packed codes and scales, everything else as it is.
@@ -67,6 +70,7 @@ def save_packed(
         task: the built-in task whose model it is; ``load_packed`` then rebuilds it without being given one.
         method: how it was compressed, kept for people.
         report: numbers to keep, such as ``CompressionReport.to_dict()``.
+        more: whatever else JSON can hold.
         rest: what becomes of all other floating-point tensors: ``exact``, ``float16`` (half the bytes, relative error
             up to 2^-11) or ``int8`` (a quarter; matrices and kernels only, one scale an output channel, absolute error
             up to max|w| / 254 of the channel; the others stay exact).
@@ -102,7 +106,8 @@ def save_packed(
         stored, entry = make_entry(name, value.detach().cpu().contiguous(), channels.get(name), rest)
         entries[name] = entry
         tensors |= stored
-    about = {"task": task, "method": method, "report": dict(report or {}), "architecture": _architecture(model)}
+    about = {"task": task, "method": method, "architecture": _architecture(model)}
+    about |= {"report": dict(report or {}), "more": dict(more or {})}
     raw = {name: entry["crc"] for name, entry in entries.items() if entry["as"] == "raw"}
     others = {name: entry for name, entry in entries.items() if name not in raw}
     container.write(Path(path), tensors, {**about, "raw": raw, "entries": others})
@@ -164,8 +169,8 @@ def packed_info(path: Path | str) -> PackedInfo:
         raw = {name: {"as": "raw", "crc": crc} for name, crc in content["raw"].items()}
         entries = {name: complete(name, dict(entry), stored) for name, entry in (content["entries"] | raw).items()}
         check_names(entries, set(stored))
-        about = {key: content[key] for key in ("task", "method", "report", "architecture")}
-        about["report"] = dict(about["report"])
+        about = {key: content[key] for key in ("task", "method", "architecture")}
+        about |= {key: dict(content[key]) for key in ("report", "more")}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is damaged: its header lacks or confuses {error}.") from None
     return PackedInfo(**about, entries=entries, nbytes=path.stat().st_size)

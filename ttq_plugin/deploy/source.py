@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.deploy.container import KEY
+from ttq_plugin.deploy.packed import load_packed, packed_info
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, read_metadata
 from ttq_plugin.tasks import TASKS, get_task
@@ -46,6 +48,10 @@ def open_model(path: Path) -> Source:
         InputError: if the file is missing, damaged, names no built-in task, or holds another architecture's weights.
     """
     metadata = read_metadata(path)
+    packed = KEY in metadata
+    if packed:
+        info = packed_info(path)
+        metadata = {"task": info.task or "", "method": info.method or ""}
     name = metadata.get("task", "")
     if name not in TASKS:
         came = f"names {name!r}" if name else "names none"
@@ -53,6 +59,7 @@ def open_model(path: Path) -> Source:
             f"the header of {path} must name a built-in task, it {came}; `ttq compress --out` writes such files."
         )
     task = get_task(name)
-    model = task.model()
-    load_weights(model, path)
+    model = load_packed(path) if packed else task.model()
+    if not packed:
+        load_weights(model, path)
     return Source(model.eval(), task, metadata)

@@ -1,6 +1,7 @@
 """The report of one compression: a row a layer, and totals that are sums over the rows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ttq_plugin.measures.energy import EnergyModel
 from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES
@@ -28,6 +29,7 @@ class LayerReport:
         mult_adds_fp32: per sample, full precision.
         transfers: 32-bit words moved, compressed; `others` included.
         transfers_fp32: the same, full precision.
+        bits_disk: of codes and scales in the file that was written; None where there is none, or it is not packed.
     """
 
     name: str
@@ -45,6 +47,7 @@ class LayerReport:
     mult_adds_fp32: int
     transfers: int
     transfers_fp32: int
+    bits_disk: int | None = None
 
     @property
     def selected(self) -> bool:
@@ -70,11 +73,26 @@ class CompressionReport:
         layers: one row a layer.
         energy_model: the constants used.
         uncounted: modules with parameters whose mult-adds are not counted, because no rule is known.
+        bits_disk: of the whole file that was written, header, buffers and all; None where none was.
     """
 
     layers: tuple[LayerReport, ...]
     energy_model: EnergyModel
     uncounted: tuple[str, ...] = ()
+    bits_disk: int | None = None
+
+    def written(self, size: int, layers: Mapping[str, int]) -> "CompressionReport":
+        """The report with what a file really takes beside what the schemes say.
+
+        Args:
+            size: of the file, in bytes.
+            layers: bytes of codes and scales of each packed layer, by name.
+
+        Returns:
+            The same report with `bits_disk`.
+        """
+        rows = (replace(row, bits_disk=8 * layers[row.name] if row.name in layers else None) for row in self.layers)
+        return replace(self, layers=tuple(rows), bits_disk=8 * size)
 
     @property
     def selected(self) -> tuple[LayerReport, ...]:
@@ -131,6 +149,21 @@ class CompressionReport:
         return 1 - sum(row.bits_coo34 for row in self.selected) / full
 
     @property
+    def disk(self) -> dict[str, float]:
+        """What was written: bits and gain of the whole file, and the gain of the selected layers' codes and scales.
+
+        The last is there if every selected layer is packed. Nothing if no file was written.
+        """
+        if self.bits_disk is None:
+            return {}
+        found: dict[str, float] = {"bits_disk": self.bits_disk, "cr_gain_disk": 1 - self.bits_disk / self.bits_fp32}
+        bits = [row.bits_disk for row in self.selected]
+        if None not in bits:
+            full = sum(FLOAT_BITS * row.weights for row in self.selected)
+            found["cr_gain_quantized_disk"] = 1 - sum(b for b in bits if b is not None) / full
+        return found
+
+    @property
     def mult_adds(self) -> int:
         """Mult-adds a sample, compressed."""
         return sum(row.mult_adds for row in self.layers)
@@ -176,6 +209,7 @@ class CompressionReport:
             "ec_total_fp32": self.ec_total_fp32,
             "ec_gain_total": self.ec_gain_total,
             "energy_model": str(self.energy_model),
+            **self.disk,
         }
 
     def __str__(self) -> str:
@@ -185,11 +219,17 @@ class CompressionReport:
 def table(report: CompressionReport) -> str:
     """The report as plain text: the quantised layers, then the totals in percent, kilobytes (1000) and joules."""
     width = max([5, *(len(row.name) for row in report.selected)])
-    lines = [f"{'layer':{width}}  kind      weights   zeros %  coo34 kB  dense2 kB  base3 kB  entropy kB    mult-adds"]
+    written = report.bits_disk is not None
+    disk = "  disk kB" if written else ""
+    head = (
+        f"{'layer':{width}}  kind      weights   zeros %  coo34 kB{disk}  dense2 kB  base3 kB  entropy kB    mult-adds"
+    )
+    lines = [head]
     for row in report.selected:
+        disk = f"  {'' if row.bits_disk is None else f'{row.bits_disk / 8e3:.2f}':>7}" if written else ""
         lines.append(
             f"{row.name:{width}}  {row.kind:7}  {row.weights:8}  {100 * row.zeros / max(row.weights, 1):8.2f}  "
-            f"{row.bits_coo34 / 8e3:8.2f}  {row.bits_dense2 / 8e3:9.2f}  {row.bits_base3 / 8e3:8.2f}  "
+            f"{row.bits_coo34 / 8e3:8.2f}{disk}  {row.bits_dense2 / 8e3:9.2f}  {row.bits_base3 / 8e3:8.2f}  "
             f"{row.bits_entropy / 8e3:10.2f}  {row.mult_adds:11}"
         )
     sizes = ", ".join(f"{s} {report.bits(s) / 8e3:.2f} ({100 * report.cr_gain(s):.2f} %)" for s in SCHEMES)
@@ -203,6 +243,13 @@ def table(report: CompressionReport) -> str:
         f"mult-adds a sample {report.mult_adds} (fp32 {report.mult_adds_fp32}); energy {report.ec_total:.3g} J "
         f"(fp32 {report.ec_total_fp32:.3g} J), gain {100 * report.ec_gain_total:.2f} %, at {report.energy_model}",
     ]
+    if report.bits_disk is not None:
+        quantized = report.disk.get("cr_gain_quantized_disk")
+        share = "" if quantized is None else f", {100 * quantized:.2f} % of the quantised weights"
+        lines.append(
+            f"file {report.bits_disk / 8e3:.2f} kB: compression gain {100 * report.disk['cr_gain_disk']:.2f} % of the "
+            f"model{share}"
+        )
     if report.uncounted:
         lines.append(f"mult-adds not counted: {', '.join(report.uncounted)}")
     return "\n".join(lines)
