@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import constriction
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -179,7 +178,7 @@ def _to_entropy(symbols: Symbols, count: int) -> Symbols:
     head = b"".join(_varint(int(c)) for c in counts[:-1])
     if counts.max() == len(symbols):
         return np.frombuffer(head, dtype=np.uint8)
-    encoder = constriction.stream.queue.RangeEncoder()
+    encoder = _constriction().queue.RangeEncoder()
     model = _model(counts)
     encoder.encode(symbols.astype(np.int32), model)
     coded = encoder.get_compressed().astype(">u4").tobytes()
@@ -203,7 +202,7 @@ def _shortened(coded: bytes, symbols: Symbols, model: Any) -> bytes:
 def _read(coded: bytes, n: int, model: Any) -> Symbols | None:
     """The n symbols, or None if the range coder cannot read as many."""
     words = np.frombuffer(coded + bytes(-len(coded) % 4), dtype=">u4").astype(np.uint32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
+    decoder = _constriction().queue.RangeDecoder(words)
     try:
         symbols: Symbols = decoder.decode(model, n).astype(np.uint8)
     except (AssertionError, ValueError):
@@ -252,8 +251,15 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
+def _constriction() -> Any:
+    """The stream coders; imported where they are needed, so that all else works without."""
+    from constriction import stream
+
+    return stream
+
+
 def _model(counts: NDArray[np.int64]) -> Any:
-    return constriction.stream.model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
+    return _constriction().model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
 
 
 Encode = Callable[[Symbols, int], Symbols]
