@@ -63,11 +63,27 @@ def cli() -> None:
 @cli.command()
 @click.argument("space", default="mnist-cnn")
 @_store
-@click.option("--storage", help="Optuna's database URL  [default: studies.db in the store's folder]")
+@click.option(
+    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
+)
 @click.option("--study", help="The study's name  [default: the task's name and the time]")
 @click.option("--resume", "resume", metavar="STUDY", help="Go on with this study, up to --trials trials in all.")
 @click.option("--trials", type=click.IntRange(1), help="Trials in all  [default: the space's]")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), help="Workers  [default: one a core]")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Workers are processes here, or tasks on the Ray cluster in RAY_ADDRESS.",
+)
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Seconds between signs of life of a worker elsewhere; three missed, and its trial is run again.",
+)
 @_data
 @_common
 def search(**options: Any) -> None:
@@ -77,6 +93,25 @@ def search(**options: Any) -> None:
     tried first. Ctrl-C ends the search and keeps what is finished.
     """
     from ttq_plugin.commands.search import search as command
+
+    command(**options)
+
+
+@cli.command()
+@click.option("--storage", envvar="TTQ_STORAGE", required=True, help="The search's database URL; or set TTQ_STORAGE.")
+@click.option("--study", help="The study to join  [default: the only one with trials left]")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
+@click.option(
+    "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
+)
+@_data
+@_common
+def worker(**options: Any) -> None:
+    """Join a search that runs elsewhere, and work on it until nothing is left.
+
+    The database must be PostgreSQL where the search runs on another machine. Data and cache are this machine's own.
+    """
+    from ttq_plugin.commands.worker import worker as command
 
     command(**options)
 

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:

@@ -13,11 +13,11 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search.join import join_search
 from ttq_plugin.search.ledger import counted, finished
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import load_study
-from ttq_plugin.search.worker import join_search
 
 
 def search(space, storage, name="s", **keywords):
@@ -32,7 +32,7 @@ def outcome(storage, name="s"):
 def test_exactly_the_number_asked_for_with_several_workers(space, storage, tmp_path):
     seen = []
     summary = search(
-        space, storage, workers=2, trials=9, data="sleep=0.05", models_dir=tmp_path / "models",
+        space, storage, workers=2, trials=9, data="sleep=0.3", models_dir=tmp_path / "models",
         on_poll=lambda done, running: seen.append((len(done), len(running))),
     )  # fmt: skip
     assert (summary.complete, summary.failed, summary.lost) == (9, 0, 0)
@@ -157,9 +157,9 @@ def test_a_database_that_fails_on_the_way_is_named(space, storage, monkeypatch):
             raise StorageInternalError("An exception is raised during the commit.") from OSError("disk I/O error")
         return 0
 
-    monkeypatch.setattr("ttq_plugin.search.runner.counted", counted_once)
+    monkeypatch.setattr("ttq_plugin.search.loop.counted", counted_once)
     with pytest.raises(InputError, match="studies.db failed during the search: disk I/O error.$"):
-        search(space, storage, data="sleep=1")
+        search(space, storage, data="sleep=1", patience=0)
 
 
 def test_resume_with_other_objectives(space, space_text, storage):

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import MAX_ATTEMPTS, counted, finished, reclaim, running
 from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.processes import alive, identity
+from ttq_plugin.search.processes import alive, crew_of, identity
 from ttq_plugin.search.storage import redact
 from ttq_plugin.search.study import load_study, open_study, stored_space
 from ttq_plugin.tasks import TASKS
@@ -122,9 +122,9 @@ def test_a_lost_trial_is_tried_again_and_given_up_in_the_end(space, storage):
     study = open_study(storage, "s", space.model_copy(update={"paper": space.paper[:1]}), resume=False)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         assert space.suggest(study.ask())["ttq.t"] == 0.05 and counted(study) == 1
-        assert reclaim(study, lambda worker: None, fault=True) == 0
-        assert reclaim(study, killed, fault=True) == 1
-        assert reclaim(study, killed, fault=True) == 0, "it was ended, not left running"
+        assert reclaim(study, lambda worker: None) == 0
+        assert reclaim(study, killed) == 1
+        assert reclaim(study, killed) == 0, "it was ended, not left running"
         assert counted(study) == (attempt == MAX_ATTEMPTS), "what is tried again does not count, what is given up does"
     assert not study.get_trials(states=(TrialState.WAITING,))
     reasons = [record["reason"] for record in finished(study)]
@@ -136,7 +136,7 @@ def test_an_interruption_does_not_speak_against_a_trial(space, storage):
     study = open_study(storage, "s", space.model_copy(update={"paper": space.paper[:1]}), resume=False)
     for _ in range(MAX_ATTEMPTS + 2):
         assert space.suggest(study.ask())["ttq.t"] == 0.05
-        assert reclaim(study, lambda worker: "interrupted", fault=False) == 1
+        assert reclaim(study, lambda worker: "interrupted") == 1
     assert counted(study) == 0
 
 
@@ -145,7 +145,7 @@ def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_o
     space.suggest(study.ask())
     (record,) = running(study)
     assert record["parameters"]["t"] == 0.05 and record["origin"] == "paper" and record["worker"] is None
-    reclaim(study, killed, fault=True)
+    reclaim(study, killed)
     (record,) = finished(study)
     assert set(record) == {
         "number", "state", "parameters", "metrics", "origin", "seed", "started", "seconds", "reason", "notes",
@@ -154,12 +154,12 @@ def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_o
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number():
-    me = identity()
-    assert alive(me, local=True) and alive(me, local=False)
-    assert not alive({**me, "born": "1"}, local=True)
-    assert not alive({**me, "pid": 2**22 + 1}, local=True)
-    assert alive({**me, "host": "elsewhere", "born": "1"}, local=False), "nothing is known of another machine's"
-    assert not alive({**me, "host": "elsewhere", "born": "1"}, local=True)
+    me = identity("crew.0")
+    assert alive(me) is True and crew_of(me) == "crew"
+    assert alive({**me, "born": "1"}) is False
+    assert alive({**me, "pid": 2**22 + 1}) is False
+    assert alive({**me, "machine": "elsewhere", "born": "1"}) is None, "nothing is known of another machine's"
+    assert alive({**me, "host": "renamed", "born": "1"}) is False
 
 
 def test_optuna_would_have_taken_other_directions_without_a_word(storage):

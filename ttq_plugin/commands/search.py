@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
 from ttq_plugin.commands.train import prepared
+from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
+from ttq_plugin.search.engines import get_engine
 from ttq_plugin.search.load import load_space
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.space import Space
-from ttq_plugin.tracking import StudyRecorder, TrialRecord, front, open_store, plot_front
-from ttq_plugin.trial import Prepared, load_weights, score_on_test
+from ttq_plugin.search.storage import HEARTBEAT, redact
+from ttq_plugin.tracking import open_store, plot_front
+from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.trial import load_weights, score_on_test
 
 HEADINGS = {
     "mcc": "MCC val",
@@ -30,58 +30,6 @@ HEADINGS = {
 }
 
 
-@dataclass
-class _Watch:
-    """Follows the search: MLflow up to date, models of dominated trials removed, the bar moved."""
-
-    space: Space
-    study: str
-    store: str
-    models: Path
-    target: int
-    ready: Prepared
-    parameters: dict[str, Any]
-    bars: Progress
-    records: list[TrialRecord] = field(default_factory=list)
-    _recorder: StudyRecorder | None = None
-    _bar: Any = None
-
-    @property
-    def recorder(self) -> StudyRecorder:
-        """Made on first use, when the study has been opened: a refused search leaves nothing in MLflow."""
-        if self._recorder is None:
-            self._recorder = StudyRecorder(
-                open_store(self.store), self.study, self.space.objectives, self.parameters, {"task": self.space.task}
-            )
-        return self._recorder
-
-    def members(self) -> set[int]:
-        """Numbers of the trials on the front."""
-        return front(self.records, self.space.objectives)
-
-    def __call__(self, finished: Sequence[dict[str, Any]], running: Sequence[dict[str, Any]]) -> None:
-        """Called by the search about twice a second."""
-        if self._bar is None:
-            self._bar = self.bars.add_task("trials", total=self.target, note="")
-        if len(finished) > len(self.records):
-            self.records = [TrialRecord(**record) for record in finished]
-            self.recorder.sync(self.records)
-            self._forget_dominated()
-        complete = [r.metrics["mcc"] for r in self.records if r.state == "complete" and "mcc" in r.metrics]
-        best = f"best MCC {percent(max(complete))}, " if complete else ""
-        note = f"{best}front {len(self.members())}, running {len(running)}"
-        # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
-        done = min(len(self.records), self.target - len(running))
-        self.bars.update(self._bar, completed=done, note=note)
-
-    def _forget_dominated(self) -> None:
-        """A trial once dominated never comes back to the front, so its weights are not needed any more."""
-        members = self.members()
-        for record in self.records:
-            if record.number not in members:
-                (self.models / f"trial-{record.number}.safetensors").unlink(missing_ok=True)
-
-
 def search(
     space: str,
     store: str,
@@ -90,6 +38,8 @@ def search(
     resume: str | None,
     trials: int | None,
     workers: int | None,
+    engine: str = "processes",
+    heartbeat: int = HEARTBEAT,
     *,
     seed: int | None,
     data: Path | None,
@@ -106,11 +56,14 @@ def search(
     storage = storage or f"sqlite:///{(folder / 'studies.db').absolute()}"
     name = resume or study or f"{described.task}-{datetime.now():%Y%m%d-%H%M%S}"
     target = trials or described.trials
+    # A server must answer before anything is trained; a folder becomes a store only when the study is open.
+    opened = open_store(store) if "://" in store else store
+    get_engine(engine, storage)
     seed = check_study(storage, name, described, resume=bool(resume), seed=seed)
     ready = prepared(described.task, seed=seed, data=data, cache=cache, device=device)
     settings = {"task": described.task, "sampler": "tpe", "trials": target, "seed": seed, "mcc_fp32": ready.mcc}
     with progress() as bars:
-        watch = _Watch(described, name, store, folder / "models" / name, target, ready, settings, bars)
+        watch = Watch(described, name, opened, folder / "models" / name, target, ready, settings, bars)
         folder.mkdir(parents=True, exist_ok=True)
         summary = run_search(
             described,
@@ -125,20 +78,38 @@ def search(
             device=device,
             resume=bool(resume),
             on_poll=watch,
+            on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
+            engine=engine,
+            heartbeat=heartbeat,
         )
-    result = _finish(watch, summary, data, folder, seed) | {"seconds": time.perf_counter() - started}
+    again = f"ttq search {space} --resume {name}{_elsewhere(store, storage, folder)}"
+    try:
+        result = watch.last(lambda: _finish(watch, summary, data, folder, seed))
+    except store_faults() as error:
+        raise SystemExit(
+            f"Error: MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
+            f"{again}"
+        ) from None
+    result["seconds"] = time.perf_counter() - started
     if as_json:
         print_json(result)
     else:
         _print(result, described, store)
     if summary.interrupted:
-        err.print(f"Interrupted; go on with: ttq search {space} --resume {name}")
+        err.print(f"Interrupted; go on with: {again}")
         raise KeyboardInterrupt
     if summary.error:
         raise SystemExit(f"Error: {summary.error}")
 
 
-def _finish(watch: _Watch, summary: Summary, data: Path | None, folder: Path, seed: int) -> dict[str, Any]:
+def _elsewhere(store: str, storage: str, folder: Path) -> str:
+    """The options that find the same stores again, without a password."""
+    given = "" if store == "mlflow_runs" else f" --store {store}"
+    default = f"sqlite:///{(folder / 'studies.db').absolute()}"
+    return given if storage == default else f"{given} --storage '{redact(storage)}'"
+
+
+def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, seed: int) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
     recorder, members = watch.recorder, sorted(watch.members())
     scores = _test(watch, members, data, seed)
@@ -169,7 +140,7 @@ def _finish(watch: _Watch, summary: Summary, data: Path | None, folder: Path, se
     }
 
 
-def _test(watch: _Watch, members: list[int], data: Path | None, seed: int) -> dict[int, float]:
+def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dict[int, float]:
     """Test score of each front member, once each; -1 is the full-precision model's."""
     recorder, task = watch.recorder, watch.ready.task
     known = recorder.tested()

@@ -5,23 +5,27 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
+from ttq_plugin.search.processes import crew_of
 from ttq_plugin.search.worker import STOP, Job, worker_main
 
 
 @dataclass(frozen=True)
 class Exit:
-    """How a worker ended: its exit code (minus a signal's number), and what it said, if anything."""
+    """How a worker ended: its exit code (minus a signal's number), what it said, and what others say, if anything."""
 
-    pid: int
+    worker: str
     code: int
     kind: str | None = None
     message: str | None = None
+    how: str | None = None
 
     @property
     def crashed(self) -> bool:
@@ -29,32 +33,71 @@ class Exit:
         return self.code not in {0, STOP}
 
     def __str__(self) -> str:
-        return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        return self.how or (f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}")
 
 
-class Crew:
-    """Worker processes on one job; started by spawn, because a forked process cannot use torch's threads or CUDA."""
+class Crew(ABC):
+    """Workers on one job; each has a name that begins with the crew's, unlike any other's anywhere."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.pids: set[int] = set()
-        self._live: dict[int, tuple[Any, Any]] = {}
+        self.name = uuid.uuid4().hex
+        self._started = 0
+        self._live: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._live)
 
     def start(self) -> None:
         """One more worker."""
+        name = f"{self.name}.{self._started}"
+        self._started += 1
+        self._live[name] = self._start(replace(self.job, worker=name))
+
+    def has(self, worker: Mapping[str, Any] | None) -> bool:
+        """Whether the worker that a trial names is, or was, one of this crew."""
+        return worker is not None and crew_of(worker) == self.name
+
+    def lost(self, worker: Mapping[str, Any] | None) -> bool:
+        """Whether it was one of this crew, and has ended."""
+        return worker is not None and self.has(worker) and worker["name"] not in self._live
+
+    def reap(self) -> list[Exit]:
+        """The workers that have ended since the last call."""
+        exits = [end for name, worker in self._live.items() if (end := self._end(name, worker)) is not None]
+        for end in exits:
+            del self._live[end.worker]
+        return exits
+
+    @abstractmethod
+    def _start(self, job: Job) -> Any:
+        """Start a worker on that job."""
+
+    @abstractmethod
+    def _end(self, name: str, worker: Any) -> Exit | None:
+        """How the worker ended; None while it lives."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> None:
+        """Until a worker ends, at most that long."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ends every worker, by force where asking does not help."""
+
+
+class Processes(Crew):
+    """Processes of this machine; started by spawn, because a forked process cannot use torch's threads or CUDA."""
+
+    def _start(self, job: Job) -> tuple[Any, Any]:
         context = multiprocessing.get_context("spawn")
         reading, writing = context.Pipe(duplex=False)
-        process = context.Process(target=worker_main, args=(self.job, writing))
+        process = context.Process(target=worker_main, args=(job, writing))
         with _no_interrupt():
             process.start()
         # Ours is closed at once: the pipe then ends with the worker, and reading it never waits for a dead one.
         writing.close()
-        assert process.pid is not None
-        self.pids.add(process.pid)
-        self._live[process.pid] = (process, reading)
+        return process, reading
 
     def wait(self, seconds: float) -> None:
         """Until a worker ends, at most that long."""
@@ -63,11 +106,6 @@ class Crew:
             connection.wait(sentinels, timeout=seconds)
         else:
             time.sleep(seconds)
-
-    def reap(self) -> list[Exit]:
-        """The workers that have ended since the last call."""
-        ended = [pid for pid, (process, _) in self._live.items() if process.exitcode is not None]
-        return [self._end(pid) for pid in ended]
 
     def stop(self, patience: float = 5) -> None:
         """Ends every worker, by force where asking does not help; a killed one's writes are whole or not there."""
@@ -81,18 +119,20 @@ class Crew:
                 process.join()
         self.reap()
 
-    def _end(self, pid: int) -> Exit:
-        process, reading = self._live.pop(pid)
+    def _end(self, name: str, worker: Any) -> Exit | None:
+        process, reading = worker
+        code = process.exitcode
+        if code is None:
+            return None
         kind = message = None
         try:
             if reading.poll():
                 kind, message = reading.recv()
         except (EOFError, OSError):
             pass  # it ended without a word, or in the middle of one
-        code = process.exitcode
         reading.close()
         process.close()
-        return Exit(pid, code, kind, message)
+        return Exit(name, code, kind, message)
 
 
 @contextmanager

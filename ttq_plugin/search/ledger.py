@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+
+from ttq_plugin.search.processes import alive, crew_of
 
 MAX_ATTEMPTS = 3
 """A trial whose worker was killed is tried this often in all; then it is the trial's fault and counts as failed."""
@@ -16,10 +18,31 @@ MAX_ATTEMPTS = 3
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "pruned"}
 
 
-def counted(study: Any) -> int:
-    """How many trials use up the search's number: handed out, and not lost to be tried again."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.state != TrialState.WAITING and not trial.user_attrs.get("again") for trial in trials)
+INTERRUPTED = "interrupted"
+"""The reason of a loss that does not speak against the trial."""
+
+GONE = ("worker killed", "worker gone")
+"""How the reason of a loss begins that may be the trial's fault."""
+
+
+def is_lost(trial: Any) -> bool:
+    """Whether the trial ended with its worker, and was or will be handed out again."""
+    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("again"))
+
+
+def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
+    """How many trials use up the search's number: handed out, and not lost to be tried again.
+
+    Args:
+        study: an optuna.Study.
+        trials: all of its trials, if they have been read just now.
+
+    Returns:
+        their number.
+    """
+    if trials is None:
+        trials = study.get_trials(deepcopy=False)
+    return sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials)
 
 
 def finished(study: Any) -> list[dict[str, Any]]:
@@ -66,47 +89,90 @@ def _record(trial: Any) -> dict[str, Any]:
     }
 
 
-def reclaim(study: Any, verdict: Callable[[Mapping[str, Any] | None], str | None], *, fault: bool) -> int:
+def reclaim(study: Any, verdict: Callable[[Any], str | None], trials: Sequence[Any] | None = None) -> int:
     """Ends the running trials that nobody works on any more, and enqueues their parameters again.
 
     Call it under the study's ask lock: there, a running trial without a worker's name has lost its worker.
 
     Args:
         study: an optuna.Study.
-        verdict: from a trial's worker (None: unknown) to the reason why the trial is lost, None if it is not.
-        fault: whether being lost speaks against the trial (a killed worker does, an interruption does not).
+        verdict: from a running trial to the reason why it is lost, None if it is not.
+        trials: all of its trials, if they have been read under that lock.
 
     Returns:
         how many trials were lost.
     """
+    if trials is None:
+        trials = study.get_trials(deepcopy=False)
     lost = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        reason = verdict(trial.user_attrs.get("worker"))
+    for trial in [trial for trial in trials if trial.state == TrialState.RUNNING]:
+        reason = verdict(trial)
         if reason is not None:
-            lose(study, trial, reason, fault=fault)
+            _end_lost(study, trial, reason)
             lost += 1
+    _enqueue_lost(study, study.get_trials(deepcopy=False) if lost else trials)
     return lost
 
 
-def lose(study: Any, trial: Any, reason: str, *, fault: bool) -> None:
-    """Ends a running trial as failed, and enqueues its parameters again unless it was killed too often.
+def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
+    """The verdict on trials whose workers belong to somebody else, or to nobody.
 
     Args:
         study: an optuna.Study.
-        trial: the running trial.
-        reason: what is written down.
-        fault: whether this attempt counts against the trial.
+        crew: the asking crew: its own workers' ends are noticed, and explained, by whoever leads it.
+
+    Returns:
+        what `reclaim` takes.
     """
-    attempt = trial.user_attrs.get("attempt", 1) + fault
+    silent: set[int] | None = None
+
+    def verdict(trial: Any) -> str | None:
+        worker = trial.user_attrs.get("worker")
+        if worker is None or not worker.get("name"):
+            return "worker killed"
+        if crew and crew_of(worker) == crew:
+            return None
+        nonlocal silent
+        lives = alive(worker)
+        if lives is None and silent is None:
+            silent = set(study._storage._get_stale_trial_ids(study._study_id))
+        if lives is None and trial._trial_id in (silent or ()):
+            return f"worker gone (no sign of life of {worker['host']})"
+        return "worker killed" if lives is False else None
+
+    return verdict
+
+
+def lose(study: Any, trial: Any, reason: str) -> None:
+    """Ends a running trial as failed, and enqueues its parameters again unless it was killed too often.
+
+    Args:
+        study: an optuna.Study, whose ask lock is held.
+        trial: the running trial.
+        reason: what is written down; any but INTERRUPTED counts against the trial.
+    """
+    _end_lost(study, trial, reason)
+    _enqueue_lost(study, study.get_trials(deepcopy=False))
+
+
+def _end_lost(study: Any, trial: Any, reason: str) -> None:
+    attempt = trial.user_attrs.get("attempt", 1) + (reason != INTERRUPTED)
     again = attempt <= MAX_ATTEMPTS
     # Optuna takes attributes of running trials only: first the words, then the end. Should the trial end by itself
     # in between (its worker was slow, not dead), that end stands.
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
         told = reason if again else f"{reason}, given up after {MAX_ATTEMPTS} attempts"
         study._storage.set_trial_user_attr(trial._trial_id, "reason", told)
-        study._storage.set_trial_user_attr(trial._trial_id, "again", again)
+        study._storage.set_trial_user_attr(trial._trial_id, "again", attempt if again else 0)
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-    parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if again and parameters:
-        origin = trial.user_attrs.get("origin", "search")
-        study.enqueue_trial(parameters, user_attrs={"origin": origin, "attempt": attempt})
+
+
+def _enqueue_lost(study: Any, trials: Sequence[Any]) -> None:
+    """Enqueues what was lost and is not enqueued yet, also where a predecessor was killed before it could."""
+    tried_again = {trial.user_attrs.get("again_of") for trial in trials}
+    for trial in trials:
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if is_lost(trial) and parameters and trial.number not in tried_again:
+            origin, attempt = trial.user_attrs.get("origin", "search"), trial.user_attrs["again"]
+            known = {"origin": origin, "attempt": attempt, "again_of": trial.number}
+            study.enqueue_trial(parameters, user_attrs=known)

@@ -9,23 +9,36 @@ from pathlib import Path
 from typing import Any
 
 
-def identity() -> dict[str, Any]:
-    """This process, so that a later one can tell it from another that got the same number."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+def identity(name: str) -> dict[str, Any]:
+    """This process, so that a later one can tell it from another that got the same number.
+
+    Args:
+        name: of the worker, unlike any other's: its crew's, a dot, and its number.
+
+    Returns:
+        what goes into the study with each trial that it works on.
+    """
+    pid = os.getpid()
+    return {"name": name, "host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
 
 
-def alive(worker: Mapping[str, Any], *, local: bool) -> bool:
+def crew_of(worker: Mapping[str, Any]) -> str:
+    """The name of the crew that a worker belongs to; whoever leads it notices first how its workers end."""
+    return str(worker.get("name", "")).partition(".")[0]
+
+
+def alive(worker: Mapping[str, Any]) -> bool | None:
     """Whether that process lives.
 
     Args:
         worker: what `identity` said in it.
-        local: it can only have run on this machine, whatever its host was called then (a container's name changes).
 
     Returns:
-        False where it is certainly gone; True also for another machine's, of which nothing can be known here.
+        True or False where its number means something here; None for one of another machine or container, or of this
+        machine before it was started anew: of those only their heartbeats tell.
     """
-    if not local and worker["host"] != socket.gethostname():
-        return True
+    if worker.get("machine") != _machine():
+        return None
     try:
         os.kill(worker["pid"], 0)
     except ProcessLookupError:
@@ -33,6 +46,20 @@ def alive(worker: Mapping[str, Any], *, local: bool) -> bool:
     except PermissionError:
         pass  # it exists, and belongs to someone else
     return bool(worker["born"] == _born(worker["pid"]))
+
+
+def _machine() -> str:
+    """Where process numbers mean what they mean here: one run of a kernel, and in it one namespace of processes.
+
+    Names of hosts do not tell: containers and fresh cloud machines share them.
+
+    Returns:
+        a text that no other machine, container or run of this kernel has.
+    """
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _born(pid: int) -> str:

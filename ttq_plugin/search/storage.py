@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
-import tempfile
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -21,6 +19,15 @@ _PATIENCE = 60
 
 _PROBE = 2
 """Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
+
+HEARTBEAT = 20
+"""Seconds between two signs of life of a worker; three of them missed, and it is taken for dead."""
+
+_SESSION = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000 "
+    "-c timezone=UTC"
+)
+"""What PostgreSQL is told of each connection: one to a host that vanished ends within 30 s, and frees its locks."""
 
 
 def redact(storage: str) -> str:
@@ -38,12 +45,13 @@ def is_local(storage: str) -> bool:
     return make_url(storage).get_backend_name() == "sqlite"
 
 
-def open_storage(storage: str, *, create: bool) -> Any:
+def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> Any:
     """Optuna's storage behind a URL.
 
     Args:
-        storage: a database URL, such as sqlite:///studies.db or postgresql+psycopg://user:password@host/name.
+        storage: a database URL, such as sqlite:///studies.db or postgresql://user:password@host/name.
         create: make the database file or its tables where they are missing (a worker never does).
+        heartbeat: seconds between two signs of life of a worker.
 
     Returns:
         an optuna.storages.RDBStorage.
@@ -54,23 +62,38 @@ def open_storage(storage: str, *, create: bool) -> Any:
     url = _parsed(storage)
     if url.get_backend_name() == "sqlite":
         _probe_sqlite(url, create)
-        options: dict[str, Any] = {"connect_args": {"timeout": _PATIENCE}}
-    else:
-        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+    options = {"connect_args": connect_options(url), "pool_pre_ping": not is_local(storage)}
     try:
-        return optuna.storages.RDBStorage(storage, engine_kwargs=options, skip_table_creation=not create)
-    except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+        with warnings.catch_warnings():
+            # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.RDBStorage(
+                storage,
+                engine_kwargs=options,
+                skip_table_creation=not create,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+            )
+    except ImportError as error:
+        if "psycopg" in cause(error, url):
+            raise InputError(
+                f"The study database {redact(storage)} needs the driver psycopg, which is not installed: "
+                "pip install 'ttq-plugin[postgresql]'."
+            ) from None
+        raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
+    except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
         raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
 
 
-def lock(storage: str, study_name: str, purpose: str) -> Any:
-    """A lock among the processes of this machine that work on one study; the system frees a dead owner's."""
-    digest = hashlib.sha256(f"{storage} {study_name}".encode()).hexdigest()[:12]
-    if is_local(storage):
-        path = Path(str(make_url(storage).database)).resolve()
-        digest = hashlib.sha256(study_name.encode()).hexdigest()[:12]
-        return FileLock(path.with_name(f".{path.name}.{digest}.{purpose}.lock"))
-    return FileLock(Path(tempfile.gettempdir()) / f"ttq-{digest}.{purpose}.lock")
+def connect_options(url: URL) -> dict[str, Any]:
+    """Keywords of the driver: none of them lets a connection to a host that vanished wait for ever."""
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": _PATIENCE}
+    if url.get_backend_name() != "postgresql":
+        return {"connect_timeout": 10}
+    options = {"options": f"{_SESSION} {url.query.get('options', '')}".strip(), "application_name": "ttq"}
+    alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30000}
+    return {"connect_timeout": 10, **alive, **options}
 
 
 def _parsed(storage: str) -> URL:
@@ -122,8 +145,9 @@ def _explain(error: sqlite3.Error) -> str:
     return text
 
 
-def cause(error: BaseException, url: URL) -> str:
+def cause(error: BaseException, url: URL | str) -> str:
     """The driver's own complaint in a line; it could repeat the URL's password, so that is blanked once more."""
+    url = make_url(url)
     while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
         error = inner
     text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -10,10 +10,12 @@ from numpy.random import SeedSequence
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import open_storage, redact
+from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
 
 
-def open_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None = None) -> Any:
+def open_study(
+    storage: str, name: str, space: Space, *, resume: bool, seed: int | None = None, heartbeat: int = HEARTBEAT
+) -> Any:
     """A fresh study with the papers' settings enqueued, or the existing one to go on with.
 
     Args:
@@ -22,6 +24,7 @@ def open_study(storage: str, name: str, space: Space, *, resume: bool, seed: int
         space: what is searched; a resumed study may widen ranges, but keeps task and objectives.
         resume: go on with the existing study of that name, else there must be none.
         seed: of every trial; a fresh study's default is the space's, a resumed one's is its own.
+        heartbeat: seconds between two signs of life of a worker.
 
     Returns:
         an optuna.Study whose user attributes hold objectives, task, seed and the space's text.
@@ -33,10 +36,10 @@ def open_study(storage: str, name: str, space: Space, *, resume: bool, seed: int
     if not 0 < len(name) <= 512:
         raise InputError(f"A study's name must have 1 to 512 characters, got {len(name)}.")
     if resume:
-        study = load_study(storage, name)
+        study = load_study(storage, name, heartbeat=heartbeat)
         check_same_search(study, space, seed)
         return study
-    backend = open_storage(storage, create=True)
+    backend = open_storage(storage, create=True, heartbeat=heartbeat)
     directions = ["maximize"] * len(space.objectives)
     try:
         study = optuna.create_study(storage=backend, study_name=name, directions=directions)
@@ -53,12 +56,13 @@ def open_study(storage: str, name: str, space: Space, *, resume: bool, seed: int
     return study
 
 
-def load_study(storage: str, name: str) -> Any:
+def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
     """An existing study, to read or to work on.
 
     Args:
         storage: the database URL.
         name: the study's name.
+        heartbeat: seconds between two signs of life of a worker.
 
     Returns:
         an optuna.Study.
@@ -67,7 +71,7 @@ def load_study(storage: str, name: str) -> Any:
         InputError: the database cannot be used or holds no study of that name.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = open_storage(storage, create=False)
+    backend = open_storage(storage, create=False, heartbeat=heartbeat)
     try:
         return optuna.load_study(storage=backend, study_name=name)
     except KeyError:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.search.ledger import counted, lose
-from ttq_plugin.search.processes import identity
+from ttq_plugin.search.ledger import INTERRUPTED, counted, is_lost, lose, nobodys, reclaim
+from ttq_plugin.search.locks import lock
+from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS, patiently
+from ttq_plugin.search.processes import crew_of, identity
+from ttq_plugin.search.pulse import Pulse
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import lock
-from ttq_plugin.search.study import load_study, sampler, stored_space
+from ttq_plugin.search.storage import HEARTBEAT, cause
+from ttq_plugin.search.study import load_study, sampler
+from ttq_plugin.search.weights import send
 
 HOPELESS = 3
 """When the first trials, this many, all fail with one and the same error, it is not the settings' fault."""
@@ -49,7 +57,24 @@ class TrialCode(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to do; it travels to the worker's process, so every part can be pickled."""
+    """What a worker is to do; it travels to the worker's process, so every part can be pickled.
+
+    Attributes:
+        storage: the database URL.
+        study_name: the study's name.
+        space: what is searched.
+        target: how many trials count in all, unless the study says another number by now.
+        seed: of every trial.
+        data: handed to the task.
+        device: handed to the task.
+        cache: handed to the task.
+        models_dir: where the weights of complete trials are saved; None to send them to the search if it wants them.
+        trial_module: the module that runs trials.
+        worker: the worker's name.
+        heartbeat: seconds between two signs of life.
+        patience: seconds to wait for a database or disk that fails.
+        release: the study's, which must be the worker's own; None where it cannot differ.
+    """
 
     storage: str
     study_name: str
@@ -61,6 +86,10 @@ class Job:
     cache: str | None = None
     models_dir: str | None = None
     trial_module: str = "ttq_plugin.trial"
+    worker: str = ""
+    heartbeat: int = HEARTBEAT
+    patience: float = PATIENCE
+    release: str | None = None
 
 
 class Hopeless(RuntimeError):
@@ -90,30 +119,6 @@ def worker_main(job: Job, channel: Any) -> None:
         sys.exit(STOP)
 
 
-def join_search(
-    storage: str, study_name: str, *, data: str | None = None, device: str = "cpu", cache: str | None = None,
-    models_dir: str | None = None, trial_module: str = "ttq_plugin.trial",
-) -> int:  # fmt: skip
-    """Works on a study that another process, or another machine, has opened: what it searches is stored with it.
-
-    Args:
-        storage: the database URL.
-        study_name: the study's name.
-        data: this machine's data for the task.
-        device: this machine's device.
-        cache: this machine's folder of full-precision models.
-        models_dir: where to save the compressed models' weights.
-        trial_module: the module that runs trials.
-
-    Returns:
-        how many trials were run here.
-    """
-    study = load_study(storage, study_name)
-    space = stored_space(study)
-    target, seed = study.user_attrs.get("trials", space.trials), study.user_attrs["seed"]
-    return work(Job(storage, study_name, space, target, seed, data, device, cache, models_dir, trial_module))
-
-
 def work(job: Job) -> int:
     """Runs trials until none is left to hand out.
 
@@ -127,7 +132,7 @@ def work(job: Job) -> int:
         InputError: the study or the task's input cannot be used.
         Hopeless: preparing failed, or the search's first trials all failed with the same error.
     """
-    study = load_study(job.storage, job.study_name)
+    study = load_study(job.storage, job.study_name, heartbeat=job.heartbeat)
     try:
         code = _trial_code(job.trial_module)
         prepared = code.prepare(job.space.task, seed=job.seed, data=job.data, device=job.device, cache=job.cache)
@@ -136,11 +141,15 @@ def work(job: Job) -> int:
     except Exception as error:
         raise Hopeless(f"Preparing {job.space.task} failed: {_describe(error)}") from error
     done = 0
-    while (handed := _next(study, job)) is not None:
-        trial, values = handed
-        _run_one(study, trial, job, code, prepared, values)
-        done += 1
-        _give_up_if_hopeless(study)
+    try:
+        while (handed := patiently(lambda: _next(study, job), job.patience)) is not None:
+            trial, values = handed
+            with Pulse(study, trial, job.heartbeat):
+                _run_one(study, trial, job, code, prepared, values)
+            done += 1
+            patiently(lambda: _give_up_if_hopeless(study), job.patience)
+    except STORAGE_FAULTS as error:
+        raise Hopeless(f"The study's database fails: {cause(error, job.storage)}") from error
     return done
 
 
@@ -153,10 +162,10 @@ def _trial_code(module: str) -> TrialCode:
 
 
 def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
-    """The next trial and its values; None when the number is handed out.
+    """The next trial and its values; None when the number is handed out, or the search was stopped.
 
-    Counting, asking and drawing happen under one lock: no trial too many, and TPE sees what the others are at. The lock
-    is one machine's; workers on several of them can hand out a trial too many at the very end.
+    Counting, asking and drawing happen under one lock: no trial too many, and TPE sees what the others are at. What was
+    left undone by a worker that died, or by an attempt of this function that failed half-way, is handed out again.
 
     Args:
         study: an optuna.Study.
@@ -166,10 +175,20 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
         the running trial, and the keywords of its Settings.
     """
     with lock(job.storage, job.study_name, "ask"):
-        if counted(study) >= job.target:
+        notes = study.user_attrs
+        check_release(study.study_name, notes.get("release"), job.release)
+        me, others = identity(job.worker), nobodys(study, crew_of({"name": job.worker}))
+        trials = study.get_trials(deepcopy=False)
+        if reclaim(study, lambda trial: INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial), trials):
+            trials = study.get_trials(deepcopy=False)
+        if notes.get("stopped") or counted(study, trials) >= notes.get("trials", job.target):
             return None
-        trial = study.ask()
-        trial.set_user_attr("worker", identity())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
+            trial = study.ask()
+        # Before the name: a named trial always has a sign of life that can grow old.
+        study._storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr("worker", me)
         study.sampler = sampler(job.seed, trial.number)
         values = job.space.suggest(trial)
         settings = job.space.settings(values, job.seed)
@@ -183,6 +202,24 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
     return trial, settings
 
 
+def check_release(name: str, studys: str | None, workers: str | None) -> None:
+    """Refuse to mix trials of different code in one study.
+
+    Args:
+        name: the study's name.
+        studys: the release that the study is searched by.
+        workers: the one that works, None for one that the search itself started.
+
+    Raises:
+        InputError: they differ.
+    """
+    if workers is not None and workers != studys:
+        raise InputError(
+            f"The study {name!r} is searched by ttq-plugin {studys}, and a worker must be the same, but here is "
+            f"{workers}; install that version here."
+        )
+
+
 def _run_one(
     study: Any, trial: Any, job: Job, code: TrialCode, prepared: Any, settings: Mapping[str, Any]
 ) -> None:  # fmt: skip
@@ -193,24 +230,48 @@ def _run_one(
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         values = [metrics[name] for name in job.space.objectives]
         _refuse_infinite(job.space.objectives, values)
-        if job.models_dir is not None:
-            code.save_weights(outcome.model, Path(job.models_dir) / f"trial-{trial.number}.safetensors")
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
-        lose(study, study._storage.get_trial(trial._trial_id), "interrupted", fault=False)
+        with lock(job.storage, job.study_name, "ask"):
+            lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)
         raise
     except Exception as error:
         diverged = isinstance(error, Diverged)
-        trial.set_user_attr("reason", f"diverged: {error}" if diverged else _describe(error))
-        trial.set_user_attr("diverged", diverged)
-        trial.set_user_attr("seconds", time.perf_counter() - begun)
-        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        reason = f"diverged: {error}" if diverged else _describe(error)
+        told = {"reason": reason, "diverged": diverged, "seconds": time.perf_counter() - begun}
+        patiently(lambda: _tell(study, trial, told, None), job.patience)
         return
+    _keep_weights(study, trial, job, code, outcome.model)
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
-    trial.set_user_attr("metrics", finite)
-    trial.set_user_attr("notes", [*outcome.notes, *dropped])
-    trial.set_user_attr("seconds", float(outcome.seconds))
-    study.tell(trial, values, skip_if_finished=True)
+    told = {"metrics": finite, "notes": [*outcome.notes, *dropped], "seconds": float(outcome.seconds)}
+    patiently(lambda: _tell(study, trial, told, values), job.patience)
+
+
+def _tell(study: Any, trial: Any, notes: Mapping[str, Any], values: list[float] | None) -> None:
+    """Writes how a trial ended; one that was taken for dead meanwhile, and is tried again, keeps its first end."""
+    with contextlib.suppress(UpdateFinishedTrialError):
+        for name, value in notes.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, values, state=TrialState.FAIL if values is None else None, skip_if_finished=True)
+
+
+def _keep_weights(study: Any, trial: Any, job: Job, code: TrialCode, model: Any) -> None:
+    """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
+    name = f"trial-{trial.number}.safetensors"
+    wanted = bool(study.user_attrs.get("models"))
+
+    def keep() -> None:
+        if job.models_dir is not None:
+            code.save_weights(model, Path(job.models_dir) / name)
+        elif wanted:
+            with tempfile.TemporaryDirectory() as folder:
+                code.save_weights(model, Path(folder) / name)
+                send(study, trial.number, Path(folder) / name)
+
+    try:
+        patiently(keep, job.patience, faults=(*STORAGE_FAULTS, InputError))
+    except InputError as error:
+        raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
 
 
 def _refuse_infinite(names: tuple[str, ...], values: list[float]) -> None:
@@ -222,7 +283,7 @@ def _refuse_infinite(names: tuple[str, ...], values: list[float]) -> None:
 
 def _give_up_if_hopeless(study: Any) -> None:
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-    trials = [trial for trial in trials if not trial.user_attrs.get("again")]
+    trials = [trial for trial in trials if not is_lost(trial)]
     reasons = {trial.user_attrs.get("reason") for trial in trials}
     alike = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)
     if len(trials) >= HOPELESS and alike:

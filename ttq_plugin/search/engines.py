@@ -1,0 +1,53 @@
+"""Where workers run: processes of this machine, or tasks on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.crew import Crew, Processes
+from ttq_plugin.search.worker import Job
+
+ENGINES = ("processes", "ray")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A place for workers.
+
+    Attributes:
+        crew: from the job to a crew without members.
+        room: how many workers it holds, one a core.
+    """
+
+    crew: Callable[[Job], Crew]
+    room: int
+
+
+def get_engine(name: str, storage: str) -> Engine:
+    """The engine of that name; whether it can be used is found out now.
+
+    Args:
+        name: one of ENGINES.
+        storage: the study's database URL.
+
+    Returns:
+        the engine.
+
+    Raises:
+        InputError: there is no such engine, or it cannot be used.
+    """
+    if name == "processes":
+        return Engine(Processes, cores())
+    if name != "ray":
+        raise InputError(f"The engine must be one of {', '.join(ENGINES)}, got {name!r}.")
+    from ttq_plugin.search.tasks_on_ray import Tasks, connect
+
+    return Engine(Tasks, connect(storage))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,140 @@
+"""Workers that join a search which another process, or another machine, has opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.release import release
+from ttq_plugin.search.crew import Processes
+from ttq_plugin.search.engines import cores
+from ttq_plugin.search.ledger import counted
+from ttq_plugin.search.loop import Loop, OnPoll, OnWait
+from ttq_plugin.search.patience import PATIENCE
+from ttq_plugin.search.runner import positive, stop_requests
+from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
+from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.search.worker import Job, check_release, work
+
+
+def find_study(storage: str, name: str | None) -> str:
+    """The study to join: the named one, else the only one that has trials left.
+
+    Args:
+        storage: the database URL.
+        name: the study's name, or None.
+
+    Returns:
+        its name.
+
+    Raises:
+        InputError: the database cannot be used, no study has trials left, or several have.
+    """
+    if name is not None:
+        return name
+    backend = open_storage(storage, create=False)
+    studies = [load_study(storage, each) for each in sorted(optuna.get_all_study_names(backend))]
+    left = [study.study_name for study in studies if counted(study) < study.user_attrs.get("trials", 0)]
+    open_ones = [each for each in left if not load_study(storage, each).user_attrs.get("stopped")]
+    if len(open_ones) != 1:
+        held = f"these have: {', '.join(open_ones)}; name one by --study" if open_ones else "none has"
+        raise InputError(f"One study in {redact(storage)} must have trials left to join it, but {held}.")
+    return str(open_ones[0])
+
+
+def job_of(
+    storage: str,
+    study_name: str,
+    *,
+    data: str | Path | None = None,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+    models_dir: str | Path | None = None,
+    trial_module: str = "ttq_plugin.trial",
+    patience: float = PATIENCE,
+) -> Job:
+    """What a worker that joins is to do: what is searched is stored with the study.
+
+    Args:
+        storage: the database URL.
+        study_name: the study's name.
+        data: this machine's data for the task.
+        device: this machine's device.
+        cache: this machine's folder of full-precision models.
+        models_dir: a folder that the search sees too, for the weights; None sends them through the database.
+        trial_module: the module that runs trials.
+        patience: seconds to wait for a database or a disk that fails.
+
+    Returns:
+        the job.
+
+    Raises:
+        InputError: the study cannot be used, was stopped, or belongs to another version of this code.
+    """
+    study = load_study(storage, study_name)
+    space, notes = stored_space(study), study.user_attrs
+    check_release(study_name, notes.get("release"), release())
+    if notes.get("stopped"):
+        raise InputError(f"The search of {study_name!r} was stopped; it goes on by ttq search --resume {study_name}.")
+    target = notes.get("trials", space.trials)
+    folders = [None if path is None else str(path) for path in (data, cache, models_dir)]
+    return Job(
+        storage, study_name, space, target, notes["seed"], folders[0], device, folders[1], folders[2], trial_module,
+        heartbeat=notes.get("heartbeat", HEARTBEAT), patience=patience, release=release(),
+    )  # fmt: skip
+
+
+def join_search(storage: str, study_name: str, **keywords: Any) -> int:
+    """Works on a study in this process, until none of its trials is left to hand out.
+
+    Args:
+        storage: the database URL.
+        study_name: the study's name.
+        **keywords: of `job_of`.
+
+    Returns:
+        how many trials were run here.
+    """
+    return work(job_of(storage, study_name, **keywords))
+
+
+def run_workers(
+    job: Job,
+    *,
+    workers: int | None = None,
+    on_poll: OnPoll | None = None,
+    on_wait: OnWait | None = None,
+    poll_seconds: float = 0.5,
+) -> tuple[int, bool]:
+    """Works on a study in processes of this machine; Ctrl-C or SIGTERM ends them, and their trials are tried again.
+
+    Args:
+        job: from `job_of`.
+        workers: how many processes, by default one for each core this process may use.
+        on_poll: called about twice a second with the finished trials, and the running ones of these workers.
+        on_wait: called with what keeps them waiting.
+        poll_seconds: the pause between two looks at the study.
+
+    Returns:
+        how many trials were finished here, and whether a signal ended it.
+
+    Raises:
+        InputError: the task's input cannot be used.
+        RuntimeError: the workers failed; the message says why.
+    """
+    study, crew, size = load_study(job.storage, job.study_name), Processes(job), positive("workers", workers, cores())
+    with stop_requests() as stop:
+        loop = Loop(study, job, crew, size, on_poll=on_poll, on_wait=on_wait, pause=poll_seconds)
+        try:
+            loop.run(stop)
+        finally:
+            loop.close()
+    if loop.bad_input:
+        raise InputError(loop.bad_input)
+    if loop.error:
+        raise RuntimeError(loop.error)
+    ours = [trial for trial in study.get_trials(deepcopy=False) if crew.has(trial.user_attrs.get("worker"))]
+    return sum(trial.state.is_finished() and not trial.user_attrs.get("again") for trial in ours), bool(stop)

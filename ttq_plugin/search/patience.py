@@ -1,0 +1,55 @@
+"""What fails for the machine's sake (a full disk, a server that restarts) is tried again for a while."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+PATIENCE = 900.0
+"""Seconds that a search and its workers wait for their database and disk before they give up."""
+
+STORAGE_FAULTS = (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError)
+"""How a database that cannot be reached or written shows."""
+
+_LONGEST_PAUSE = 5.0
+
+T = TypeVar("T")
+
+
+def patiently(
+    action: Callable[[], T],
+    seconds: float,
+    *,
+    faults: tuple[type[Exception], ...] = STORAGE_FAULTS,
+    on_wait: Callable[[Exception], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> T:
+    """The action's result; the action is repeated, with pauses, as long as it fails with one of the faults.
+
+    Args:
+        action: what to do; doing it twice must be no harm, because a failed attempt may have been half of one.
+        seconds: how long to go on.
+        faults: the errors that may pass.
+        on_wait: called with the error before each pause.
+        stop: asked before each pause; True ends the waiting.
+
+    Returns:
+        what the action returns.
+    """
+    until, pause = time.monotonic() + seconds, 0.25
+    while True:
+        try:
+            return action()
+        except faults as error:
+            left = until - time.monotonic()
+            if left <= 0 or stop():
+                raise
+            if on_wait is not None:
+                on_wait(error)
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LONGEST_PAUSE)

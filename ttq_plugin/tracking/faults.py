@@ -1,0 +1,21 @@
+"""How a store shows that it cannot be written now, and may be later."""
+
+from __future__ import annotations
+
+
+def store_faults() -> tuple[type[Exception], ...]:
+    """Errors of a tracking server that is gone, or of a disk that is full; MLflow must be imported already."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, RequestException, SQLAlchemyError, OSError
+
+
+def explain(error: BaseException) -> str:
+    """The root of such an error in a line: MLflow's own words wrap it in what it asked for, several times."""
+    seen: set[int] = set()
+    while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    return " ".join(str(error).split())[:200] or type(error).__name__
