@@ -47,6 +47,10 @@ def _data(command: F) -> F:
 _task = click.argument("task", metavar="TASK", type=click.Choice(list(TASKS)))
 _store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
 
+_storage = click.option(
+    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
+)
+
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -63,9 +67,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("space", default="mnist-cnn")
 @_store
-@click.option(
-    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
-)
+@_storage
 @click.option("--study", help="The study's name  [default: the task's name and the time]")
 @click.option("--resume", "resume", metavar="STUDY", help="Go on with this study, up to --trials trials in all.")
 @click.option("--trials", type=click.IntRange(1), help="Trials in all  [default: the space's]")
@@ -200,6 +202,22 @@ def compress(context: click.Context, **options: Any) -> None:
 
     given = frozenset(name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
     command(given=given, **options)
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--mcc-floor", type=float, help="Recommend a member with at least this MCC on validation data.")
+@click.option(
+    "--out", "path", type=click.Path(path_type=Path), help="The page  [default: reports/STUDY.html in the store]"
+)
+@_storage
+@_store
+@_common
+def report(**options: Any) -> None:
+    """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
+    from ttq_plugin.commands.report import report as command
+
+    command(**options)
 
 
 @cli.command()

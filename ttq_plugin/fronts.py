@@ -95,5 +95,21 @@ def knee(points: Sequence[Sequence[float]]) -> int:
     return distances.index(min(distances))
 
 
+def edge(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """The points that are best in two objectives alone: where a projection of a front ends.
+
+    Args:
+        points: pairs, both maximised.
+
+    Returns:
+        The pairs that no other one covers, each once, by the first falling and the second rising.
+    """
+    best: list[Sequence[float]] = []
+    for point in sorted(points, reverse=True):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
+
+
 def _covers(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a >= b for a, b in zip(one, other, strict=True))

@@ -9,6 +9,7 @@ import pytest
 
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, front, open_store, ui
 
+from .browser import open_browser
 from .study import OBJECTIVES, free_port, make_study, make_trial
 
 
@@ -53,3 +54,9 @@ def served(tmp_path_factory, empty_store) -> Iterator[SimpleNamespace]:
         )
     finally:
         ui.stop(process)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with open_browser() as window:
+        yield window

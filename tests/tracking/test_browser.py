@@ -11,7 +11,7 @@ import pytest
 
 from ttq_plugin.tracking import front
 
-from .browser import close_assistant, open_browser, open_page, point_colours, wait
+from .browser import close_assistant, open_page, point_colours, wait
 from .study import OBJECTIVES
 
 pytestmark = pytest.mark.service
@@ -19,11 +19,9 @@ pytestmark = pytest.mark.service
 RED, GREY = "rgb(214, 39, 40)", "rgb(184, 188, 194)"
 
 
-@pytest.fixture(scope="module")
-def browser(served):
-    with open_browser() as window:
-        close_assistant(window, served.url)
-        yield window
+@pytest.fixture(scope="module", autouse=True)
+def _no_assistant(served, browser):
+    close_assistant(browser, served.url)
 
 
 def show(browser, served, recorder=None, **view):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import edge
 from ttq_plugin.tracking.labels import place_labels
 from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.words import drawn, for_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,16 +19,6 @@ if TYPE_CHECKING:
 
 FRONT = "#d62728"
 REST = "#9aa0a6"
-
-# What a reader calls each measure; those named here are fractions, drawn in percent.
-READABLE = {
-    "mcc": "MCC (validation, %)",
-    "test_mcc": "MCC (test, %)",
-    "srqw": "zero weights SRQW (%)",
-    "cr_gain_total": "compression gain $CR_G^T$ (%)",
-    "cr_gain_quantized": "compression gain $CR_G^Q$ (%)",
-    "ec_gain_total": "energy gain $EC_G^T$ (%)",
-}
 
 Points = dict[int, tuple[float, ...]]
 
@@ -58,34 +50,40 @@ def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: 
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     members = front(records, objectives)
     vectors = {record.number: objective_vector(record, objectives) for record in records}
-    points = {number: _in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
+    points = {number: in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
     published = {record.number for record in records if record.origin == "paper"}
     for axes, (x, y) in zip(panels, pairs, strict=True):
         flat: Points = {number: (vector[x], vector[y]) for number, vector in points.items()}
         _draw_panel(axes, flat, members, published)
-        axes.set_xlabel(READABLE.get(objectives[x], objectives[x]))
-        axes.set_ylabel(READABLE.get(objectives[y], objectives[y]))
+        axes.set_xlabel(for_picture(objectives[x]))
+        axes.set_ylabel(for_picture(objectives[y]))
     _add_legend(figure, panels[0], columns=4 if len(pairs) > 1 else 2)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.draw_without_rendering()
     for axes, (x, y) in zip(panels, pairs, strict=True):
         place_labels(axes, {number: (vector[x], vector[y]) for number, vector in points.items()}, members, FRONT)
-    return _write(figure, Path(path))
+    return write(figure, Path(path))
 
 
-def _in_percent(vector: tuple[float, ...], objectives: Sequence[str]) -> tuple[float, ...]:
-    return tuple(100 * v if name in READABLE else v for v, name in zip(vector, objectives, strict=True))
+def in_percent(vector: tuple[float, ...], objectives: Sequence[str]) -> tuple[float, ...]:
+    """An objective vector as it is drawn."""
+    return tuple(drawn(name, value) for value, name in zip(vector, objectives, strict=True))
 
 
-def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int]) -> None:
+def quiet_frame(axes: "Axes") -> None:
+    """A panel's look: a faint grid, two axes, room around the points."""
     axes.grid(color="#e8eaed", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#80868b")
     axes.tick_params(colors="#3c4043", labelsize=9)
     axes.margins(0.09)
-    _draw_boundary(axes, [points[number] for number in members])
+
+
+def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int]) -> None:
+    quiet_frame(axes)
+    draw_edge(axes, [points[number] for number in members], FRONT)
     rest = points.keys() - members
     groups = (
         ("dominated trial", rest - published, "o", 24, REST),
@@ -130,15 +128,12 @@ def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
     return len(outside)
 
 
-def _draw_boundary(axes: "Axes", points: list[tuple[float, ...]]) -> None:
-    """The edge of what the front members reach in this panel's two objectives alone."""
-    best: list[tuple[float, ...]] = []
-    for point in sorted(points, reverse=True):
-        if not best or point[1] > best[-1][1]:
-            best.append(point)
+def draw_edge(axes: "Axes", points: Sequence[tuple[float, ...]], colour: str) -> None:
+    """The edge of what a front reaches in a panel's two objectives alone."""
+    best = edge(points)
     if len(best) > 1:
         xs, ys = zip(*best, strict=True)
-        axes.step(xs, ys, where="post", color=FRONT, alpha=0.35, linewidth=1.4, zorder=2)
+        axes.step(xs, ys, where="post", color=colour, alpha=0.35, linewidth=1.4, zorder=2)
 
 
 def _add_legend(figure: "Figure", axes: "Axes", columns: int) -> None:
@@ -147,7 +142,7 @@ def _add_legend(figure: "Figure", axes: "Axes", columns: int) -> None:
         figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
 
 
-def _write(figure: "Figure", path: Path) -> Path:
+def write(figure: "Figure", path: Path) -> Path:
     """Render beside the target and rename: a reader sees the old picture or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")

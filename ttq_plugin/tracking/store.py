@@ -127,3 +127,24 @@ def _write_ahead(store: Store) -> None:
     """Write-ahead logging, stored in the file: an open `ttq ui` and a search no longer wait for each other."""
     with closing(sqlite3.connect(str(store.database), timeout=60)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
+
+
+def tested(where: str | Path, study: str) -> dict[int, float]:
+    """The test MCC of a study's members that have one, by trial; nothing is made where there is no store.
+
+    Args:
+        where: as for `open_store`.
+        study: its name.
+
+    Returns:
+        Trial number -> test MCC.
+    """
+    if "://" not in str(where) and not (Path(where) / "mlflow.db").is_file():
+        return {}
+    store = open_store(where)
+    experiment = store.client.get_experiment_by_name(study)
+    if experiment is None:
+        return {}
+    condition = "tags.role = 'trial' and metrics.test_mcc >= -1"
+    runs = store.client.search_runs([experiment.experiment_id], condition, max_results=50_000)
+    return {int(run.data.tags["trial"]): run.data.metrics["test_mcc"] for run in runs}

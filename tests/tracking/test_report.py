@@ -1,0 +1,160 @@
+"""The report: its numbers by the command, its page by a real browser that opens it from the disk."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.tracking.browser import open_page, point_colours, wait
+from tests.tracking.studies import fill_study
+from ttq_plugin.commands.report import recommended
+from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import hypervolume
+from ttq_plugin.search.importance import importances
+from ttq_plugin.search.ledger import finished
+from ttq_plugin.tracking import StudyRecorder, TrialRecord, front
+
+from .study import OBJECTIVES
+
+HOSTILE = "a <script>alert(1)</script> & $5/100 %"
+
+
+def ttq(*arguments, cwd):
+    command = [sys.executable, "-m", "ttq_plugin.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A store's folder with a study of two methods, one of a single method, and one without a result."""
+    folder = tmp_path_factory.mktemp("report")
+    fill_study(folder / "studies.db", HOSTILE, 40)
+    fill_study(folder / "studies.db", "two", 12, methods="pttq", **{", ec_gain_total]": "]"})
+    fill_study(folder / "studies.db", "empty", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    result = ttq("report", HOSTILE, "--store", folder, "--out", folder / "page.html", "--json", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def records_of(folder, name):
+    from ttq_plugin.search.study import load_study
+
+    return [TrialRecord(**record) for record in finished(load_study(f"sqlite:///{folder}/studies.db", name))]
+
+
+def test_the_numbers_are_those_of_the_study(folder, made):
+    records = records_of(folder, HOSTILE)
+    members = front(records, OBJECTIVES)
+    assert set(made["front"]) == members and made["pick"]["trial"] in members
+    vectors = [[r.metrics[name] for name in OBJECTIVES] for r in records if r.number in members]
+    assert made["hypervolume"] == pytest.approx(hypervolume(vectors))
+    assert made["importances"].keys() == {"all trials (38)", *(k for k in made["importances"] if "ttq (" in k)}
+    for shares in made["importances"].values():
+        for own in shares.values():
+            assert sum(share for share, _ in own.values()) == pytest.approx(1)
+            assert all(error >= 0 for _, error in own.values())
+    # The gain is a share of the weights times a factor: nothing else may matter as much.
+    gain = made["importances"]["all trials (38)"]["cr_gain_total"]
+    assert max(gain, key=lambda name: gain[name][0]) == "share"
+
+
+def test_the_page_shows_the_fronts_and_runs_no_script_of_a_name(folder, made, browser):
+    open_page(browser, f"file://{folder}/page.html")
+    wait(browser, lambda window: point_colours(window, at_least=3 * 38))
+    assert browser.title == HOSTILE == browser.find_element("tag name", "h1").text
+    colours = browser.execute_script(
+        "return [...document.querySelectorAll('#pair0 .point')].map(p => getComputedStyle(p).fill)"
+    )
+    assert colours.count("rgb(214, 39, 40)") == len(made["front"])
+    assert len(colours) == 38
+    for box in ("space", "volume", "share0"):
+        browser.execute_script(f"document.getElementById('{box}').scrollIntoView()")
+        wait(browser, lambda window, box=box: window.find_elements("css selector", f"#{box}.js-plotly-plot"))
+    wait(browser, lambda window: window.find_elements("css selector", "#space canvas"))
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert len(browser.find_elements("css selector", "#front tr[data-trial]")) == len(made["front"])
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_click_shows_the_trials_settings_and_command(folder, made, browser):
+    open_page(browser, f"file://{folder}/page.html")
+    wait(browser, lambda window: point_colours(window, at_least=38))
+    assert browser.find_element("id", "which").text == f"Recommended: trial {made['pick']['trial']}"
+    assert browser.find_element("id", "command").text == made["command"]
+    hover = browser.execute_script("return document.getElementById('pair0').data[1].text[0]")
+    assert "MCC (validation, %)" in hover and "share 0." in hover and "method " in hover
+    other = next(number for number in made["front"] if number != made["pick"]["trial"])
+    row = browser.find_element("css selector", f"tr[data-trial='{other}']")
+    browser.execute_script("arguments[0].click()", row)
+    assert browser.find_element("id", "which").text == f"Trial {other}"
+    command = browser.find_element("id", "command").text
+    [record] = [r for r in records_of(folder, HOSTILE) if r.number == other]
+    assert f"--share {record.parameters['share']!r}" in command and command != made["command"]
+
+
+def test_two_objectives_have_no_third_dimension_and_the_text_says_what_was_made(folder):
+    result = ttq("report", "two", "--store", folder, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    page = (folder / "reports" / "two.html").read_text()
+    assert 'id="pair0"' in page and 'id="space"' not in page and 'id="pair1"' not in page
+    assert "recommended: trial" in result.stdout and "ttq compress mnist-cnn --method pttq" in result.stdout
+    assert "No test scores" in result.stderr
+
+
+def test_a_floor_for_the_pick(folder, made):
+    members = [record for record in records_of(folder, HOSTILE) if record.number in made["front"]]
+    pick, why = recommended(members, OBJECTIVES, 0.95)
+    assert pick.metrics["mcc"] >= 0.95 > made["pick"]["mcc"] and "an MCC of at least 0.95" in why
+    with pytest.raises(InputError, match=r"no member of the front has an MCC of at least 0.999; the best has 0\.9"):
+        recommended(members, OBJECTIVES, 0.999)
+
+
+def test_a_study_without_a_front_leaves_no_page(folder):
+    result = ttq("report", "empty", "--store", folder, cwd=folder)
+    assert result.returncode == 2 and "has no front yet" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (folder / "reports" / "empty.html").exists()
+
+
+def test_too_few_trials_or_nothing_that_varies_say_nothing(tmp_path):
+    assert importances(fill_study(tmp_path / "s.db", "few", 9), OBJECTIVES) == []
+    constant = {
+        "{low: 1.0e-4, high: 5.0e-3, log: true}": "1.0e-3",
+        "{low: 1, high: 30}": "3",
+        "{low: 0.3, high: 1.0}": "0.5",
+        "{low: 0.02, high: 0.3}": "0.1",
+    }
+    assert importances(fill_study(tmp_path / "s.db", "same", 14, methods="ttq", **constant), OBJECTIVES) == []
+
+
+def test_test_scores_are_taken_from_the_store(folder, store, tmp_path):
+    records = records_of(folder, "two")
+    recorder = StudyRecorder(store, "two", OBJECTIVES[:2])
+    recorder.sync(records)
+    member = max(front(records, OBJECTIVES[:2]))
+    recorder.log_test(member, 0.8125)
+    database = f"sqlite:///{folder}/studies.db"
+    result = ttq("report", "two", "--store", store.directory, "--storage", database, "--out", "p.html", cwd=tmp_path)
+    assert result.returncode == 0 and "No test scores" not in result.stderr
+    page = (tmp_path / "p.html").read_text()
+    assert "MCC (test, %): 81.25" in page and "<td>81.25</td>" in page
+
+
+def test_the_command_makes_the_same_model_bit_for_bit(search, cache, tmp_path):
+    """The pick of a real search, by the words that the report prints."""
+    result = ttq("report", search.study, "--store", search.store, "--out", "p.html", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    made = json.loads(result.stdout)
+    command = made["command"].replace("ttq ", f"{sys.executable} -m ttq_plugin.cli ", 1) + f" --json --cache {cache}"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+    again = json.loads(result.stdout)
+    for name in ("mcc", "srqw", "cr_gain_total", "ec_gain_total", "bits_entropy"):
+        assert again[name] == made["pick"][name], name
+    assert np.isclose(again["test_mcc"], made["pick"]["test_mcc"], rtol=1e-5)  # MLflow keeps six digits

@@ -1,0 +1,134 @@
+"""``ttq report``: one study as an HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ttq_plugin.commands.console import err, out, percent, print_json
+from ttq_plugin.commands.remake import remake
+from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import hypervolume, knee
+from ttq_plugin.search.importance import importances
+from ttq_plugin.search.ledger import finished
+from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.tracking import TrialRecord, front
+from ttq_plugin.tracking.records import objective_vector
+from ttq_plugin.tracking.store import tested
+
+
+def report(
+    study: str,
+    store: str,
+    storage: str | None,
+    mcc_floor: float | None,
+    path: Path | None,
+    *,
+    as_json: bool,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Read the study, choose the member to recommend, write the page; ``device`` changes nothing here."""
+    from ttq_plugin.files import write_text
+    from ttq_plugin.tracking.report import Study, report_page
+
+    folder = store_folder(store)
+    loaded = load_study(storage or default_storage(folder), study)
+    task, objectives = stored_space(loaded).task, list(loaded.user_attrs["objectives"])
+    records = [TrialRecord(**record) for record in finished(loaded)]
+    members = front_members(study, records, objectives)
+    pick, why = recommended(members, objectives, mcc_floor)
+    inputs = loaded.user_attrs.get("inputs")
+    complete = [record for record in records if objective_vector(record, objectives) is not None]
+    commands = {record.number: remake(task, record, inputs) for record in complete}
+    tests = tested(store, study)
+    shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed or 0)}
+    facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
+    target = path or folder / "reports" / f"{quote(study, safe='')}.html"
+    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, shares)
+    write_text(target, report_page(described))
+    result = {
+        "study": study,
+        "report": str(target.absolute()),
+        "trials": len(records),
+        "front": sorted(record.number for record in members),
+        "hypervolume": hypervolume([[record.metrics[name] for name in objectives] for record in members]),
+        "pick": {
+            "trial": pick.number,
+            **{k: v for k, v in pick.parameters.items() if v is not None},
+            **pick.metrics,
+            "test_mcc": tests.get(pick.number),
+        },
+        "command": commands[pick.number],
+        "importances": shares,
+    }
+    if as_json:
+        print_json(result)
+        return
+    values = ", ".join(f"{name} {percent(pick.metrics[name])}" for name in objectives)
+    out.print(f"recommended: trial {pick.number} ({values})")
+    out.print(f"             {commands[pick.number]}", markup=False)
+    out.print(f"report: {target}")
+    if not tests:
+        err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
+
+
+def store_folder(store: str) -> Path:
+    """Where files beside an MLflow store go; a server has none on this machine."""
+    return Path("mlflow_runs") if "://" in store else Path(store)
+
+
+def default_storage(folder: Path) -> str:
+    """The study database that ``ttq search`` uses when none is named."""
+    return f"sqlite:///{(folder / 'studies.db').absolute()}"
+
+
+def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """The trials on a study's front.
+
+    Args:
+        study: its name.
+        records: its finished trials.
+        objectives: what spans the front.
+
+    Returns:
+        The members in the order of their numbers.
+
+    Raises:
+        InputError: the study has none yet.
+    """
+    numbers = front(records, objectives)
+    if not numbers:
+        raise InputError(f"The study {study!r} has no front yet: none of its {len(records)} finished trials counts.")
+    return [record for record in records if record.number in numbers]
+
+
+def recommended(
+    members: Sequence[TrialRecord], objectives: Sequence[str], floor: float | None
+) -> tuple[TrialRecord, str]:
+    """The front's knee, among its members of enough accuracy.
+
+    Args:
+        members: of the front.
+        objectives: its axes.
+        floor: the least MCC on validation data; None for any.
+
+    Returns:
+        The member, and why it is the one.
+
+    Raises:
+        InputError: no member reaches the floor.
+    """
+    able = [record for record in members if floor is None or record.metrics["mcc"] >= floor]
+    if not able:
+        best = max(record.metrics["mcc"] for record in members)
+        raise InputError(f"no member of the front has an MCC of at least {floor:g}; the best has {best:.4f}.")
+    vectors: list[Mapping[str, Any]] = [record.metrics for record in able]
+    index = knee([[metrics[name] for name in objectives] for metrics in vectors])
+    among = "the front" if floor is None else f"the {len(able)} members of the front with an MCC of at least {floor:g}"
+    return able[index], (
+        f"The knee of {among}: nearest to the best value of every objective, each scaled to its range there. A "
+        "compromise, not a verdict: another weighing of accuracy and size picks another member."
+    )

@@ -1,0 +1,179 @@
+"""One study as one HTML page: it needs no network, no server and no other file."""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ttq_plugin.fronts import hypervolume_over_trials
+from ttq_plugin.tracking import report_figures as figures
+from ttq_plugin.tracking.picture import in_percent
+from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.words import for_page, written
+
+PAGE = Path(__file__).with_name("report.html")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a report tells of a study.
+
+    Attributes:
+        name: the study's.
+        facts: what was searched and how, for the head of the page.
+        objectives: metric names, all maximised.
+        records: the finished trials.
+        commands: for each complete trial the command that re-makes it.
+        pick: the recommended member's number.
+        why: what makes it the recommended one.
+        tests: test MCC of the members that were tested.
+        importances: heading -> objective -> parameter -> (share, standard error).
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    objectives: Sequence[str]
+    records: Sequence[TrialRecord]
+    commands: Mapping[int, str]
+    pick: int
+    why: str
+    tests: Mapping[int, float] = field(default_factory=dict)
+    importances: Mapping[str, figures.Shares] = field(default_factory=dict)
+
+
+def report_page(study: Study) -> str:
+    """The page.
+
+    Args:
+        study: with at least one complete trial.
+
+    Returns:
+        HTML with plotly's script inside.
+    """
+    from plotly.offline import get_plotlyjs
+
+    members = front(study.records, study.objectives)
+    vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
+    records = sorted(study.records, key=lambda record: record.number)
+    points = [
+        figures.Point(
+            record.number,
+            in_percent(vector, study.objectives),
+            _hover(record, study),
+            record.number in members,
+            record.origin == "paper",
+        )
+        for record in records
+        if (vector := vectors[record.number]) is not None
+    ]
+    volumes = hypervolume_over_trials([vectors[record.number] for record in records])
+    drawn = {f"pair{i}": figure for i, figure in enumerate(figures.projections(points, study.objectives))}
+    pairs = _boxes(drawn)
+    if len(study.objectives) > 2:
+        drawn["space"] = figures.space(points, study.objectives)
+    drawn["volume"] = figures.volume([record.number for record in records], volumes)
+    shares = {f"share{i}": figures.importance(own) for i, own in enumerate(study.importances.values())}
+    told = {point.number: [point.hover, study.commands[point.number]] for point in points}
+    pick = next(record for record in records if record.number == study.pick)
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(study.name),
+        facts=_facts(study.facts),
+        counts=_counts(records, members, volumes),
+        pick_number=study.pick,
+        pick=_hover(pick, study),
+        why=html.escape(study.why),
+        command=html.escape(study.commands[study.pick]),
+        pairs=pairs,
+        space='<h2>All three at once</h2><div class="plot" id="space"></div>' if "space" in drawn else "",
+        shares=_shares(study.importances),
+        table=_table(records, members, study),
+        failures=_failures(records),
+        version=html.escape(version("ttq-plugin")),
+        data=_script({"figures": drawn | shares, "trials": told}),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _script(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
+
+
+def _hover(record: TrialRecord, study: Study) -> str:
+    """A trial in a few lines: its objectives, then its settings."""
+    names = list(dict.fromkeys([*study.objectives, *(("srqw",) if "srqw" in record.metrics else ())]))
+    values = [f"{for_page(name)}: {written(name, record.metrics[name])}" for name in names]
+    if record.number in study.tests:
+        values.append(f"{for_page('test_mcc')}: {written('test_mcc', study.tests[record.number])}")
+    settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
+    origin = ", published setting" if record.origin == "paper" else ""
+    lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
+    return "<br>".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
+
+
+def _counts(records: Sequence[TrialRecord], members: set[int], volumes: Sequence[float]) -> str:
+    states = Counter(record.state for record in records)
+    words = [f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state]]
+    seconds = sum(record.seconds for record in records)
+    return (
+        f"{', '.join(words)} trials in {seconds:.0f} s of training; {len(members)} on the front; "
+        f"hypervolume {volumes[-1]:.4f}"
+    )
+
+
+def _boxes(drawn: Mapping[str, figures.Figure]) -> str:
+    return "".join(f'<div class="plot" id="{name}"></div>' for name in drawn)
+
+
+def _shares(importances: Mapping[str, figures.Shares]) -> str:
+    if not importances:
+        return "<p>Too few trials, or nothing varied: nothing can be said.</p>"
+    parts = (
+        f'<div><h3>{html.escape(heading)}</h3><div class="plot" id="share{i}"></div></div>'
+        for i, heading in enumerate(importances)
+    )
+    return f'<div class="grid">{"".join(parts)}</div>'
+
+
+def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
+    first = study.objectives[0]
+    rows = sorted((r for r in records if r.number in members), key=lambda r: (-r.metrics[first], r.number))
+    metrics = list(dict.fromkeys([*study.objectives, *(m for m in ("srqw",) if all(m in r.metrics for r in rows))]))
+    settings = list(dict.fromkeys(name for r in rows for name, value in r.parameters.items() if value is not None))
+    tested = [r.number for r in rows if r.number in study.tests]
+    heads = ["trial", *map(for_page, metrics), *([for_page("test_mcc")] if tested else []), *map(html.escape, settings)]
+    body = []
+    for r in rows:
+        cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
+        cells += [written(name, r.metrics[name]) for name in metrics]
+        if tested:
+            cells.append(written("test_mcc", study.tests[r.number]) if r.number in study.tests else "")
+        cells += ["" if r.parameters.get(n) is None else html.escape(_number(r.parameters[n])) for n in settings]
+        mark = ' class="pick"' if r.number == study.pick else ""
+        body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}"
+
+
+def _failures(records: Sequence[TrialRecord]) -> str:
+    """Why trials ended early, the most frequent reasons first."""
+    reasons = Counter((r.state, r.reason or "no reason told") for r in records if r.state != "complete")
+    if not reasons:
+        return ""
+    rows = (
+        f"<tr><td>{count}</td><td>{html.escape(state)}</td><td>{html.escape(reason)}</td></tr>"
+        for (state, reason), count in reasons.most_common(10)
+    )
+    return f"<h2>Trials without a result</h2><table>{''.join(rows)}</table>"
