@@ -19,6 +19,10 @@ METHOD_NAMES = (
 )
 """The methods, named without importing torch; a test compares them with ``METHODS``."""
 
+REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond")
+PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
+"""The papers' tables and tasks, likewise."""
+
 STORE = "mlflow_runs"
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -216,6 +220,37 @@ def compress(context: click.Context, **options: Any) -> None:
 def report(**options: Any) -> None:
     """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
     from ttq_plugin.commands.report import report as command
+
+    command(**options)
+
+
+@cli.command()
+@click.argument("table", type=click.Choice(REPRODUCED))
+@click.option(
+    "--task", type=click.Choice(PAPERS_TASKS), default="mnist-cnn", show_default=True, help="The papers' name."
+)
+@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Seeds from --seed on.")
+@click.option("--methods", metavar="ROW[,ROW...]", help="Only these rows of the table.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiply the published epochs by this.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of training."
+)
+@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
+    help="Folder of the report; results of single trainings lie in it too.",
+)  # fmt: skip
+@click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")
+@_store
+@_data
+@_common
+def reproduce(**options: Any) -> None:
+    """Train a TABLE of the papers and write a report, ours beside theirs.
+
+    TABLE is one of main, ablations, normalization, grid, sparsity, and beyond (this project's own goals). Killed or
+    interrupted, the same command goes on without repeating what is finished.
+    """
+    from ttq_plugin.commands.reproduce import reproduce as command
 
     command(**options)
 

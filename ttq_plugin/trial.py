@@ -203,11 +203,13 @@ def run(
     return Outcome(metrics, report, compressed, layers, widths, notes, losses, health, seconds)
 
 
-def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None) -> list[float]:
+def score_on_test(
+    task: str | Task, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None
+) -> list[float]:
     """Scores of finished models on the test split; nothing may be decided by them.
 
     Args:
-        task: a task's name.
+        task: a task's name, or a task.
         models: on the CPU.
         seed: the one that their training's splits were made with.
         data: the user's data file, as in ``prepare``.
@@ -215,7 +217,8 @@ def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Pa
     Returns:
         Matthews correlation coefficient of each, in [-1, 1].
     """
-    test = get_task(task).load(Path(data) if data else None, seed).test
+    described = task if isinstance(task, Task) else get_task(task)
+    test = described.load(Path(data) if data else None, seed).test
     return [mcc(model, test) for model in models]
 
 
