@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import TASKS, check_task
 
 METHOD_NAMES = (
     *("twn", "ttq", "attq", "pttq", "dorefa"),
@@ -48,7 +48,21 @@ def _data(command: F) -> F:
     return command
 
 
-_task = click.argument("task", metavar="TASK", type=click.Choice(list(TASKS)))
+class TaskName(click.ParamType):
+    """A built-in task, or `module:attribute` for one of the user's own."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks the name; nothing is imported yet."""
+        try:
+            check_task(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+_task = click.argument("task", metavar="TASK", type=TaskName())
 _store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
 
 _storage = click.option(
@@ -58,7 +72,7 @@ _storage = click.option(
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog=f"TASK is one of {', '.join(TASKS)}.",
+    epilog=f"TASK is one of {', '.join(TASKS)}; or module:attribute for a Task of your own.",
 )
 @click.version_option(package_name="ttq-plugin")
 def cli() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
-from ttq_plugin.commands.train import prepared
+from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
@@ -62,6 +62,7 @@ def search(
     seed = check_study(storage, name, described, resume=bool(resume), seed=seed)
     ready = prepared(described.task, seed=seed, data=data, cache=cache, device=device)
     settings = {"task": described.task, "sampler": "tpe", "trials": target, "seed": seed, "mcc_fp32": ready.mcc}
+    settings |= marked(ready)
     with progress() as bars:
         watch = Watch(described, name, opened, folder / "models" / name, target, ready, settings, bars)
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,8 @@ def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, see
     picture = folder / "fronts" / f"{watch.study}.png"
     if members:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        plot_front(watch.records, watch.space.objectives, picture, f"{watch.study}: {summary.complete} trials")
+        title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+        plot_front(watch.records, watch.space.objectives, picture, title)
     rows = [
         {
             "trial": r.number,
@@ -132,6 +134,7 @@ def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, see
     ]
     return {
         "study": watch.study,
+        "simulated": watch.ready.simulated,
         "trials": {"complete": summary.complete, "failed": summary.failed, "lost": summary.lost},
         "full_precision": {"mcc": watch.ready.mcc, "test_mcc": scores.get(-1)},
         "front": sorted(rows, key=lambda row: -row["mcc"]),
@@ -174,6 +177,8 @@ def _print(result: dict[str, Any], space: Space, store: str) -> None:
         for row in result["front"]
     ]
     table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
+    if result["simulated"]:
+        out.print(SIMULATED)
     if counts["failed"]:
         out.print(f"{counts['failed']} trials failed; MLflow shows why.")
     if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:

@@ -18,7 +18,7 @@ from ttq_plugin.search.ranges import (
     number,
     unknown,
 )
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import OWN, TASKS
 
 
 class Space(BaseModel):
@@ -47,7 +47,7 @@ class Space(BaseModel):
     @field_validator("task")
     @classmethod
     def _known_task(cls, value: str) -> str:
-        if value not in TASKS:
+        if value not in TASKS and not OWN.fullmatch(value):
             raise Problem((), unknown("task", value, TASKS))
         return value
 

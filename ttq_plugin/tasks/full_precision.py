@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def full_precision(
         InputError: if the cache folder cannot be written.
     """
     label = f"{task.name}-SIMULATED" if data.simulated else task.name
+    label = re.sub(r"[^\w.-]", "_", label)  # of a user's own task
     name = f"{label}-seed{seed}-{data.fingerprint()}-{task.recipe.fingerprint()}"
     path = cache_folder(cache) / f"{name}.safetensors"
     try:
