@@ -20,7 +20,7 @@ from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
 
-COMMANDS = ["search", "train", "sensitivity", "compress", "ui"]
+COMMANDS = ["search", "train", "sensitivity", "compress", "reproduce", "ui"]
 
 
 def ttq(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -190,6 +190,8 @@ def sensitivity(**options: Any) -> None:
 @click.option("--lr-scale", type=float, default=1e-3, show_default=True, help="Learning rate of the scales.")
 @click.option("--lr-threshold", type=float, default=1e-3, show_default=True, help="Learning rate of the thresholds.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--dropout", type=float, help="While training; default: the recipe's, or the model's own.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of training; default: the recipe's.")
 @click.option(
     "--loss",
     metavar="NAME[:OPTION=VALUE,...]",

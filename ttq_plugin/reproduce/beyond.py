@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.task import Recipe
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,25 @@ def goals(name: str) -> tuple[Goal, ...]:
 
     Raises:
         InputError: if none is set.
+    """  # noqa: DOC502 - raised by what it calls
+    return tuple(Goal(**entry) for entry in _entry(name)["goals"])
+
+
+def recipe(name: str, own: Recipe) -> Recipe:
+    """How the full-precision model is trained that the goals are measured against.
+
+    Args:
+        name: as in the papers.
+        own: the task's recipe.
+
+    Returns:
+        That recipe with what was found better on validation data.
     """
-    known = json.loads(resources.files(__package__).joinpath("beyond.json").read_text())
+    return replace(own, **_entry(name)["recipe"])
+
+
+def _entry(name: str) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(resources.files(__package__).joinpath("beyond.json").read_text())
     if name not in known:
         raise InputError(f"goals beyond the papers are set for {', '.join(known)}, got {name!r}.")
-    return tuple(Goal(**entry) for entry in known[name])
+    return dict(known[name])

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.reproduce.beyond import goals
+from ttq_plugin.reproduce.beyond import goals, recipe
 from ttq_plugin.reproduce.published import Published, grid_values, shorten
 from ttq_plugin.settings import LSQ, Settings
 from ttq_plugin.tasks import get_task
@@ -99,19 +99,19 @@ def cells(table: str, paper: Published, plan: Plan) -> list[Cell]:
         raise InputError(f"the table must be one of {', '.join(TABLES)}, got {table!r}.")
     if not 0 < plan.scale <= 1:
         raise InputError(f"the epochs' scale must lie in (0, 1], got {plan.scale:g}.")
-    recipe, rows = TABLES[table](paper)
+    base, rows = TABLES[table](paper)
     if unknown := [row for row in plan.rows if row not in (FULL, *rows)]:
         raise InputError(f"the table {table} of {paper.name} has the rows {', '.join(rows)}, got {unknown[0]!r}.")
     chosen = {row: settings for row, settings in rows.items() if not plan.rows or row in plan.rows}
-    recipe = replace(paper.shortened(recipe, plan.scale), precision=plan.precision)
+    trained = replace(paper.shortened(base, plan.scale), precision=plan.precision)
     # A compression never shares the full-precision model's warm-up: some papers' tasks have one of their own.
     warmup = shorten(paper.warmup, plan.scale)
     made = []
     for seed in plan.seeds:
-        made.append(Cell(FULL, seed, paper.task, paper.layers, recipe, None, warmup))
+        made.append(Cell(FULL, seed, paper.task, paper.layers, trained, None, warmup))
         for row, settings in chosen.items():
             short = settings | {"epochs": shorten(settings["epochs"], plan.scale)}
-            made.append(Cell(row, seed, paper.task, paper.layers, recipe, short, warmup))
+            made.append(Cell(row, seed, paper.task, paper.layers, trained, short, warmup))
     for cell in made:
         if cell.settings is not None:
             cell.training()
@@ -145,7 +145,7 @@ def _sparsity(paper: Published) -> tuple[Recipe, Rows]:
 
 
 def _beyond(paper: Published) -> tuple[Recipe, Rows]:
-    return get_task(paper.task).recipe, {goal.row: goal.settings for goal in goals(paper.name)}
+    return recipe(paper.name, get_task(paper.task).recipe), {goal.row: goal.settings for goal in goals(paper.name)}
 
 
 TABLES: dict[str, Callable[[Published], tuple[Recipe, Rows]]] = {
