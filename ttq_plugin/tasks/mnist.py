@@ -141,7 +141,7 @@ MNIST_CNN = Task(
     load=load,
     model=MnistCNN,
     loss=F.cross_entropy,
-    recipe=Recipe(epochs=60, lr=3e-3),
+    recipe=Recipe(epochs=60, lr=3e-3, dropout=0.25),
     shape=(1, SIDE, SIDE),
 )
 
