@@ -98,8 +98,8 @@ class Settings:
                 raise InputError(f"{LSQ} has no {min(options)}; NNI's LsqQuantizer has no options.")
             return {}
         method = get_method(self.method)
-        allowed = {*method.rule.names, "alpha", "normalize", "scale_init"}
-        if extra := sorted(set(options) - allowed):
+        allowed = {*method.rule.names, "alpha"}
+        if extra := sorted(set(options) - allowed - {"normalize", "scale_init"}):
             raise InputError(f"{self.method} has no {extra[0]}; it takes {', '.join(sorted(allowed))}.")
         method.configure(**options)
         return options
