@@ -19,6 +19,7 @@ METHOD_NAMES = (
 )
 """The methods, named without importing torch; a test compares them with ``METHODS``."""
 
+EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
 STORE = "mlflow_runs"
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -216,6 +217,28 @@ def compress(context: click.Context, **options: Any) -> None:
 def report(**options: Any) -> None:
     """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
     from ttq_plugin.commands.report import report as command
+
+    command(**options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(EXPORTS), required=True, help="The form to export to.")
+@click.option("--out", "target", type=click.Path(path_type=Path), help="File or folder  [default: beside MODEL]")
+@click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
+@_common
+def export(**options: Any) -> None:
+    """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
+
+    packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
+    onnx-int8: weights and activations in eight bits, calibrated on training data. c: a folder with
+    self-contained C99. mlflow: a folder that mlflow.pyfunc.load_model reads.
+    """
+    from ttq_plugin.commands.export import export as command
 
     command(**options)
 
