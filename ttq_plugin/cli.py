@@ -206,6 +206,23 @@ def compress(context: click.Context, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option(
+    "--mcc-floor", "mcc_floors", type=float, multiple=True,
+    help="Show the best gains at this MCC or more; repeatable  [default: the best MCC less 1, 2 and 5 points]",
+)  # fmt: skip
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
+@_storage
+@_store
+@_common
+def compare(**options: Any) -> None:
+    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of MCC; a run in MLflow."""
+    from ttq_plugin.commands.compare import compare as command
+
+    command(**options)
+
+
+@cli.command()
 @click.argument("study")
 @click.option("--mcc-floor", type=float, help="Recommend a member with at least this MCC on validation data.")
 @click.option(

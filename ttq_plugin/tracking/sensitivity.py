@@ -44,7 +44,7 @@ def record_sensitivity(
         InputError: when the experiment was deleted.
     """
     client = store.client
-    experiment_id = _experiment(store, f"{task} sensitivity")
+    experiment_id = open_experiment(store, f"{task} sensitivity")
     notes = "\n".join(f"- {note}" for note in selection["notes"])
     tags = {"role": "sensitivity", "task": task} | ({"mlflow.note.content": notes} if notes else {})
     run_id: str = client.create_run(experiment_id, tags=tags, run_name=title).info.run_id
@@ -75,7 +75,7 @@ def _log_numbers(store: Store, run_id: str, selection: Mapping[str, Any], parame
         store.client.log_batch(run_id, metrics[here], params[here], tags[here])
 
 
-def _experiment(store: Store, name: str) -> str:
+def open_experiment(store: Store, name: str) -> str:
     """The experiment of that name, made where it is missing."""
     experiment = store.client.get_experiment_by_name(name)
     if experiment is None:
