@@ -87,6 +87,17 @@ def cli() -> None:
     show_default=True,
     help="Seconds between signs of life of a worker elsewhere; three missed, and its trial is run again.",
 )
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Search this method of the space; repeatable.")
+@click.option("--objectives", metavar="A,B,...", help="Two or more quantities to maximise, instead of the space's.")
+@click.option("--constraint", "constraints", multiple=True, metavar="'mcc >= 0.9'", help="A limit; repeatable.")
+@click.option("--sampler", metavar="NAME", help="tpe, gp, nsga2, random or grid  [default: the space's, mostly tpe]")
+@click.option("--timeout", type=float, metavar="SECONDS", help="No trial begins after so many seconds.")
+@click.option("--stagnation", type=int, metavar="TRIALS", help="End when so many raise the hypervolume by under 0.1 %.")
+@click.option("--warm-start", multiple=True, metavar="STUDY|CSV", help="Try a study's front or a table's rows first.")
+@click.option(
+    "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
+)
+@click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
 @_data
 @_common
 def search(**options: Any) -> None:

@@ -25,7 +25,8 @@ from ttq_plugin.tracking.records import TrialRecord, front
 def search(space, storage, name="s", *, trials=12, data=None, resume=False, until=None):
     """What a search by one worker does, without the seconds that a worker's process takes to start."""
     study = open_study(storage, name, space, resume=resume)
-    work(Job(storage, name, space, trials, study.user_attrs["seed"], data, trial_module="fake_trial", until=until))
+    study.set_user_attr("until", until)
+    work(Job(storage, name, space, trials, study.user_attrs["seed"], data, trial_module="fake_trial"))
     return load_study(storage, name)
 
 
@@ -177,7 +178,10 @@ def test_a_search_ends_on_time_and_keeps_what_runs(space_text, storage, monkeypa
     monkeypatch.setattr(ending, "time", SimpleNamespace(time=lambda: next(clock)))
     study = search(space, storage, trials=1000, until=4)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
-    assert ending.why_ended(study, space, 1000, 4) == "time" and ending.why_ended(study, space, 1000, None) is None
+    assert (
+        ending.why_ended(study.trials, space, 1000, 4) == "time"
+        and ending.why_ended(study.trials, space, 1000, None) is None
+    )
 
 
 def test_the_search_itself_minds_the_time(space_text, storage):
@@ -191,7 +195,7 @@ def test_a_search_ends_when_its_hypervolume_stagnates(space_text, storage):
     text = text.replace("share: {low: 0.3, high: 1.0}", "share: 1.0").replace("epochs: {low: 1, high: 30}", "epochs: 3")
     space = parse_space(text, "s", {"only": ["ttq"], "stagnation": 5})
     study = search(space, storage, trials=50)
-    assert len(study.trials) == 15 and ending.why_ended(study, space, 50, None) == "stagnation"
+    assert len(study.trials) == 15 and ending.why_ended(study.trials, space, 50, None) == "stagnation"
 
 
 def test_stagnation_is_a_hypervolume_that_stays():
@@ -206,13 +210,13 @@ def test_stagnation_is_a_hypervolume_that_stays():
         add(0.6 + index / 100, 0.5)
     for _ in range(5):
         add(0.69, 0.4)
-    assert stagnates(study, 5) and not stagnates(study, 6), "the first ten say nothing yet"
+    assert stagnates(study.trials, 5) and not stagnates(study.trials, 6), "the first ten say nothing yet"
     add(0.4, 0.99)  # broken constraint: no new volume
-    assert stagnates(study, 6)
+    assert stagnates(study.trials, 6)
     add(0.69 * 1.002, 0.5)
-    assert not stagnates(study, 5)
+    assert not stagnates(study.trials, 5)
     assert hypervolume([(0.69 * 1.002, 0.5)]) > 1.001 * hypervolume([(0.69, 0.5)])
     nothing = optuna.create_study(directions=["maximize"] * 2)
     for _ in range(30):
         nothing.tell(nothing.ask(), (-0.1, 0.5))
-    assert not stagnates(nothing, 5)
+    assert not stagnates(nothing.trials, 5)
