@@ -20,7 +20,7 @@ from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
 
-COMMANDS = ["search", "train", "sensitivity", "compress", "reproduce", "ui"]
+COMMANDS = ["search", "train", "sensitivity", "compress", "export", "report", "reproduce", "ui"]
 
 
 def ttq(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,6 +90,7 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["sensitivity", "mnist-cnn", "--plot", "."], ". is a folder; name a file"),
         (["train", "mnist-cnn", "--data", "nowhere.npz"], "the data file nowhere.npz does not exist"),
         (["train", "mnist-cnn", "--device", "warp"], "device 'warp' cannot be used here"),
+        (["export", "nowhere.safetensors", "--to", "c"], "the weights nowhere.safetensors do not exist"),
         (["ui"], "mlflow_runs holds no MLflow database; run `ttq search` first"),
         (["search", "--resume", "lost"], "studies.db"),
     ],

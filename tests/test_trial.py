@@ -266,3 +266,42 @@ def test_settings_that_cannot_be(options, message):
 def test_a_device_that_is_not_there(cache):
     with pytest.raises(InputError, match="device 'nonsense' cannot be used here"):
         prepare("mnist-cnn", device="nonsense", cache=cache)
+
+
+def test_looking_at_a_training_leaves_it_as_it_is_and_tells_what_it_would_be_if_it_ended(ready):
+    settings = Settings("mnist-cnn", "pttq", epochs=3, lr=2e-3, share=1.0)
+    plain = run(ready, settings)
+    seen = []
+    watched = run(ready, settings, on_look=lambda look: seen.append((look.epoch, look.dead, look.measure())))
+    assert watched.metrics == plain.metrics and watched.losses == plain.losses
+    for name, value in plain.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name]), name
+    assert [(epoch, dead) for epoch, dead, _ in seen] == [(1, ()), (2, ()), (3, ())]
+    assert seen[-1][2] == plain.metrics, "the last look is the result"
+    assert seen[0][2] != plain.metrics
+
+
+def test_a_look_may_end_the_training(ready):
+    class Enough(Exception):
+        pass
+
+    def on_look(look):
+        if look.epoch == 2:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run(ready, Settings("mnist-cnn", "ttq", epochs=30), on_look=on_look)
+
+
+def test_a_layer_without_a_weight_is_dead(ready):
+    seen = []
+    run(ready, Settings("mnist-cnn", "pttq", epochs=1, lr_threshold=20.0), on_look=lambda look: seen.append(look.dead))
+    assert seen[0], "a threshold that ran away left a layer without a weight"
+
+
+def test_a_budget_of_bits_gives_each_layer_a_method(ready):
+    outcome = run(ready, Settings("mnist-cnn", "mixed", epochs=1, bits=0.15))
+    assert outcome.metrics["bits_base3"] <= 0.15 * outcome.metrics["bits_fp32"] and outcome.metrics["mcc"] > 0.5
+    assert outcome.widths, "some layers are on an integer grid"
+    with pytest.raises(InputError, match=r"bits must lie in \(0, 1\] and goes with mixed, got 0.5 with ttq"):
+        Settings("mnist-cnn", "ttq", bits=0.5)

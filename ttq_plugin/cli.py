@@ -23,6 +23,7 @@ REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond"
 PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
 """The papers' tables and tasks, likewise."""
 
+EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
 STORE = "mlflow_runs"
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,6 +105,17 @@ def cli() -> None:
     show_default=True,
     help="Seconds between signs of life of a worker elsewhere; three missed, and its trial is run again.",
 )
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Search this method of the space; repeatable.")
+@click.option("--objectives", metavar="A,B,...", help="Two or more quantities to maximise, instead of the space's.")
+@click.option("--constraint", "constraints", multiple=True, metavar="'mcc >= 0.9'", help="A limit; repeatable.")
+@click.option("--sampler", metavar="NAME", help="tpe, gp, nsga2, random or grid  [default: the space's, mostly tpe]")
+@click.option("--timeout", type=float, metavar="SECONDS", help="No trial begins after so many seconds.")
+@click.option("--stagnation", type=int, metavar="TRIALS", help="End when so many raise the hypervolume by under 0.1 %.")
+@click.option("--warm-start", multiple=True, metavar="STUDY|CSV", help="Try a study's front or a table's rows first.")
+@click.option(
+    "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
+)
+@click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
 @_data
 @_common
 def search(**options: Any) -> None:
@@ -225,6 +237,23 @@ def compress(context: click.Context, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option(
+    "--mcc-floor", "mcc_floors", type=float, multiple=True,
+    help="Show the best gains at this MCC or more; repeatable  [default: the best MCC less 1, 2 and 5 points]",
+)  # fmt: skip
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
+@_storage
+@_store
+@_common
+def compare(**options: Any) -> None:
+    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of MCC; a run in MLflow."""
+    from ttq_plugin.commands.compare import compare as command
+
+    command(**options)
+
+
+@cli.command()
 @click.argument("study")
 @click.option("--mcc-floor", type=float, help="Recommend a member with at least this MCC on validation data.")
 @click.option(
@@ -267,6 +296,28 @@ def reproduce(**options: Any) -> None:
     interrupted, the same command goes on without repeating what is finished.
     """
     from ttq_plugin.commands.reproduce import reproduce as command
+
+    command(**options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(EXPORTS), required=True, help="The form to export to.")
+@click.option("--out", "target", type=click.Path(path_type=Path), help="File or folder  [default: beside MODEL]")
+@click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
+@click.option(
+    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
+@_common
+def export(**options: Any) -> None:
+    """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
+
+    packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
+    onnx-int8: weights and activations in eight bits, calibrated on training data. c: a folder with
+    self-contained C99. mlflow: a folder that mlflow.pyfunc.load_model reads.
+    """
+    from ttq_plugin.commands.export import export as command
 
     command(**options)
 

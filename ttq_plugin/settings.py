@@ -33,6 +33,8 @@ class Settings:
         lr_threshold: of the thresholds (pTTQ).
         epochs: passes over the training split.
         share: share of the candidate layers' weights to quantise, at least; not looked at where the layers are given.
+        bits: with ``mixed`` and no chain: the stored model takes at most this share of the full-precision model's bits,
+            and each layer gets the method that curvature says fits best.
         seed: of sample order and dropout.
         loss: to train with, as ``get_loss`` reads it; None for the task's own.
         normalize: whether each layer is divided by max|w| first.
@@ -61,6 +63,7 @@ class Settings:
     granularity: str | None = None
     precision: str | None = None
     dropout: float | None = None
+    bits: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_scale", "lr_threshold"):
@@ -69,6 +72,8 @@ class Settings:
                 raise InputError(f"{name} must be positive, got {value:g}.")
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}.")
+        if self.bits is not None and (self.method != MIXED or not 0 < self.bits <= 1):
+            raise InputError(f"bits must lie in (0, 1] and goes with {MIXED}, got {self.bits:g} with {self.method}.")
         if self.loss is not None:
             get_loss(self.loss)
         if self.granularity not in (None, "default", "out_channel"):

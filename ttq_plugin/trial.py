@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.curvature import LayerTrace, Traces, layer_traces, select
+from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights, write_text
@@ -50,6 +51,8 @@ TRACE_PROBES = 8
 
 LSQ_GRID = {"quant_dtype": "int2", "quant_scheme": "symmetric"}
 """What NNI calls the codes -1, 0 and 1."""
+PER_LAYER = ("pttq", "ttq", "int4", "int8")
+"""What a layer may get under ``mixed`` with a budget of bits."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,22 @@ class Outcome:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Look:
+    """A training after one of its epochs.
+
+    Attributes:
+        epoch: its number, from 1.
+        dead: layers without a weight that does anything.
+        measure: gives the numbers of ``Outcome.metrics`` that the model would have if training ended here; costs a
+            pass over the validation split, and leaves the training as it is.
+    """
+
+    epoch: int
+    dead: tuple[str, ...]
+    measure: Callable[[], dict[str, float]]
+
+
 def prepare(
     task: str | Task,
     *,
@@ -152,6 +171,7 @@ def run(
     config_list: list[dict[str, Any]] | None = None,
     chain: Sequence[Link] | None = None,
     on_epoch: OnEpoch | None = None,
+    on_look: Callable[[Look], None] | None = None,
 ) -> Outcome:
     """Compress the task's model once.
 
@@ -162,6 +182,7 @@ def run(
             that curvature says mind least.
         chain: a method for each layer, such as a ``Selection``'s; the settings' method is then ``mixed``.
         on_epoch: called after each epoch.
+        on_look: likewise, with a way to measure the model as it is; what it raises ends the training.
 
     Returns:
         The compressed model, its score on the validation split, and what it costs.
@@ -183,24 +204,37 @@ def run(
         problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
         if on_epoch is not None:
             on_epoch(epoch, loss)
+        if on_look is not None:
+            dead = tuple(layer.name for layer in look.layers if layer.dead)
+            on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers)[0]))
 
     links = _links(prepared, settings, config_list, chain)
     with torch.random.fork_rng(devices=[prepared.device] if prepared.device.startswith("cuda") else []):
         torch.manual_seed(settings.seed)
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
-        compressed = quantizers.export_model().eval()
-    copy_dropout(prepared.model, compressed)
-    if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
-        raise Diverged("a weight became NaN or infinite")
-    # NNI's integers of two bits are -1, 0 and 1: a ternary layer like the others, and measured as one.
-    layers, widths = quantizers.layers, {} if settings.method == LSQ else quantizers.widths
-    report = measure(prepared.model, compressed, prepared.validation.x[:1], layers=layers, widths=widths)
-    numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
-    metrics = {"mcc": mcc(compressed, prepared.validation)} | numbers
+    metrics, report, compressed = _measured(prepared, quantizers)
+    layers, widths = quantizers.layers, _widths(quantizers)
     notes = [*quantizers.notes, *problems]
     seconds = time.perf_counter() - started
     return Outcome(metrics, report, compressed, layers, widths, notes, losses, health, seconds)
+
+
+def _measured(prepared: Prepared, quantizers: Any) -> tuple[dict[str, float], CompressionReport, nn.Module]:
+    """Score and cost of the quantizers' model as it is now, and that model, plain."""
+    compressed: nn.Module = quantizers.export_model().eval()
+    copy_dropout(prepared.model, compressed)
+    if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
+        raise Diverged("a weight became NaN or infinite")
+    example = prepared.validation.x[:1]
+    report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=_widths(quantizers))
+    numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
+    return {"mcc": mcc(compressed, prepared.validation)} | numbers, report, compressed
+
+
+def _widths(quantizers: Any) -> dict[str, int]:
+    """Bits of the integer layers; NNI's of two bits are -1, 0 and 1: ternary layers like the others."""
+    return {name: bits for name, bits in quantizers.widths.items() if bits > 2}
 
 
 def score_on_test(
@@ -226,7 +260,8 @@ def _links(
     prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
 ) -> Sequence[Link]:
     """What each layer gets: the chain, or the settings' one method on the layers of the config list or the flattest."""
-    if (chain is None) == (settings.method == MIXED) or (chain is not None and config_list):
+    budgeted = settings.method == MIXED and settings.bits is not None and chain is None and not config_list
+    if not budgeted and ((chain is None) == (settings.method == MIXED) or (chain is not None and config_list)):
         raise InputError(
             f"the method {MIXED!r}, and no other, goes with a chain and without a config list, got the method "
             f"{settings.method!r} with {'a' if chain is not None else 'no'} chain and "
@@ -234,6 +269,9 @@ def _links(
         )
     if chain is not None:
         return chain
+    if settings.bits is not None:
+        most = Budget(bits=settings.bits * 32 * sum(p.numel() for p in prepared.model.parameters()))
+        return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain
     options = settings.options()
     if not config_list:
         method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse

@@ -2,7 +2,8 @@
 
 data is a comma-separated list of words: sleep=0.1, diverge, nan, inf, bug, nometric, kill=FILE (the first trial that
 finds FILE missing creates it and kills its worker), always-kill=METHOD, badinput, badprepare, die, hang (every
-trial but the papers' own waits for ever).
+trial but the papers' own waits for ever), collapse (odd numbers of epochs lose conv1 in the second one; validation MCC
+rises in proportion to the epochs), fraction (MCC is one).
 """
 
 import os
@@ -23,12 +24,13 @@ class Settings:
     t_min: float | None
     t_max: float | None
     alpha: float | None
+    bits: float | None
     lr: float
-    lr_scale: float
     lr_threshold: float | None
     epochs: int
-    share: float
     seed: int
+    lr_scale: float = 1e-3
+    share: float = 1.0
 
 
 def prepare(task, *, seed, data=None, device="cpu", cache=None):
@@ -42,7 +44,14 @@ def prepare(task, *, seed, data=None, device="cpu", cache=None):
     return words
 
 
-def run(prepared, settings, on_epoch=None):
+@dataclass(frozen=True)
+class Look:
+    epoch: int
+    dead: tuple
+    measure: object
+
+
+def run(prepared, settings, on_epoch=None, on_look=None):
     begun = time.perf_counter()
     time.sleep(float(prepared.get("sleep", 0)))
     if "kill" in prepared and not Path(prepared["kill"]).exists():
@@ -62,7 +71,13 @@ def run(prepared, settings, on_epoch=None):
         metrics["mcc"] = float("nan") if "nan" in prepared else float("inf") if "inf" in prepared else metrics["mcc"]
     if "nometric" in prepared:
         del metrics["mcc"]
+    if "fraction" in prepared:
+        metrics["mcc"] /= 100
     metrics["energy"] = float("inf")
+    for epoch in range(1, settings.epochs + 1 if on_look else 0):
+        dead = ("conv1",) if "collapse" in prepared and epoch >= 2 and settings.epochs % 2 else ()
+        done = {**metrics, "mcc": metrics["mcc"] * epoch / settings.epochs}
+        on_look(Look(epoch, dead, lambda done=done: done))
     model = f"{settings.method} {settings.lr}"
     return SimpleNamespace(metrics=metrics, notes=["a note"], seconds=time.perf_counter() - begun, model=model)
 

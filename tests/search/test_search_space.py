@@ -1,28 +1,40 @@
 """Space files: what is refused and in which words, and what a good one suggests."""
 
+import contextlib
+import json
 import re
 import warnings
 
+import jsonschema
 import optuna
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
+from ttq_plugin.core import METHODS as TERNARIZERS
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.load import built_in, load_space, parse_space, space_path
-from ttq_plugin.search.ranges import METHODS, bound
+from ttq_plugin.search.objectives import LIMITED, OBJECTIVES
+from ttq_plugin.search.ranges import METHODS, MIXED, bound
+from ttq_plugin.search.samplers import grid, grid_size
+from ttq_plugin.search.schema import schema_text, space_schema
+from ttq_plugin.settings import Settings
+from ttq_plugin.tasks import TASKS
 
 # What is replaced in the good file, by what, and the whole sentence that answers.
 WRONG = {
     "unknown key": ("trials: 6", "trails: 6", "space.yaml: unknown key 'trails' (did you mean trials?), allowed: task, "
-                    "objectives, trials, seed, parameters, methods, paper."),
+                    "also, objectives, constraints, sampler, trials, timeout, stagnation, seed, stop_early, "
+                    "parameters, methods, only, paper."),
     "unknown parameter": ("  share:", "  shares:",
                           "space.yaml: parameters: unknown key 'shares' (did you mean share?), "
                           "allowed: lr, lr_scale, lr_threshold, epochs, share."),
     "unknown key of a range": ("high: 0.4, log", "hihg: 0.4, log", "space.yaml: methods.ttq.t: unknown key "
-                               "'hihg' (did you mean high?), allowed: low, high, log."),
+                               "'hihg' (did you mean high?), allowed: low, high, log, points."),
     "extra key of a range": ("{low: 0.01,", "{step: 1, low: 0.01,",
-                             "space.yaml: methods.ttq.t: unknown key 'step', allowed: low, high, log."),
+                             "space.yaml: methods.ttq.t: unknown key 'step', allowed: low, high, log, points."),
     "low above high": ("{low: 0.3, high: 1.0}", "{low: 0.9, high: 0.3}",
                        "space.yaml: parameters.share: low must not exceed high, got low 0.9 and high 0.3."),
     "log of zero": ("{low: 1.0e-4, high: 1.0e-2", "{low: 0, high: 1.0e-2",
@@ -30,12 +42,13 @@ WRONG = {
     "log not a truth": ("log: true}\n  lr_scale", "log: 3}\n  lr_scale",
                         "space.yaml: parameters.lr.log must be a valid boolean, got 3."),
     "unknown method": ("  ttq: {t:", "  tqt: {t:",
-                       "space.yaml: methods: unknown method 'tqt' (did you mean ttq?), allowed: ttq, attq, pttq."),
+                       "space.yaml: methods: unknown method 'tqt' (did you mean ttq?), allowed: twn, ttq, attq, pttq, "
+                       "dorefa, pttq-absolute, pttq-symmetric, pttq-global, pttq-fixed, pttq-released, mixed."),
     "unknown objective": ("[mcc,", "[accuracy,", "space.yaml: objectives[0]: unknown objective 'accuracy', allowed: "
-                          "mcc, cr_gain_total, cr_gain_quantized, ec_gain_total, srqw."),
+                          f"{', '.join(OBJECTIVES)}."),
     "one objective": ("[mcc, cr_gain_total, ec_gain_total]", "[mcc]", "space.yaml: objectives needs at least two "
-                      "objectives for a trade-off, got 1; allowed: mcc, cr_gain_total, cr_gain_quantized, "
-                      "ec_gain_total, srqw."),
+                      "objectives for a trade-off, got 1; allowed: "
+                      f"{', '.join(OBJECTIVES)}."),
     "objective twice": ("[mcc, cr_gain_total,", "[mcc, mcc,",
                         "space.yaml: objectives[1]: mcc is named twice; each objective may appear once."),
     "objectives no list": ("[mcc, cr_gain_total, ec_gain_total]", "mcc",
@@ -69,7 +82,7 @@ WRONG = {
     "share above 1": ("{low: 0.3, high: 1.0}", "{low: 0.3, high: 1.2}",
                       "space.yaml: parameters.share.high must be a number in (0, 1], got 1.2."),
     "not a number": ("{low: 0.3, high: 1.0}", "most", "space.yaml: parameters.share must be a number or a mapping with "
-                     "low, high and optionally log, got 'most'."),
+                     "low, high and optionally log and points, got 'most'."),
     "infinite": ("{low: 0.3, high: 1.0}", "{low: 0.3, high: .inf}",
                  "space.yaml: parameters.share.high must be a finite number, got inf."),
     "no lr_threshold": ("  lr_threshold: {low: 1.0e-5, high: 1.0e-3, log: true}\n", "",
@@ -97,6 +110,35 @@ WRONG = {
                                  "'lr_threshold', allowed: method, t, lr, lr_scale, epochs, share."),
     "paper method": ("{method: ttq, t: 0.05", "{method: twn, t: 0.05", "space.yaml: paper[0].method must be one of "
                      "this space's methods, pttq, attq, ttq, got 'twn'."),
+    "unknown sampler": ("trials: 6", "sampler: cmaes", "space.yaml: sampler: unknown sampler 'cmaes', allowed: tpe, "
+                        "gp, nsga2, random, grid."),
+    "constraint of no form": ("trials: 6", "constraints: [mcc > 0.9]", "space.yaml: constraints[0] must be a quantity, "
+                              ">= or <=, and a number, such as mcc >= 0.90, got 'mcc > 0.9'."),
+    "constraint on nothing": ("trials: 6", "constraints: [mc >= 0.9]", "space.yaml: constraints[0]: unknown quantity "
+                              f"'mc' (did you mean mcc?), allowed: {', '.join(LIMITED)}."),
+    "constraint no number": ("trials: 6", "constraints: [mcc >= high]", "space.yaml: constraints[0] must have a finite "
+                             "number behind >=, got 'high'."),
+    "infeasible": ("trials: 6", "constraints: [mcc >= 1.01]",
+                   "space.yaml: constraints[0]: nothing satisfies 'mcc >= 1.01': mcc is at most 1."),
+    "infeasible size": ("trials: 6", "constraints: [bits_entropy <= -1]", "space.yaml: constraints[0]: nothing "
+                        "satisfies 'bits_entropy <= -1': bits_entropy is at least 0."),
+    "infeasible together": ("trials: 6", "constraints: [mcc >= 0.9, mcc <= 0.8]",
+                            "space.yaml: constraints[1]: nothing satisfies both mcc >= 0.9 and mcc <= 0.8."),
+    "stagnation too soon": ("trials: 6", "stagnation: 2",
+                            "space.yaml: stagnation must be greater than or equal to 5, got 2."),
+    "no time": ("trials: 6", "timeout: 0", "space.yaml: timeout must be greater than 0, got 0."),
+    "unknown early stop": ("trials: 6", "stop_early: {floor: 0.5}", "space.yaml: stop_early: unknown key 'floor' "
+                           "(did you mean mcc_floor?), allowed: collapsed, mcc_floor, dominated."),
+    "floor above all": ("trials: 6", "stop_early: {mcc_floor: 2}",
+                        "space.yaml: stop_early.mcc_floor must be less than or equal to 1, got 2."),
+    "only what is there": ("trials: 6", "only: [pttk]", "space.yaml: only[0]: unknown method 'pttk' (did you mean "
+                           "pttq?), allowed: pttq, attq, ttq."),
+    "also what is there": ("trials: 6", "also: [mnist]", "space.yaml: also[0]: unknown task 'mnist' (did you mean "
+                           f"mnist-cnn?), allowed: {', '.join(TASKS)}."),
+    "zeros of what has none": ("[mcc, cr_gain_total, ec_gain_total]", "[mcc, srqw]\nonly: [dorefa, ttq]",
+                               "space.yaml: only[0]: unknown method 'dorefa', allowed: pttq, attq, ttq."),
+    "no point": ("epochs: {low: 1, high: 30}", "epochs: {low: 1, high: 30, points: 0}",
+                 "space.yaml: parameters.epochs.points must be greater than or equal to 1, got 0."),
     "paper no method": ("{method: ttq, t: 0.05", "{t: 0.05", "space.yaml: paper[0].method must be one of this space's "
                         "methods, pttq, attq, ttq, but it is missing."),
 }  # fmt: skip
@@ -111,12 +153,16 @@ def test_what_is_wrong_is_said_in_one_sentence(space_text, old, new, sentence):
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words", "3"])
 def test_a_file_that_is_no_mapping(text):
-    with pytest.raises(InputError, match=r"^space.yaml must be a mapping with keys among task, objectives, .* got "):
+    with pytest.raises(
+        InputError, match=r"^space.yaml must be a mapping with keys among task, also, objectives, .* got "
+    ):
         parse_space(text, "space.yaml")
 
 
 def test_a_missing_file_names_what_is_built_in(tmp_path):
-    with pytest.raises(InputError, match=r"^There is no space file .*none\.yaml; built in are the names mnist-cnn"):
+    with pytest.raises(
+        InputError, match=r"^There is no space file .*none\.yaml; built in are the names ecg-2dcnn, .*mnist-cnn"
+    ):
         load_space(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=r"^unknown search space 'mnist-cn' \(did you mean mnist-cnn\?\), allowed: "):
         load_space("mnist-cn")
@@ -160,9 +206,9 @@ def test_names_and_ranges_of_what_is_suggested(space):
         assert isinstance(values["epochs"], int)
         settings = space.settings(values, 7)
         absent = {name for name, value in settings.items() if value is None}
-        assert absent == {"t", "t_min", "t_max", "alpha", "lr_threshold"} - set(METHODS[method]) - learned
+        assert absent == {"t", "t_min", "t_max", "alpha", "bits", "lr_threshold"} - set(METHODS[method]) - learned
         assert settings["task"] == "mnist-cnn" and settings["seed"] == 7
-    assert met == set(METHODS)
+    assert met == set(space.methods)
 
 
 def test_a_single_method_is_no_parameter(space_text):
@@ -193,13 +239,83 @@ def test_a_share_left_out_is_everything(space_text):
     assert next(trials(space, 1))[1]["share"] == 1.0
 
 
-@pytest.mark.parametrize("name", built_in())
-def test_the_built_in_spaces_are_good(name):
-    space = load_space(name)
-    assert space.task == name
-    assert {entry["method"] for entry in space.paper} == set(space.methods)
-    for _, values in trials(space, 20):
-        assert space.settings(values, 0)["method"] == values["method"]
+FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+
+
+def test_every_task_has_a_space_for_every_method():
+    assert set(TASKS) | {"mnist-cnn-budgets", "mnist-cnn-papers"} == set(built_in())
+    assert {*TERNARIZERS, MIXED} == set(METHODS)
+    for task in TASKS:
+        assert load_space(task).task == task and set(load_space(task).methods) == {"pttq", "attq", "ttq"}
+        for method in TERNARIZERS:
+            space = load_space(task, {"only": [method]})
+            assert list(space.methods) == [method] and parse_space(space.text, "its own text") == space
+            for _, values in trials(space, 3):
+                Settings(**space.settings(values, 0))
+
+
+def test_the_space_of_budgets_gives_each_kind_of_method_its_own_budget():
+    met = {}
+    for trial, values in trials(load_space("mnist-cnn-budgets"), 60):
+        met[values["method"]] = set(trial.params)
+        assert ("mixed.bits" in trial.params) != ("share" in trial.params) == (values["method"] != "mixed")
+    shared = {"method", "lr", "epochs"}
+    assert met["mixed"] == shared | {"lr_scale", "lr_threshold", "mixed.bits"}
+    assert met["dorefa"] == shared | {"share"} and met["twn"] == shared | {"share", "twn.t"}
+    assert len(met) == 6
+
+
+@pytest.mark.parametrize("task", ["mnist-cnn-papers", "esr-2dcnn", "esr-cnn-transformer", "hits-2dcnn",
+                                  "hits-cnn-transformer"])  # fmt: skip
+def test_the_ranges_hold_the_papers_settings(task, shared):
+    published = json.loads((shared / "paper" / "reported_results.json").read_text())["training"]
+    of = published[task.removesuffix("-papers")]
+    space = load_space(task, {"only": list(TERNARIZERS)})
+    for method in ("ttq", "attq", "pttq", "pttq-released", "dorefa"):
+        numbers = of["pttq" if method == "pttq-released" else method]
+        (entry,) = [entry for entry in space.paper if entry["method"] == method]
+        for name, value in numbers.items():
+            # pTTQ's own slope is per standard deviation, near 0.1 in these networks.
+            value = value / 10 if (method, name) == ("pttq", "alpha") else value
+            assert entry[name] == value and space.intervals().get(name, space.methods[method].get(name)).contains(value)
+
+
+def test_space_files_fit_their_schema_and_mistakes_do_not(space_text):
+    assert (ROOT / "search_spaces" / "schema.json").read_text() == schema_text(), (
+        "write it anew: ttq search --schema > search_spaces/schema.json"
+    )
+    check = jsonschema.Draft202012Validator(space_schema())
+    check.check_schema(space_schema())
+    for path in FILES:
+        assert "$schema=schema.json" in path.read_text().splitlines()[0]
+        check.validate(yaml.safe_load(path.read_text()))
+    assert check.is_valid(yaml.safe_load(space_text))
+    caught = {}
+    for name, (old, new, _) in WRONG.items():
+        with contextlib.suppress(yaml.YAMLError):
+            caught[name] = not check.is_valid(yaml.safe_load(space_text.replace(old, new)))
+    for name in ("unknown key", "unknown parameter", "unknown method", "unknown objective", "one objective",
+                 "pttq without alpha", "extra key of a range", "unknown sampler", "constraint on nothing"):  # fmt: skip
+        assert caught[name], name
+    assert sum(caught.values()) > 20
+
+
+def test_grids_hold_both_ends_and_every_method(space_text):
+    text = space_text.replace("epochs: {low: 1, high: 30}", "epochs: {low: 1, high: 3, points: 9}")
+    text = (
+        text.replace("share: {low: 0.3, high: 1.0}", "share: 1.0")
+        .replace("epochs: 30, ", "")
+        .replace(", share: 0.55", "")
+        .replace("epochs: 20", "share: 1")
+    )
+    space = parse_space(text, "s")
+    assert space.grid("ttq") == {
+        "lr": pytest.approx([1e-4, 1e-3, 1e-2]), "epochs": [1, 2, 3], "ttq.t": pytest.approx([0.01, 0.0632456, 0.4]),
+    }  # fmt: skip
+    combinations = grid(space, 0)
+    assert len(combinations) == grid_size(space) == 9 * (3 + 9 + 3 * 27)
+    assert len({tuple(sorted(combination.items())) for combination in combinations}) == len(combinations)
+    assert combinations != grid(space, 1) and sorted(map(str, combinations)) == sorted(map(str, grid(space, 1)))
 
 
 @given(st.sampled_from(["t", "t_min", "alpha", "lr", "epochs", "share"]), st.floats(allow_nan=False))

@@ -58,6 +58,7 @@ def fill_study(
         gain = 0.95 * settings["share"] * numbers.uniform(0.6, 1)
         mcc = 0.97 + better - 0.2 * gain**4 - 0.02 * abs(math.log10(settings["lr"] / 1e-3)) - numbers.uniform(0, 0.01)
         metrics = {"mcc": mcc, "cr_gain_total": gain, "ec_gain_total": 0.9 * gain - numbers.uniform(0, 0.05)}
-        trial.set_user_attr("metrics", metrics | {"srqw": gain, "bits_coo34": 1234.0})
+        metrics |= {"srqw": gain, "bits_coo34": 1234.0}
+        trial.set_user_attr("metrics", metrics)
         study.tell(trial, [metrics[name] for name in described.objectives])
     return study

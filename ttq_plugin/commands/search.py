@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.commands.confirm import confirm_all, print_confirmed
 from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
+from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.engines import get_engine
 from ttq_plugin.search.load import load_space
 from ttq_plugin.search.runner import Summary, run_search
+from ttq_plugin.search.schema import schema_text
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, redact
+from ttq_plugin.search.warm import starts
 from ttq_plugin.tracking import open_store, plot_front
 from ttq_plugin.tracking.faults import explain, store_faults
 from ttq_plugin.trial import load_weights, score_on_test
@@ -26,6 +33,8 @@ HEADINGS = {
     "cr_gain_total": "CR_G",
     "cr_gain_quantized": "CR_G quant",
     "ec_gain_total": "EC_G",
+    "cr_gain_disk": "file gain",
+    "cr_gain_entropy": "Shannon gain",
     "srqw": "zeros",
 }
 
@@ -38,6 +47,15 @@ def search(
     resume: str | None,
     trials: int | None,
     workers: int | None,
+    methods: Sequence[str],
+    objectives: str | None,
+    constraints: Sequence[str],
+    sampler: str | None,
+    timeout: float | None,
+    stagnation: int | None,
+    warm_start: Sequence[str],
+    confirm: int | None,
+    schema: bool,
     engine: str = "processes",
     heartbeat: int = HEARTBEAT,
     *,
@@ -48,10 +66,20 @@ def search(
     as_json: bool,
 ) -> None:
     """Run or resume a search, test its front once, and print it."""
+    if schema:
+        return print(schema_text(), end="")
     started = time.perf_counter()
     if study and resume:
         raise InputError("--study names a new study and --resume an old one; give one of them.")
-    described = load_space(space)
+    changes = {
+        "only": list(methods),
+        "objectives": [name.strip() for name in objectives.split(",")] if objectives else None,
+        "constraints": list(constraints),
+        "sampler": sampler,
+        "timeout": timeout,
+        "stagnation": stagnation,
+    }
+    described = load_space(space, {key: value for key, value in changes.items() if value not in (None, [])})
     folder = Path("mlflow_runs") if "://" in store else Path(store)
     storage = storage or f"sqlite:///{(folder / 'studies.db').absolute()}"
     name = resume or study or f"{described.task}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -60,8 +88,15 @@ def search(
     opened = open_store(store) if "://" in store else store
     get_engine(engine, storage)
     seed = check_study(storage, name, described, resume=bool(resume), seed=seed)
+    first = starts(warm_start, described, storage)
     ready = prepared(described.task, seed=seed, data=data, cache=cache, device=device)
-    settings = {"task": described.task, "sampler": "tpe", "trials": target, "seed": seed, "mcc_fp32": ready.mcc}
+    settings = {
+        "task": described.task,
+        "sampler": described.sampler,
+        "trials": target,
+        "seed": seed,
+        "mcc_fp32": ready.mcc,
+    }
     settings |= marked(ready)
     with progress() as bars:
         watch = Watch(described, name, opened, folder / "models" / name, target, ready, settings, bars)
@@ -77,15 +112,21 @@ def search(
             cache=cache,
             models_dir=watch.models,
             device=device,
+            starts=first,
             resume=bool(resume),
             on_poll=watch,
             on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
             engine=engine,
             heartbeat=heartbeat,
         )
-    again = f"ttq search {space} --resume {name}{_elsewhere(store, storage, folder)}"
+        confirmed: dict[int, Confirmed] = {}
+        if confirm and not summary.interrupted and not summary.error and watch.members():
+            options = {"workers": workers, "data": data, "cache": cache, "device": device, "engine": engine}
+            confirmed, cut = confirm_all(described, storage, name, watch.members(), confirm, bars, options)
+            summary = replace(summary, interrupted=cut)
+    again = f"ttq search {space} --resume {name}{_again(changes)}{_elsewhere(store, storage, folder)}"
     try:
-        result = watch.last(lambda: _finish(watch, summary, data, folder, seed))
+        result = watch.last(lambda: _finish(watch, summary, data, folder, seed, confirmed))
     except store_faults() as error:
         raise SystemExit(
             f"Error: MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
@@ -101,6 +142,8 @@ def search(
         raise KeyboardInterrupt
     if summary.error:
         raise SystemExit(f"Error: {summary.error}")
+    if summary.complete and not result["front"]:
+        raise SystemExit(f"Error: no trial satisfies {', '.join(described.constraints)}; {_nearest(watch)}.")
 
 
 def _elsewhere(store: str, storage: str, folder: Path) -> str:
@@ -110,16 +153,44 @@ def _elsewhere(store: str, storage: str, folder: Path) -> str:
     return given if storage == default else f"{given} --storage '{redact(storage)}'"
 
 
-def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, seed: int) -> dict[str, Any]:
+def _again(changes: Mapping[str, Any]) -> str:
+    """The options that made a space another one, as a shell reads them: a study keeps what it searches."""
+    words = [word for name in changes["only"] for word in ("--method", name)]
+    words += ["--objectives", ",".join(changes["objectives"])] if changes["objectives"] else []
+    words += [word for text in changes["constraints"] for word in ("--constraint", text)]
+    words += [
+        w for key in ("sampler", "timeout", "stagnation") if changes[key] for w in (f"--{key}", str(changes[key]))
+    ]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _nearest(watch: Watch) -> str:
+    """How near the trials came to the first constraint that they broke."""
+    limit = next(c for c in watch.space.limits if any(str(c) in record.violated for record in watch.records))
+    values = [record.metrics[limit.name] for record in watch.records if limit.name in record.metrics]
+    return f"{limit.name} came to {(max if limit.least else min)(values):.6g}" if values else f"none had {limit.name}"
+
+
+def _finish(
+    watch: Watch,
+    summary: Summary,
+    data: Path | None,
+    folder: Path,
+    seed: int,
+    confirmed: Mapping[int, Confirmed],
+) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
     recorder, members = watch.recorder, sorted(watch.members())
     scores = _test(watch, members, data, seed)
+    for number, found in confirmed.items():
+        recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED")
     picture = folder / "fronts" / f"{watch.study}.png"
     if members:
         picture.parent.mkdir(parents=True, exist_ok=True)
+        again = {number: asdict(found) for number, found in confirmed.items()}
         title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
-        plot_front(watch.records, watch.space.objectives, picture, title)
+        plot_front(watch.records, watch.space.objectives, picture, title, again)
     rows = [
         {
             "trial": r.number,
@@ -128,6 +199,7 @@ def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, see
             **r.metrics,
             "test_mcc": scores.get(r.number),
             "notes": list(r.notes),
+            **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
         }
         for r in watch.records
         if r.number in members
@@ -135,7 +207,14 @@ def _finish(watch: Watch, summary: Summary, data: Path | None, folder: Path, see
     return {
         "study": watch.study,
         "simulated": watch.ready.simulated,
-        "trials": {"complete": summary.complete, "failed": summary.failed, "lost": summary.lost},
+        "trials": {
+            "complete": summary.complete,
+            "failed": summary.failed,
+            "lost": summary.lost,
+            "pruned": summary.pruned,
+        },
+        "ended": summary.ended,
+        "saved_seconds": summary.saved,
         "full_precision": {"mcc": watch.ready.mcc, "test_mcc": scores.get(-1)},
         "front": sorted(rows, key=lambda row: -row["mcc"]),
         "picture": str(picture.absolute()) if members else None,
@@ -181,6 +260,13 @@ def _print(result: dict[str, Any], space: Space, store: str) -> None:
         out.print(SIMULATED)
     if counts["failed"]:
         out.print(f"{counts['failed']} trials failed; MLflow shows why.")
+    if counts["pruned"]:
+        out.print(
+            f"{counts['pruned']} trials ended early, which saved about {result['saved_seconds']:.0f} s of training."
+        )
+    if result["ended"] not in {None, "trials"}:
+        out.print(f"The search ended by {result['ended']}.")
+    print_confirmed(result["front"], space)
     if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
         out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
     out.print(f"took {result['seconds']:.0f} s")

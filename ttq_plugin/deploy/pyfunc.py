@@ -1,10 +1,10 @@
-"""A compressed model as an MLflow model: this package's code, a safetensors file, no pickle."""
+"""A compressed model as an MLflow model: this package's code, a packed file, no pickle."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import save_weights
 from ttq_plugin.quiet import quiet_mlflow
-from ttq_plugin.tasks import get_task
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CODE = Path(__file__).with_name("pyfunc_model.py")
-NEEDED = ("ttq-plugin", "torch", "numpy", "safetensors", "mlflow")
+NEEDED = ("ttq-plugin", "torch", "numpy", "safetensors", "constriction", "mlflow")
 
 
 def save_model(model: nn.Module | Path, path: Path, task: str | None = None, **keywords: Any) -> None:
@@ -52,19 +51,17 @@ def _save(source: Source, path: Path, keywords: dict[str, Any]) -> None:
     quiet_mlflow()
     import mlflow.pyfunc
 
-    with warnings.catch_warnings():
-        # The signature says what type hints would.
-        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
-        try:
-            mlflow.pyfunc.save_model(
-                path=str(path),
-                python_model=str(CODE),
-                signature=_signature(source),
-                input_example=source.example().numpy(),
-                **keywords,
-            )
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    try:
+        mlflow.pyfunc.save_model(
+            path=str(path),
+            python_model=str(CODE),
+            signature=_signature(source),
+            input_example=source.example().numpy(),
+            **keywords,
+        )
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
 
 
 def log_model(
@@ -104,7 +101,7 @@ def _written(model: nn.Module, folder: Path, task: str | None) -> Path:
     if task is None:
         raise InputError("a module needs the name of its task, so that a file can say which architecture it holds.")
     weights = folder / "weights.safetensors"
-    save_weights(model, weights, {"task": get_task(task).name})
+    save_packed(model, weights, task=task)
     return weights
 
 

@@ -1,7 +1,5 @@
 """The code of an MLflow model: MLflow copies this file into the model and runs it to load it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,11 @@ class CompressedModel(mlflow.pyfunc.PythonModel):
         """Open the weights; MLflow calls it once, and requires the argument's name."""
         self.module = open_model(Path(context.artifacts["weights"])).model
 
-    # Without a hint of the argument's type: MLflow would check the samples by it instead of by the signature.
-    def predict(self, context, model_input, params=None) -> np.ndarray:  # type: ignore[no-untyped-def]
+    # This one type hint makes MLflow check samples by the signature; others replace it, and none is a warning.
+    def predict(self, context, model_input: np.ndarray, params=None):  # type: ignore[no-untyped-def]
         """Logits (batch, classes), float32, of samples (batch, ...)."""
         with torch.inference_mode():
-            logits: np.ndarray = self.module(torch.from_numpy(np.array(model_input, dtype=np.float32))).numpy()
-        return logits
+            return self.module(torch.from_numpy(np.array(model_input, dtype=np.float32))).numpy()
 
 
 mlflow.models.set_model(CompressedModel())

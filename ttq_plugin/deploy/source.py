@@ -1,4 +1,4 @@
-"""A compressed model on disk, opened with the task that it was made for."""
+"""A model on disk, opened with the task that it was made for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.container import KEY
-from ttq_plugin.deploy.packed import load_packed, packed_info
+from ttq_plugin.deploy.packed import PackedInfo, load_packed, packed_info
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, read_metadata
 from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.task import Task
+
+PACKED = "ttq_packed"
+"""The header's entry that a packed file has."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Source:
     Attributes:
         model: on the CPU, in evaluation mode.
         task: what it was trained for.
-        metadata: what the file's header says.
+        packed: what a packed file says of itself; None for another file.
     """
 
     model: nn.Module
     task: Task
-    metadata: dict[str, str]
+    packed: PackedInfo | None = None
 
     def example(self, batch: int = 1) -> Tensor:
         """Standard normal samples of the task's shape, (batch, ...), always the same: their values mean nothing."""
@@ -36,10 +38,10 @@ class Source:
 
 
 def open_model(path: Path) -> Source:
-    """Read a model that ``ttq train --out`` or ``ttq compress --out`` wrote.
+    """Read a model that ``ttq train --out``, ``ttq compress --out`` or ``save_packed`` wrote.
 
     Args:
-        path: the safetensors file.
+        path: the safetensors file, packed or plain.
 
     Returns:
         The filled model with its task.
@@ -48,18 +50,15 @@ def open_model(path: Path) -> Source:
         InputError: if the file is missing, damaged, names no built-in task, or holds another architecture's weights.
     """
     metadata = read_metadata(path)
-    packed = KEY in metadata
-    if packed:
-        info = packed_info(path)
-        metadata = {"task": info.task or "", "method": info.method or ""}
-    name = metadata.get("task", "")
+    info = packed_info(path) if PACKED in metadata else None
+    name = info.task if info else metadata.get("task")
     if name not in TASKS:
         came = f"names {name!r}" if name else "names none"
-        raise InputError(
-            f"the header of {path} must name a built-in task, it {came}; `ttq compress --out` writes such files."
-        )
+        raise InputError(f"{path} must name a built-in task, it {came}; `ttq compress --out` writes such files.")
     task = get_task(name)
-    model = load_packed(path) if packed else task.model()
-    if not packed:
-        load_weights(model, path)
-    return Source(model.eval(), task, metadata)
+    if info:
+        return Source(load_packed(path), task, info)
+    with torch.random.fork_rng(devices=[]):
+        model = task.model()
+    load_weights(model, path)
+    return Source(model.eval(), task)

@@ -36,6 +36,11 @@ class LayerHealth:
     thresholds: dict[str, float]
     problem: str | None
 
+    @property
+    def dead(self) -> bool:
+        """Whether no weight of the layer does anything: all are zero, or scaled to nothing."""
+        return self.zeros == 1 or max(self.scales) <= SMALLEST
+
 
 @dataclass(frozen=True)
 class Health:

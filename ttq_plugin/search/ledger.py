@@ -25,6 +25,10 @@ GONE = ("worker killed", "worker gone")
 """How the reason of a loss begins that may be the trial's fault."""
 
 
+KEPT = ("origin", "seed", "member", "grid")
+"""What a lost trial's attributes say of it that must hold for its next attempt too."""
+
+
 def is_lost(trial: Any) -> bool:
     """Whether the trial ended with its worker, and was or will be handed out again."""
     return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("again"))
@@ -86,6 +90,7 @@ def _record(trial: Any) -> dict[str, Any]:
         "seconds": notes.get("seconds", max(0.0, ended - started)),
         "reason": notes.get("reason"),
         "notes": notes.get("notes", []),
+        "violated": [text for text, violation in trial.constraints.items() if violation > 0],
     }
 
 
@@ -173,6 +178,6 @@ def _enqueue_lost(study: Any, trials: Sequence[Any]) -> None:
     for trial in trials:
         parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if is_lost(trial) and parameters and trial.number not in tried_again:
-            origin, attempt = trial.user_attrs.get("origin", "search"), trial.user_attrs["again"]
-            known = {"origin": origin, "attempt": attempt, "again_of": trial.number}
+            kept = {name: value for name, value in trial.user_attrs.items() if name in KEPT}
+            known = {"origin": "search", **kept, "attempt": trial.user_attrs["again"], "again_of": trial.number}
             study.enqueue_trial(parameters, user_attrs=known)

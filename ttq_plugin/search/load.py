@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ranges import Problem, Range, unknown
 from ttq_plugin.search.space import Space
+from ttq_plugin.search.stopping import StopEarly
 
 _FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
 """Inside the installed package (the wheel puts them there), else at the root of a checkout."""
 
 
 def built_in() -> list[str]:
-    """The names of the spaces that come with the package."""
-    return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*.yaml")})
+    """The names of the spaces that come with the package: of the files, and of the other tasks that they are for."""
+    return sorted(_index())
+
+
+@lru_cache(maxsize=1)
+def _index() -> dict[str, Path]:
+    files = {path.stem: path for folder in reversed(_FOLDERS) for path in folder.glob("*.yaml")}
+    others = {task: path for path in files.values() for task in yaml.safe_load(path.read_text()).get("also", ())}
+    return others | files
 
 
 def space_path(name: str) -> Path:
     """The file of a built-in space.
 
     Args:
-        name: a space's name, such as mnist-cnn.
+        name: a space's name, such as mnist-cnn, or a task that a space is for.
 
     Returns:
         the path of its YAML file.
@@ -33,18 +43,17 @@ def space_path(name: str) -> Path:
     Raises:
         InputError: no space of that name comes with the package.
     """
-    for folder in _FOLDERS:
-        path = folder / f"{name}.yaml"
-        if name in built_in() and path.is_file():
-            return path
+    if name in _index():
+        return _index()[name]
     raise InputError(unknown("search space", name, built_in()) + " (built in), or the path of a YAML file.")
 
 
-def load_space(path_or_name: str | Path) -> Space:
+def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
     """The search space of a file, or the built-in one of that name.
 
     Args:
         path_or_name: the path of a YAML file, or a name such as mnist-cnn.
+        changes: keys of the file that are to have other values, such as {"only": ["pttq"]}.
 
     Returns:
         the validated space.
@@ -52,28 +61,32 @@ def load_space(path_or_name: str | Path) -> Space:
     Raises:
         InputError: no such file or name, or the file does not describe a space; one sentence that says what would.
     """
-    path = Path(path_or_name)
+    path, changes = Path(path_or_name), dict(changes or {})
     if not path.exists():
         if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
             raise InputError(f"There is no space file {path}; built in are the names {', '.join(built_in())}.")
-        path = space_path(str(path_or_name))
+        name = str(path_or_name)
+        path = space_path(name)
+        if path.stem != name:
+            changes = {"task": name, "also": [], **changes}
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
         raise InputError(f"{path} {why}; a search space is a YAML file.") from None
-    return parse_space(text, str(path))
+    return parse_space(text, str(path), changes)
 
 
-def parse_space(text: str, source: str) -> Space:
+def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None) -> Space:
     """The search space of a text.
 
     Args:
         text: the YAML.
         source: what the messages call it, usually its path.
+        changes: keys that are to have other values than in the text.
 
     Returns:
-        the validated space.
+        the validated space, whose own text has the changes in it.
 
     Raises:
         InputError: the text does not describe a space; one sentence that says what would.
@@ -85,6 +98,9 @@ def parse_space(text: str, source: str) -> Space:
     if not isinstance(data, dict):
         keys = ", ".join(Space.model_fields)
         raise InputError(f"{source} must be a mapping with keys among {keys}, got {_short(data)}.")
+    if changes:
+        data |= changes
+        text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
     try:
         space = Space.model_validate(data)
     except ValidationError as error:
@@ -124,8 +140,9 @@ def _sentence(error: ValidationError) -> str:
     if isinstance(problem, Problem):
         path, message = path + problem.path, str(problem)
     elif first["type"] == "extra_forbidden":
-        # Names below are checked before pydantic sees them: only the file's top and a range can have extra keys.
-        allowed = Space.model_fields if len(path) == 1 else Range.model_fields
+        # Other names are checked before pydantic sees them: only these three can have extra keys.
+        models: tuple[type[BaseModel], ...] = (Space, StopEarly, Range)
+        allowed = models[min(len(path), len(models)) - 1].model_fields
         path, message = path[:-1], unknown("key", path[-1], allowed)
     elif first["type"] == "missing":
         fields = Space.model_fields if len(path) == 1 else Range.model_fields

@@ -12,6 +12,7 @@ import filelock
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew import Crew, Exit
+from ttq_plugin.search.ending import why_ended
 from ttq_plugin.search.ledger import GONE, INTERRUPTED, counted, finished, nobodys, reclaim, running
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.patience import STORAGE_FAULTS, patiently
@@ -146,7 +147,9 @@ class Loop:
                 few until the next look, not one too many.
         """
         notes = self.study.user_attrs
-        left = 0 if notes.get("stopped") else notes.get("trials", self.job.target) - counted(self.study)
+        target, trials = notes.get("trials", self.job.target), self.study.get_trials(deepcopy=False)
+        over = notes.get("stopped") or why_ended(trials, self.job.space, target, notes.get("until"))
+        left = 0 if over else target - counted(self.study, trials)
         # A live worker without a trial is about to ask for one.
         idle = len(self.crew) - busy
         for _ in range(min(left - idle, self.size - len(self.crew))):

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, StrictBool, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, model_validator
 
-OBJECTIVES = ("mcc", "cr_gain_total", "cr_gain_quantized", "ec_gain_total", "srqw")
-"""All are maximised: a quantity that should shrink enters as its gain, so no other place knows a direction."""
+MIXED = "mixed"
+"""A method per layer, chosen by curvature within a budget of bits; its own parameter is that budget."""
+
+_SLOPED = ("t_min", "t_max", "alpha")
 
 METHODS: dict[str, tuple[str, ...]] = {
+    "twn": ("t",),
     "ttq": ("t",),
     "attq": ("t_min", "t_max"),
-    "pttq": ("t_min", "t_max", "alpha"),
+    "pttq": _SLOPED,
+    "dorefa": (),
+    "pttq-absolute": _SLOPED,
+    "pttq-symmetric": ("t", "alpha"),
+    "pttq-global": _SLOPED,
+    "pttq-fixed": ("t_min", "t_max"),
+    "pttq-released": _SLOPED,
+    MIXED: ("bits",),
 }
 """A method's own parameters; all of them are required, and each method has its own range for them."""
 
-LEARNS_THRESHOLDS = frozenset({"pttq"})
+LEARNS_THRESHOLDS = frozenset(name for name, own in METHODS.items() if "alpha" in own) | {MIXED}
 """The methods that use lr_threshold; elsewhere it would be a dimension of the search without an effect."""
+
+LEARNS_SCALES = frozenset(METHODS) - {"twn", "dorefa"}
+"""The methods that use lr_scale."""
 
 SHARED = ("lr", "lr_scale", "lr_threshold", "epochs", "share")
 """The parameters whose one range holds for every method."""
@@ -68,10 +81,13 @@ POSITIVE = Bound(low=0, low_open=True)
 def bound(method: str | None, name: str) -> Bound:
     """The bound of a method's own parameter, or with method None of a shared one."""
     if name == "t":
-        return Bound(0, 1, low_open=True, high_open=True)
+        # A share of max|w| (ttq), of E|w| (twn), or standard deviations (pttq-symmetric).
+        return Bound(0, 1, low_open=True, high_open=True) if method == "ttq" else Bound(low=0)
     if name in {"t_min", "t_max"}:
-        # pTTQ's are learned from there on and kept positive; aTTQ's have a sign (t_min is usually negative).
-        return Bound(low=0) if method in LEARNS_THRESHOLDS else Bound()
+        # Distances, so not negative, but for aTTQ's, which have a sign (t_min is usually negative).
+        return Bound() if method == "attq" else Bound(low=0)
+    if name == "bits":
+        return Bound(0, 1, low_open=True)
     return {"epochs": Bound(low=1, whole=True), "share": Bound(0, 1, low_open=True)}.get(name, POSITIVE)
 
 
@@ -80,9 +96,10 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: FiniteFloat
-    high: FiniteFloat
-    log: StrictBool = False
+    low: FiniteFloat = Field(description="The least value.")
+    high: FiniteFloat = Field(description="The largest value.")
+    log: StrictBool = Field(default=False, description="Search the logarithm.")
+    points: StrictInt = Field(default=3, ge=1, description="How many values the grid sampler takes.")
 
     @model_validator(mode="before")
     @classmethod
@@ -90,7 +107,9 @@ class Range(BaseModel):
         if isinstance(value, (dict, Range)):
             return value
         if isinstance(value, bool) or number(value) is None:
-            raise Problem((), f"must be a number or a mapping with low, high and optionally log, got {value!r}")
+            raise Problem(
+                (), f"must be a number or a mapping with low, high and optionally log and points, got {value!r}"
+            )
         return {"low": value, "high": value}
 
     @model_validator(mode="after")
@@ -109,6 +128,18 @@ class Range(BaseModel):
     def contains(self, value: float) -> bool:
         """Whether the value lies between the two ends."""
         return self.low <= value <= self.high
+
+    def grid(self, whole: bool) -> list[float | int]:
+        """The `points` values that the grid sampler takes: evenly spaced, both ends included, on a log scale if so."""
+        if self.constant or self.points == 1:
+            middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+            values = [self.low if self.constant else middle]
+        else:
+            low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+            steps = [low + (high - low) * i / (self.points - 1) for i in range(self.points)]
+            values = [math.exp(step) if self.log else step for step in steps]
+            values[0], values[-1] = self.low, self.high  # exactly
+        return list(dict.fromkeys(round(value) for value in values)) if whole else list(values)
 
     def draw(self, trial: Any, key: str, whole: bool) -> float | int:
         """The trial's value under that name; a constant is no parameter of the study and costs the sampler nothing."""
@@ -139,3 +170,23 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"unknown {kind} {name!r}{hint}, allowed: {', '.join(names)}"
+
+
+def check_names(
+    path: tuple[str | int, ...],
+    value: object,
+    allowed: Any,
+    *,
+    required: tuple[str, ...] = (),
+    kind: str = "key",
+) -> None:
+    """Refuses what is no mapping, an unknown name, or a missing one, before pydantic looks at the values."""
+    names = list(allowed)
+    if not isinstance(value, Mapping):
+        raise Problem(path, f"must be a mapping with keys among {', '.join(names)}, got {value!r}")
+    for name in value:
+        if name not in names:
+            raise Problem(path, unknown(kind, name, names))
+    for name in required:
+        if name not in value:
+            raise Problem((*path, name), f"is missing, required here: {', '.join(required)}")

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.release import release
-from ttq_plugin.search.engines import get_engine
+from ttq_plugin.search.ending import why_ended
+from ttq_plugin.search.engines import Engine, get_engine
 from ttq_plugin.search.ledger import counted, finished, is_lost, nobodys, reclaim
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
+from ttq_plugin.search.measured import check_measurable
 from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, cause, redact
@@ -32,7 +34,21 @@ from ttq_plugin.search.worker import Job
 
 @dataclass(frozen=True)
 class Summary:
-    """How a search ended; every finished trial is in the study whatever it says."""
+    """How a search ended; every finished trial is in the study whatever it says.
+
+    Attributes:
+        study_name: the study.
+        target: trials asked for.
+        complete: trials with all their objectives.
+        failed: trials that failed for good.
+        lost: trials whose worker was lost; each was run again.
+        seconds: wall time.
+        interrupted: whether a signal ended it.
+        error: what stopped it, if something did.
+        pruned: trials ended early.
+        saved: seconds of training that those left out, all workers together.
+        ended: what ended it in the end: "trials", "time", "grid" or "stagnation"; None where a signal or an error did.
+    """
 
     study_name: str
     target: int
@@ -42,6 +58,9 @@ class Summary:
     seconds: float
     interrupted: bool = False
     error: str | None = None
+    pruned: int = 0
+    saved: float = 0.0
+    ended: str | None = None
 
 
 def run_search(
@@ -56,6 +75,7 @@ def run_search(
     cache: str | Path | None = None,
     models_dir: str | Path | None = None,
     device: str = "cpu",
+    starts: Sequence[Mapping[str, Any]] = (),
     resume: bool = False,
     on_poll: OnPoll | None = None,
     on_wait: OnWait | None = None,
@@ -80,6 +100,7 @@ def run_search(
         cache: where the task keeps full-precision models.
         models_dir: where each complete trial's weights are saved, as trial-<number>.safetensors.
         device: handed to the task.
+        starts: fixed parameters to try first, beside the papers' settings.
         resume: go on with the existing study instead of making a new one.
         on_poll: called about twice a second with the finished and the running trials.
         on_wait: called with what keeps the search waiting: a database out of reach, a full disk.
@@ -97,11 +118,12 @@ def run_search(
     """
     place = get_engine(engine, storage)
     number, size = positive("trials", trials, space.trials), positive("workers", workers, place.room)
+    check_measurable(space)
     if models_dir is not None:
         _make_folder(Path(models_dir))
     with stop_requests() as stop:
         # Inside: a Ctrl-C in the middle of making a study would leave half of one.
-        study = open_study(storage, study_name, space, resume=resume, seed=seed, heartbeat=heartbeat)
+        study = open_study(storage, study_name, space, resume=resume, seed=seed, starts=starts, heartbeat=heartbeat)
         job = Job(
             storage=storage,
             study_name=study_name,
@@ -117,16 +139,35 @@ def run_search(
             patience=patience,
         )
 
-        def loop(guard: Any) -> Loop:
-            return Loop(
-                study, job, place.crew(job), size, guard=guard, on_poll=on_poll, on_wait=on_wait, pause=poll_seconds
-            )
+        return run_job(study, job, place, size, stop, on_poll=on_poll, on_wait=on_wait, pause=poll_seconds)
 
-        try:
-            return _search(study, job, loop, stop)
-        except (StorageInternalError, SQLAlchemyError) as error:
-            why = cause(error, storage)
-            raise InputError(f"The study database {redact(storage)} failed during the search: {why}.") from None
+
+def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **looks: Any) -> Summary:
+    """Runs workers on an open study until the job is done or `stop` is no longer empty.
+
+    Args:
+        study: an optuna.Study.
+        job: what the workers do.
+        place: where they run.
+        size: how many of them.
+        stop: filled by `stop_requests`.
+        **looks: `on_poll`, `on_wait` and `pause` of the loop.
+
+    Returns:
+        how it ended.
+
+    Raises:
+        InputError: see `run_search`.
+    """
+
+    def loop(guard: Any) -> Loop:
+        return Loop(study, job, place.crew(job), size, guard=guard, **looks)
+
+    try:
+        return _search(study, job, loop, stop)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        why = cause(error, job.storage)
+        raise InputError(f"The study database {redact(job.storage)} failed during the search: {why}.") from None
 
 
 def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) -> Summary:
@@ -136,8 +177,9 @@ def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) 
             "space": job.space.text,  # a resumed one's ranges may differ from before
             "release": release(),
             "heartbeat": job.heartbeat,
-            "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next two are
+            "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are
             "trials": job.target,
+            "until": None if job.space.timeout is None else time.time() + job.space.timeout,
             "stopped": False,
         }.items():
             study.set_user_attr(key, value)
@@ -158,10 +200,22 @@ def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) 
 
 
 def _summary(study: Any, job: Job, interrupted: bool, error: str | None, seconds: float) -> Summary:
-    lost = sum(is_lost(trial) for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    lost = sum(is_lost(trial) for trial in trials)
     states = [record["state"] for record in finished(study)]
-    failed = states.count("failed") - lost
-    return Summary(job.study_name, job.target, states.count("complete"), failed, lost, seconds, interrupted, error)
+    return Summary(
+        study_name=job.study_name,
+        target=job.target,
+        complete=states.count("complete"),
+        failed=states.count("failed") - lost,
+        lost=lost,
+        seconds=seconds,
+        interrupted=interrupted,
+        error=error,
+        pruned=states.count("pruned"),
+        saved=sum(trial.user_attrs.get("saved", 0.0) for trial in trials),
+        ended=None if interrupted or error else why_ended(trials, job.space, job.target, study.user_attrs["until"]),
+    )
 
 
 @contextmanager

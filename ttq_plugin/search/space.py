@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.objectives import OBJECTIVES, Constraint, check_together
 from ttq_plugin.search.ranges import (
+    LEARNS_SCALES,
     LEARNS_THRESHOLDS,
     METHODS,
-    OBJECTIVES,
+    MIXED,
     SHARED,
     Problem,
     Range,
     bound,
+    check_names,
     number,
     unknown,
 )
+from ttq_plugin.search.samplers import SAMPLERS
+from ttq_plugin.search.stopping import StopEarly
 from ttq_plugin.tasks import OWN, TASKS
 
 
@@ -30,13 +46,32 @@ class Space(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: StrictStr = Field(min_length=1)
-    objectives: tuple[StrictStr, ...]
-    trials: StrictInt = Field(default=40, ge=1)
-    seed: StrictInt = Field(default=0, ge=0)
-    parameters: dict[str, Range]
-    methods: dict[str, dict[str, Range]]
-    paper: tuple[dict[str, Any], ...] = ()
+    task: StrictStr = Field(min_length=1, description="The task whose model is compressed.")
+    also: tuple[StrictStr, ...] = Field(
+        default=(), description="More tasks that this space is for: a built-in space is found under their names too."
+    )
+    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all maximised together.")
+    constraints: tuple[StrictStr, ...] = Field(
+        default=(), description="Limits such as mcc >= 0.90; a trial that breaks one is not on the front."
+    )
+    sampler: StrictStr = Field(default="tpe", description="What proposes the trials.")
+    trials: StrictInt = Field(default=40, ge=1, description="The search ends after so many trials.")
+    timeout: FiniteFloat | None = Field(
+        default=None, gt=0, description="No trial begins later than so many seconds after the search began."
+    )
+    stagnation: StrictInt | None = Field(
+        default=None, ge=5, description="The search ends when so many trials raised the hypervolume by less than 0.1 %."
+    )
+    seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
+    stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
+    parameters: dict[str, Range] = Field(description="What every method has: a range, or a number that stays.")
+    methods: dict[str, dict[str, Range]] = Field(description="Methods, each with ranges for its own parameters.")
+    only: tuple[StrictStr, ...] = Field(
+        default=(), description="The methods that are searched unless others are asked for; left out: all of them."
+    )
+    paper: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Published settings, tried first; what one leaves out is drawn."
+    )
     _text: str = PrivateAttr(default="")
 
     @property
@@ -44,12 +79,61 @@ class Space(BaseModel):
         """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
         return self._text or self.model_dump_json()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _selected(cls, data: Any) -> Any:
+        """The file with the methods of `only` alone, and their papers' settings."""
+        only = data.get("only") if isinstance(data, Mapping) else None
+        if not only or not isinstance(only, Sequence) or not isinstance(data.get("methods"), Mapping):
+            return data
+        for index, name in enumerate(only):
+            if name not in data["methods"]:
+                raise Problem(("only", index), unknown("method", name, data["methods"]))
+        methods = {name: own for name, own in data["methods"].items() if name in only}
+        paper = data.get("paper", ())
+        if isinstance(paper, Sequence):
+            chosen = (entry for entry in paper if not isinstance(entry, Mapping) or entry.get("method") in only)
+            paper = [entry for entry in chosen]
+        return {**data, "methods": methods, "paper": paper}
+
     @field_validator("task")
     @classmethod
     def _known_task(cls, value: str) -> str:
         if value not in TASKS and not OWN.fullmatch(value):
             raise Problem((), unknown("task", value, TASKS))
         return value
+
+    @field_validator("also")
+    @classmethod
+    def _known_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(value):
+            if name not in TASKS:
+                raise Problem((index,), unknown("task", name, TASKS))
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise Problem((), unknown("sampler", value, SAMPLERS))
+        return value
+
+    @field_validator("constraints")
+    @classmethod
+    def _good_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        limits = []
+        for index, text in enumerate(value):
+            try:
+                limits.append(Constraint.parse(text))
+                check_together(limits)
+            except InputError as error:
+                raise Problem((index,), str(error)) from None
+        return value
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints."""
+        return tuple(Constraint.parse(text) for text in self.constraints)
 
     @field_validator("objectives")
     @classmethod
@@ -67,18 +151,18 @@ class Space(BaseModel):
     @field_validator("parameters", mode="before")
     @classmethod
     def _known_parameters(cls, value: Any) -> Any:
-        _check_names((), value, SHARED, required=("lr", "lr_scale", "epochs"))
+        check_names((), value, SHARED, required=("lr", "lr_scale", "epochs"))
         # A share left out means what quantisation means without a budget: every candidate layer.
         return {"share": 1.0, **value}
 
     @field_validator("methods", mode="before")
     @classmethod
     def _known_methods(cls, value: Any) -> Any:
-        _check_names((), value, METHODS, kind="method")
+        check_names((), value, METHODS, kind="method")
         if not value:
             raise Problem((), f"needs at least one method, allowed: {', '.join(METHODS)}")
         for method, own in value.items():
-            _check_names((method,), own, METHODS[method], required=METHODS[method])
+            check_names((method,), own, METHODS[method], required=METHODS[method])
         return value
 
     @model_validator(mode="after")
@@ -92,7 +176,11 @@ class Space(BaseModel):
             if "lr_threshold" not in self.parameters:
                 raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
         self._check_attq()
-        object.__setattr__(self, "paper", tuple(self._paper(i, entry) for i, entry in enumerate(self.paper)))
+        if "srqw" in self.objectives and (without := [m for m in self.methods if m in {"dorefa", MIXED}]):
+            raise Problem(("objectives",), f"srqw is for methods with zeros, got {without[0]}; leave one of them out")
+        object.__setattr__(
+            self, "paper", tuple(self.check_setting(("paper", i), entry) for i, entry in enumerate(self.paper))
+        )
         return self
 
     def _ranges(self) -> Iterator[tuple[str | None, tuple[str, ...], str, Range]]:
@@ -116,20 +204,30 @@ class Space(BaseModel):
                 f"and t_max from {own['t_max'].low:g}",
             )
 
-    def _paper(self, index: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-        """One setting of the papers with its numbers as numbers, refused where the search could not draw it."""
-        here: tuple[str | int, ...] = ("paper", index)
+    def check_setting(self, here: tuple[str | int, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
+        """One setting under plain names with its numbers as numbers.
+
+        Args:
+            here: where it comes from, for the message.
+            entry: method and parameters, as in `paper`.
+
+        Returns:
+            the setting, fit for `fixed`.
+
+        Raises:
+            Problem: the search could not draw it.
+        """
         method = entry.get("method")
         if method not in self.methods:
             came = f"got {method!r}" if "method" in entry else "but it is missing"
             raise Problem((*here, "method"), f"must be one of this space's methods, {', '.join(self.methods)}, {came}")
         own = METHODS[method]
         shared = [name for name in SHARED if self.applies(method, name)]
-        _check_names(here, entry, ("method", *own, *shared), required=own)
+        check_names(here, entry, ("method", *own, *shared), required=own)
         values: dict[str, Any] = {"method": method}
         for name in (*own, *shared):
             if name in entry:
-                values[name] = self._paper_value((*here, name), method, name, entry[name])
+                values[name] = self._value((*here, name), method, name, entry[name])
         if method == "attq" and values["t_min"] > values["t_max"]:
             raise Problem((*here, "t_min"), f"must not exceed t_max {values['t_max']:g}, got {values['t_min']:g}")
         for name, value in values.items():
@@ -139,7 +237,7 @@ class Space(BaseModel):
         return values
 
     @staticmethod
-    def _paper_value(path: tuple[str | int, ...], method: str, name: str, raw: object) -> float | int:
+    def _value(path: tuple[str | int, ...], method: str, name: str, raw: object) -> float | int:
         limits = bound(method if name in METHODS[method] else None, name)
         value = number(raw)
         if value is None or not limits.allows(value):
@@ -156,7 +254,8 @@ class Space(BaseModel):
 
     def applies(self, method: str, name: str) -> bool:
         """Whether the shared parameter exists in this space and does something under the method."""
-        return name in self.parameters and (name != "lr_threshold" or method in LEARNS_THRESHOLDS)
+        useful = {"lr_threshold": LEARNS_THRESHOLDS, "lr_scale": LEARNS_SCALES, "share": METHODS.keys() - {MIXED}}
+        return name in self.parameters and method in useful.get(name, METHODS)
 
     def _names(self, method: str) -> list[tuple[str, str]]:
         """(plain name, name in Optuna) of what a method is given, the shared ones first."""
@@ -172,40 +271,27 @@ class Space(BaseModel):
             values[key] = self._range(method, name).draw(trial, key, bound(None, name).whole)
         return values
 
+    def grid(self, method: str) -> dict[str, list[float | int]]:
+        """The grid sampler's values of each parameter that a method varies, under Optuna's names."""
+        names = ((self._range(method, name), bound(None, name).whole, key) for name, key in self._names(method))
+        return {key: interval.grid(whole) for interval, whole, key in names if not interval.constant}
+
     def enqueued(self) -> list[dict[str, Any]]:
         """The papers' settings as fixed parameters for `study.enqueue_trial`; what they leave open is drawn."""
-        settings = []
-        for entry in self.paper:
-            fixed = {"method": entry["method"]} if len(self.methods) > 1 else {}
-            for name, key in self._names(entry["method"]):
-                if name in entry and not self._range(entry["method"], name).constant:
-                    fixed[key] = entry[name]
-            settings.append(fixed)
-        return settings
+        return [self.fixed(entry) for entry in self.paper]
+
+    def fixed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """A setting under plain names as fixed parameters; what is no parameter of the study here is left out."""
+        fixed = {"method": entry["method"]} if len(self.methods) > 1 else {}
+        for name, key in self._names(entry["method"]):
+            if name in entry and not self._range(entry["method"], name).constant:
+                fixed[key] = entry[name]
+        return fixed
 
     def settings(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """The keywords of `ttq_plugin.trial.Settings` for such values; None where the method has no such parameter."""
+        # A learning rate of scales that nothing learns is left out, as is a share where a budget is in its place.
         method = values["method"]
         every = {name: None for own in METHODS.values() for name in own} | {"lr_threshold": None}
         given = {name: values[key] for name, key in self._names(method)}
         return {"task": self.task, "method": method, **every, **given, "seed": seed}
-
-
-def _check_names(
-    path: tuple[str | int, ...],
-    value: object,
-    allowed: Any,
-    *,
-    required: tuple[str, ...] = (),
-    kind: str = "key",
-) -> None:
-    """Refuses what is no mapping, an unknown name, or a missing one, before pydantic looks at the values."""
-    names = list(allowed)
-    if not isinstance(value, Mapping):
-        raise Problem(path, f"must be a mapping with keys among {', '.join(names)}, got {value!r}")
-    for name in value:
-        if name not in names:
-            raise Problem(path, unknown(kind, name, names))
-    for name in required:
-        if name not in value:
-            raise Problem((*path, name), f"is missing, required here: {', '.join(required)}")

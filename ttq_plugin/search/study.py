@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from numpy.random import SeedSequence
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.load import parse_space
@@ -14,7 +14,14 @@ from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
 
 
 def open_study(
-    storage: str, name: str, space: Space, *, resume: bool, seed: int | None = None, heartbeat: int = HEARTBEAT
+    storage: str,
+    name: str,
+    space: Space,
+    *,
+    resume: bool,
+    seed: int | None = None,
+    starts: Sequence[Mapping[str, Any]] = (),
+    heartbeat: int = HEARTBEAT,
 ) -> Any:
     """A fresh study with the papers' settings enqueued, or the existing one to go on with.
 
@@ -24,6 +31,7 @@ def open_study(
         space: what is searched; a resumed study may widen ranges, but keeps task and objectives.
         resume: go on with the existing study of that name, else there must be none.
         seed: of every trial; a fresh study's default is the space's, a resumed one's is its own.
+        starts: more fixed parameters to try first, see `warm.starts`; a resumed study tries those that it has not yet.
         heartbeat: seconds between two signs of life of a worker.
 
     Returns:
@@ -38,6 +46,7 @@ def open_study(
     if resume:
         study = load_study(storage, name, heartbeat=heartbeat)
         check_same_search(study, space, seed)
+        _enqueue(study, starts, "warm")
         return study
     backend = open_storage(storage, create=True, heartbeat=heartbeat)
     directions = ["maximize"] * len(space.objectives)
@@ -51,9 +60,14 @@ def open_study(
     study.set_user_attr("task", space.task)
     study.set_user_attr("seed", space.seed if seed is None else seed)
     study.set_user_attr("space", space.text)
-    for parameters in space.enqueued():
-        study.enqueue_trial(parameters, user_attrs={"origin": "paper"}, skip_if_exists=True)
+    _enqueue(study, space.enqueued(), "paper")
+    _enqueue(study, starts, "warm")
     return study
+
+
+def _enqueue(study: Any, settings: Sequence[Mapping[str, Any]], origin: str) -> None:
+    for parameters in settings:
+        study.enqueue_trial(parameters, user_attrs={"origin": origin}, skip_if_exists=True)
 
 
 def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
@@ -99,22 +113,6 @@ def stored_space(study: Any) -> Space:
     return parse_space(text, f"the space stored in study {study.study_name!r}")
 
 
-def sampler(seed: int, number: int) -> Any:
-    """TPE for one trial, seeded by the study's seed and the trial's number.
-
-    A sampler seeded once a process would draw the same "random" trials again after a resume or in the place of a killed
-    worker. This way a search by one worker gives the same trials whether or not it was resumed.
-
-    Args:
-        seed: the study's.
-        number: the trial's.
-
-    Returns:
-        an optuna.samplers.TPESampler with Optuna's defaults, the best of its samplers on several objectives.
-    """
-    return optuna.samplers.TPESampler(seed=int(SeedSequence([seed, number]).generate_state(1)[0]))
-
-
 def check_same_search(study: Any, space: Space, seed: int | None) -> None:
     """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
     name = study.study_name
@@ -131,6 +129,12 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
         raise InputError(
             f"The study {name!r} searches the methods {', '.join(before.methods)}, but the space lists "
             f"{', '.join(space.methods)}; a study keeps its methods, so use another study name."
+        )
+    if before.constraints != space.constraints:
+        raise InputError(
+            f"The study {name!r} has the constraints {', '.join(before.constraints) or 'none'}, "
+            f"got {', '.join(space.constraints) or 'none'}; "
+            "a study keeps its constraints, so use another study name."
         )
     scales = {key: interval.log for key, interval in before.intervals().items() if not interval.constant}
     for key, interval in space.intervals().items():

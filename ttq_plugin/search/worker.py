@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.processes import die_with_parent
-from ttq_plugin.search.ledger import INTERRUPTED, counted, is_lost, lose, nobodys, reclaim
+from ttq_plugin.search.early import Judge
+from ttq_plugin.search.ending import why_ended
+from ttq_plugin.search.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
 from ttq_plugin.search.locks import lock
+from ttq_plugin.search.measured import measured
+from ttq_plugin.search.objectives import gains, violations
 from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS, patiently
 from ttq_plugin.search.processes import crew_of, identity
 from ttq_plugin.search.pulse import Pulse
+from ttq_plugin.search.samplers import grid, handed_of_grid, make_sampler, waiting
 from ttq_plugin.search.space import Space
+from ttq_plugin.search.stopping import StopEarly
 from ttq_plugin.search.storage import HEARTBEAT, cause
-from ttq_plugin.search.study import load_study, sampler
+from ttq_plugin.search.study import load_study
 from ttq_plugin.search.weights import send
 
 HOPELESS = 3
@@ -46,8 +53,11 @@ class TrialCode(Protocol):
     def prepare(self, task: str, **keywords: Any) -> Any:
         """What every trial of this worker shares: data, full-precision model, Hessian traces."""
 
-    def run(self, prepared: Any, settings: Any) -> Any:
-        """One compression; its outcome has metrics, notes, seconds and model."""
+    def run(self, prepared: Any, settings: Any, **hooks: Any) -> Any:
+        """One compression; its outcome has metrics, notes, seconds and model.
+
+        With the hook `on_look` it shows its training after each epoch, see `early.Look`.
+        """
 
     def save_weights(self, model: Any, path: Path) -> None:
         """Writes the model's weights, all or nothing."""
@@ -179,20 +189,25 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
         trials = study.get_trials(deepcopy=False)
         if reclaim(study, lambda trial: INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial), trials):
             trials = study.get_trials(deepcopy=False)
-        if notes.get("stopped") or counted(study, trials) >= notes.get("trials", job.target):
+        target = notes.get("trials", job.target)
+        if notes.get("stopped") or why_ended(trials, job.space, target, notes.get("until")):
             return None
+        if job.space.sampler == "grid" and not waiting(trials):
+            index = handed_of_grid(trials)
+            study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={"grid": index})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
             trial = study.ask()
         # Before the name: a named trial always has a sign of life that can grow old.
         study._storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr("worker", me)
-        study.sampler = sampler(job.seed, trial.number)
+        study.sampler = make_sampler(job.space.sampler, job.seed, trial.number, target)
         values = job.space.suggest(trial)
-        settings = job.space.settings(values, job.seed)
+        seed = trial.user_attrs.get("seed", job.seed)
+        settings = job.space.settings(values, seed)
         for key, value in {
             "origin": trial.user_attrs.get("origin", "search"),
-            "seed": job.seed,
+            "seed": seed,
             "started": time.time(),
             "parameters": {name: value for name, value in settings.items() if value is not None and name != "task"},
         }.items():
@@ -223,15 +238,23 @@ def _run_one(
 ) -> None:  # fmt: skip
     """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
     begun = time.perf_counter()
+    judge = Judge(study, job.space, settings["epochs"])
+    hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
     try:
-        outcome = code.run(prepared, code.Settings(**settings))
+        outcome = code.run(prepared, code.Settings(**settings), **hooks)
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
+        metrics = gains(metrics | measured(job.space, outcome.model))
         values = [metrics[name] for name in job.space.objectives]
         _refuse_infinite(job.space.objectives, values)
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
         with lock(job.storage, job.study_name, "ask"):
             lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)
         raise
+    except TrialPruned as stop:
+        seconds = time.perf_counter() - begun
+        told = {"reason": str(stop), "seconds": seconds, "saved": judge.saved(seconds), "looks": judge.looks}
+        patiently(lambda: _tell(study, trial, told, None, state=TrialState.PRUNED), job.patience)
+        return
     except Exception as error:
         diverged = isinstance(error, Diverged)
         reason = f"diverged: {error}" if diverged else _describe(error)
@@ -242,15 +265,28 @@ def _run_one(
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
     told = {"metrics": finite, "notes": [*outcome.notes, *dropped], "seconds": float(outcome.seconds)}
-    patiently(lambda: _tell(study, trial, told, values), job.patience)
+    told |= {"looks": judge.looks} if judge.looks else {}
+    limits = violations(job.space.limits, finite)
+    patiently(lambda: _tell(study, trial, told, values, limits=limits), job.patience)
 
 
-def _tell(study: Any, trial: Any, notes: Mapping[str, Any], values: list[float] | None) -> None:
+def _tell(
+    study: Any,
+    trial: Any,
+    notes: Mapping[str, Any],
+    values: list[float] | None,
+    *,
+    limits: Mapping[str, float] | None = None,
+    state: TrialState = TrialState.FAIL,
+) -> None:
     """Writes how a trial ended; one that was taken for dead meanwhile, and is tried again, keeps its first end."""
     with contextlib.suppress(UpdateFinishedTrialError):
         for name, value in notes.items():
             trial.set_user_attr(name, value)
-        study.tell(trial, values, state=TrialState.FAIL if values is None else None, skip_if_finished=True)
+        for text, violation in (limits or {}).items():
+            if text not in trial.constraints:  # from an attempt of this function that failed half-way
+                trial.set_constraint(text, violation)
+        study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
 
 
 def _keep_weights(study: Any, trial: Any, job: Job, code: TrialCode, model: Any) -> None:
@@ -280,7 +316,7 @@ def _refuse_infinite(names: tuple[str, ...], values: list[float]) -> None:
 
 
 def _give_up_if_hopeless(study: Any) -> None:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
     trials = [trial for trial in trials if not is_lost(trial)]
     reasons = {trial.user_attrs.get("reason") for trial in trials}
     alike = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)

@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import edge
@@ -23,7 +23,13 @@ REST = "#9aa0a6"
 Points = dict[int, tuple[float, ...]]
 
 
-def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: Path, title: str | None = None) -> Path:
+def plot_front(
+    records: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    path: Path,
+    title: str | None = None,
+    confirmed: Mapping[int, Mapping[str, Any]] | None = None,
+) -> Path:
     """Draw every complete trial, the front in red, and write the picture atomically.
 
     Args:
@@ -31,6 +37,8 @@ def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: 
         objectives: two or more metric names, all maximised; the first three are drawn.
         path: the PNG file to write.
         title: a line above the panels.
+        confirmed: of front members that were trained again with other seeds, `mean`, `low` and `high` of each objective
+            (drawn as error bars) and whether it `holds` (a cross where not).
 
     Returns:
         The path that was written.
@@ -55,6 +63,7 @@ def plot_front(records: Sequence[TrialRecord], objectives: Sequence[str], path: 
     for axes, (x, y) in zip(panels, pairs, strict=True):
         flat: Points = {number: (vector[x], vector[y]) for number, vector in points.items()}
         _draw_panel(axes, flat, members, published)
+        _draw_confirmed(axes, objectives, (x, y), confirmed or {})
         axes.set_xlabel(for_picture(objectives[x]))
         axes.set_ylabel(for_picture(objectives[y]))
     _add_legend(figure, panels[0], columns=4 if len(pairs) > 1 else 2)
@@ -111,6 +120,27 @@ def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[
         axes.text(0.01, 0.01, f"{hidden} more outside", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
     if not points:
         axes.text(0.5, 0.5, "no complete trial yet", transform=axes.transAxes, ha="center", color="#5f6368")
+
+
+def _draw_confirmed(
+    axes: "Axes", objectives: Sequence[str], pair: tuple[int, int], confirmed: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """The means over other seeds with their intervals, and a cross on members that fall off the front."""
+    scales = [drawn(objectives[index], 1.0) for index in pair]
+    for holds, colour, marker in ((True, FRONT, "o"), (False, "#202124", "x")):
+        chosen = [found for found in confirmed.values() if found["holds"] is holds]
+        if not chosen:
+            continue
+        means, errors = (
+            [[scale * found[key][index] for found in chosen] for index, scale in zip(pair, scales, strict=True)]
+            for key in ("mean", "high")
+        )
+        widths = [[h - m for h, m in zip(high, mean, strict=True)] for high, mean in zip(errors, means, strict=True)]
+        name = "other seeds: mean, 95 % interval" if holds else "falls off with other seeds"
+        axes.errorbar(
+            *means, xerr=widths[0], yerr=widths[1], fmt=marker, color=colour, markersize=5, markerfacecolor="white",
+            elinewidth=1.1, capsize=2.5, zorder=8, label=name,
+        )  # fmt: skip
 
 
 def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:

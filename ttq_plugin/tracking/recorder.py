@@ -91,6 +91,19 @@ class StudyRecorder:
             child.test_mcc = children.rounded(value)
             self.store.client.log_metric(child.run_id, "test_mcc", child.test_mcc)
 
+    def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float]) -> None:
+        """Tell what other seeds gave for a front member.
+
+        Args:
+            number: the trial.
+            holds: whether it stays on the front.
+            means: of each objective over the other seeds, logged as NAME_confirmed.
+        """
+        run_id = self._child(number).run_id
+        self._tag_run(run_id, {"confirmed": "holds" if holds else "falls off"})
+        for name, value in means.items():
+            self.store.client.log_metric(run_id, f"{name}_confirmed", children.rounded(value))
+
     def tested(self) -> dict[int, float]:
         """The test MCC of each trial that has one: what was tested once is not tested again."""
         return {number: child.test_mcc for number, child in self._children.items() if child.test_mcc is not None}

@@ -22,6 +22,7 @@ class TrialRecord:
         seconds: how long it took.
         reason: why it failed, None otherwise.
         notes: remarks for a reader, such as a published value that was rounded.
+        violated: the constraints that it breaks; such a trial is never on a front.
     """
 
     number: int
@@ -34,6 +35,7 @@ class TrialRecord:
     seconds: float
     reason: str | None = None
     notes: list[str] = field(default_factory=list)
+    violated: list[str] = field(default_factory=list)
 
 
 def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:
@@ -44,7 +46,7 @@ def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[fl
 
 
 def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
-    """The non-dominated complete trials, every objective maximised.
+    """The non-dominated ones of the complete trials that break no constraint, every objective maximised.
 
     A trial is dominated when another is at least as good everywhere and better somewhere; trials with equal vectors do
     not dominate each other, so they stay or go together.
@@ -56,7 +58,7 @@ def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]
     Returns:
         The numbers of the trials on the front.
     """
-    vectors = {record.number: objective_vector(record, objectives) for record in records}
+    vectors = {record.number: objective_vector(record, objectives) for record in records if not record.violated}
     comparable = [(vector, number) for number, vector in vectors.items() if vector is not None]
     # In descending lexicographic order a vector can only be dominated by one that came before it, and then also by one
     # on the front so far: O(trials x front) instead of O(trials^2).

@@ -58,7 +58,7 @@ def start(store: Store, host: str = "127.0.0.1", port: int = 5000) -> subprocess
         )
 
 
-def wait_ready(url: str, timeout: float = 60.0, process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_ready(url: str, timeout: float = 180.0, process: subprocess.Popen[bytes] | None = None) -> None:
     """Return once the server answers.
 
     Args:

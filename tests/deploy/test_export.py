@@ -1,0 +1,78 @@
+"""``ttq export``: each form from a packed and from a plain file, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.deploy.nets import made
+from ttq_plugin import cli
+from ttq_plugin.deploy.packed import load_packed, packed_info, save_packed
+from ttq_plugin.errors import InputError
+from ttq_plugin.files import save_weights
+
+
+def run(*arguments):
+    """What the command prints; what it raises is raised."""
+    result = CliRunner().invoke(cli.cli, ["export", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same model, packed and plain, in a folder."""
+    folder, model = tmp_path_factory.mktemp("models"), made("mnist-cnn")
+    save_packed(model, folder / "m.safetensors", task="mnist-cnn", method="pttq", report={"srqw": 0.9})
+    save_weights(model, folder / "plain.safetensors", {"task": "mnist-cnn"})
+    return model, folder
+
+
+def test_onnx_from_a_packed_file(files):
+    _, folder = files
+    value = json.loads(run(folder / "m.safetensors", "--to", "onnx-int2", "--json"))
+    assert value["path"] == str(folder / "m-int2.onnx") and value["bytes"] == (folder / "m-int2.onnx").stat().st_size
+    assert value["max_difference"] < 1e-5 and value["validation"] and value["samples"] == 1000
+    assert value["mcc"] == value["mcc_torch"]
+
+
+def test_packed_from_both(files):
+    model, folder = files
+    text = run(folder / "plain.safetensors", "--to", "packed", "--out", folder / "p.safetensors")
+    assert f"packed: {folder / 'p.safetensors'}, {(folder / 'p.safetensors').stat().st_size} bytes" in text
+    run(folder / "m.safetensors", "--to", "packed")
+    info = packed_info(folder / "m-packed.safetensors")
+    assert (info.task, info.method, info.report) == ("mnist-cnn", "pttq", {"srqw": 0.9})
+    for name in ("p", "m-packed"):
+        twin = load_packed(folder / f"{name}.safetensors")
+        assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("error:.*type hint")
+def test_mlflow_without_a_word_from_mlflow(files, capfd):
+    _, folder = files
+    text = run(folder / "m.safetensors", "--to", "mlflow")
+    assert text.startswith(f"mlflow: {folder / 'm-mlflow'}, ") and capfd.readouterr().err == ""
+    assert (folder / "m-mlflow" / "MLmodel").is_file()
+    with pytest.raises(InputError, match="needs a folder of its own"):
+        run(folder / "m.safetensors", "--to", "mlflow")
+
+
+def test_refused(files, tmp_path):
+    _, folder = files
+    with pytest.raises(InputError, match=r"the weights .*nowhere do not exist"):
+        run(tmp_path / "nowhere", "--to", "onnx")
+    (tmp_path / "text.safetensors").write_text("text")
+    with pytest.raises(InputError, match="is damaged or not a safetensors file"):
+        run(tmp_path / "text.safetensors", "--to", "onnx")
+    with pytest.raises(InputError, match="--out must name another place than the model"):
+        run(folder / "m.safetensors", "--to", "packed", "--out", folder / "m.safetensors")
+    with pytest.raises(InputError, match="cannot be written"):
+        run(folder / "m.safetensors", "--to", "packed", "--out", folder)
+    save_weights(made("esr-cnn-transformer"), tmp_path / "e.safetensors", {"task": "esr-cnn-transformer"})
+    with pytest.raises(InputError, match="the Epileptic Seizure Recognition CSV|CSV"):
+        run(tmp_path / "e.safetensors", "--to", "onnx-int8", "--data", tmp_path / "no.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e.safetensors", "text.safetensors"]

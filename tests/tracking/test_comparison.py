@@ -1,0 +1,99 @@
+"""Fronts side by side: numbers by hand, the run in a real store, its link in a real browser."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tracking.browser import open_page, wait
+from tests.tracking.studies import fill_study
+from ttq_plugin.tracking.comparison import compare_fronts, describe, record_comparison
+
+from .study import make_trial
+
+PAIR = ("mcc", "cr_gain_total")
+
+
+def trials(*vectors, names=PAIR):
+    return [make_trial(n, dict(zip(names, vector, strict=True))) for n, vector in enumerate(vectors)]
+
+
+@pytest.fixture
+def studies():
+    high = trials((0.9, 0.5), (0.8, 0.8), (0.7, 0.7))
+    low = trials((0.9, 0.5), (0.85, 0.6), (0.5, 0.7)) + [make_trial(9, state="failed", reason="broken")]
+    return {"high": high, "low": low}
+
+
+def test_numbers_known_by_hand(studies):
+    found = compare_fronts(studies, PAIR, [0.85, 0.95])
+    assert found.fronts == {"high": [(0.9, 0.5), (0.8, 0.8)], "low": [(0.9, 0.5), (0.85, 0.6), (0.5, 0.7)]}
+    assert found.trials == {"high": 3, "low": 3}
+    assert found.hypervolumes["high"] == pytest.approx(0.9 * 0.5 + 0.8 * 0.3)
+    assert found.hypervolumes["low"] == pytest.approx(0.9 * 0.5 + 0.85 * 0.1 + 0.5 * 0.1)
+    assert found.hypervolumes["all"] == pytest.approx(0.9 * 0.5 + 0.85 * 0.1 + 0.8 * 0.2)
+    assert found.coverages == {"high": {"low": 2 / 3}, "low": {"high": 0.5}}
+    assert found.attainment == {
+        0.85: {"high": {"cr_gain_total": 0.5}, "low": {"cr_gain_total": 0.6}},
+        0.95: {"high": {"cr_gain_total": None}, "low": {"cr_gain_total": None}},
+    }
+    assert list(compare_fronts(studies, PAIR).attainment) == [0.89, 0.88, 0.85]
+    assert "| cr_gain_total (%) at MCC of 0.95 or more | none | none |" in describe(found)
+
+
+def test_it_is_a_run_of_its_own(store, studies, tmp_path):
+    studies["odd: $x$ | <b> %"] = studies["low"]
+    link = record_comparison(store, compare_fronts(studies, PAIR), {"task": "mnist-cnn"})
+    experiment = store.client.get_experiment_by_name("comparisons")
+    [run] = store.client.search_runs([experiment.experiment_id])
+    assert link == f"#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/artifacts/fronts.png"
+    assert run.info.status == "FINISHED" and run.data.tags["role"] == "comparison"
+    assert run.data.metrics.keys() == {f"hypervolume/{k}" for k in ("high", "low", "all", "odd: _x_ _ _b_ _")}
+    picture = store.client.download_artifacts(run.info.run_id, "fronts.png", str(tmp_path))
+    with open(picture, "rb") as file:
+        assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    numbers = json.loads(
+        open(store.client.download_artifacts(run.info.run_id, "comparison.json", str(tmp_path))).read()
+    )
+    assert numbers["hypervolumes"]["high"] == pytest.approx(0.69)
+
+
+@pytest.mark.service
+def test_its_link_opens_the_picture(served, browser, studies):
+    link = record_comparison(served.store, compare_fronts(studies, PAIR), {"task": "mnist-cnn"})
+    open_page(browser, f"{served.url}/{link}")
+    wide = "return Math.max(0, ...[...document.querySelectorAll('img')].map(i => i.naturalWidth))"
+    wait(browser, lambda window: window.execute_script(wide) == 750)  # one panel
+    assert "high against low" in browser.find_element("tag name", "body").text
+
+
+def ttq(*arguments, cwd):
+    command = [sys.executable, "-m", "ttq_plugin.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_the_command(store, tmp_path):
+    database = store.directory / "studies.db"
+    fill_study(database, "ttq", 12, methods="ttq")
+    fill_study(database, "pttq", 12, methods="pttq", better=0.01)
+    fill_study(database, "other", 12, methods="ttq", **{"mnist-cnn": "esr-2dcnn"})
+    fill_study(database, "lonely", 12, methods="ttq", **{"[mcc, cr_gain_total, ec_gain_total]": "[srqw, mcc]"})
+    fill_study(database, "pair", 12, methods="ttq", **{", ec_gain_total]": "]"})
+    where = ("--store", store.directory)
+    result = ttq("compare", "ttq", "pttq", "pair", *where, "--out", "p.png", "--mcc-floor", "0.9", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for text in ("hypervolume", "covers of pttq", "compression gain CR_G^T (%) at MCC >= 90 %", "picture: p.png"):
+        assert text in result.stdout
+    assert "energy" not in result.stdout and (tmp_path / "p.png").is_file()
+    [run] = store.client.search_runs([store.client.get_experiment_by_name("comparisons").experiment_id])
+    assert f"/runs/{run.info.run_id}/artifacts/fronts.png" in result.stdout
+    assert run.data.params == {"objectives": "mcc,cr_gain_total", "task": "mnist-cnn", "studies": "ttq,pttq,pair"}
+    for names, message in (
+        (("ttq", "ttq"), "needs at least two different studies, got ttq"),
+        (("ttq", "other"), "must search the same task, got ttq (mnist-cnn), other (esr-2dcnn)"),
+        (("ttq", "lonely"), "must share at least two objectives"),
+    ):
+        result = ttq("compare", *names, *where, cwd=tmp_path)
+        assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert len(store.client.search_runs([run.info.experiment_id])) == 1

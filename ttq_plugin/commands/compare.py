@@ -1,0 +1,103 @@
+"""``ttq compare``: the fronts of several studies in one figure, and how they stand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.console import err, out, print_json, table
+from ttq_plugin.commands.report import default_storage, front_members, store_folder
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.ledger import finished
+from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.tracking import TrialRecord, open_store
+from ttq_plugin.tracking.comparison import Comparison, compare_fronts, record_comparison
+from ttq_plugin.tracking.comparison_picture import plot_fronts
+from ttq_plugin.tracking.words import for_text, written
+
+
+def compare(
+    studies: Sequence[str],
+    store: str,
+    storage: str | None,
+    mcc_floors: Sequence[float],
+    path: Path | None,
+    *,
+    as_json: bool,
+    seed: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Compare, log the run, draw the picture; ``seed`` and ``device`` change nothing here."""
+    names = list(dict.fromkeys(studies))
+    if len(names) < 2:
+        raise InputError(f"a comparison needs at least two different studies, got {', '.join(names)}; name another.")
+    url = storage or default_storage(store_folder(store))
+    loaded = {name: load_study(url, name) for name in names}
+    objectives = _common(loaded)
+    records = {name: [TrialRecord(**record) for record in finished(study)] for name, study in loaded.items()}
+    for name, own in records.items():
+        front_members(name, own, objectives)  # refuses a study without any
+    comparison = compare_fronts(records, objectives, sorted(mcc_floors))
+    seeds = {name: study.user_attrs["seed"] for name, study in loaded.items()}
+    task = stored_space(loaded[names[0]]).task
+    opened = open_store(store)
+    if path:
+        plot_fronts(comparison.fronts, objectives, path, f"{task}: {len(names)} studies")
+    link = record_comparison(opened, comparison, {"task": task, "studies": ",".join(names)})
+    if as_json:
+        print_json(asdict(comparison) | {"task": task, "picture": str(path.absolute()) if path else None, "link": link})
+        return
+    _print(comparison, task)
+    if len(set(seeds.values())) > 1:
+        err.print("The studies have different seeds, hence different validation splits: MCCs differ by that too.")
+    if path:
+        out.print(f"picture: {path}")
+    where = "" if store == "mlflow_runs" else f" --store {store}"
+    out.print(f"MLflow:  ttq ui{where}")
+    out.print(f"         {link if '://' in link else 'http://127.0.0.1:5000/' + link}")
+
+
+def _common(loaded: dict[str, Any]) -> list[str]:
+    """The objectives that all studies have, in the first one's order.
+
+    Args:
+        loaded: name -> optuna.Study.
+
+    Returns:
+        At least two names.
+
+    Raises:
+        InputError: the studies are of different tasks, or share fewer than two objectives.
+    """
+    tasks = {name: stored_space(study).task for name, study in loaded.items()}
+    if len(set(tasks.values())) > 1:
+        told = ", ".join(f"{name} ({task})" for name, task in tasks.items())
+        raise InputError(f"the studies must search the same task, got {told}; compare those of one task.")
+    kept = {name: list(study.user_attrs["objectives"]) for name, study in loaded.items()}
+    common = [name for name in next(iter(kept.values())) if all(name in own for own in kept.values())]
+    if len(common) < 2:
+        told = "; ".join(f"{name}: {', '.join(own)}" for name, own in kept.items())
+        raise InputError(f"the studies must share at least two objectives, got {told}.")
+    return common
+
+
+def _print(comparison: Comparison, task: str) -> None:
+    names = list(comparison.fronts)
+    headings = {"": "left"} | {name: "right" for name in names}
+    volumes = comparison.hypervolumes
+    rows = [
+        ["complete trials", *(str(comparison.trials[name]) for name in names)],
+        ["on the front", *(str(len(comparison.fronts[name])) for name in names)],
+        ["hypervolume", *(f"{volumes[name]:.4f}" for name in names)],
+    ]
+    for other in names:
+        covered = [comparison.coverages[name].get(other) for name in names]
+        rows.append([f"covers of {other}", *("" if v is None else f"{v:.0%}" for v in covered)])
+    for floor, reached in comparison.attainment.items():
+        for metric in next(iter(reached.values())):
+            best = [reached[name][metric] for name in names]
+            row = [f"{for_text(metric)} at MCC >= {100 * floor:.4g} %"]
+            rows.append(row + ["none" if v is None else written(metric, v) for v in best])
+    table(f"{task}: {len(names)} fronts, together {volumes['all']:.4f}", headings, rows)

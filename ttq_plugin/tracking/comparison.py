@@ -1,0 +1,148 @@
+"""Several studies' fronts side by side: the numbers, and one run in MLflow that holds them."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ttq_plugin.fronts import coverage, hypervolume
+from ttq_plugin.tracking.comparison_picture import plot_fronts
+from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.sensitivity import open_experiment
+from ttq_plugin.tracking.store import Store
+from ttq_plugin.tracking.words import written
+
+EXPERIMENT = "comparisons"
+PICTURE = "fronts.png"
+_WAYS = (0.01, 0.02, 0.05)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several studies reached in the same objectives; every number is of one search each.
+
+    Attributes:
+        objectives: the metrics that all of them maximise.
+        trials: study -> complete trials.
+        fronts: study -> its front's objective vectors.
+        hypervolumes: study -> volume from the corner where every objective is 0; "all" is of the fronts together.
+        coverages: study -> other study -> share of the other's front that it weakly dominates.
+        attainment: floor of MCC -> study -> objective -> best value among trials with at least that MCC; None where
+            there is none.
+    """
+
+    objectives: tuple[str, ...]
+    trials: dict[str, int]
+    fronts: dict[str, list[tuple[float, ...]]]
+    hypervolumes: dict[str, float]
+    coverages: dict[str, dict[str, float | None]]
+    attainment: dict[float, dict[str, dict[str, float | None]]]
+
+
+def compare_fronts(
+    studies: Mapping[str, Sequence[TrialRecord]], objectives: Sequence[str], floors: Sequence[float] = ()
+) -> Comparison:
+    """Compare fronts.
+
+    Args:
+        studies: name -> finished trials; each has at least one complete trial.
+        objectives: two or more metrics that all of them have, all maximised.
+        floors: of the MCC on validation data; by default the best one found less 1, 2 and 5 points.
+
+    Returns:
+        The comparison.
+    """
+    members, able = {}, {}
+    for name, records in studies.items():
+        numbers = front(records, objectives)
+        vectors = {record.number: objective_vector(record, objectives) for record in records}
+        members[name] = [vector for number, vector in vectors.items() if vector is not None and number in numbers]
+        able[name] = [record.metrics for record in records if vectors[record.number] is not None]
+    best = max(metrics["mcc"] for own in able.values() for metrics in own)
+    others = [name for name in objectives if name != "mcc"]
+
+    def attained(own: list[dict[str, float]], floor: float) -> dict[str, float | None]:
+        reached = [metrics for metrics in own if metrics["mcc"] >= floor]
+        return {name: max((metrics[name] for metrics in reached), default=None) for name in others}
+
+    volumes = {name: hypervolume(points) for name, points in members.items()}
+    volumes["all"] = hypervolume([point for points in members.values() for point in points])
+    return Comparison(
+        tuple(objectives),
+        {name: len(own) for name, own in able.items()},
+        members,
+        volumes,
+        {a: {b: coverage(members[a], members[b]) for b in members if b != a} for a in members},
+        {
+            floor: {name: attained(own, floor) for name, own in able.items()}
+            for floor in floors or [round(best - way, 4) for way in _WAYS]
+        },
+    )
+
+
+def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[str, object]) -> str:
+    """Log a comparison as a run of its own.
+
+    Args:
+        store: where MLflow keeps it.
+        comparison: what to log.
+        parameters: of the run.
+
+    Returns:
+        The address of its picture; of a local store, a fragment that starts with "#".
+    """
+    from mlflow.entities import Metric, Param
+
+    client, names = store.client, list(comparison.fronts)
+    experiment_id = open_experiment(store, EXPERIMENT)
+    tags = {"role": "comparison", "mlflow.note.content": describe(comparison)[:5000]}
+    run_id = client.create_run(experiment_id, tags=tags, run_name=" against ".join(names)[:250]).info.run_id
+    try:
+        now = round(1000 * time.time())
+        values = {f"hypervolume/{_key(name)}": value for name, value in comparison.hypervolumes.items()}
+        given = {"objectives": ",".join(comparison.objectives), **parameters}
+        client.log_batch(
+            run_id,
+            [Metric(name, value, now, 0) for name, value in values.items()],
+            [Param(name, str(value)[:6000]) for name, value in given.items() if value is not None],
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            client.log_artifact(
+                run_id, str(plot_fronts(comparison.fronts, comparison.objectives, Path(folder) / PICTURE))
+            )
+            numbers = Path(folder) / "comparison.json"
+            numbers.write_text(json.dumps(asdict(comparison), indent=2) + "\n")
+            client.log_artifact(run_id, str(numbers))
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+    base = f"{store.server}/" if store.server else ""
+    return f"{base}#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(PICTURE)}"
+
+
+def describe(comparison: Comparison) -> str:
+    """The comparison as Markdown tables, for the run's note."""
+    names = list(comparison.fronts)
+    cells = [name.replace("|", "\\|").replace("<", "&lt;") for name in names]
+    lines = [f"| | {' | '.join(cells)} |", f"|---|{'---|' * len(names)}"]
+    lines.append("| complete trials | " + " | ".join(str(comparison.trials[n]) for n in names) + " |")
+    lines.append("| on the front | " + " | ".join(str(len(comparison.fronts[n])) for n in names) + " |")
+    lines.append("| hypervolume | " + " | ".join(f"{comparison.hypervolumes[n]:.4f}" for n in names) + " |")
+    for other, cell in zip(names, cells, strict=True):
+        own = [comparison.coverages[n].get(other) for n in names]
+        lines.append(f"| covers of {cell} | " + " | ".join("" if v is None else f"{v:.0%}" for v in own) + " |")
+    for floor, reached in comparison.attainment.items():
+        for metric in next(iter(reached.values())):
+            best = [reached[n][metric] for n in names]
+            shown = ["none" if v is None else written(metric, v) for v in best]
+            lines.append(f"| {metric} (%) at MCC of {floor:.4g} or more | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _key(name: str) -> str:
+    """A study's name as a part of a metric's name, which MLflow restricts."""
+    return "".join(c if c.isalnum() or c in "_-. :" else "_" for c in name)[:200]
