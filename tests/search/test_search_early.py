@@ -220,3 +220,32 @@ def test_stagnation_is_a_hypervolume_that_stays():
     for _ in range(30):
         nothing.tell(nothing.ask(), (-0.1, 0.5))
     assert not stagnates(nothing.trials, 5)
+
+
+REAL = """
+task: mnist-cnn
+objectives: [mcc, cr_gain_disk, ec_gain_total]
+constraints: [mcc >= 0.6]
+stop_early: {collapsed: true, mcc_floor: 0.2, dominated: true}
+parameters: {lr: {low: 1.0e-3, high: 4.0e-3}, lr_scale: 1.0e-3, lr_threshold: 1.0e-3, epochs: 2, share: 1.0}
+methods:
+  pttq: {t_min: {low: 0.5, high: 1.5}, t_max: {low: 0.5, high: 1.5}, alpha: 5.0}
+  mixed: {bits: {low: 0.08, high: 0.3}}
+"""
+
+
+def test_real_trainings_give_the_same_trials_and_front_bit_for_bit(storage, cache):
+    space = parse_space(REAL, "s")
+    told = []
+    for name, parts in {"one": [4], "two": [2, 4]}.items():
+        for index, target in enumerate(parts):
+            study = open_study(storage, name, space, resume=index > 0)
+            work(Job(storage, name, space, target, 0, cache=str(cache)))
+        study = load_study(storage, name)
+        told.append([(t.state, t.params, t.values, t.constraints, t.user_attrs["metrics"], t.user_attrs["looks"])
+                     for t in study.trials])  # fmt: skip
+        assert {trial.number for trial in study.best_trials} == front(
+            [TrialRecord(**record) for record in finished(study)], space.objectives
+        )
+    assert told[0] == told[1]
+    assert all(metrics["bits_disk"] % 8 == 0 and "0.5" in looks for *_, metrics, looks in told[0])
