@@ -15,13 +15,16 @@ from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import optuna
 import psutil
 import pytest
+import torch
 
 from tests.conftest import SMALL_SPACE, Search
 from tests.tracking.study import free_port
 from ttq_plugin.files import load_weights
+from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready
@@ -74,6 +77,30 @@ def test_front_members_have_their_weights_and_one_test_score(search):
         assert row["srqw"] == pytest.approx(zeros / sum(m.weight.numel() for m in ternary))
         assert -1 <= row["test_mcc"] <= 1
     assert search.result["full_precision"]["test_mcc"] > 0.93
+
+
+def test_front_members_are_models_that_mlflow_loads_and_have_epoch_curves(search):
+    import mlflow
+
+    store = Store(search.store)
+    mlflow.set_tracking_uri(store.uri)
+    client, front = store.client, {row["trial"]: row for row in search.result["front"]}
+    experiment = client.get_experiment_by_name(search.study)
+    samples = get_task("mnist-cnn").load(None, 0).validation.x[:40]
+    for run in client.search_runs([experiment.experiment_id], "tags.role = 'trial'"):
+        number = int(run.data.tags["trial"])
+        losses = client.get_metric_history(run.info.run_id, "loss")
+        assert len(losses) == (front[number]["epochs"] if number in front else 0)
+        assert len(run.outputs.model_outputs) == (number in front)
+        if number not in front:
+            continue
+        model = MnistCNN().eval()
+        load_weights(model, search.store / "models" / search.study / f"trial-{number}.safetensors")
+        loaded = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+        with torch.inference_mode():
+            assert np.array_equal(loaded.predict(samples.numpy()), model(samples).numpy())
+        assert loaded.metadata.signature is not None and loaded.input_example is not None
+    assert "type hint" not in search.log and "mlflow.pyfunc" not in search.log
 
 
 def test_the_picture_is_there(search):

@@ -134,6 +134,10 @@ def search(**options: Any) -> None:
 @click.option("--study", help="The study to join  [default: the only one with trials left]")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
 @click.option(
+    "--epoch-curves", type=click.Choice(["front", "all", "none"]), default="front", show_default=True,
+    help="Whose training losses MLflow gets, epoch by epoch.",
+)  # fmt: skip
+@click.option(
     "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
 )
 @_data

@@ -79,7 +79,9 @@ def run(prepared, settings, on_epoch=None, on_look=None):
         done = {**metrics, "mcc": metrics["mcc"] * epoch / settings.epochs}
         on_look(Look(epoch, dead, lambda done=done: done))
     model = f"{settings.method} {settings.lr}"
-    return SimpleNamespace(metrics=metrics, notes=["a note"], seconds=time.perf_counter() - begun, model=model)
+    return SimpleNamespace(
+        metrics=metrics, notes=["a note"], losses=[0.5, 0.25], seconds=time.perf_counter() - begun, model=model
+    )
 
 
 def save_weights(model, path):

@@ -23,6 +23,7 @@ def trials(*vectors, names=PAIR):
 def studies():
     high = trials((0.9, 0.5), (0.8, 0.8), (0.7, 0.7))
     low = trials((0.9, 0.5), (0.85, 0.6), (0.5, 0.7)) + [make_trial(9, state="failed", reason="broken")]
+    low.append(make_trial(10, {"mcc": 0.99, "cr_gain_total": 0.99}, violated=["bits_disk <= 1000"]))  # does not count
     return {"high": high, "low": low}
 
 

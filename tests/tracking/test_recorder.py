@@ -206,3 +206,20 @@ def test_a_deleted_study_is_refused(store):
     store.client.delete_experiment(recorder.experiment_id)
     with pytest.raises(InputError, match="'study' must be active in MLflow, got a deleted one"):
         StudyRecorder(store, "study", OBJECTIVES)
+
+
+@pytest.mark.parametrize("whose", ["front", "all", "none"])
+def test_epochs_are_logged_of_whom_was_asked_for_and_once(store, whose):
+    vectors = [(0.9, 0.1, 0.1), (0.8, 0.0, 0.0), (0.1, 0.9, 0.9)]
+    curves = {"loss": [0.7, 0.5, math.nan, 0.25]}
+    records = [make_trial(n, dict(zip(OBJECTIVES, v, strict=True)), curves=curves) for n, v in enumerate(vectors)]
+    for _ in range(2):
+        recorder = StudyRecorder(store, "study", OBJECTIVES)
+        recorder.finish(records, curves=whose)
+    drawn = {
+        number: [(m.step, m.value) for m in store.client.get_metric_history(run.info.run_id, "loss")]
+        for number, run in trial_runs(store, recorder).items()
+    }
+    expected = {"front": {0, 2}, "all": {0, 1, 2}, "none": set()}[whose]
+    assert {number for number, steps in drawn.items() if steps} == expected
+    assert all(drawn[number] == [(1, 0.7), (2, 0.5), (4, 0.25)] for number in expected)

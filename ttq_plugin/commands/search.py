@@ -14,6 +14,7 @@ from ttq_plugin.commands.confirm import confirm_all, print_confirmed
 from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.commands.watch import Watch
+from ttq_plugin.deploy.pyfunc import log_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import Confirmed
@@ -24,7 +25,8 @@ from ttq_plugin.search.schema import schema_text
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, redact
 from ttq_plugin.search.warm import starts
-from ttq_plugin.tracking import open_store, plot_front
+from ttq_plugin.tasks import TASKS
+from ttq_plugin.tracking import StudyRecorder, open_store, plot_front
 from ttq_plugin.tracking.faults import explain, store_faults
 from ttq_plugin.trial import load_weights, score_on_test
 
@@ -58,6 +60,7 @@ def search(
     schema: bool,
     engine: str = "processes",
     heartbeat: int = HEARTBEAT,
+    epoch_curves: str = "front",
     *,
     seed: int | None,
     data: Path | None,
@@ -126,7 +129,7 @@ def search(
             summary = replace(summary, interrupted=cut)
     again = f"ttq search {space} --resume {name}{_again(changes)}{_elsewhere(store, storage, folder)}"
     try:
-        result = watch.last(lambda: _finish(watch, summary, data, folder, seed, confirmed))
+        result = watch.last(lambda: _finish(watch, summary, data, folder, seed, confirmed, epoch_curves))
     except store_faults() as error:
         raise SystemExit(
             f"Error: MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
@@ -178,13 +181,14 @@ def _finish(
     folder: Path,
     seed: int,
     confirmed: Mapping[int, Confirmed],
+    curves: str,
 ) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
     recorder, members = watch.recorder, sorted(watch.members())
     scores = _test(watch, members, data, seed)
     for number, found in confirmed.items():
         recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
-    recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED")
+    recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
     picture = folder / "fronts" / f"{watch.study}.png"
     if members:
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -234,12 +238,19 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
             load_weights(model, path)
             models.append(model)
             numbers.append(number)
-            recorder.log_file(path, "model", number)
+            _log_model(recorder, number, path, model, task.name)
     scores = dict(zip(numbers, score_on_test(task.name, models, seed=seed, data=data), strict=True))
     for number, score in scores.items():
         if number >= 0:
             recorder.log_test(number, score)
     return known | scores
+
+
+def _log_model(recorder: StudyRecorder, number: int, path: Path, model: Any, task: str) -> None:
+    """The weights as a file, and of a built-in task's network a model that MLflow loads; each is logged once."""
+    recorder.log_file(path, "model", number)
+    if task in TASKS and not recorder.store.client.get_run(recorder.run_of(number)).outputs.model_outputs:
+        log_model(recorder.store.client, recorder.run_of(number), model, task, name=f"trial-{number}")
 
 
 def _print(result: dict[str, Any], space: Space, store: str) -> None:

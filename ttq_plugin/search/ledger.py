@@ -91,6 +91,7 @@ def _record(trial: Any) -> dict[str, Any]:
         "reason": notes.get("reason"),
         "notes": notes.get("notes", []),
         "violated": [text for text, violation in trial.constraints.items() if violation > 0],
+        "curves": notes.get("curves", {}),
     }
 
 

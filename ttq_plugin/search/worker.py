@@ -265,6 +265,7 @@ def _run_one(
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
     told = {"metrics": finite, "notes": [*outcome.notes, *dropped], "seconds": float(outcome.seconds)}
+    told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {"looks": judge.looks} if judge.looks else {}
     limits = violations(job.space.limits, finite)
     patiently(lambda: _tell(study, trial, told, values, limits=limits), job.patience)

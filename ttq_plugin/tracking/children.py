@@ -19,6 +19,8 @@ STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 # Logged of every trial beside its objectives.
 SHOWN = ("mcc", "srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
 _LONGEST_TAG = 5000
+# Metrics that MLflow takes in one call.
+_AT_ONCE = 1000
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Child:
     done: bool
     pareto: bool
     test_mcc: float | None = None
+    curved: bool = False
 
 
 def membership(pareto: bool) -> dict[str, str]:
@@ -59,7 +62,8 @@ def existing(store: Store, experiment_id: str, parent: str) -> dict[int, Child]:
 
 def _child(run: "Run") -> Child:
     done = run.info.status in STATUS.values()
-    return Child(run.info.run_id, done, run.data.tags.get("pareto") == "true", run.data.metrics.get("test_mcc"))
+    pareto, numbers = run.data.tags.get("pareto") == "true", run.data.metrics
+    return Child(run.info.run_id, done, pareto, numbers.get("test_mcc"), curved="loss" in numbers)
 
 
 def create(
@@ -80,6 +84,22 @@ def fill(store: Store, child: Child, record: TrialRecord, objectives: Sequence[s
     store.client.log_batch(child.run_id, _metrics(record, end, objectives), _parameters(record))
     store.client.set_terminated(child.run_id, STATUS[record.state], end_time=end)
     child.done = True
+
+
+def draw_curves(store: Store, child: Child, record: TrialRecord) -> None:
+    """Log what was measured after each epoch, as the steps of metrics; once a run."""
+    from mlflow.entities import Metric
+
+    end = round(1000 * (record.started + record.seconds))
+    steps = [
+        Metric(name, rounded(value), end, epoch)
+        for name, values in record.curves.items()
+        for epoch, value in enumerate(values, 1)
+        if math.isfinite(value)
+    ]
+    for start in range(0, len(steps), _AT_ONCE):
+        store.client.log_batch(child.run_id, steps[start : start + _AT_ONCE])
+    child.curved = True
 
 
 def rounded(value: float) -> float:

@@ -60,7 +60,9 @@ def compare_fronts(
         numbers = front(records, objectives)
         vectors = {record.number: objective_vector(record, objectives) for record in records}
         members[name] = [vector for number, vector in vectors.items() if vector is not None and number in numbers]
-        able[name] = [record.metrics for record in records if vectors[record.number] is not None]
+        able[name] = [
+            record.metrics for record in records if vectors[record.number] is not None and not record.violated
+        ]
     best = max(metrics["mcc"] for own in able.values() for metrics in own)
     others = [name for name in objectives if name != "mcc"]
 

@@ -119,15 +119,21 @@ class StudyRecorder:
         run_id = self.run_id if number is None else self._child(number).run_id
         self.store.client.log_artifact(run_id, str(path), artifact_path)
 
-    def finish(self, records: Sequence[TrialRecord], status: str = "FINISHED") -> None:
+    def run_of(self, number: int) -> str:
+        """The id of a trial's run."""
+        return self._child(number).run_id
+
+    def finish(self, records: Sequence[TrialRecord], status: str = "FINISHED", curves: str = "front") -> None:
         """Bring MLflow up to date, write the front as a table and a picture, and end the study's run.
 
         Args:
             records: all finished trials of the study.
             status: "FINISHED", or "KILLED" when the user stopped the search.
+            curves: whose epochs are logged: "front", "all" or "none".
         """
         self.sync(records)
         self._close_orphans({record.number for record in records})
+        self._draw_curves(records, curves)
         self._write_artifacts(records)
         self._write_summary(records)
         self.store.client.set_terminated(self.run_id, status)
@@ -211,6 +217,13 @@ class StudyRecorder:
             if not child.done and number not in numbers:
                 self.store.client.set_terminated(child.run_id, "KILLED")
                 child.done = True
+
+    def _draw_curves(self, records: Sequence[TrialRecord], whose: str) -> None:
+        """At the end, when it is known who is on the front: curves of a thousand trials would drown those."""
+        for record in records:
+            child = self._children[record.number]
+            if record.curves and not child.curved and (whose == "all" or (whose == "front" and child.pareto)):
+                children.draw_curves(self.store, child, record)
 
     def _write_artifacts(self, records: Sequence[TrialRecord]) -> None:
         tests = self.tested()

@@ -23,6 +23,7 @@ class TrialRecord:
         reason: why it failed, None otherwise.
         notes: remarks for a reader, such as a published value that was rounded.
         violated: the constraints that it breaks; such a trial is never on a front.
+        curves: what was measured after each epoch, by metric name.
     """
 
     number: int
@@ -36,6 +37,7 @@ class TrialRecord:
     reason: str | None = None
     notes: list[str] = field(default_factory=list)
     violated: list[str] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)
 
 
 def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -71,7 +71,7 @@ def report_page(study: Study) -> str:
         for record in records
         if (vector := vectors[record.number]) is not None
     ]
-    volumes = hypervolume_over_trials([vectors[record.number] for record in records])
+    volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
     drawn = {f"pair{i}": figure for i, figure in enumerate(figures.projections(points, study.objectives))}
     pairs = _boxes(drawn)
     if len(study.objectives) > 2:
@@ -110,6 +110,7 @@ def _hover(record: TrialRecord, study: Study) -> str:
     values = [f"{for_page(name)}: {written(name, record.metrics[name])}" for name in names]
     if record.number in study.tests:
         values.append(f"{for_page('test_mcc')}: {written('test_mcc', study.tests[record.number])}")
+    values += [f"breaks {html.escape(text)}" for text in record.violated]
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
     origin = ", published setting" if record.origin == "paper" else ""
     lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
