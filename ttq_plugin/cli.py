@@ -197,7 +197,11 @@ def sensitivity(**options: Any) -> None:
 
 @cli.command()
 @_task
-@click.option("--method", type=click.Choice(METHOD_NAMES), default="pttq", show_default=True, help="Not with a chain.")
+@click.option(
+    "--method", type=click.Choice((*METHOD_NAMES, "mixed")), default="pttq", show_default=True,
+    help="Not with a chain; mixed: a method for each layer within --bits.",
+)  # fmt: skip
+@click.option("--bits", type=float, help="With mixed: the stored model's bits, as a share of full precision's.")
 @click.option("--t", type=float, help="TTQ's threshold, as a share of max|w|.")
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")

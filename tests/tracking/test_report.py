@@ -9,7 +9,7 @@ import pytest
 
 from tests.tracking.browser import open_page, point_colours, wait
 from tests.tracking.studies import fill_study
-from ttq_plugin.commands.report import recommended
+from ttq_plugin.commands.report import recommended, report
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.importance import importances
@@ -116,6 +116,21 @@ def test_a_floor_for_the_pick(folder, made):
         recommended(members, OBJECTIVES, 0.999)
 
 
+def test_a_member_that_other_seeds_did_not_confirm_is_not_recommended(tmp_path):
+    study = fill_study(tmp_path / "studies.db", "s", 20, methods="ttq")
+    records = [TrialRecord(**record) for record in finished(study)]
+    members = [record for record in records if record.number in front(records, OBJECTIVES)]
+    lucky, _ = recommended(members, OBJECTIVES, None)
+    found = {"runs": 3, "failed": 0, "mean": [0.9, 0.5, 0.4], "low": [0.8, 0.5, 0.4], "high": [0.95, 0.5, 0.4]}
+    study.set_user_attr("confirmed", {str(r.number): found | {"holds": r is not lucky} for r in members})
+    report("s", str(tmp_path), None, None, tmp_path / "p.html", as_json=True)
+    page = (tmp_path / "p.html").read_text()
+    assert (
+        "falls off with 3 other seeds (means, 95 % intervals): mcc 90.00 +- 5.00, cr_gain_total 50.00 +- 0.00" in page
+    )
+    assert f"Recommended: trial {lucky.number}<" not in page and "Recommended: trial " in page
+
+
 def test_a_study_without_a_front_leaves_no_page(folder):
     result = ttq("report", "empty", "--store", folder, cwd=folder)
     assert result.returncode == 2 and "has no front yet" in result.stderr and len(result.stderr.splitlines()) == 1
@@ -151,7 +166,8 @@ def test_the_command_makes_the_same_model_bit_for_bit(search, cache, tmp_path):
     result = ttq("report", search.study, "--store", search.store, "--out", "p.html", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     made = json.loads(result.stdout)
-    command = made["command"].replace("ttq ", f"{sys.executable} -m ttq_plugin.cli ", 1) + f" --json --cache {cache}"
+    assert f"--cache {cache}" in made["command"]
+    command = made["command"].replace("ttq ", f"{sys.executable} -m ttq_plugin.cli ", 1) + " --json"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr
     again = json.loads(result.stdout)

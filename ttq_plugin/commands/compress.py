@@ -19,7 +19,7 @@ from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_t
 IN_FILE = ("share",)
 """Options that a config list leaves nothing to."""
 
-IN_CHAIN = ("method", "t", "t_min", "t_max", "alpha")
+IN_CHAIN = ("method", "bits", "t", "t_min", "t_max", "alpha")
 """Those that a chain leaves nothing to either."""
 
 

@@ -17,6 +17,7 @@ from ttq_plugin.search.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
 from ttq_plugin.tracking.store import tested
+from ttq_plugin.tracking.words import written
 
 
 def report(
@@ -39,7 +40,9 @@ def report(
     task, objectives = stored_space(loaded).task, list(loaded.user_attrs["objectives"])
     records = [TrialRecord(**record) for record in finished(loaded)]
     members = front_members(study, records, objectives)
-    pick, why = recommended(members, objectives, mcc_floor)
+    confirmed = {int(number): found for number, found in loaded.user_attrs.get("confirmed", {}).items()}
+    fallen = {number for number, found in confirmed.items() if not found["holds"]}
+    pick, why = recommended([m for m in members if m.number not in fallen] or members, objectives, mcc_floor)
     inputs = loaded.user_attrs.get("inputs")
     complete = [record for record in records if objective_vector(record, objectives) is not None]
     commands = {record.number: remake(task, record, inputs) for record in complete}
@@ -47,7 +50,8 @@ def report(
     shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed or 0)}
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
     target = path or folder / "reports" / f"{quote(study, safe='')}.html"
-    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, shares)
+    remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
+    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares)
     write_text(target, report_page(described))
     result = {
         "study": study,
@@ -73,6 +77,14 @@ def report(
     out.print(f"report: {target}")
     if not tests:
         err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
+
+
+def _remark(found: Mapping[str, Any], objectives: Sequence[str]) -> str:
+    """What other seeds gave for a member."""
+    ends = zip(objectives, found["mean"], found["high"], strict=True)
+    means = ", ".join(f"{name} {written(name, mean)} +- {written(name, high - mean)}" for name, mean, high in ends)
+    verdict = "holds" if found["holds"] else "falls off"
+    return f"{verdict} with {found['runs']} other seeds (means, 95 % intervals): {means}"
 
 
 def store_folder(store: str) -> Path:

@@ -170,11 +170,19 @@ def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **l
         raise InputError(f"The study database {redact(job.storage)} failed during the search: {why}.") from None
 
 
+def _inputs(job: Job) -> dict[str, str | None]:
+    """What else a trial's model depends on, for whoever makes it once more; None for the default."""
+    paths = {"data": job.data, "cache": job.cache}
+    inputs = {name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()}
+    return inputs | {"device": None if job.device == "cpu" else job.device}
+
+
 def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) -> Summary:
     begun = time.perf_counter()
     with _only_search(job) as guard:
         for key, value in {
             "space": job.space.text,  # a resumed one's ranges may differ from before
+            "inputs": _inputs(job),
             "release": release(),
             "heartbeat": job.heartbeat,
             "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are

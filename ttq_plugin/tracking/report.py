@@ -32,6 +32,7 @@ class Study:
         pick: the recommended member's number.
         why: what makes it the recommended one.
         tests: test MCC of the members that were tested.
+        remarks: more to tell of a trial, by its number.
         importances: heading -> objective -> parameter -> (share, standard error).
     """
 
@@ -43,6 +44,7 @@ class Study:
     pick: int
     why: str
     tests: Mapping[int, float] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
     importances: Mapping[str, figures.Shares] = field(default_factory=dict)
 
 
@@ -111,6 +113,7 @@ def _hover(record: TrialRecord, study: Study) -> str:
     if record.number in study.tests:
         values.append(f"{for_page('test_mcc')}: {written('test_mcc', study.tests[record.number])}")
     values += [f"breaks {html.escape(text)}" for text in record.violated]
+    values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
     origin = ", published setting" if record.origin == "paper" else ""
     lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
