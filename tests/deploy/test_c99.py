@@ -103,6 +103,19 @@ class Corners(nn.Module):
         return self.last(x.reshape(len(x), 30)), x
 
 
+class Part(nn.Module):
+    """Returns a part of what its only layer computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.randint(0, 2, (6, 4)) - 0.5)
+
+    def forward(self, x):
+        return self.layer(x)[:, 1]
+
+
 class First(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -121,6 +134,13 @@ def test_corners(tmp_path):
     check(model, x, tmp_path)
     kinds = export_c(model, x, tmp_path / "again").kinds
     assert list(kinds.values()) == ["trits", "gaps", "floats", "gaps", "bytes", "gaps"]
+
+
+def test_a_part_of_a_buffer_is_not_the_buffer(tmp_path):
+    """Nothing may be written beyond the output; the weight has no zeros, so that only trits are needed."""
+    model, x = Part().eval(), torch.randn(3, 2, 4)
+    check(model, x, tmp_path)
+    assert export_c(model, x, tmp_path / "again").kinds == {"layer.weight": "trits"}
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.4, 0.9, 0.995, 1.0])
@@ -205,11 +225,16 @@ def test_what_cannot_be_exported(tmp_path):
         (Bessel(), "model", "Bessel uses special_bessel_j0, for which there is no C code; there is for add,"),
         (Pair(), "model", "Pair must return one tensor"),
         (nn.Conv1d(1, 1, 3, padding="same"), "model", "padding 'same' has no C code|cannot be exported"),
+        (
+            nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2, track_running_stats=False)),
+            "model",
+            "uses batch_norm, for which there is no C code",
+        ),
         (linear, "2nd", "must be a C identifier, got '2nd'"),
         (linear, "a/b", "must be a C identifier"),
         (linear, "while", "must be a C identifier"),
     ):
-        sample = torch.randn(1, 1, 8) if isinstance(model, nn.Conv1d) else x
+        sample = torch.randn(1, 1, 8) if isinstance(model, (nn.Conv1d, nn.Sequential)) else x
         with pytest.raises(InputError, match=message):
             export_c(model, sample, tmp_path / "c", name=name)
     with torch.no_grad():

@@ -83,7 +83,8 @@ class _Builder:
                     raise InputError(f"{self.name} must return one tensor to be exported to C.")
                 result = self.values[outputs[0]]
         assert sample is not None and result is not None
-        if not result.contiguous or result.buffer.constant or result.buffer is sample:
+        whole = result.contiguous and result.meta.numel() == result.buffer.size
+        if not whole or result.buffer.constant or result.buffer is sample:
             result = self._copied(result)
         return Program(self.steps, sample, result, self.tensors)
 
@@ -165,6 +166,8 @@ class _Builder:
         if kind in IDENTITIES:
             return True
         if kind == "batch_norm" and not linear and not more["norm"] and more["slope"] == 1 and not more["pool"]:
+            if given["running_mean"] is None:  # the batch's own statistics, which one sample has not
+                return False
             parts = ("weight", "bias", "running_mean", "running_var")
             more["norm"] = {**{part: self._named(given[part]) for part in parts}, "eps": given["eps"]}
             return True
