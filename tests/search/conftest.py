@@ -41,3 +41,11 @@ def space():
 @pytest.fixture
 def storage(tmp_path):
     return f"sqlite:///{tmp_path}/studies.db"
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    from services import postgres_server
+
+    with postgres_server() as server:
+        yield server

@@ -52,17 +52,20 @@ class Postgres:
             check=True, capture_output=True, cwd=self.folder, **self._user,
         )  # fmt: skip
 
-    def start(self, *options, prefix=()):
-        """Starts it, and waits until it takes connections."""
+    def start(self, address="127.0.0.1", network=None):
+        """Starts it, in a network namespace if one is named, and waits until it takes connections."""
         settings = {
-            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder, "fsync": "off",
+            "listen_addresses": address, "port": self.port, "unix_socket_directories": self.folder, "fsync": "off",
         }  # fmt: skip
         given = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        prefix, user = [], self._user
+        if network is not None:
+            become = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+            prefix, user = [require("ip"), "netns", "exec", network, *become], {}
         with open(self.folder / "log", "a") as log:
             self.process = subprocess.Popen(
-                [*prefix, require("postgres"), "-D", "data", *given, *options],
-                cwd=self.folder, stdout=log, stderr=log, **self._user,
-            )  # fmt: skip
+                [*prefix, require("postgres"), "-D", "data", *given], cwd=self.folder, stdout=log, stderr=log, **user
+            )
         ready = [require("pg_isready"), "-q", "-h", str(self.folder), "-p", str(self.port), "-t", "1"]
         for _ in range(200):
             if subprocess.run(ready, check=False).returncode == 0:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Protocol
 
-from nni.compression.base.compressor import Quantizer
 from nni.compression.base.config import select_modules_by_config
-from nni.compression.quantization import LsqQuantizer, QATQuantizer
+from nni.compression.quantization import QATQuantizer
 from nni.compression.utils import Evaluator
 from torch import nn
 
@@ -22,7 +21,6 @@ from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 
 Config = dict[str, Any]
 INTEGER = QATQuantizer.__name__
-LSQ = LsqQuantizer.__name__
 TERNARY: dict[str, type[TernaryQuantizer]] = {quantizer.__name__: quantizer for quantizer in QUANTIZERS.values()}
 """This plugin's quantizers, by the name that a link gives."""
 
@@ -32,7 +30,7 @@ class Link(Protocol):
 
     @property
     def compressor(self) -> str:
-        """``QATQuantizer``, ``LsqQuantizer`` (NNI's, for integer weights) or a name in ``TERNARY``."""
+        """``QATQuantizer`` (NNI's, for integer weights) or a name in ``TERNARY``."""
 
     @property
     def config_list(self) -> Sequence[Config]:
@@ -43,34 +41,12 @@ class Link(Protocol):
         """Keywords of the compressor."""
 
 
-class MarkedSteps:
-    """In front of NNI's quantizers: their optimiser step becomes one that torch's schedulers do not warn of."""
+class IntegerQuantizer(QATQuantizer):
+    """NNI's QATQuantizer; its optimiser step is one that torch's schedulers do not warn of."""
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
-        super()._fuse_preprocess(evaluator)  # type: ignore[misc]
+        super()._fuse_preprocess(evaluator)
         mark_steps(evaluator)
-
-
-class IntegerQuantizer(MarkedSteps, QATQuantizer):
-    """NNI's QATQuantizer."""
-
-
-class LearnedStepQuantizer(MarkedSteps, LsqQuantizer):
-    """NNI's LsqQuantizer (Esser et al. 2020); steps start at 0.01 and learn at the rate of the layer's bias."""
-
-    current_step = 0
-
-    def register_trigger(self, evaluator: Evaluator) -> None:
-        """NNI's, and a count of the optimiser's steps, as its QATQuantizer keeps one."""
-        super().register_trigger(evaluator)
-        evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[self._count])
-
-    def _count(self) -> None:
-        self.current_step += 1
-
-
-INTEGERS: dict[str, type[Quantizer]] = {INTEGER: IntegerQuantizer, LSQ: LearnedStepQuantizer}
-"""NNI's quantizers, by the name that a link gives."""
 
 
 def ordered(links: Sequence[Link]) -> list[Link]:
@@ -89,11 +65,11 @@ def ordered(links: Sequence[Link]) -> list[Link]:
         raise InputError(f"a chain needs a list of at least one link, got {links!r}.")
     for link in links:
         name, entries = getattr(link, "compressor", link), getattr(link, "config_list", None)
-        if name not in (*INTEGERS, *TERNARY):
-            raise InputError(f"a link's compressor must be one of {', '.join((*INTEGERS, *TERNARY))}, got {name!r}.")
+        if name not in (INTEGER, *TERNARY):
+            raise InputError(f"a link's compressor must be one of {', '.join((INTEGER, *TERNARY))}, got {name!r}.")
         if not isinstance(entries, (list, tuple)) or not entries or not all(isinstance(e, dict) for e in entries):
             raise InputError(f"the config_list of {name} must be a list of NNI's config entries, got {entries!r}.")
-    return sorted(links, key=lambda link: link.compressor not in INTEGERS)
+    return sorted(links, key=lambda link: link.compressor != INTEGER)
 
 
 def check_links(model: nn.Module, links: Sequence[Link]) -> None:
@@ -110,8 +86,8 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
     for link in links:
         with naming(link, links):
             configs = configs_of(link)
-            if link.compressor in INTEGERS:
-                _check_options(link)
+            if link.compressor == INTEGER:
+                _check_options(link.options)
                 for config in configs:
                     _check_integer(model, config)
             else:
@@ -119,7 +95,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
         here: dict[int, str] = {}
         for config in configs:
             for name, module in select_modules_by_config(model, config)[0].items():
-                if id(module) in owners or (link.compressor in INTEGERS and id(module) in here):
+                if id(module) in owners or (link.compressor == INTEGER and id(module) in here):
                     raise InputError(
                         f"the layer {name!r} is in {owners.get(id(module), link.compressor)} and again in "
                         f"{link.compressor}; a layer can have one link and, of integers, one entry."
@@ -130,7 +106,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
 
 def build(
     model: nn.Module, links: Sequence[Link], evaluator: Evaluator | None, options: Mapping[str, Any]
-) -> list[TernaryQuantizer | Quantizer]:
+) -> list[TernaryQuantizer | IntegerQuantizer]:
     """Wrap the model with each link's quantizer; the last trains for all.
 
     Args:
@@ -142,10 +118,10 @@ def build(
     Returns:
         The quantizers, one a link.
     """
-    quantizers: list[TernaryQuantizer | Quantizer] = []
+    quantizers: list[TernaryQuantizer | IntegerQuantizer] = []
     for link in links:
-        cls = {**INTEGERS, **TERNARY}[link.compressor]
-        keywords = dict(link.options) if link.compressor in INTEGERS else {**options, **link.options}
+        cls = IntegerQuantizer if link.compressor == INTEGER else TERNARY[link.compressor]
+        keywords = dict(link.options) if link.compressor == INTEGER else {**options, **link.options}
         with naming(link, links):
             if quantizers:
                 quantizer = cls.from_compressor(quantizers[-1], configs_of(link), **keywords)
@@ -169,10 +145,8 @@ def naming(link: Link, links: Sequence[Link]) -> Iterator[None]:
         raise InputError(f"{link.compressor}: {error}" if len(links) > 1 else str(error)) from None
 
 
-def _check_options(link: Link) -> None:
-    if link.compressor == LSQ and link.options:
-        raise InputError(f"{LSQ} takes no option, got {min(link.options)!r}.")
-    if unknown := sorted(set(link.options) - {"quant_start_step"}):
+def _check_options(options: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(options) - {"quant_start_step"}):
         raise InputError(f"{INTEGER} takes the option quant_start_step, got {unknown[0]!r}.")
 
 

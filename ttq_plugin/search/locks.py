@@ -77,10 +77,12 @@ class ServerLock:
             Timeout: somebody else has taken it in the meantime.
         """
         try:
-            self._connection.exec_driver_sql("SELECT 1")
+            if self._connection is not None:
+                self._connection.exec_driver_sql("SELECT 1")
+                return
         except sqlalchemy.exc.DBAPIError:
             self.release()
-            self.acquire(timeout=0)
+        self.acquire(timeout=0)
 
     def release(self) -> None:
         """Free the lock."""

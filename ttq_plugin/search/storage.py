@@ -82,6 +82,8 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
             ) from None
         raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+        if not create and "version_info" in cause(error, url):  # Optuna's first table
+            raise InputError(f"The database {redact(storage)} holds no study yet; ttq search makes one.") from None
         raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
 
 

@@ -1,1 +1,0 @@
-"""The papers' tables, ours beside theirs: cells (one repetition of one row), a runner that resumes, and reports."""
