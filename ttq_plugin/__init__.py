@@ -30,6 +30,8 @@ _HOMES = {
     "Budget": "ttq_plugin.curvature",
     "generate_config": "ttq_plugin.curvature",
     "compress_chain": "ttq_plugin.nni_adapter",
+    "TernaryRuntime": "ttq_plugin.deploy.runtime",
+    "latency": "ttq_plugin.deploy.runtime",
     "load_packed": "ttq_plugin.deploy.packed",
     "packed_info": "ttq_plugin.deploy.packed",
     "save_packed": "ttq_plugin.deploy.packed",

@@ -284,7 +284,7 @@ def test_without_a_library_there_is_no_kernel_and_no_warning(tmp_path):
 @built
 def test_a_library_of_another_source_is_ignored_with_a_warning(tmp_path, monkeypatch):
     library = tmp_path / "_kernels.so"
-    monkeypatch.setattr(native_build, "fingerprint", lambda: 12345)
+    monkeypatch.setattr(native_build, "fingerprint", lambda *_: 12345)
     assert native_build.build(library) is None
     with pytest.warns(UserWarning, match="_kernels.so was built from another source; torch does its work"):
         assert native.load(library) is None

@@ -102,7 +102,7 @@ class CNNTransformer(nn.Module):
         for convolution in (self.conv1, self.conv2, *[self.conv3] * self.n_conv):
             x = F.leaky_relu(F.max_pool1d(convolution(x), 2))
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x.transpose(1, 2)], dim=1)
-        tokens = self.dropout(tokens * math.sqrt(tokens.shape[2]) + self.positions)
+        tokens = self.dropout(tokens * math.sqrt(self.class_token.shape[2]) + self.positions)
         seen = self.encoder(tokens)[:, 0]
         return self.fc2(self.norm2(self.fc1(self.norm1(seen))))
 

@@ -1,4 +1,4 @@
-"""Compiles the kernels: python ttq_plugin/core/native/build.py; the package's installation does the same.
+"""Compiles the kernels, of training and of inference: python ttq_plugin/core/native/build.py, or the installation.
 
 Imports nothing but the standard library, because it also runs where nothing is installed yet.
 """
@@ -15,21 +15,30 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "kernels.c"
 LIBRARY = HERE / "_kernels.so"
+INFERENCE = HERE.parents[1] / "deploy" / "native" / "kernels.c"
 
 # OpenMP only as a note to the vectoriser: no threads, no library. Traps and errno would keep it from vectorising.
-FLAGS = "-std=c11 -O3 -fPIC -shared -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math".split()
+FLAGS = (
+    "-std=c11 -O3 -fPIC -shared -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi".split()
+)
 
 
-def fingerprint() -> int:
+def library_of(source: Path) -> Path:
+    """Where the library of a source is put."""
+    return source.with_name(LIBRARY.name)
+
+
+def fingerprint(source: Path = SOURCE) -> int:
     """The first 8 bytes of the source's SHA-256, which the library carries too."""
-    return int.from_bytes(hashlib.sha256(SOURCE.read_bytes()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(source.read_bytes()).digest()[:8], "big")
 
 
-def build(library: Path = LIBRARY) -> str | None:
+def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
     """Compile the kernels.
 
     Args:
         library: where to; replaced in one step, so that running programs keep theirs.
+        source: what to compile.
 
     Returns:
         None, or in one line why there is no library.
@@ -38,7 +47,7 @@ def build(library: Path = LIBRARY) -> str | None:
     if not shutil.which(command[0]):
         return f"no C compiler ({command[0]}) was found"
     draft = library.with_name(f"{library.name}.{os.getpid()}")
-    command += [*FLAGS, f"-DTTQ_SOURCE={fingerprint():#x}u", str(SOURCE), "-o", str(draft), "-lm"]
+    command += [*FLAGS, f"-DTTQ_SOURCE={fingerprint(source):#x}u", str(source), "-o", str(draft), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:
@@ -53,6 +62,7 @@ def build(library: Path = LIBRARY) -> str | None:
 
 
 if __name__ == "__main__":
-    if reason := build():
-        sys.exit(f"The native kernels were not built: {reason}.")
-    print(f"Built {LIBRARY}")
+    for kernels in (SOURCE, INFERENCE):
+        if reason := build(library_of(kernels), kernels):
+            sys.exit(f"The native kernels were not built: {reason}.")
+        print(f"Built {library_of(kernels)}")
