@@ -20,7 +20,7 @@ from ttq_plugin.files import load_weights
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
 
-COMMANDS = ["search", "train", "sensitivity", "compress", "export", "report", "ui", "worker"]
+COMMANDS = ["search", "train", "sensitivity", "compress", "export", "report", "reproduce", "ui", "worker"]
 
 
 def ttq(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ def test_every_command_has_help_json_seed_and_device(command):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "cifar"], "'cifar' is not one of 'mnist-cnn', 'esr-2dcnn'"),
+        (["train", "cifar"], "task must be one of mnist-cnn, mnist-cnn-full, esr-2dcnn"),
         (["compress", "mnist-cnn", "--method", "twist"], "'twist' is not one of 'twn', 'ttq', 'attq', 'pttq'"),
         (["search", "nowhere.yaml"], "nowhere.yaml"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),

@@ -11,13 +11,17 @@ import click
 from click.core import ParameterSource
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import TASKS, check_task
 
 METHOD_NAMES = (
     *("twn", "ttq", "attq", "pttq", "dorefa"),
     *("pttq-absolute", "pttq-symmetric", "pttq-global", "pttq-fixed", "pttq-released"),
 )
 """The methods, named without importing torch; a test compares them with ``METHODS``."""
+
+REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond")
+PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
+"""The papers' tables and tasks, likewise."""
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
 STORE = "mlflow_runs"
@@ -45,7 +49,21 @@ def _data(command: F) -> F:
     return command
 
 
-_task = click.argument("task", metavar="TASK", type=click.Choice(list(TASKS)))
+class TaskName(click.ParamType):
+    """A built-in task, or `module:attribute` for one of the user's own."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks the name; nothing is imported yet."""
+        try:
+            check_task(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+_task = click.argument("task", metavar="TASK", type=TaskName())
 _store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
 
 _storage = click.option(
@@ -55,7 +73,7 @@ _storage = click.option(
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog=f"TASK is one of {', '.join(TASKS)}.",
+    epilog=f"TASK is one of {', '.join(TASKS)}; or module:attribute for a Task of your own.",
 )
 @click.version_option(package_name="ttq-plugin")
 def cli() -> None:
@@ -192,6 +210,8 @@ def sensitivity(**options: Any) -> None:
 @click.option("--lr-scale", type=float, default=1e-3, show_default=True, help="Learning rate of the scales.")
 @click.option("--lr-threshold", type=float, default=1e-3, show_default=True, help="Learning rate of the thresholds.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--dropout", type=float, help="While training; default: the recipe's, or the model's own.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of training; default: the recipe's.")
 @click.option(
     "--loss",
     metavar="NAME[:OPTION=VALUE,...]",
@@ -253,6 +273,37 @@ def compare(**options: Any) -> None:
 def report(**options: Any) -> None:
     """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
     from ttq_plugin.commands.report import report as command
+
+    command(**options)
+
+
+@cli.command()
+@click.argument("table", type=click.Choice(REPRODUCED))
+@click.option(
+    "--task", type=click.Choice(PAPERS_TASKS), default="mnist-cnn", show_default=True, help="The papers' name."
+)
+@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Seeds from --seed on.")
+@click.option("--methods", metavar="ROW[,ROW...]", help="Only these rows of the table.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiply the published epochs by this.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of training."
+)
+@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
+@click.option(
+    "--to", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
+    help="Folder of the report; results of single trainings lie in it too.",
+)  # fmt: skip
+@click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")
+@_store
+@_data
+@_common
+def reproduce(**options: Any) -> None:
+    """Train a TABLE of the papers and write a report, ours beside theirs.
+
+    TABLE is one of main, ablations, normalization, grid, sparsity, and beyond (this project's own goals). Killed or
+    interrupted, the same command goes on without repeating what is finished.
+    """
+    from ttq_plugin.commands.reproduce import reproduce as command
 
     command(**options)
 

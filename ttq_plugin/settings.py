@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.losses import get_loss
 
 MIXED = "mixed"
 """In place of a method: a chain says which one each layer gets, and its numbers."""
+
+LSQ = "lsq-int2"
+"""In place of a method: NNI's own LsqQuantizer at int2, one learned step a layer; the peer that is at hand in NNI."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,12 @@ class Settings:
             and each layer gets the method that curvature says fits best.
         seed: of sample order and dropout.
         loss: to train with, as ``get_loss`` reads it; None for the task's own.
+        normalize: whether each layer is divided by max|w| first.
+        scale_init: ``kept`` or ``one``, where the scales start.
+        granularity: ``default`` for scales and thresholds a layer, ``out_channel`` for an output channel; not looked at
+            where the layers are given.
+        precision: of the forward and backward pass; None for the recipe's.
+        dropout: while training; None for the recipe's.
     """
 
     task: str
@@ -47,6 +58,11 @@ class Settings:
     share: float = 0.9
     seed: int = 0
     loss: str | None = None
+    normalize: bool | None = None
+    scale_init: str | None = None
+    granularity: str | None = None
+    precision: str | None = None
+    dropout: float | None = None
     bits: float | None = None
 
     def __post_init__(self) -> None:
@@ -60,26 +76,35 @@ class Settings:
             raise InputError(f"bits must lie in (0, 1] and goes with {MIXED}, got {self.bits:g} with {self.method}.")
         if self.loss is not None:
             get_loss(self.loss)
+        if self.granularity not in (None, "default", "out_channel"):
+            raise InputError(f"granularity must be default or out_channel, got {self.granularity!r}.")
+        if self.precision not in (None, *PRECISIONS):
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        check_dropout(self.dropout)
         self.options()
 
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, Any]:
         """The method's own numbers, those that were given.
 
         Returns:
-            Keywords for the quantizer; none for ``mixed``.
+            Keywords for the quantizer; none for ``mixed`` and ``lsq-int2``.
 
         Raises:
             InputError: if a number was given that the method does not have or allow.
         """
-        given = {name: getattr(self, name) for name in ("t", "t_min", "t_max", "alpha")}
+        given = {name: getattr(self, name) for name in ("t", "t_min", "t_max", "alpha", "normalize", "scale_init")}
         options = {name: value for name, value in given.items() if value is not None}
         if self.method == MIXED:
             if options:
                 raise InputError(f"{MIXED} has no {min(options)}; the options of the chain's links say such numbers.")
             return {}
+        if self.method == LSQ:
+            if options:
+                raise InputError(f"{LSQ} has no {min(options)}; NNI's LsqQuantizer has no options.")
+            return {}
         method = get_method(self.method)
         allowed = {*method.rule.names, "alpha"}
-        if extra := sorted(set(options) - allowed):
+        if extra := sorted(set(options) - allowed - {"normalize", "scale_init"}):
             raise InputError(f"{self.method} has no {extra[0]}; it takes {', '.join(sorted(allowed))}.")
         method.configure(**options)
         return options

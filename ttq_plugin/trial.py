@@ -20,8 +20,9 @@ from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights, write_text
 from ttq_plugin.measures import CompressionReport, measure
-from ttq_plugin.settings import MIXED, Settings
+from ttq_plugin.settings import LSQ, MIXED, Settings
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
@@ -48,6 +49,8 @@ TRACE_BATCH = 64
 
 TRACE_PROBES = 8
 
+LSQ_GRID = {"quant_dtype": "int2", "quant_scheme": "symmetric"}
+"""What NNI calls the codes -1, 0 and 1."""
 PER_LAYER = ("pttq", "ttq", "int4", "int8")
 """What a layer may get under ``mixed`` with a budget of bits."""
 
@@ -65,6 +68,7 @@ class Prepared:
         traces: Hessian trace of each layer.
         device: torch's name of the device.
         class_weights: of a balanced task, shape (classes,); else None.
+        simulated: whether the data are; every output says so.
     """
 
     task: Task
@@ -75,6 +79,7 @@ class Prepared:
     traces: tuple[LayerTrace, ...]
     device: str
     class_weights: Tensor | None = None
+    simulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,28 +126,30 @@ class Look:
 
 
 def prepare(
-    task: str,
+    task: str | Task,
     *,
     seed: int = 0,
     data: Path | str | None = None,
     device: str = "cpu",
     cache: Path | str | None = None,
+    curvature: bool = True,
     on_epoch: OnEpoch | None = None,
 ) -> Prepared:
     """Load the data, train the full-precision model or read it from the cache, and likewise its Hessian traces.
 
     Args:
-        task: a task's name.
+        task: a task's name, or a task.
         seed: of splits and training.
         data: the user's data file, or None for the task's own.
         device: torch's name of the device.
         cache: folder of trained models; None for the default.
+        curvature: whether traces are needed; not if each compression is told its layers.
         on_epoch: called after each epoch if the full-precision model must be trained.
 
     Returns:
         What ``run`` needs.
     """
-    described = get_task(task)
+    described = task if isinstance(task, Task) else get_task(task)
     _check_device(device)
     splits = described.load(Path(data) if data else None, seed)
     trained = full_precision(
@@ -152,8 +159,9 @@ def prepare(
     training, validation = splits.train.to(device), splits.validation.to(device)
     weights = described.class_weights(training)
     described = replace(described, loss=described.loss_for(training), balanced=False)
-    traces = _traces(described, model, training, trained.path.with_suffix(f".traces-{TRACE_PROBES}.json"), seed)
-    return Prepared(described, training, validation, model, trained.mcc, traces, device, weights)
+    file = trained.path.with_suffix(f".traces-{TRACE_PROBES}.json")
+    traces = _traces(described, model, training, file, seed) if curvature else ()
+    return Prepared(described, training, validation, model, trained.mcc, traces, device, weights, splits.simulated)
 
 
 def run(
@@ -206,7 +214,7 @@ def run(
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
     metrics, report, compressed = _measured(prepared, quantizers)
-    layers, widths = quantizers.layers, quantizers.widths
+    layers, widths = quantizers.layers, _widths(quantizers)
     notes = [*quantizers.notes, *problems]
     seconds = time.perf_counter() - started
     return Outcome(metrics, report, compressed, layers, widths, notes, losses, health, seconds)
@@ -215,19 +223,27 @@ def run(
 def _measured(prepared: Prepared, quantizers: Any) -> tuple[dict[str, float], CompressionReport, nn.Module]:
     """Score and cost of the quantizers' model as it is now, and that model, plain."""
     compressed: nn.Module = quantizers.export_model().eval()
+    copy_dropout(prepared.model, compressed)
     if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
         raise Diverged("a weight became NaN or infinite")
     example = prepared.validation.x[:1]
-    report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=quantizers.widths)
+    report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=_widths(quantizers))
     numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
     return {"mcc": mcc(compressed, prepared.validation)} | numbers, report, compressed
 
 
-def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None) -> list[float]:
+def _widths(quantizers: Any) -> dict[str, int]:
+    """Bits of the integer layers; NNI's of two bits are -1, 0 and 1: ternary layers like the others."""
+    return {name: bits for name, bits in quantizers.widths.items() if bits > 2}
+
+
+def score_on_test(
+    task: str | Task, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None
+) -> list[float]:
     """Scores of finished models on the test split; nothing may be decided by them.
 
     Args:
-        task: a task's name.
+        task: a task's name, or a task.
         models: on the CPU.
         seed: the one that their training's splits were made with.
         data: the user's data file, as in ``prepare``.
@@ -235,7 +251,8 @@ def score_on_test(task: str, models: Iterable[nn.Module], *, seed: int, data: Pa
     Returns:
         Matthews correlation coefficient of each, in [-1, 1].
     """
-    test = get_task(task).load(Path(data) if data else None, seed).test
+    described = task if isinstance(task, Task) else get_task(task)
+    test = described.load(Path(data) if data else None, seed).test
     return [mcc(model, test) for model in models]
 
 
@@ -257,9 +274,15 @@ def _links(
         return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain
     options = settings.options()
     if not config_list:
-        own = {settings.method: options}
-        selection = select(prepared.model, prepared.traces, settings.share, methods=(settings.method,), options=own)
+        method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse
+        selection = select(
+            prepared.model, prepared.traces, settings.share, methods=(method,), options={method: options}
+        )
         config_list = selection.config_list
+        if settings.granularity:
+            config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
+    if settings.method == LSQ:
+        return [Link("LsqQuantizer", tuple(entry | LSQ_GRID for entry in config_list), {})]
     return [Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})]
 
 
@@ -271,6 +294,7 @@ def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], o
 
     task, recipe = prepared.task, prepared.task.recipe
     model = deepcopy(prepared.model)
+    set_dropout(model, recipe.dropout if settings.dropout is None else settings.dropout)
     stepping = SCHEDULES[recipe.schedule]
     optimizer = OPTIMIZERS[recipe.optimizer].make(
         model.parameters(), lr=settings.lr, weight_decay=recipe.weight_decay, trace=nni.trace
@@ -296,6 +320,7 @@ def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], o
     step: TrainingStep = lambda batch, net: task.loss(net(batch[0]), batch[1])  # noqa: E731
     if settings.loss is not None:
         step = get_loss(settings.loss).training_step(prepared.class_weights, teacher=prepared.model)
+    step = at_precision(step, settings.precision or recipe.precision)
     evaluator = TorchEvaluator(fit, optimizer, step, scheduler)
     rates = {"lr_scale": settings.lr_scale, "lr_threshold": settings.lr_threshold}
     return QuantizerChain(model, links, evaluator, on_empty="clip", **rates)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import epoch_bar, out, percent, print_json, progress
-from ttq_plugin.commands.train import prepared
+from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.packed import load_packed, save_packed
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks import TASKS
 from ttq_plugin.tasks.training import mcc
 from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_test
 
@@ -58,6 +59,7 @@ def compress(
                 "layers": list(outcome.layers),
                 "kinds": outcome.report.kinds,
                 "notes": outcome.notes,
+                "simulated": ready.simulated,
                 "seconds": outcome.seconds,
                 **outcome.report.to_dict(),
                 "mcc": outcome.metrics["mcc"],
@@ -67,6 +69,8 @@ def compress(
         )
         return
     _print(settings, outcome, scores)
+    if ready.simulated:
+        out.print(SIMULATED)
     if target:
         out.print(f"weights: {target}")
 
@@ -88,16 +92,19 @@ def _written(
     target: Path, rest: str, ready: Prepared, settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None
 ) -> Outcome:
     """Write the packed file; the outcome with the bytes it takes, and with the model that is in it."""
-    more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds}
+    more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds, **marked(ready)}
+    if settings.task not in TASKS:
+        more["task"] = settings.task  # kept for people: a file makes nothing be imported
     if chain is not None:
         more["chain"] = chain_to_json(chain)
     numbers = outcome.report.to_dict() | {"mcc": outcome.metrics["mcc"]}
     method, model = settings.method, outcome.model
-    info = save_packed(model, target, task=settings.task, method=method, report=numbers, more=more, rest=rest)
+    known = settings.task if settings.task in TASKS else None
+    info = save_packed(model, target, task=known, method=method, report=numbers, more=more, rest=rest)
     report = outcome.report.written(info.nbytes, info.packed_bytes)
     if rest == "exact":
         return replace(outcome, report=report)
-    model = load_packed(target).to(ready.device)
+    model = load_packed(target, model=ready.task.model()).to(ready.device)
     return replace(outcome, report=report, model=model, metrics=outcome.metrics | {"mcc": mcc(model, ready.validation)})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ttq_plugin.commands.confirm import confirm_all, print_confirmed
 from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
-from ttq_plugin.commands.train import prepared
+from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.deploy.pyfunc import log_model
 from ttq_plugin.errors import InputError
@@ -100,6 +100,7 @@ def search(
         "seed": seed,
         "mcc_fp32": ready.mcc,
     }
+    settings |= marked(ready)
     with progress() as bars:
         watch = Watch(described, name, opened, folder / "models" / name, target, ready, settings, bars)
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,8 @@ def _finish(
     if members:
         picture.parent.mkdir(parents=True, exist_ok=True)
         again = {number: asdict(found) for number, found in confirmed.items()}
-        plot_front(watch.records, watch.space.objectives, picture, f"{watch.study}: {summary.complete} trials", again)
+        title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+        plot_front(watch.records, watch.space.objectives, picture, title, again)
     rows = [
         {
             "trial": r.number,
@@ -208,6 +210,7 @@ def _finish(
     ]
     return {
         "study": watch.study,
+        "simulated": watch.ready.simulated,
         "trials": {
             "complete": summary.complete,
             "failed": summary.failed,
@@ -264,6 +267,8 @@ def _print(result: dict[str, Any], space: Space, store: str) -> None:
         for row in result["front"]
     ]
     table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
+    if result["simulated"]:
+        out.print(SIMULATED)
     if counts["failed"]:
         out.print(f"{counts['failed']} trials failed; MLflow shows why.")
     if counts["pruned"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.commands.console import print_json, table
-from ttq_plugin.commands.train import prepared
+from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
 from ttq_plugin.curvature.layers import candidate_layers
@@ -57,15 +57,17 @@ def sensitivity(
     config = _config(selection, names)
     if out and not config:
         raise InputError("the budget is met in full precision, so there is nothing to write to --out; lower it.")
-    title = f"{task}: {', '.join(names)}; {limit}"
+    title = f"{task}{' (SIMULATED data)' if ready.simulated else ''}: {', '.join(names)}; {limit}"
     asked = {"methods": ",".join(names), "scheme": selection.scheme, "seed": seed or 0, "mcc_fp32": ready.mcc}
     asked |= {f"budget_{limit.kind}": limit.limit, "probes": selection.traces[0].probes, "tol": tol}
-    asked |= {name: str(value) for name, value in vars(rules).items() if value}
+    asked |= {name: str(value) for name, value in vars(rules).items() if value} | marked(ready)
     links = _write(task, selection, config, asked, title, store, plot, out)
     if as_json:
-        print_json({"task": task, **selection.to_dict(), **links})
+        print_json({"task": task, "simulated": ready.simulated, **selection.to_dict(), **links})
     else:
         _print(task, selection, names, config, links)
+        if ready.simulated:
+            console.print(SIMULATED)
 
 
 def _budget(options: dict[str, Any]) -> Budget:

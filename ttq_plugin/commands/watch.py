@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rich.progress import Progress
 
 from ttq_plugin.commands.console import err, percent
+from ttq_plugin.commands.train import marked
 from ttq_plugin.search.patience import patiently
 from ttq_plugin.search.space import Space
 from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
@@ -62,9 +63,8 @@ class Watch:
         """Made on first use, when the study has been opened: a refused search leaves nothing in MLflow."""
         if self._recorder is None:
             store = self.store if isinstance(self.store, Store) else open_store(self.store)
-            self._recorder = StudyRecorder(
-                store, self.study, self.space.objectives, self.parameters, {"task": self.space.task}
-            )
+            tags = {"task": self.space.task} | marked(self.ready)
+            self._recorder = StudyRecorder(store, self.study, self.space.objectives, self.parameters, tags)
         return self._recorder
 
     def members(self) -> set[int]:

@@ -9,6 +9,9 @@ from ttq_plugin.errors import InputError
 QAT = "QATQuantizer"
 """NNI's own, for weights on an integer grid."""
 
+LSQ = "LsqQuantizer"
+"""NNI's own with learned steps; curvature does not choose it, but a chain may name it."""
+
 QUANTIZERS = {
     "ttq": "TTQQuantizer",
     "attq": "ATTQQuantizer",
@@ -18,7 +21,7 @@ QUANTIZERS = {
 }
 """Methods with a quantizer of their own name; the variants run in `PTTQQuantizer` with `method=`."""
 
-COMPRESSORS = (QAT, *QUANTIZERS.values())
+COMPRESSORS = (QAT, LSQ, *QUANTIZERS.values())
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Link:
     """One compressor of a chain.
 
     Attributes:
-        compressor: NNI's `QATQuantizer`, or the name of a quantizer of this plugin.
+        compressor: NNI's `QATQuantizer` or `LsqQuantizer`, or the name of a quantizer of this plugin.
         config_list: NNI 3.0's config entries.
         options: keywords of the plugin's quantizer, such as `{"t_min": 1.5}`; empty for NNI's.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ttq_plugin.deploy.c99_codes import Packed, pack
-from ttq_plugin.deploy.c99_program import Buffer, Program, Step, View, trace
+from ttq_plugin.deploy.c99_program import trace
+from ttq_plugin.deploy.c99_steps import Buffer, Program, Step, View
+from ttq_plugin.deploy.c99_text import array, header, number, plain, source
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
 
-KERNELS = "c99_kernels.h"
 SMALL = 1 << 16
 KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
@@ -79,11 +79,11 @@ def export_c(
         raise InputError(f"C code needs finite numbers, got others in {', '.join(bad)}; train the model again.")
     writer = _Writer(program, dense)
     body = writer.body()
-    source, header = folder / f"{name}.c", folder / f"{name}.h"
+    code, declarations = folder / f"{name}.c", folder / f"{name}.h"
     shapes = tuple(example_input.shape[1:]), tuple(program.output.meta.shape[1:])
-    write_text(header, _header(name, about, shapes))
-    write_text(source, _source(name, body, writer))
-    return Written(source, header, writer.constant_bytes, writer.static_bytes, writer.kinds)
+    write_text(declarations, header(name, about, shapes))
+    write_text(code, writer.text(name, body))
+    return Written(code, declarations, writer.constant_bytes, writer.static_bytes, writer.kinds)
 
 
 class _Writer:
@@ -120,13 +120,23 @@ class _Writer:
         """The statements of the function, in order; declarations are made along the way."""
         return "\n".join(f"    {getattr(self, f'_{step.kind}')(step)}" for step in self.program.steps)
 
+    def text(self, name: str, body: str) -> str:
+        """The whole .c file around the statements."""
+        kinds, forms = {step.kind for step in self.program.steps}, set(self.kinds.values())
+        switches = {f"USE_{form.upper()}": form in forms for form in ("gaps", "trits", "bytes", "floats")}
+        for kind in ("layer", "map", "activate", "normalise", "attend"):
+            switches[f"USE_{kind.upper()}"] = kind in kinds
+        sizes = {"PLANE": self.plane, "KEYS": self.keys, "ARENA": self.arena}
+        parts = {"constants": "\n\n".join(self.declared), "body": body}
+        return source(name, switches, sizes, self.largest >= SMALL, parts)
+
     # Operands.
 
     def _constant(self, values: NDArray[np.generic], key: Any, prefix: str = "k") -> str:
         """The name of an array, declared once for each key."""
         if key not in self.names:
             self.names[key] = f"{prefix}{len(self.names)}"
-            self.declared.append(_array(self.names[key], values))
+            self.declared.append(array(self.names[key], values))
             self.constant_bytes += values.nbytes
         return self.names[key]
 
@@ -159,7 +169,7 @@ class _Writer:
         self.names[step.output] = name
         fields = self._fields(more, self.packed[weight])
         lines = "".join(f"    .{key} = {value},\n" for key, value in fields.items())
-        self.declared.append(f"/* {_plain(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
+        self.declared.append(f"/* {plain(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
         return f"run_layer(&{name}, {self._at(step.inputs[0])}, {self._at(step.output)});"
 
     def _fields(self, more: dict[str, Any], packed: Packed) -> dict[str, Any]:
@@ -176,7 +186,7 @@ class _Writer:
             "negative": "NULL" if packed.negative is None else self._constant(packed.negative, (weight, "negative")),
             "gain": "NULL" if gain is None else self._constant(gain, (id(more), "gain")),
             "shift": "NULL" if shift is None else self._constant(shift, (id(more), "shift")),
-            "slope": _number(more["slope"]),
+            "slope": number(more["slope"]),
             "kind": packed.kind.upper(),
             "rice": packed.rice,
             "scale_step": int(packed.positive.size > 1),
@@ -196,6 +206,7 @@ class _Writer:
         rows = more["transposed_output"]
         fields["out_channel_step"] = 1 if rows else pooled[0] * pooled[1]
         fields["out_position_step"] = channels if rows else 1
+        self.largest = max([self.largest, *(value for value in fields.values() if isinstance(value, int))])
         return fields
 
     def _affine(self, more: dict[str, Any]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
@@ -228,14 +239,14 @@ class _Writer:
 
     def _activate(self, step: Step) -> str:
         places = f"{self._at(step.inputs[0])}, {self._at(step.output)}"
-        return f"activate({step.output.meta.numel()}, {_number(step.more['slope'])}, {places});"
+        return f"activate({step.output.meta.numel()}, {number(step.more['slope'])}, {places});"
 
     def _normalise(self, step: Step) -> str:
         more = step.more
         rows = step.output.meta.numel() // more["width"]
         constants = f"{self._optional(more['weight'])}, {self._optional(more['bias'])}"
         places = f"{self._at(step.inputs[0])}, {self._at(step.output)}"
-        return f"normalise({rows}, {more['width']}, {_number(more['eps'])}, {constants}, {places});"
+        return f"normalise({rows}, {more['width']}, {number(more['eps'])}, {constants}, {places});"
 
     def _attend(self, step: Step) -> str:
         query, key, value = (view.meta for view in step.inputs)
@@ -243,7 +254,7 @@ class _Writer:
         self.names[step.output] = name
         sizes = [query.shape[1], query.shape[2], key.shape[2], query.shape[3], value.shape[3]]
         steps = ", ".join(f"{{{', '.join(map(str, tensor.stride()[1:]))}}}" for tensor in (query, key, value))
-        numbers = f"{', '.join(map(str, sizes))}, {steps}, {_number(step.more['scale'])}"
+        numbers = f"{', '.join(map(str, sizes))}, {steps}, {number(step.more['scale'])}"
         self.declared.append(f"static const attention {name} = {{{numbers}}};")
         places = ", ".join(self._at(view) for view in (*step.inputs, step.output))
         return f"attend(&{name}, {places});"
@@ -275,82 +286,3 @@ def _arena(program: Program) -> tuple[dict[Buffer, int], int]:
             at = max(at, end)
         offsets[buffer] = at
     return offsets, max((at + buffer.size for buffer, at in offsets.items()), default=0)
-
-
-def _number(value: float) -> str:
-    """A float constant, exactly: hexadecimal, as C99 has it."""
-    return float(np.float32(value)).hex() + "f"
-
-
-def _array(name: str, values: NDArray[np.generic]) -> str:
-    """A constant array of floats, int8 or bytes, in lines of at most 100 characters."""
-    kind = {"f": "float", "i": "int8_t", "u": "uint8_t"}[values.dtype.kind]
-    words = [_number(v) for v in values] if kind == "float" else [str(v) for v in values.tolist()]
-    width = 4 if kind == "float" else 20
-    lines = [", ".join(words[at : at + width]) for at in range(0, len(words), width)]
-    return f"static const {kind} {name}[{len(words)}] = {{\n    " + ",\n    ".join(lines) + "\n};"
-
-
-def _plain(text: str) -> str:
-    """Fit to stand in a comment of one line."""
-    return " ".join(text.replace("*/", "* /").replace("/*", "/ *").split())
-
-
-def _header(name: str, about: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
-    upper = name.upper()
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    forms = [" x ".join(map(str, shape)) for shape in shapes]
-    first = _plain(about or name)
-    return f"""/* {first}. Written by ttq-plugin. */
-#ifndef {upper}_H
-#define {upper}_H
-
-#define {upper}_INPUTS {sizes[0]} /* {forms[0]}, the last dimension runs fastest */
-#define {upper}_OUTPUTS {sizes[1]} /* {forms[1]} */
-
-#ifdef __cplusplus
-extern "C" {{
-#endif
-
-/* One sample. Buffers are static: one call at a time. Input and output must not overlap. */
-void {name}_run(const float input[{upper}_INPUTS], float output[{upper}_OUTPUTS]);
-
-#ifdef __cplusplus
-}}
-#endif
-
-#endif
-"""
-
-
-def _source(name: str, body: str, writer: _Writer) -> str:
-    kinds = {step.kind for step in writer.program.steps}
-    forms = set(writer.kinds.values())
-    switches = {f"USE_{form.upper()}": form in forms for form in ("gaps", "trits", "bytes", "floats")}
-    switches |= {f"USE_{kind.upper()}": kind in kinds for kind in ("layer", "map", "activate", "normalise", "attend")}
-    defined = "\n".join(f"#define {switch} {int(used)}" for switch, used in switches.items())
-    kernels = files("ttq_plugin.deploy").joinpath(KERNELS).read_text()
-    sizes = f"#define PLANE {writer.plane}\n#define KEYS {writer.keys}"
-    dim = "uint16_t" if writer.largest < SMALL else "uint32_t"
-    arena = f"static float arena[{writer.arena}];\n\n" if writer.arena else ""
-    math = "#include <math.h>\n" if {"normalise", "attend"} & kinds else ""
-    return f"""#include "{name}.h"
-
-{math}#include <stddef.h>
-#include <stdint.h>
-
-{defined}
-{sizes}
-
-typedef {dim} dim;
-
-{kernels}
-/* ---- This model. ---- */
-
-{chr(10).join(writer.declared)}
-
-{arena}void {name}_run(const float input[{name.upper()}_INPUTS], float output[{name.upper()}_OUTPUTS])
-{{
-{body}
-}}
-"""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from ttq_plugin.deploy.c99_steps import Buffer, Program, Step, View, arguments, geometry, pair
 from ttq_plugin.errors import InputError
 
 IDENTITIES = {"dropout", "feature_dropout", "alpha_dropout"}
@@ -22,66 +22,6 @@ VIEWS = {
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "transpose", "permute", "t", "select", "slice"),
     *("unsqueeze", "squeeze", "expand", "contiguous", "detach", "alias"),
 }
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Floats in memory.
-
-    Attributes:
-        size: how many.
-        constant: name of the parameter or buffer it holds, or None.
-    """
-
-    size: int
-    constant: str | None = None
-
-
-@dataclass(frozen=True)
-class View:
-    """Part of a buffer, seen as a tensor; ``meta`` has shape, strides and offset, and no data."""
-
-    buffer: Buffer
-    meta: Tensor
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether it lies in row-major order."""
-        return self.meta.is_contiguous()
-
-
-@dataclass
-class Step:
-    """One operation: ``layer``, ``map``, ``normalise``, ``attend`` or ``activate``.
-
-    Attributes:
-        kind: which.
-        output: what it writes.
-        inputs: what it reads.
-        more: everything else, by name.
-    """
-
-    kind: str
-    output: View
-    inputs: list[View]
-    more: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Program:
-    """Steps in order, with the tensors they use.
-
-    Attributes:
-        steps: in order.
-        input: the sample.
-        output: the result, contiguous.
-        tensors: constants by name: parameters and buffers.
-    """
-
-    steps: list[Step]
-    input: Buffer
-    output: View
-    tensors: dict[str, Tensor]
 
 
 def trace(model: nn.Module, example_input: Tensor) -> Program:
@@ -204,7 +144,7 @@ class _Builder:
             "pool": None,
         }
         source = self._value(given["input"])
-        more |= self._rows(source) if linear else _geometry(node, given, source.meta)
+        more |= self._rows(source) if linear else geometry(node, given, source.meta)
         last = node
         while len(last.users) == 1:
             [follower] = last.users
@@ -244,10 +184,10 @@ class _Builder:
         return False
 
     def _pool(self, given: dict[str, Any]) -> dict[str, tuple[int, int]]:
-        size = _pair(given["kernel_size"])
-        if any(_pair(given["padding"], 0)) or _pair(given["dilation"]) != (1, 1) or given["ceil_mode"]:
+        size = pair(given["kernel_size"])
+        if any(pair(given["padding"], 0)) or pair(given["dilation"]) != (1, 1) or given["ceil_mode"]:
             raise InputError(f"{self.name}: max pooling with padding, dilation or ceil_mode has no C code.")
-        return {"size": size, "stride": _pair(given["stride"] or given["kernel_size"])}
+        return {"size": size, "stride": pair(given["stride"] or given["kernel_size"])}
 
     def _named(self, node: Any) -> str | None:
         return None if node is None else self.names[node.name]
@@ -341,35 +281,3 @@ STEPS: dict[str, Any] = {
     "scaled_dot_product_attention": _Builder._attend,
 }
 KNOWN = [*STEPS, "batch_norm, max_pool1d, max_pool2d after a convolution", "views and dropout"]
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """The node's arguments by their names in the operation's schema, defaults included."""
-    given: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if index < len(node.args):
-            given[argument.name] = node.args[index]
-        else:
-            given[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return given
-
-
-def _pair(value: Any, lead: int = 1) -> tuple[int, int]:
-    """(rows, columns); of one dimension the rows are ``lead``."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return (lead, int(numbers[0])) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
-
-
-def _geometry(node: fx.Node, given: dict[str, Any], source: Tensor) -> dict[str, Any]:
-    """How a convolution looks at its input (1, channels, [rows,] columns)."""
-    if isinstance(given["padding"], str):
-        raise InputError(f"a convolution with padding {given['padding']!r} has no C code; give it as numbers.")
-    image = source if source.dim() == 4 else source.unsqueeze(2)
-    shape = node.meta["val"].shape
-    kernel = given["weight"].meta["val"].shape[2:]
-    return {
-        **{"groups": given["groups"], "channels": image.shape[1] // given["groups"]},
-        **{"rows": image.shape[2], "columns": image.shape[3], "steps": image.stride()[1:]},
-        **{"kernel": _pair(kernel), "stride": _pair(given["stride"]), "padding": _pair(given["padding"], 0)},
-        **{"dilation": _pair(given["dilation"]), "transposed_output": False, "out": _pair(shape[2:])},
-    }

@@ -15,7 +15,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.groups import check_optimizers
 from ttq_plugin.nni_adapter.health import Health
-from ttq_plugin.nni_adapter.links import IntegerQuantizer, Link, build, check_links, ordered
+from ttq_plugin.nni_adapter.links import INTEGERS, Link, build, check_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
@@ -146,7 +146,7 @@ class QuantizerChain:
         return [
             (name, spaces["weight"])
             for quantizer in self.quantizers
-            if isinstance(quantizer, IntegerQuantizer)
+            if isinstance(quantizer, tuple(INTEGERS.values()))
             for name, spaces in sorted(quantizer._target_spaces.items())
         ]
 

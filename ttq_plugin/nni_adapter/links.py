@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Protocol
 
+from nni.compression.base.compressor import Quantizer
 from nni.compression.base.config import select_modules_by_config
-from nni.compression.quantization import QATQuantizer
+from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from nni.compression.utils import Evaluator
 from torch import nn
 
@@ -21,6 +22,7 @@ from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 
 Config = dict[str, Any]
 INTEGER = QATQuantizer.__name__
+LSQ = LsqQuantizer.__name__
 TERNARY: dict[str, type[TernaryQuantizer]] = {quantizer.__name__: quantizer for quantizer in QUANTIZERS.values()}
 """This plugin's quantizers, by the name that a link gives."""
 
@@ -30,7 +32,7 @@ class Link(Protocol):
 
     @property
     def compressor(self) -> str:
-        """``QATQuantizer`` (NNI's, for integer weights) or a name in ``TERNARY``."""
+        """``QATQuantizer``, ``LsqQuantizer`` (NNI's, for integer weights) or a name in ``TERNARY``."""
 
     @property
     def config_list(self) -> Sequence[Config]:
@@ -41,12 +43,34 @@ class Link(Protocol):
         """Keywords of the compressor."""
 
 
-class IntegerQuantizer(QATQuantizer):
-    """NNI's QATQuantizer; its optimiser step is one that torch's schedulers do not warn of."""
+class MarkedSteps:
+    """In front of NNI's quantizers: their optimiser step becomes one that torch's schedulers do not warn of."""
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
-        super()._fuse_preprocess(evaluator)
+        super()._fuse_preprocess(evaluator)  # type: ignore[misc]
         mark_steps(evaluator)
+
+
+class IntegerQuantizer(MarkedSteps, QATQuantizer):
+    """NNI's QATQuantizer."""
+
+
+class LearnedStepQuantizer(MarkedSteps, LsqQuantizer):
+    """NNI's LsqQuantizer (Esser et al. 2020); steps start at 0.01 and learn at the rate of the layer's bias."""
+
+    current_step = 0
+
+    def register_trigger(self, evaluator: Evaluator) -> None:
+        """NNI's, and a count of the optimiser's steps, as its QATQuantizer keeps one."""
+        super().register_trigger(evaluator)
+        evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[self._count])
+
+    def _count(self) -> None:
+        self.current_step += 1
+
+
+INTEGERS: dict[str, type[Quantizer]] = {INTEGER: IntegerQuantizer, LSQ: LearnedStepQuantizer}
+"""NNI's quantizers, by the name that a link gives."""
 
 
 def ordered(links: Sequence[Link]) -> list[Link]:
@@ -65,11 +89,11 @@ def ordered(links: Sequence[Link]) -> list[Link]:
         raise InputError(f"a chain needs a list of at least one link, got {links!r}.")
     for link in links:
         name, entries = getattr(link, "compressor", link), getattr(link, "config_list", None)
-        if name not in (INTEGER, *TERNARY):
-            raise InputError(f"a link's compressor must be one of {', '.join((INTEGER, *TERNARY))}, got {name!r}.")
+        if name not in (*INTEGERS, *TERNARY):
+            raise InputError(f"a link's compressor must be one of {', '.join((*INTEGERS, *TERNARY))}, got {name!r}.")
         if not isinstance(entries, (list, tuple)) or not entries or not all(isinstance(e, dict) for e in entries):
             raise InputError(f"the config_list of {name} must be a list of NNI's config entries, got {entries!r}.")
-    return sorted(links, key=lambda link: link.compressor != INTEGER)
+    return sorted(links, key=lambda link: link.compressor not in INTEGERS)
 
 
 def check_links(model: nn.Module, links: Sequence[Link]) -> None:
@@ -86,8 +110,8 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
     for link in links:
         with naming(link, links):
             configs = configs_of(link)
-            if link.compressor == INTEGER:
-                _check_options(link.options)
+            if link.compressor in INTEGERS:
+                _check_options(link)
                 for config in configs:
                     _check_integer(model, config)
             else:
@@ -95,7 +119,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
         here: dict[int, str] = {}
         for config in configs:
             for name, module in select_modules_by_config(model, config)[0].items():
-                if id(module) in owners or (link.compressor == INTEGER and id(module) in here):
+                if id(module) in owners or (link.compressor in INTEGERS and id(module) in here):
                     raise InputError(
                         f"the layer {name!r} is in {owners.get(id(module), link.compressor)} and again in "
                         f"{link.compressor}; a layer can have one link and, of integers, one entry."
@@ -106,7 +130,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
 
 def build(
     model: nn.Module, links: Sequence[Link], evaluator: Evaluator | None, options: Mapping[str, Any]
-) -> list[TernaryQuantizer | IntegerQuantizer]:
+) -> list[TernaryQuantizer | Quantizer]:
     """Wrap the model with each link's quantizer; the last trains for all.
 
     Args:
@@ -118,10 +142,10 @@ def build(
     Returns:
         The quantizers, one a link.
     """
-    quantizers: list[TernaryQuantizer | IntegerQuantizer] = []
+    quantizers: list[TernaryQuantizer | Quantizer] = []
     for link in links:
-        cls = IntegerQuantizer if link.compressor == INTEGER else TERNARY[link.compressor]
-        keywords = dict(link.options) if link.compressor == INTEGER else {**options, **link.options}
+        cls = {**INTEGERS, **TERNARY}[link.compressor]
+        keywords = dict(link.options) if link.compressor in INTEGERS else {**options, **link.options}
         with naming(link, links):
             if quantizers:
                 quantizer = cls.from_compressor(quantizers[-1], configs_of(link), **keywords)
@@ -145,8 +169,10 @@ def naming(link: Link, links: Sequence[Link]) -> Iterator[None]:
         raise InputError(f"{link.compressor}: {error}" if len(links) > 1 else str(error)) from None
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(options) - {"quant_start_step"}):
+def _check_options(link: Link) -> None:
+    if link.compressor == LSQ and link.options:
+        raise InputError(f"{LSQ} takes no option, got {min(link.options)!r}.")
+    if unknown := sorted(set(link.options) - {"quant_start_step"}):
         raise InputError(f"{INTEGER} takes the option quant_start_step, got {unknown[0]!r}.")
 
 

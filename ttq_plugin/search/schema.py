@@ -9,7 +9,7 @@ from ttq_plugin.search.objectives import LIMITED, OBJECTIVES
 from ttq_plugin.search.ranges import METHODS, SHARED
 from ttq_plugin.search.samplers import SAMPLERS
 from ttq_plugin.search.space import Space
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import OWN, TASKS
 
 WORDS = {
     "lr": "Learning rate of the weights.",
@@ -30,7 +30,7 @@ def space_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of a space file: what pydantic derives, and the names that it cannot know."""
     schema = Space.model_json_schema()
     of = schema["properties"]
-    of["task"]["enum"] = list(TASKS)
+    of["task"] |= {"anyOf": [{"enum": list(TASKS)}, {"pattern": f"^{OWN.pattern}$"}]}
     of["also"]["items"]["enum"] = list(TASKS)
     of["sampler"] |= {"enum": list(SAMPLERS), "description": _listed(SAMPLERS)}
     of["objectives"] |= {"minItems": 2, "uniqueItems": True}

@@ -34,7 +34,7 @@ from ttq_plugin.search.ranges import (
 )
 from ttq_plugin.search.samplers import SAMPLERS
 from ttq_plugin.search.stopping import StopEarly
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import OWN, TASKS
 
 
 class Space(BaseModel):
@@ -99,7 +99,7 @@ class Space(BaseModel):
     @field_validator("task")
     @classmethod
     def _known_task(cls, value: str) -> str:
-        if value not in TASKS:
+        if value not in TASKS and not OWN.fullmatch(value):
             raise Problem((), unknown("task", value, TASKS))
         return value
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-import multiprocessing
-import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -23,6 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.processes import die_with_parent
 from ttq_plugin.search.early import Judge
 from ttq_plugin.search.ending import why_ended
 from ttq_plugin.search.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
@@ -118,7 +116,7 @@ def worker_main(job: Job, channel: Any) -> None:
     """
     # Ctrl-C reaches every process of the terminal; the search decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     try:
         work(job)
     except InputError as error:
@@ -330,16 +328,3 @@ def _give_up_if_hopeless(study: Any) -> None:
 def _describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
-
-
-def _die_with_parent() -> None:
-    """A search killed outright must not leave workers behind that go on with trials nobody reads."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

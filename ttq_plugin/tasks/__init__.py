@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import sys
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -24,39 +27,63 @@ ECG = tuple(f"ecg-{model}{source}" for model, source in product(("2dcnn", "cnn-t
 """Heart beats: MIT-BIH's five classes, or (-ptb) normal against abnormal ones."""
 
 TASKS = (
-    {"mnist-cnn": "ttq_plugin.tasks.mnist"}
+    dict.fromkeys(("mnist-cnn", "mnist-cnn-full"), "ttq_plugin.tasks.mnist")
     | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
     | dict.fromkeys(HITS, "ttq_plugin.tasks.hits")
     | dict.fromkeys(ECG, "ttq_plugin.tasks.ecg")
 )
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 
+OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""How a task of the user's own is named."""
+
 
 def get_task(name: str) -> Task:
     """The task of that name.
 
     Args:
-        name: a key of ``TASKS``.
+        name: a key of ``TASKS``, or ``module:attribute`` for a ``Task`` of the user's own, whose module is imported.
 
     Returns:
         The task; nothing is loaded or trained yet.
 
     Raises:
-        InputError: if there is none; the message lists those there are.
+        InputError: if there is none; the message lists those there are, or says what the module did.
     """
     check_task(name)
+    if name not in TASKS:
+        return _own(name)
     task: Task = importlib.import_module(TASKS[name]).TASKS[name]
     return task
+
+
+def _own(name: str) -> Task:
+    """The task in a module of the user's: installed, or in the current folder."""
+    from dataclasses import replace
+
+    from ttq_plugin.tasks.task import Task
+
+    module, _, attribute = name.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # a console script's path does not hold it
+        sys.path.append(here)
+    try:
+        value = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InputError(f"the task {name!r} cannot be imported from {here} ({why}).") from error
+    if not isinstance(value, Task):
+        raise InputError(f"{name} must be a ttq_plugin.tasks.task.Task, got {type(value).__name__}.")
+    return replace(value, name=name)
 
 
 def check_task(name: str) -> None:
     """Check a task's name without importing what it needs.
 
     Args:
-        name: a key of ``TASKS``.
+        name: a key of ``TASKS``, or ``module:attribute``.
 
     Raises:
-        InputError: if there is none; the message lists those there are.
+        InputError: if it is neither; the message lists those there are.
     """
-    if name not in TASKS:
-        raise InputError(f"task must be one of {', '.join(TASKS)}, got {name!r}.")
+    if name not in TASKS and not OWN.fullmatch(name):
+        raise InputError(f"task must be one of {', '.join(TASKS)}, got {name!r}; or module:attribute for your own.")

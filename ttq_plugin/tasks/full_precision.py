@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, save_weights
+from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, mcc, train
@@ -66,7 +68,9 @@ def full_precision(
     Raises:
         InputError: if the cache folder cannot be written.
     """
-    name = f"{task.name}-seed{seed}-{data.fingerprint()}-{task.recipe.fingerprint()}"
+    label = f"{task.name}-SIMULATED" if data.simulated else task.name
+    label = re.sub(r"[^\w.-]", "_", label)  # of a user's own task
+    name = f"{label}-seed{seed}-{data.fingerprint()}-{task.recipe.fingerprint()}"
     path = cache_folder(cache) / f"{name}.safetensors"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,13 +96,14 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
     recipe = task.recipe
     split = data.train.to(device)
     loss = task.loss_for(split)
+    set_dropout(model, recipe.dropout)
     schedule = SCHEDULES[recipe.schedule]
     optimizer = OPTIMIZERS[recipe.optimizer].make(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     train(
         model,
         optimizer,
         schedule.make(optimizer, recipe.course(recipe.lr, recipe.epochs, len(split))),
-        lambda batch, net: loss(net(batch[0]), batch[1]),
+        at_precision(lambda batch, net: loss(net(batch[0]), batch[1]), recipe.precision),
         split,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
@@ -108,6 +113,7 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
         on_epoch=on_epoch,
     )
     model = model.cpu().eval()
+    copy_dropout(task.model(), model)
     score = mcc(model, data.validation)
     save_weights(model, path, {"task": task.name, "seed": str(seed), "mcc": repr(score)})
     return FullPrecision(model, score, path, trained=True)

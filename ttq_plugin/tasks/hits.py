@@ -106,7 +106,7 @@ def load(source: Path | None, seed: int, *, view: View) -> Data:
         recordings.subjects, recordings.labels, CLASSES, seed, source=source or "the simulation", noun="subject"
     )
     x, y = scaled(torch.from_numpy(recordings.signals)), torch.from_numpy(recordings.labels)
-    return Data(*(Split(view(x[part]), y[part]) for part in parts))
+    return Data(*(Split(view(x[part]), y[part]) for part in parts), simulated=source is None)
 
 
 def _task(

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -40,11 +41,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Three disjoint splits. A search trains on the first, decides by the second, and is never handed the third."""
+    """Three disjoint splits. A search trains on the first, decides by the second, and is never handed the third.
+
+    Attributes:
+        train: learned.
+        validation: decided by.
+        test: scored once, at the end.
+        simulated: whether no person, animal or thing was ever measured for them; every output then says so.
+    """
 
     train: Split
     validation: Split
     test: Split
+    simulated: bool = False
 
     def fingerprint(self) -> str:
         """A short hash of the training and validation samples, part of the names of what is cached."""
@@ -69,9 +78,11 @@ class Recipe:
         schedule: a key of ``SCHEDULES``.
         width: of the model's tokens; "noam" needs it.
         warmup: steps in which "noam" rises.
+        precision: a key of ``PRECISIONS``: of the forward and backward pass in training; all else is float32.
+        dropout: probability of every dropout while training; None for the model's own.
 
     Raises:
-        InputError: for another optimiser or schedule.
+        InputError: for another optimiser, schedule or precision, or a dropout outside [0, 1).
     """
 
     epochs: int
@@ -82,11 +93,14 @@ class Recipe:
     schedule: str = "cosine"
     width: int = 0
     warmup: int = 4000
+    precision: str = "float32"
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
+        check_dropout(self.dropout)
 
     def course(self, lr: float, epochs: int, samples: int) -> Course:
         """What the schedule of a training with this recipe is fitted to."""
@@ -100,6 +114,9 @@ class Recipe:
             del items["optimizer"], items["schedule"]
         if self.schedule != "noam":
             del items["width"], items["warmup"]
+        for name, default in (("precision", "float32"), ("dropout", None)):
+            if items[name] == default:
+                del items[name]
         return hashlib.sha256(repr(sorted(items.items())).encode()).hexdigest()[:8]
 
 

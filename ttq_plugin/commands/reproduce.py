@@ -1,0 +1,154 @@
+"""``ttq reproduce``: a table of the papers, ours beside theirs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.console import err, out, percent, print_json, progress
+from ttq_plugin.reproduce.cells import Cell, Plan, cells
+from ttq_plugin.reproduce.equations import contradictions
+from ttq_plugin.reproduce.published import Published, published
+from ttq_plugin.reproduce.report import write_report
+from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
+from ttq_plugin.reproduce.summary import COLUMNS, summarize
+from ttq_plugin.reproduce.train import Place, environment
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tracking import open_store
+from ttq_plugin.tracking.reproduction import ReproductionRecorder
+
+WITH_EQUATIONS = ("main",)
+"""Tables whose published columns can be checked against the papers' equations."""
+
+
+def reproduce(
+    table: str,
+    task: str,
+    repetitions: int,
+    methods: str | None,
+    scale: float,
+    precision: str,
+    workers: int | None,
+    to: Path,
+    store: str,
+    *,
+    keep_models: bool,
+    seed: int | None,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Train what is missing, log it to MLflow, write the report."""
+    paper = published(task)
+    first = seed or 0
+    rows = tuple(name.strip() for name in methods.split(",")) if methods else ()
+    plan = Plan(range(first, first + repetitions), scale, precision, rows)
+    todo = cells(table, paper, plan)
+    name = f"{table}-{task}"
+    folder = Folder(to / f"{name}.cells", data_identity(str(data) if data else None))
+    place = Place(
+        data=str(data) if data else None,
+        cache=str(cache) if cache else None,
+        device=device,
+        models=str(to / f"{name}.models") if keep_models else None,
+    )
+    with folder.alone():
+        pairs, recorder = _train(todo, place, folder, store, f"reproduce {table} {task}", workers)
+        summary = summarize(table, paper, pairs)
+        summary |= _circumstances(pairs, plan, device, data, table, paper)
+        summary["command"] = _command(table, task, plan, data)
+        files = write_report(summary, to, name)
+        link = recorder.finish(files, summary["simulated"])
+    if as_json:
+        print_json(summary | {"files": [str(path) for path in files], "link": link})
+        return
+    _print(summary, files, store, link)
+
+
+def _train(
+    todo: list[Cell], place: Place, folder: Folder, store: str, experiment: str, workers: int | None
+) -> tuple[list[tuple[Cell, Result]], ReproductionRecorder]:
+    """All results, in the table's order, each in MLflow."""
+    results: dict[str, Result] = {}
+    recorder = ReproductionRecorder(open_store(store), experiment)
+    size = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
+    with progress() as bars:
+        bar = bars.add_task("trainings", total=len(todo), note="")
+
+        def on_result(cell: Cell, result: Result) -> None:
+            results[cell.key] = result
+            recorder.record(cell.key, result)
+            bars.update(bar, advance=1, note=f"{cell.key}: MCC {percent(result['test_mcc'])}")
+
+        try:
+            run_cells(todo, place, folder, workers=size, on_result=on_result)
+        except KeyboardInterrupt:
+            err.print(f"Interrupted; {len(results)} of {len(todo)} results are kept, the same command goes on.")
+            raise
+        except RuntimeError as error:
+            raise SystemExit(f"Error: {error}; {len(results)} of {len(todo)} results are kept.") from None
+    return [(cell, results[cell.key]) for cell in todo], recorder
+
+
+def _circumstances(
+    pairs: list[tuple[Cell, Result]], plan: Plan, device: str, data: Path | None, table: str, paper: Published
+) -> dict[str, Any]:
+    """What the report says beside the numbers."""
+    cell, result = pairs[0]
+    sentences: list[str] = []
+    if table in WITH_EQUATIONS:
+        described = get_task(cell.task)
+        sample = described.load(data, cell.seed).train.x[:1]
+        sentences = list(contradictions(paper, described.model(), sample))
+    source = data.name if data else os.environ.get("TTQ_DATA_DIR") and "TTQ_DATA_DIR" or "the task's own data"
+    return {
+        "seeds": list(plan.seeds),
+        "scale": plan.scale,
+        "precision": plan.precision,
+        "layers": list(cell.layers),
+        "recipe": result["recipe"],
+        "samples": result["samples"],
+        "simulated": result["simulated"],
+        "data": source,
+        "contradictions": sentences,
+        "environment": environment(device),
+        "seconds": sum(result["seconds"] for _, result in pairs),
+    }
+
+
+def _command(table: str, task: str, plan: Plan, data: Path | None) -> str:
+    """The command that makes the same numbers, without what only this machine knows."""
+    words = ["ttq", "reproduce", table, "--task", task, "--repetitions", str(len(plan.seeds))]
+    words += ["--methods", ",".join(plan.rows)] if plan.rows else []
+    words += ["--scale", f"{plan.scale:g}"] if plan.scale != 1 else []
+    words += ["--precision", plan.precision] if plan.precision != "float32" else []
+    words += ["--seed", str(plan.seeds[0])] if plan.seeds[0] else []
+    words += ["--data", data.name] if data else []
+    return shlex.join(words)
+
+
+def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) -> None:
+    from ttq_plugin.commands.console import table as show
+
+    headings = {"row": "left", "n": "right"} | dict.fromkeys(COLUMNS.values(), "right")
+    lines = []
+    for row in summary["rows"]:
+        line = [row["row"], str(row["repetitions"])]
+        for column in COLUMNS:
+            entry = row["columns"].get(column)
+            line.append("" if entry is None else f"{entry['mean']:.2f}" + _beside(entry))
+        lines.append(line)
+    simulated = ", SIMULATED data" if summary["simulated"] else ""
+    show(f"{summary['table']} of {summary['task']}{simulated}, % (published)", headings, lines)
+    for goal in summary.get("goals", []):
+        words = "reached" if goal["reached"] else "NOT reached"
+        out.print(f"{goal['row']}: {COLUMNS[goal['column']]} {goal['mean']:.2f}, goal {goal['goal']:.2f}: {words}")
+    out.print(f"report: {', '.join(str(path) for path in files)}")
+    out.print(f"MLflow: ttq ui{'' if store == 'mlflow_runs' else f' --store {store}'}, then {link}")
+
+
+def _beside(entry: dict[str, Any]) -> str:
+    return f" ({entry['published'][0]:.2f})" if "published" in entry else ""

@@ -1,0 +1,30 @@
+"""What every worker process of this package does first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+
+def die_with_parent() -> None:
+    """A parent killed outright must not leave workers behind that go on with results nobody reads."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def become_worker() -> None:
+    """Leave Ctrl-C to the parent, end with it, and compute in one thread: there are as many workers as cores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,65 @@
+"""Goals beyond the papers, and the settings chosen for them on validation data, from ``beyond.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.task import Recipe
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One row of the table ``beyond``; fractions in [0, 1].
+
+    Attributes:
+        row: its label.
+        srqw: share of zeros to reach, mean over the repetitions.
+        mcc_change: test MCC less the full-precision model's, to reach.
+        mcc: test MCC to reach as well, or None.
+        settings: keywords of ``Settings`` but task and seed.
+    """
+
+    row: str
+    srqw: float
+    mcc_change: float
+    mcc: float | None
+    settings: dict[str, Any]
+
+
+def goals(name: str) -> tuple[Goal, ...]:
+    """The goals of a papers' task.
+
+    Args:
+        name: as in the papers.
+
+    Returns:
+        At least one.
+
+    Raises:
+        InputError: if none is set.
+    """  # noqa: DOC502 - raised by what it calls
+    return tuple(Goal(**entry) for entry in _entry(name)["goals"])
+
+
+def recipe(name: str, own: Recipe) -> Recipe:
+    """How the full-precision model is trained that the goals are measured against.
+
+    Args:
+        name: as in the papers.
+        own: the task's recipe.
+
+    Returns:
+        That recipe with what was found better on validation data.
+    """
+    return replace(own, **_entry(name)["recipe"])
+
+
+def _entry(name: str) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(resources.files(__package__).joinpath("beyond.json").read_text())
+    if name not in known:
+        raise InputError(f"goals beyond the papers are set for {', '.join(known)}, got {name!r}.")
+    return dict(known[name])

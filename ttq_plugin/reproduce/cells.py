@@ -1,0 +1,159 @@
+"""The tables as cells: one cell is one repetition of one row, and says everything that decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.reproduce.beyond import goals, recipe
+from ttq_plugin.reproduce.published import Published, grid_values, shorten
+from ttq_plugin.settings import LSQ, Settings
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.task import Recipe
+
+FULL = "fp"
+"""The row of the full-precision model."""
+
+MAIN = ("dorefa", "ttq", "attq", "pttq", "pttq-released", LSQ)
+ABLATIONS = ("pttq", "pttq-absolute", "pttq-symmetric", "pttq-global", "pttq-fixed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repetition of one row.
+
+    Attributes:
+        row: the row's label.
+        seed: of splits, initial weights and training.
+        task: a built-in task's name, or the user's own.
+        layers: to quantise.
+        recipe: of the full-precision model; its optimiser and schedule also train the compression.
+        settings: keywords of ``Settings`` but task and seed; None for the full-precision model alone.
+        warmup: of the compression's schedule, where that is ``noam``.
+    """
+
+    row: str
+    seed: int
+    task: str
+    layers: tuple[str, ...]
+    recipe: Recipe
+    settings: dict[str, Any] | None
+    warmup: int = 4000
+
+    @property
+    def key(self) -> str:
+        """The name of its file and its run."""
+        return f"{self.row}-seed{self.seed}".replace(" ", "")
+
+    def fingerprint(self, data: str) -> str:
+        """A short hash of all that decides the result, and of which data it was made with."""
+        return hashlib.sha256(json.dumps([asdict(self), data], sort_keys=True).encode()).hexdigest()[:16]
+
+    def training(self) -> Settings:
+        """The compression's settings.
+
+        Returns:
+            Checked settings.
+        """
+        assert self.settings is not None
+        return Settings(task=self.task, seed=self.seed, **self.settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        seeds: one a repetition.
+        scale: epochs and warm-up are multiplied by it.
+        precision: of the trainings.
+        rows: only these; empty for all.
+    """
+
+    seeds: Sequence[int]
+    scale: float = 1.0
+    precision: str = "float32"
+    rows: tuple[str, ...] = ()
+
+
+def cells(table: str, paper: Published, plan: Plan) -> list[Cell]:
+    """The cells of a table, repetition by repetition, each one's full-precision model first.
+
+    Args:
+        table: a key of ``TABLES``.
+        paper: the task.
+        plan: see ``Plan``.
+
+    Returns:
+        The cells, their settings checked.
+
+    Raises:
+        InputError: for an unknown table or row, or a scale outside (0, 1].
+    """
+    if table not in TABLES:
+        raise InputError(f"the table must be one of {', '.join(TABLES)}, got {table!r}.")
+    if not 0 < plan.scale <= 1:
+        raise InputError(f"the epochs' scale must lie in (0, 1], got {plan.scale:g}.")
+    base, rows = TABLES[table](paper)
+    if unknown := [row for row in plan.rows if row not in (FULL, *rows)]:
+        raise InputError(f"the table {table} of {paper.name} has the rows {', '.join(rows)}, got {unknown[0]!r}.")
+    chosen = {row: settings for row, settings in rows.items() if not plan.rows or row in plan.rows}
+    trained = replace(paper.shortened(base, plan.scale), precision=plan.precision)
+    # A compression never shares the full-precision model's warm-up: some papers' tasks have one of their own.
+    warmup = shorten(paper.warmup, plan.scale)
+    made = []
+    for seed in plan.seeds:
+        made.append(Cell(FULL, seed, paper.task, paper.layers, trained, None, warmup))
+        for row, settings in chosen.items():
+            short = settings | {"epochs": shorten(settings["epochs"], plan.scale)}
+            made.append(Cell(row, seed, paper.task, paper.layers, trained, short, warmup))
+    for cell in made:
+        if cell.settings is not None:
+            cell.training()
+    return made
+
+
+Rows = dict[str, dict[str, Any]]
+
+
+def _main(paper: Published) -> tuple[Recipe, Rows]:
+    return paper.recipe, {method: paper.keywords(method) for method in MAIN}
+
+
+def _ablations(paper: Published) -> tuple[Recipe, Rows]:
+    return paper.recipe, {method: paper.keywords(method) for method in ABLATIONS}
+
+
+def _normalization(paper: Published) -> tuple[Recipe, Rows]:
+    known = paper.keywords("attq")
+    return paper.recipe, {name: known | {"normalize": name == "yes"} for name in ("no", "yes")}
+
+
+def _grid(paper: Published) -> tuple[Recipe, Rows]:
+    known = paper.keywords("attq")
+    pairs = [(low, high) for low, high in product(grid_values(), repeat=2) if low <= high]
+    return paper.recipe, {f"t_min={a:g} t_max={b:g}": known | {"t_min": a, "t_max": b} for a, b in pairs}
+
+
+def _sparsity(paper: Published) -> tuple[Recipe, Rows]:
+    return paper.recipe, {method: paper.keywords(method) for method in ("ttq", "attq", "pttq", "pttq-released")}
+
+
+def _beyond(paper: Published) -> tuple[Recipe, Rows]:
+    return recipe(paper.name, get_task(paper.task).recipe), {goal.row: goal.settings for goal in goals(paper.name)}
+
+
+TABLES: dict[str, Callable[[Published], tuple[Recipe, Rows]]] = {
+    "main": _main,
+    "ablations": _ablations,
+    "normalization": _normalization,
+    "grid": _grid,
+    "sparsity": _sparsity,
+    "beyond": _beyond,
+}
+"""Each gives the recipe of the full-precision model and the rows with their settings."""

@@ -1,0 +1,205 @@
+"""A table's report: Markdown, the same as one HTML file with its picture inside, and a JSON twin of its numbers."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.files import write_text
+from ttq_plugin.reproduce.cells import FULL
+from ttq_plugin.reproduce.plots import draw
+from ttq_plugin.reproduce.published import repetitions, source
+from ttq_plugin.reproduce.summary import COLUMNS
+
+Summary = dict[str, Any]
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:66em;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left}code,pre{background:#f5f5f5}pre{padding:.6em;overflow:auto}
+img{max-width:100%}"""
+
+
+def write_report(summary: Summary, folder: Path, name: str) -> list[Path]:
+    """Write ``name.md``, ``name.html``, ``name.json`` and ``name.png``, each whole or not at all.
+
+    Args:
+        summary: from ``summarize``, with ``command``, ``environment``, ``seeds``, ``scale``, ``precision``, ``recipe``,
+            ``samples``, ``data``, ``simulated``, ``contradictions`` and ``seconds``.
+        folder: where.
+        name: without ending.
+
+    Returns:
+        The files.
+    """
+    picture = folder / f"{name}.png"
+    caption = draw(summary, picture)
+    text = markdown(summary, picture.name if caption else None, caption)
+    files = {"md": text, "html": _html(text, summary, picture if caption else None)}
+    files["json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    for ending, content in files.items():
+        write_text(folder / f"{name}.{ending}", content)
+    return [folder / f"{name}.{ending}" for ending in files] + ([picture] if caption else [])
+
+
+def markdown(summary: Summary, picture: str | None, caption: str | None) -> str:
+    """The report's text.
+
+    Args:
+        summary: as in ``write_report``.
+        picture: the picture's file name, or None.
+        caption: what it shows.
+
+    Returns:
+        Markdown.
+    """
+    simulated = " (SIMULATED data)" if summary["simulated"] else ""
+    parts = [f"# Table `{summary['table']}` of {summary['task']}{simulated}", *_introduction(summary)]
+    if picture:
+        parts.append(f"![{caption}]({picture})")
+    if "goals" in summary:
+        parts += ["## Goals", _goal_table(summary)]
+    for column, words in COLUMNS.items():
+        if lines := list(_column(summary, column)):
+            parts += [f"## {words} (%)" if column != "mcc_change" else f"## {words} (points)", "\n".join(lines)]
+    parts += ["## Settings", _settings(summary), *_notes(summary), "## Where", _where(summary)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(summary: Summary) -> Iterator[str]:
+    yield f"Made by\n\n```console\n$ {summary['command']}\n```"
+    yield (
+        f"Ours: mean ± standard deviation over repetitions, seeds {_seeds(summary['seeds'])}; MCC on test data, scored "
+        "once a model. In brackets 95 % bootstrap intervals. MCC change: against the full-precision model of the same "
+        f"repetition. Published: {source()}; {repetitions()} repetitions."
+    )
+    if summary["scale"] != 1:
+        yield (
+            f"**Shortened:** every training has {summary['scale']:g} of its published epochs (and warm-up), at least "
+            "one. What follows compares methods at that length; it is not the published training."
+        )
+    if summary["simulated"]:
+        yield "**The data are SIMULATED.** The published numbers come from clinical recordings and cannot be compared."
+    if any(row["row"] == "pttq-released" for row in summary["rows"]):
+        yield (
+            "`pttq` has exact threshold gradients and its own units of alpha (default 5); `pttq-released` is what the "
+            "authors' code does, with their alpha. Both stand beside the published pTTQ. `lsq-int2` is NNI's own "
+            "LsqQuantizer with aTTQ's learning rate and pTTQ's epochs."
+        )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+
+
+def _column(summary: Summary, column: str) -> Iterator[str]:
+    """One column of the table as a table of its own, published numbers beside ours where there are any."""
+    rows = [row for row in summary["rows"] if column in row["columns"]]
+    if not rows or summary["table"] == "grid":
+        return
+    compared = any("published" in row["columns"][column] for row in rows)
+    yield "| row | n | ours |" + (" published | difference |" if compared else "")
+    yield "|---|---|---|" + ("---|---|" if compared else "")
+    for row in rows:
+        entry = row["columns"][column]
+        line = f"| {row['row']} | {len(entry['values'])} | {_pm(entry['mean'], entry['std'])}{_interval(entry)} |"
+        if compared:
+            line += _beside(entry)
+        yield line
+
+
+def _beside(entry: Mapping[str, Any]) -> str:
+    if "published" not in entry:
+        return "  |  |"
+    mean, std = entry["published"]
+    return f" {_pm(mean, std)} | {entry['difference']:+.2f}{_brackets(entry['difference_interval'])} |"
+
+
+def _pm(mean: float, std: float | None) -> str:
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    return "" if "published" in entry else _brackets(entry["interval"])
+
+
+def _brackets(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _goal_table(summary: Summary) -> str:
+    lines = ["| row | measure | to reach | mean | reached |", "|---|---|---|---|---|"]
+    for goal in summary["goals"]:
+        mean = "" if goal["mean"] is None else f"{goal['mean']:.2f}"
+        words, yes = COLUMNS[goal["column"]], "yes" if goal["reached"] else "**no**"
+        lines.append(f"| {goal['row']} | {words} | {goal['goal']:.2f} | {mean} | {yes} |")
+    return "\n".join(lines)
+
+
+def _settings(summary: Summary) -> str:
+    recipe = summary["recipe"]
+    known = ", ".join(
+        f"{k} {v}"
+        for k, v in recipe.items()
+        if v is not None and (recipe["schedule"] == "noam" or k not in {"width", "warmup"})
+    )
+    lines = [
+        f"Layers: {', '.join(summary['layers'])}. Full precision: {known}. Compressions share batch size, optimiser "
+        "and schedule, start from the full-precision model, and have",
+        "",
+    ]
+    for row in summary["rows"]:
+        if row["row"] != FULL and summary["table"] != "grid":
+            lines.append(f"- {row['row']}: {', '.join(f'{k} {v}' for k, v in row['settings'].items())}")
+    if summary["table"] == "grid":
+        shown = next(row["settings"] for row in summary["rows"] if row["row"] != FULL)
+        lines.append(f"- {', '.join(f'{k} {v}' for k, v in shown.items() if k not in {'t_min', 't_max'})}")
+    return "\n".join(lines)
+
+
+def _notes(summary: Summary) -> Iterator[str]:
+    lost = [
+        f"- {row['row']}: {row['diverged']} of {row['repetitions']} diverged"
+        for row in summary["rows"]
+        if row["diverged"]
+    ]
+    noted = [
+        f"- {row['row']}: {note}" for row in summary["rows"] for note in row["notes"] if summary["table"] != "grid"
+    ]
+    if lost or noted:
+        yield "## What happened\n\n" + "\n".join(lost + noted[:40])
+    if summary["contradictions"]:
+        yield (
+            "## Published numbers that do not follow from their own equations\n\nRecomputed from the published share "
+            "of zeros, spread evenly, with the papers' storage and energy models:\n\n"
+            + "\n".join(f"- {sentence}" for sentence in summary["contradictions"])
+        )
+
+
+def _where(summary: Summary) -> str:
+    known = summary["environment"]
+    device = known["gpu"] or f"{known['processor']}, {known['cores']} cores"
+    versions = ", ".join(f"{k} {v}" for k, v in known.items() if k not in {"processor", "cores", "gpu"})
+    lines = [f"{device}; {versions}; {summary['samples']} training samples from {summary['data']}.", ""]
+    lines += ["| row | trainings | seconds each |", "|---|---|---|"]
+    lines += [
+        f"| {row['row']} | {row['repetitions']} | {row['seconds'] / row['repetitions']:.0f} |"
+        for row in summary["rows"]
+        if summary["table"] != "grid"
+    ]
+    return "\n".join(lines)
+
+
+def _html(text: str, summary: Summary, picture: Path | None) -> str:
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    if picture:
+        data = base64.b64encode(picture.read_bytes()).decode()
+        body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{data}"')
+    title = html.escape(f"ttq reproduce {summary['table']}: {summary['task']}")
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}</body></html>\n"

@@ -1,0 +1,147 @@
+"""Cells in worker processes; each result is a file of its own, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.files import write_text
+from ttq_plugin.processes import become_worker
+from ttq_plugin.reproduce.cells import Cell
+from ttq_plugin.reproduce.train import Place, train_cell
+
+Result = dict[str, Any]
+OnResult = Callable[[Cell, Result], None]
+CRASHES = 3
+"""Worker pools that may break in a row without a result in between."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where results are kept, one JSON file a cell.
+
+    Attributes:
+        path: the folder.
+        data: which data the results were made with, for the fingerprints.
+    """
+
+    path: Path
+    data: str
+
+    def known(self, cell: Cell) -> Result | None:
+        """The cell's result if it was made with the same settings and data; a damaged file counts as none."""
+        try:
+            result: Result = json.loads(self._file(cell).read_text())
+        except (OSError, ValueError):
+            return None
+        return result if result.get("fingerprint") == cell.fingerprint(self.data) else None
+
+    def keep(self, cell: Cell, result: Result) -> Result:
+        """Write the cell's result, whole or not at all; returns it with its fingerprint."""
+        marked = result | {"fingerprint": cell.fingerprint(self.data)}
+        write_text(self._file(cell), json.dumps(marked, indent=1, allow_nan=False) + "\n")
+        return marked
+
+    def _file(self, cell: Cell) -> Path:
+        return self.path / f"{cell.key}.json"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder; two runs at once would train everything twice.
+
+        Yields:
+            nothing.
+
+        Raises:
+            InputError: if another process holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            guard = FileLock(self.path / ".lock")
+            guard.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another process reproduces into {self.path} right now; let it end.") from None
+        except OSError as error:
+            raise InputError(f"the folder {self.path} cannot be written ({error.strerror or error}).") from None
+        try:
+            yield
+        finally:
+            guard.release()
+
+
+def data_identity(data: str | None) -> str:
+    """Which data a result was made with: name and size of the file, or that it is the task's own."""
+    source = data or os.environ.get("TTQ_DATA_DIR")
+    if source is None:
+        return "own"
+    path = Path(source)
+    return f"{path.name}:{path.stat().st_size if path.is_file() else 'folder'}"
+
+
+def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: int, on_result: OnResult) -> int:
+    """Train what has no result yet.
+
+    Args:
+        cells: the table's.
+        place: with which data, and where.
+        folder: of the results.
+        workers: processes at a time.
+        on_result: called for each cell with a result, known or new; here, in the parent.
+
+    Returns:
+        How many were trained now.
+
+    Raises:
+        InputError: if a cell's data or settings cannot be used.
+        RuntimeError: if workers are killed again and again.
+    """
+    todo: list[Cell] = []
+    for cell in cells:
+        known = folder.known(cell)
+        if known is None:
+            todo.append(cell)
+        else:
+            on_result(cell, known)
+    # All full-precision models first: two workers on the same one would wait for each other.
+    todo.sort(key=lambda cell: cell.settings is not None)
+    count, crashes = len(todo), 0
+    while todo:
+        before = len(todo)
+        try:
+            _round(todo, place, folder, workers, on_result)
+        except BrokenProcessPool:
+            crashes = crashes + 1 if len(todo) == before else 1
+            if crashes >= CRASHES:
+                raise RuntimeError(f"workers were killed {crashes} times in a row; is memory short?") from None
+    return count
+
+
+def _round(todo: list[Cell], place: Place, folder: Folder, workers: int, on_result: OnResult) -> None:
+    """One pool's work; a cell leaves ``todo`` once its result is kept."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=become_worker)
+    try:
+        waiting = {pool.submit(train_cell, cell, place): cell for cell in todo}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                cell = waiting.pop(future)
+                result = folder.keep(cell, future.result())
+                todo.remove(cell)
+                on_result(cell, result)
+    except BaseException:
+        for process in list((pool._processes or {}).values()):  # a training does not look at cancel_futures
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

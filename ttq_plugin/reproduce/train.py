@@ -1,0 +1,130 @@
+"""One cell, trained and measured: through the same trial code as a search."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ttq_plugin.errors import Diverged
+from ttq_plugin.files import save_weights
+from ttq_plugin.reproduce.cells import Cell
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.task import Data
+from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
+
+KEPT = ("mcc", "srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total", "cr_gain_entropy")
+"""Metrics of a result, fractions in [0, 1]; ``mcc`` is on validation data."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a cell is trained.
+
+    Attributes:
+        data: the user's data file, or None for the task's own.
+        cache: folder of full-precision models, or None for the default.
+        device: torch's name of the device.
+        models: folder for the compressed weights, or None to keep none.
+    """
+
+    data: str | None = None
+    cache: str | None = None
+    device: str = "cpu"
+    models: str | None = None
+
+
+def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
+    """Train one cell and score it on the test split, once.
+
+    Args:
+        cell: what to train.
+        place: with which data, and where.
+
+    Returns:
+        Plain data: ``row``, ``seed``, ``settings``, ``recipe``, ``metrics`` (fractions; None if it diverged),
+        ``test_mcc``, ``fp_mcc``, ``fp_test_mcc``, ``curve`` (zero share after each epoch), ``notes``, ``seconds``.
+    """
+    started = time.perf_counter()
+    task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(_load, cell.task))
+    ready = prepare(task, seed=cell.seed, data=place.data, device=place.device, cache=place.cache, curvature=False)
+    result: dict[str, Any] = {
+        "row": cell.row,
+        "seed": cell.seed,
+        "task": cell.task,
+        "simulated": ready.simulated,
+        "layers": list(cell.layers),
+        "settings": cell.settings,
+        "recipe": asdict(cell.recipe),
+        "samples": len(ready.train),
+        "fp_mcc": ready.mcc,
+        "metrics": {"mcc": ready.mcc},
+        "curve": [],
+        "notes": [],
+    }
+    models = [ready.model]
+    if cell.settings is not None:
+        made = _compressed(cell, ready, place, result)
+        models += [made] if made is not None else []
+    scores = score_on_test(task, [m.cpu() for m in models], seed=cell.seed, data=place.data)
+    result |= {"fp_test_mcc": scores[0], "test_mcc": scores[-1] if result["metrics"] else None}
+    return result | {"seconds": time.perf_counter() - started}
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, source: Path | None, seed: int) -> Data:
+    """The task's data, read once by a worker for all rows of a repetition."""
+    return get_task(name).load(source, seed)
+
+
+def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any]) -> nn.Module | None:
+    """The compressed model, its numbers written into the result; None if training diverged."""
+    recipe = replace(cell.recipe, warmup=cell.warmup)
+    ready = replace(ready, task=replace(ready.task, recipe=recipe))
+    settings = cell.training()
+    entry: dict[str, Any] = {"op_names": list(cell.layers), "target_names": ["weight"]}
+    if settings.granularity:
+        entry["granularity"] = settings.granularity
+    try:
+        outcome = run(ready, settings, config_list=[entry])
+    except Diverged as error:
+        result |= {"metrics": None, "notes": [f"diverged: {error}"]}
+        return None
+    result["metrics"] = {name: outcome.metrics[name] for name in KEPT if name in outcome.metrics}
+    result |= {"curve": _curve(outcome, ready), "notes": list(outcome.notes)}
+    if place.models:
+        known = {"task": cell.task, "method": settings.method, "layers": ",".join(outcome.layers)}
+        save_weights(outcome.model, Path(place.models) / f"{cell.key}.safetensors", known)
+    return outcome.model
+
+
+def _curve(outcome: Outcome, ready: Prepared) -> list[float]:
+    """Zeros among the quantised weights after each epoch."""
+    sizes = {name: module.weight.numel() for name, module in ready.model.named_modules() if name in outcome.layers}
+    known = [name for name in sizes if all(f"{name}.zeros" in look for look in outcome.health)]
+    total = sum(sizes[name] for name in known)
+    if not total:
+        return []
+    return [sum(sizes[name] * look[f"{name}.zeros"] for name in known) / total for look in outcome.health]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The machine and the versions that decide a result's last digits and its times."""
+    import os
+    import platform
+    from importlib.metadata import version
+
+    cpu = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    packages = {name: version(name) for name in ("ttq-plugin", "torch", "nni", "numpy", "scipy", "scikit-learn")}
+    return {"processor": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), **packages}
