@@ -69,7 +69,9 @@ def export(
 
 
 def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
-    written = export_c(source.model, source.example(), path, name=name, about=f"{source.task.name}, compressed")
+    method = source.packed.method if source.packed else None
+    about = f"{source.task.name}, {method}" if method else source.task.name
+    written = export_c(source.model, source.example(), path, name=name, about=about)
     return {
         "files": [str(written.header), str(written.source)],
         "constant_bytes": written.constant_bytes,
