@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from ttq_plugin.search.objectives import OBJECTIVES, Constraint, gains
+from ttq_plugin.search.patience import PATIENCE, patiently
 from ttq_plugin.search.space import Space
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -82,7 +83,7 @@ class Judge:
         return {name: metrics[name] for name in names if name in metrics}
 
     def _hopeless(self, now: Mapping[str, float]) -> str | None:
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = patiently(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), PATIENCE)
         pairs = [
             (trial.user_attrs["looks"][self._times[self.epoch]], trial.user_attrs["metrics"])
             for trial in trials

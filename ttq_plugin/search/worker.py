@@ -293,12 +293,11 @@ def _tell(
 def _keep_weights(study: Any, trial: Any, job: Job, code: TrialCode, model: Any) -> None:
     """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
     name = f"trial-{trial.number}.safetensors"
-    wanted = bool(study.user_attrs.get("models"))
 
     def keep() -> None:
         if job.models_dir is not None:
             code.save_weights(model, Path(job.models_dir) / name)
-        elif wanted:
+        elif study.user_attrs.get("models"):
             with tempfile.TemporaryDirectory() as folder:
                 code.save_weights(model, Path(folder) / name)
                 send(study, trial.number, Path(folder) / name)
