@@ -4,6 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import confirm_front, judge
 from ttq_plugin.search.ledger import finished
 from ttq_plugin.search.load import parse_space
@@ -134,3 +135,10 @@ def test_the_packed_file_can_be_an_objective_and_latency_is_refused_until_there_
     space = parse_space(space_text, "s", {"objectives": ["mcc", "latency_gain"]})
     with pytest.raises(InputError, match="^latency_gain is measured on the packed runtime, which this version"):
         run_search(space, storage, "s", trials=2)
+    with pytest.raises(InputError, match="^latency_gain is measured"):
+        check_study(storage, "s", space, resume=False, seed=0)
+    points = {"low": 1.0e-4, "high": 1.0e-2, "points": 60}
+    parameters = {"lr": points, "lr_scale": points, "lr_threshold": 1.0e-3, "epochs": 3}
+    large = parse_space(space_text.split("paper:")[0], "s", {"sampler": "grid", "parameters": parameters})
+    with pytest.raises(InputError, match="^A grid may have 100000 combinations, got 140400"):
+        check_study(storage, "s", large, resume=False, seed=0)

@@ -8,6 +8,8 @@ import optuna
 from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search.measured import check_measurable
+from ttq_plugin.search.samplers import check_grid
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import is_local, open_storage, redact
 from ttq_plugin.search.study import check_same_search, load_study
@@ -27,8 +29,11 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
         the seed that the search will use.
 
     Raises:
-        InputError: the database cannot be used, the name is taken or missing, or the study searches something else.
+        InputError: the database cannot be used, the name is taken or missing, the study searches something else, or
+            the space asks for what cannot be measured here or for a grid too large.
     """
+    check_measurable(space)
+    check_grid(space)
     if resume:
         study = load_study(storage, name)
         check_same_search(study, space, seed)

@@ -12,6 +12,7 @@ import optuna
 from numpy.random import SeedSequence
 from optuna.trial import TrialState
 
+from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import is_lost
 
 if TYPE_CHECKING:
@@ -78,6 +79,21 @@ def grid(space: Space, seed: int) -> list[dict[str, Any]]:
 def grid_size(space: Space) -> int:
     """How many combinations the grid has."""
     return sum(math.prod(len(values) for values in space.grid(method).values()) for method in space.methods)
+
+
+def check_grid(space: Space) -> None:
+    """Check that a grid can be gone through at all.
+
+    Args:
+        space: what is to be searched.
+
+    Raises:
+        InputError: it has too many combinations.
+    """
+    if space.sampler == "grid" and (size := grid_size(space)) > LARGEST_GRID:
+        raise InputError(
+            f"A grid may have {LARGEST_GRID} combinations, got {size}; give ranges fewer points, or make some constant."
+        )
 
 
 def handed_of_grid(trials: Sequence[Any]) -> int:
