@@ -42,6 +42,8 @@ def test_python(index, tmp_path):
 def test_commands(tmp_path, cache):
     [space] = blocks("yaml")
     (tmp_path / "space.yaml").write_text(space)
+    [own] = [block for block in blocks("python") if "TASK = " in block]
+    (tmp_path / "mine.py").write_text(own)
     environment = os.environ | {"TTQ_CACHE_DIR": str(cache)}
     seen = []
     for name, *arguments in commands():
@@ -56,7 +58,7 @@ def test_commands(tmp_path, cache):
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{command}: {result.stderr}"
     assert [s for s in seen if s.startswith("make")] == ["make demo", "make test"]
-    assert {"ttq train", "ttq sensitivity", "ttq compress", "ttq search", "ttq ui"} <= set(seen)
+    assert {"ttq train", "ttq sensitivity", "ttq compress", "ttq search", "ttq reproduce", "ttq ui"} <= set(seen)
 
 
 def serve_until_ready(command: list[str], folder: Path, environment: dict[str, str]) -> None:

@@ -51,7 +51,7 @@ def test_packed_from_both(files):
         assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.filterwarnings("error:.*type hint")
+@pytest.mark.filterwarnings("error:.*Add type hints")
 def test_mlflow_without_a_word_from_mlflow(files, capfd):
     _, folder = files
     text = run(folder / "m.safetensors", "--to", "mlflow")

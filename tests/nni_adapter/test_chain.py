@@ -84,6 +84,20 @@ def grid(space, latent):
     return (latent / space.scale).round().clamp(-most, most) * space.scale
 
 
+def test_learned_steps_beside_ternary_layers():
+    model = made()
+    plan = [Link("LsqQuantizer", (entry("int4", "fc1"), entry("int2", "conv2"))), ternary("conv3")]
+    result = compress_chain(model, plan, make_evaluator(model), max_epochs=3)
+    assert result.widths == {"fc1": 4, "conv2": 2} and result.chain.quantizers[0].current_step == 12
+    for name, bits in result.widths.items():
+        wrapper = model.get_submodule(name)._nni_wrapper
+        step = wrapper.quantization_target_spaces["weight"].scale
+        codes = (result.model.get_submodule(name).weight / step).round()
+        assert step.item() != pytest.approx(0.01) and codes.abs().max() <= 2 ** (bits - 1) - 1
+        torch.testing.assert_close(codes * step, result.model.get_submodule(name).weight)
+    torch.testing.assert_close(outputs(result.model), outputs(model))
+
+
 def test_a_mixed_chain_trains_all_layers_and_leaves_one_plain_model():
     model = made()
     before = copy.deepcopy(model)
@@ -278,7 +292,14 @@ def test_integers_that_were_not_reached_are_not_passed_off_as_such():
 
 BAD = [
     ([], "a chain needs a list of at least one link, got \\[\\]"),
-    ([Link("LsqQuantizer", (entry("int8", "fc1"),))], "a link's compressor must be one of QATQuantizer, TTQQuantizer,"),
+    (
+        [Link("DoReFaQuantizer", (entry("int8", "fc1"),))],
+        "a link.s compressor must be one of QATQuantizer, LsqQuantizer,",
+    ),
+    (
+        [Link("LsqQuantizer", (entry("int8", "fc1"),), {"quant_start_step": 1})],
+        "LsqQuantizer takes no option, got 'quant_start_step'",
+    ),
     ([Link("PTTQQuantizer", ())], r"the config_list of PTTQQuantizer must be a list of NNI's config entries, got \(\)"),
     ([ternary("conv3"), ternary("conv2", "conv3", by="TTQQuantizer")], "'conv3' is in PTTQQuantizer and again in TTQQ"),
     (

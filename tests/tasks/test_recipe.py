@@ -72,7 +72,7 @@ def test_a_recipe_of_another_kind():
 
 def test_models_cached_before_there_was_a_choice_are_still_found():
     written = "[('batch_size', 32), ('epochs', 60), ('lr', 0.003), ('weight_decay', 0.0)]"
-    recipe = get_task("mnist-cnn").recipe
+    recipe = replace(get_task("mnist-cnn").recipe, dropout=None)
     assert recipe.fingerprint() == hashlib.sha256(written.encode()).hexdigest()[:8]
     others = [replace(recipe, **change) for change in ({"optimizer": "adamw"}, {"schedule": "one-cycle"}, {"lr": 1e-3})]
     assert len({r.fingerprint() for r in [recipe, *others]}) == 4

@@ -1,0 +1,112 @@
+"""The report: what it says, that it needs nothing beside it, and that its JSON twin holds the same numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ttq_plugin.reproduce.beyond import goals
+from ttq_plugin.reproduce.cells import Cell, Plan, cells
+from ttq_plugin.reproduce.published import published
+from ttq_plugin.reproduce.report import write_report
+from ttq_plugin.reproduce.summary import summarize
+
+
+def result(cell: Cell, **changes):
+    """Made-up numbers of a cell, different for each seed."""
+    metrics = {"mcc": 0.9, "srqw": 0.6, "cr_gain_total": 0.3, "cr_gain_quantized": 0.5, "ec_gain_total": 0.4}
+    base = {
+        "seed": cell.seed,
+        "settings": cell.settings,
+        "metrics": metrics if cell.settings else {"mcc": 0.9},
+        "test_mcc": 0.94 + cell.seed / 100,
+        "fp_test_mcc": 0.95,
+        "curve": [0.5, 0.6] if cell.settings else [],
+        "notes": [],
+        "seconds": 2.0,
+    }
+    return base | changes
+
+
+CIRCUMSTANCES = {
+    "command": "ttq reproduce main",
+    "seeds": [0, 1],
+    "scale": 1.0,
+    "precision": "float32",
+    "layers": ["conv1", "conv2"],
+    "recipe": {"epochs": 70, "lr": 1e-3, "schedule": "plateau", "dropout": None, "warmup": 4000},
+    "samples": 4800,
+    "simulated": False,
+    "data": "mnist.npz",
+    "contradictions": ["pttq: a number is off."],
+    "environment": {"processor": "one", "cores": 2, "gpu": None, "python": "3.11", "torch": "2.13.0"},
+    "seconds": 10.0,
+}
+
+
+def summary(table, name="mnist-cnn", change=lambda cell: {}, **circumstances):
+    paper = published(name)
+    pairs = [(cell, result(cell, **change(cell))) for cell in cells(table, paper, Plan([0, 1]))]
+    return summarize(table, paper, pairs) | CIRCUMSTANCES | circumstances
+
+
+def columns(made, row):
+    return next(entry["columns"] for entry in made["rows"] if entry["row"] == row)
+
+
+def test_ours_beside_the_published():
+    made = summary("main")
+    pttq = columns(made, "pttq")
+    assert pttq["mcc"]["mean"] == pytest.approx(94.5) and pttq["mcc"]["published"] == [91.01, 0.61]
+    assert pttq["mcc"]["difference"] == pytest.approx(3.49)
+    assert pttq["mcc_change"]["mean"] == pytest.approx(-0.5)
+    assert pttq["mcc_change"]["published"] == pytest.approx([-3.38, (0.61**2 + 0.46**2) ** 0.5])
+    assert pttq["srqw"]["published"] == [65.79, 1.8] and "published" not in columns(made, "lsq-int2")["srqw"]
+    assert columns(made, "fp").keys() == {"mcc"}
+
+
+def test_a_row_that_diverged_is_counted_and_not_averaged():
+    lost = {"metrics": None, "test_mcc": None, "notes": ["diverged: the loss became nan"], "curve": []}
+    made = summary("main", change=lambda cell: lost if (cell.row, cell.seed) == ("ttq", 1) else {})
+    row = next(entry for entry in made["rows"] if entry["row"] == "ttq")
+    assert (row["repetitions"], row["diverged"]) == (2, 1) and row["columns"]["mcc"]["values"] == pytest.approx([94.0])
+    both = summary("main", change=lambda cell: lost if cell.row == "ttq" else {})
+    assert columns(both, "ttq") == {}
+
+
+@pytest.mark.parametrize("table", ["main", "ablations", "normalization", "grid", "sparsity", "beyond"])
+def test_files(tmp_path, table):
+    made = summary(table)
+    files = write_report(made, tmp_path, f"{table}-mnist-cnn")
+    assert [path.suffix for path in files] == [".md", ".html", ".json", ".png"] and all(p.exists() for p in files)
+    text, page = files[0].read_text(), files[1].read_text()
+    assert json.loads(files[2].read_text()) == json.loads(json.dumps(made))
+    assert f"]({table}-mnist-cnn.png)" in text and "$ ttq reproduce main" in text
+    assert 'src="data:image/png;base64,' in page and not re.search(r'(src|href)="(?!data:)', page)
+    if table == "main":
+        assert "| pttq | 2 | 94.50 ± 0.71 | 91.01 ± 0.61 | +3.49 [" in text
+        assert "- pttq: a number is off." in text and "Shortened" not in text
+        assert "<td>+3.49 [" in page.replace('<td style="text-align:right">', "<td>")
+
+
+def test_what_a_reader_must_know_stands_first(tmp_path):
+    made = summary("main", scale=0.1, simulated=True)
+    [path, *_] = write_report(made, tmp_path, "report")
+    head = path.read_text().partition("##")[0]
+    assert "(SIMULATED data)" in head.splitlines()[0] and "cannot be compared" in head
+    assert "every training has 0.1 of its published epochs" in head
+
+
+def test_goals_are_met_by_means_alone():
+    first, second = goals("mnist-cnn")
+
+    def numbers(cell):
+        if cell.row != first.row:
+            return {}
+        return {"metrics": {"mcc": 0.9, "srqw": 0.76}, "test_mcc": 0.951 if cell.seed else 0.9489}
+
+    made = summary("beyond", change=numbers)["goals"]
+    found = {(goal["row"], goal["column"]): goal["reached"] for goal in made}
+    assert found[first.row, "srqw"] and not found[first.row, "mcc_change"] and not found[second.row, "srqw"]

@@ -1,0 +1,123 @@
+"""Results that survive: workers and the parent killed, settings changed, files damaged, two at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+from ttq_plugin.errors import InputError
+from ttq_plugin.reproduce.cells import Plan, cells
+from ttq_plugin.reproduce.published import published
+from ttq_plugin.reproduce.runner import Folder, data_identity, run_cells
+from ttq_plugin.reproduce.train import Place
+
+OWN = "tests.reproduce.tiny:TASK"
+
+
+def some(rows=("ttq", "pttq"), seeds=(0,), task=OWN):
+    paper = replace(published("mnist-cnn"), task=task)
+    return cells("main", paper, Plan(seeds, scale=0.02, rows=rows))
+
+
+def go(todo, folder, tmp_path, data=None, workers=1):
+    seen = {}
+    place = Place(data=str(data) if data else None, cache=str(tmp_path / "cache"))
+    count = run_cells(
+        todo, place, folder, workers=workers, on_result=lambda cell, result: seen.update({cell.key: result})
+    )
+    return count, seen
+
+
+def test_nothing_is_trained_twice_and_what_changed_is_trained_again(tmp_path):
+    folder = Folder(tmp_path / "cells", "own")
+    count, first = go(some(), folder, tmp_path)
+    assert count == 3 and set(first) == {"fp-seed0", "ttq-seed0", "pttq-seed0"}
+    for result in first.values():
+        assert -1 <= result["test_mcc"] <= 1 and result["simulated"] and result["seconds"] > 0
+    assert first["fp-seed0"]["test_mcc"] == first["ttq-seed0"]["fp_test_mcc"]
+    assert len(first["ttq-seed0"]["curve"]) == 4  # 200 epochs, shortened
+    assert first["ttq-seed0"]["curve"][-1] == pytest.approx(first["ttq-seed0"]["metrics"]["srqw"])
+
+    assert go(some(), folder, tmp_path) == (0, first)
+    (tmp_path / "cells" / "ttq-seed0.json").write_text("{")
+    changed = [replace(c, settings=c.settings | {"lr": 1e-2}) if c.row == "pttq" else c for c in some()]
+    count, second = go(changed, folder, tmp_path)
+    assert count == 2 and second["fp-seed0"] == first["fp-seed0"]
+    assert second["ttq-seed0"]["test_mcc"] == first["ttq-seed0"]["test_mcc"]  # bit for bit, in a new process
+    assert second["ttq-seed0"]["metrics"] == first["ttq-seed0"]["metrics"]
+    assert go(changed, Folder(tmp_path / "cells", "other data"), tmp_path)[0] == 3
+
+
+def test_a_killed_worker_is_replaced(tmp_path):
+    todo = some(rows=("ttq",))
+    marker = tmp_path / "killed"
+    count, seen = go(todo, Folder(tmp_path / "cells", "own"), tmp_path, data=marker)
+    assert marker.exists() and count == len(seen) == 2
+
+
+def test_a_cell_without_data_stops_the_run_with_its_sentence(tmp_path):
+    with pytest.raises(InputError, match="there are no recordings here"):
+        go(some(task="tests.reproduce.tiny:REFUSING"), Folder(tmp_path / "cells", "own"), tmp_path)
+    assert list((tmp_path / "cells").glob("*.json")) == []
+
+
+def test_one_run_a_folder(tmp_path):
+    folder = Folder(tmp_path / "cells", "own")
+    with folder.alone(), pytest.raises(InputError, match="another process reproduces into"), folder.alone():
+        pass
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.reproduce.test_runner import go, some
+from ttq_plugin.reproduce.runner import Folder
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    go(some(rows=("ttq", "attq", "pttq"), seeds=range(2)), Folder(folder / "cells", "own"), folder)
+"""
+
+
+def test_the_parent_killed_leaves_no_worker_and_whole_results(tmp_path):
+    script = tmp_path / "go.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    kept = tmp_path / "cells"
+    until = time.monotonic() + 120
+    while len(list(kept.glob("*.json"))) < 3:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert workers and not left, "a worker outlived its parent"
+    before = {path.name: json.loads(path.read_text()) for path in kept.glob("*.json")}
+    todo = some(rows=("ttq", "attq", "pttq"), seeds=range(2))
+    count, seen = go(todo, Folder(kept, "own"), tmp_path)
+    after = {path.name for path in kept.glob("*.json")}
+    assert count <= len(todo) - len(before) and len(seen) == len(todo) == len(after)
+    assert all(seen[name.removesuffix(".json")] == result for name, result in before.items())
+
+
+def test_data_are_named_by_file_and_size(tmp_path, monkeypatch):
+    monkeypatch.delenv("TTQ_DATA_DIR", raising=False)
+    assert data_identity(None) == "own"
+    (tmp_path / "a.npz").write_bytes(b"123")
+    assert data_identity(str(tmp_path / "a.npz")) == "a.npz:3"
+    monkeypatch.setenv("TTQ_DATA_DIR", str(tmp_path))
+    assert data_identity(None) == f"{tmp_path.name}:folder"
