@@ -131,7 +131,8 @@ def test_a_front_is_trained_again_with_other_seeds_and_drawn(space, storage, sea
     assert picture.read_bytes() != plot_front(records, space.objectives, tmp_path / "plain.png", "a").read_bytes()
 
 
-def test_the_packed_file_can_be_an_objective_and_latency_is_refused_until_there_is_a_runtime(space_text, storage):
+def test_what_cannot_be_measured_and_a_grid_too_large_are_refused(space_text, storage, monkeypatch):
+    monkeypatch.setattr("ttq_plugin.search.measured.find_spec", lambda name: None)
     space = parse_space(space_text, "s", {"objectives": ["mcc", "latency_gain"]})
     with pytest.raises(InputError, match="^latency_gain is measured on the packed runtime, which this version"):
         run_search(space, storage, "s", trials=2)

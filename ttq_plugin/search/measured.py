@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,42 @@ def check_measurable(space: Space) -> None:
     Raises:
         InputError: it cannot.
     """
-    if asked := sorted(_asked(space) & LATENCY):
+    if (asked := sorted(_asked(space) & LATENCY)) and find_spec("ttq_plugin.deploy.runtime") is None:
         raise InputError(
             f"{asked[0]} is measured on the packed runtime, which this version of ttq_plugin does not have; "
             "search by ec_gain_total or cr_gain_disk instead."
         )
 
 
-def measured(space: Space, model: Any) -> dict[str, float]:
+def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
     """What the space asks for and only measuring can tell.
 
     Args:
         space: what is searched.
         model: the compressed model.
+        prepared: what the trials share: its full-precision model and validation split.
 
     Returns:
-        `bits_disk` where the size of the packed file is an objective or limited; else nothing.
+        `bits_disk`, or `latency` and `latency_fp32` (one sample, on the packed runtime), where they are an objective or
+        limited; else nothing.
     """
-    if not _asked(space) & DISK:
-        return {}
-    from ttq_plugin.deploy.packed import save_packed
+    asked = _asked(space)
+    found: dict[str, float] = {}
+    if asked & DISK:
+        from ttq_plugin.deploy.packed import save_packed
 
-    with tempfile.TemporaryDirectory() as folder:
-        return {"bits_disk": 8.0 * save_packed(model, Path(folder) / "model.safetensors").nbytes}
+        with tempfile.TemporaryDirectory() as folder:
+            found["bits_disk"] = 8.0 * save_packed(model, Path(folder) / "model.safetensors").nbytes
+    if asked & LATENCY:
+        from ttq_plugin.deploy.runtime import latency
+
+        sample = prepared.validation.x[:1].cpu()
+        # The second in the same minute, on the same load of the machine: their ratio is what counts.
+        found |= {
+            "latency": latency(model.cpu(), sample),
+            "latency_fp32": latency(deepcopy(prepared.model).cpu(), sample),
+        }
+    return found
 
 
 def _asked(space: Space) -> set[str]:

@@ -243,7 +243,7 @@ def _run_one(
     try:
         outcome = code.run(prepared, code.Settings(**settings), **hooks)
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        metrics = gains(metrics | measured(job.space, outcome.model))
+        metrics = gains(metrics | measured(job.space, outcome.model, prepared))
         values = [metrics[name] for name in job.space.objectives]
         _refuse_infinite(job.space.objectives, values)
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
