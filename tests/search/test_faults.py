@@ -5,6 +5,7 @@ import random
 import sqlite3
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 def watch(space, store, folder, target):
     """What `ttq search` does with the finished trials: they go to MLflow."""
     bars = Progress(disable=True)
-    return Watch(space, "s", store, folder / "models", target, None, {"seed": 3}, bars)
+    return Watch(space, "s", store, folder / "models", target, SimpleNamespace(simulated=False), {"seed": 3}, bars)
 
 
 def runs_of(watch):
