@@ -1,8 +1,10 @@
-"""Searches whose workers are killed or taken for dead: nothing lost, nothing twice."""
+"""Searches whose workers are killed, or whose disk fills up: nothing lost, nothing twice."""
 
 import contextlib
+import os
 import random
 import sqlite3
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from ttq_plugin.search.ledger import counted, finished, reclaim
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import load_study, open_study
 from ttq_plugin.search.worker import Job, _next, _tell
+from ttq_plugin.tracking import open_store
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
@@ -149,3 +152,71 @@ def test_a_worker_that_was_taken_for_dead_and_comes_back_changes_nothing(space, 
     _tell(study, slow, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
     assert study.trials[slow.number].state.name == "FAIL" and "metrics" not in study.trials[slow.number].user_attrs
     assert len(check_retries(storage)) == 1 and counted(study) == 2
+
+
+class SmallDisk:
+    """A folder that can be full: a small tmpfs where mounting is allowed, else this process tree's own limit."""
+
+    def __init__(self, folder):
+        self.folder, self.ballast = folder, folder / "ballast"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+        self.mounted = os.getuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        self.tree = [psutil.Process()]
+
+    def fill(self):
+        if self.mounted:
+            with contextlib.suppress(OSError), open(self.ballast, "wb", buffering=0) as file:
+                while True:
+                    file.write(b"0" * 4096)
+            return
+        for process in [*self.tree, *self.tree[0].children()]:
+            process.rlimit(psutil.RLIMIT_FSIZE, (8192, process.rlimit(psutil.RLIMIT_FSIZE)[1]))
+
+    def free(self):
+        if self.mounted:
+            return self.ballast.unlink()
+        for process in [*self.tree, *self.tree[0].children()]:
+            hard = process.rlimit(psutil.RLIMIT_FSIZE)[1]
+            process.rlimit(psutil.RLIMIT_FSIZE, (hard, hard))
+
+    def close(self):
+        if self.mounted:
+            # Lazily: MLflow keeps its database open.
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = SmallDisk(tmp_path / "small")
+    yield disk
+    disk.close()
+
+
+def test_a_full_disk_is_waited_for(space, small_disk, capfd):
+    storage, store = f"sqlite:///{small_disk.folder}/studies.db", open_store(small_disk.folder / "mlflow_runs")
+    watched, waits, state = watch(space, store, small_disk.folder, 16), [], {}
+
+    def free():
+        state["stuck"] = len(finished(load_study(storage, "s")))
+        small_disk.free()
+
+    def follow(done, running):
+        watched(done, running)
+        if len(done) >= 4 and "full" not in state:
+            state["full"], state["done"] = True, len(done)
+            small_disk.fill()
+            # From a thread: the search itself may be waiting when the disk has room again.
+            threading.Timer(3, free).start()
+
+    summary = run_search(
+        space, storage, "s", workers=2, trials=16, data="sleep=0.05", models_dir=small_disk.folder / "models",
+        on_poll=follow, on_wait=waits.append, **OPTIONS,
+    )  # fmt: skip
+    assert state["stuck"] <= state["done"] + 2, "nothing could be written, at most what had been begun"
+    assert (summary.complete, summary.failed, summary.error) == (16, 0, None)
+    while watched._logged < len(watched.records):
+        watched(finished(load_study(storage, "s")), [])
+    check_mlflow(watched, storage)
+    with sqlite3.connect(small_disk.folder / "studies.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
