@@ -1,24 +1,27 @@
-"""Searches whose workers are killed, or whose disk fills up: nothing lost, nothing twice."""
+"""Searches whose workers are killed, whose disk fills up, whose servers go away: nothing lost, nothing twice."""
 
 import contextlib
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import psutil
 import pytest
 from rich.progress import Progress
+from services import free_port
 
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.search.ledger import counted, finished, reclaim
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import load_study, open_study
 from ttq_plugin.search.worker import Job, _next, _tell
-from ttq_plugin.tracking import open_store
+from ttq_plugin.tracking import open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
@@ -220,3 +223,35 @@ def test_a_full_disk_is_waited_for(space, small_disk, capfd):
     check_mlflow(watched, storage)
     with sqlite3.connect(small_disk.folder / "studies.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_mlflow_server_that_goes_away_gets_everything_later(space, storage, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("ttq_plugin.commands.watch._SHORTEST", 0.2)
+    port, local = free_port(), open_store(tmp_path / "mlflow_runs")
+    server = ui.start(local, port=port)
+    try:
+        ui.wait_ready(f"http://127.0.0.1:{port}", process=server)
+        watched = watch(space, open_store(f"http://127.0.0.1:{port}"), tmp_path, 14)
+        watched._pause = 0.2
+        state = {}
+
+        def follow(done, running):
+            nonlocal server
+            watched(done, running)
+            if watched._logged >= 3 and "gone" not in state:
+                state["gone"] = watched._logged
+                ui.stop(server)
+
+        summary = run_search(space, storage, "s", workers=2, trials=14, data="sleep=0.05", on_poll=follow, **OPTIONS)
+        assert (summary.complete, summary.error) == (14, None), "the search went on without it"
+        assert watched._logged < 14
+        server = ui.start(local, port=port)
+        ui.wait_ready(f"http://127.0.0.1:{port}", process=server)
+        watched.last(lambda: check_mlflow(watched, storage))
+        assert Counter(len(runs) for runs in runs_of(watched).values()) == {1: 14}
+        said = capfd.readouterr().err
+        assert said.count("MLflow cannot be written") == 1 and "are kept and logged later" in " ".join(said.split())
+    finally:
+        if server.poll() is None:
+            ui.stop(server)
+    assert server.returncode in {0, -signal.SIGTERM, -signal.SIGINT}
