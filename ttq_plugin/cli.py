@@ -90,6 +90,10 @@ def cli() -> None:
 @click.option("--study", help="The study's name  [default: the task's name and the time]")
 @click.option("--resume", "resume", metavar="STUDY", help="Go on with this study, up to --trials trials in all.")
 @click.option("--trials", type=click.IntRange(1), help="Trials in all  [default: the space's]")
+@click.option(
+    "--epoch-curves", type=click.Choice(["front", "all", "none"]), default="front", show_default=True,
+    help="Whose training losses MLflow gets, epoch by epoch.",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Workers  [default: one a core]")
 @click.option(
     "--engine",
@@ -133,10 +137,6 @@ def search(**options: Any) -> None:
 @click.option("--storage", envvar="TTQ_STORAGE", required=True, help="The search's database URL; or set TTQ_STORAGE.")
 @click.option("--study", help="The study to join  [default: the only one with trials left]")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
-@click.option(
-    "--epoch-curves", type=click.Choice(["front", "all", "none"]), default="front", show_default=True,
-    help="Whose training losses MLflow gets, epoch by epoch.",
-)  # fmt: skip
 @click.option(
     "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
 )
