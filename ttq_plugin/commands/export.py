@@ -27,6 +27,7 @@ ENDINGS = {
     "onnx": ".onnx",
     "onnx-int2": "-int2.onnx",
     "onnx-int8": "-int8.onnx",
+    "c": "-c",
     "mlflow": "-mlflow",
 }
 """What the model's name gets where --out names nothing."""
