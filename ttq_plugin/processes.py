@@ -1,4 +1,4 @@
-"""What every worker process of this package does first."""
+"""Worker processes of this package: how many, and what each does first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with_parent() -> None:

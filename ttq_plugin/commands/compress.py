@@ -93,13 +93,13 @@ def _written(
 ) -> Outcome:
     """Write the packed file; the outcome with the bytes it takes, and with the model that is in it."""
     more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds, **marked(ready)}
-    if settings.task not in TASKS:
+    known = settings.task if settings.task in TASKS else None
+    if known is None:
         more["task"] = settings.task  # kept for people: a file makes nothing be imported
     if chain is not None:
         more["chain"] = chain_to_json(chain)
     numbers = outcome.report.to_dict() | {"mcc": outcome.metrics["mcc"]}
     method, model = settings.method, outcome.model
-    known = settings.task if settings.task in TASKS else None
     info = save_packed(model, target, task=known, method=method, report=numbers, more=more, rest=rest)
     report = outcome.report.written(info.nbytes, info.packed_bytes)
     if rest == "exact":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, percent, print_json, progress
+from ttq_plugin.processes import cores
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import Published, published
@@ -74,7 +75,6 @@ def _train(
     """All results, in the table's order, each in MLflow."""
     results: dict[str, Result] = {}
     recorder = ReproductionRecorder(open_store(store), experiment)
-    size = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or 1
     with progress() as bars:
         bar = bars.add_task("trainings", total=len(todo), note="")
 
@@ -84,7 +84,7 @@ def _train(
             bars.update(bar, advance=1, note=f"{cell.key}: MCC {percent(result['test_mcc'])}")
 
         try:
-            run_cells(todo, place, folder, workers=size, on_result=on_result)
+            run_cells(todo, place, folder, workers=workers or cores(), on_result=on_result)
         except KeyboardInterrupt:
             err.print(f"Interrupted; {len(results)} of {len(todo)} results are kept, the same command goes on.")
             raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.processes import cores
 from ttq_plugin.search.crew import Crew, Processes
 from ttq_plugin.search.worker import Job
 
@@ -46,8 +46,3 @@ def get_engine(name: str, storage: str) -> Engine:
     from ttq_plugin.search.tasks_on_ray import Tasks, connect
 
     return Engine(Tasks, connect(storage))
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.processes import cores
 from ttq_plugin.release import release
 from ttq_plugin.search.crew import Processes
-from ttq_plugin.search.engines import cores
 from ttq_plugin.search.ledger import counted
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE
