@@ -122,7 +122,7 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
         client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id, "FINISHED")
-    base = f"{store.server}/" if store.server else ""
+    base = store.base
     return f"{base}#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(PICTURE)}"
 
 

@@ -150,7 +150,7 @@ class StudyRecorder:
         Returns:
             A URL, or a fragment that starts with "#".
         """
-        base = f"http://{host}:{port}/" if host else f"{self.store.server}/" if self.store.server else ""
+        base = f"http://{host}:{port}/" if host else self.store.base
         return base + views.fragment(self.experiment_id, view, mode)
 
     def _get_or_create_experiment(self) -> str:

@@ -76,8 +76,7 @@ class ReproductionRecorder:
         for path in files:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, "FINISHED")
-        server = f"{self.store.server}/" if self.store.server else ""
-        return f"{server}#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{self.store.base}#/experiments/{self.experiment_id}/runs/{run_id}"
 
     def _runs(self, condition: str) -> list[Any]:
         runs, token = [], None

@@ -59,7 +59,7 @@ def record_sensitivity(
         client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id, "FINISHED")
-    return (f"{store.server}/" if store.server else "") + f"#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{store.base}#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _log_numbers(store: Store, run_id: str, selection: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:

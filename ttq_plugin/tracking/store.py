@@ -36,6 +36,11 @@ class Store:
         return f"sqlite:///{self.database}" if self.directory else str(self.server)
 
     @property
+    def base(self) -> str:
+        """What a link into MLflow's interface begins with: the server's address; of a local store, nothing."""
+        return f"{self.server}/" if self.server else ""
+
+    @property
     def artifacts(self) -> str | None:
         """The root of the artifacts as a file URI; None where the server decides."""
         return (self.directory.absolute() / "artifacts").as_uri() if self.directory else None
