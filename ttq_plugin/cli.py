@@ -331,6 +331,29 @@ def export(**options: Any) -> None:
 
 
 @cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 32), show_default=True,
+    help="Samples a call; repeatable.",
+)  # fmt: skip
+@click.option("--seconds", type=float, default=4.0, show_default=True, help="Of calls of each form and batch, about.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every form.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
+@click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
+@_store
+@_common
+def bench(**options: Any) -> None:
+    """Measure MODEL, a file of `ttq compress --out`: time, memory, bytes and energy, beside torch and onnxruntime.
+
+    Forms take turns in blocks of calls. Data calibrate int8 and give MCC. Energy needs a counter (RAPL) that may be
+    read.
+    """
+    from ttq_plugin.commands.bench import bench as command
+
+    command(**options)
+
+
+@cli.command()
 @click.option("--store", default=STORE, show_default=True, help="MLflow folder.")
 @click.option("--study", help="Open this study's front  [default: the latest one's]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")

@@ -90,7 +90,7 @@ def _packed(source: Source, path: Path) -> dict[str, Any]:
 
 
 def _onnx(source: Source, to: str, path: Path, samples: int, data: Path | None, seed: int) -> dict[str, Any]:
-    loaded = _data(source, data, seed, needed=to == "onnx-int8")
+    loaded = source.data(data, seed, needed=to == "onnx-int8")
     proto = to_onnx(source.model, source.example())
     if to == "onnx-int2":
         proto = to_int2(proto)
@@ -99,16 +99,6 @@ def _onnx(source: Source, to: str, path: Path, samples: int, data: Path | None, 
         proto = to_int8(proto, loaded.train.x[:samples])
     write_whole(path, lambda temporary: Path(temporary).write_bytes(proto.SerializeToString()))
     return _compared(source, OnnxModule(proto, unpack=to == "onnx-int2"), loaded)
-
-
-def _data(source: Source, data: Path | None, seed: int, *, needed: bool) -> Data | None:
-    """The task's data; None where none came, none is at hand and none is needed."""
-    try:
-        return source.task.load(data, seed)
-    except InputError:
-        if needed or data is not None:
-            raise
-        return None
 
 
 def _compared(source: Source, exported: nn.Module, data: Data | None) -> dict[str, Any]:

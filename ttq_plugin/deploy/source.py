@@ -12,7 +12,7 @@ from ttq_plugin.deploy.packed import PackedInfo, load_packed, packed_info
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, read_metadata
 from ttq_plugin.tasks import TASKS, get_task
-from ttq_plugin.tasks.task import Task
+from ttq_plugin.tasks.task import Data, Task
 
 PACKED = "ttq_packed"
 """The header's entry that a packed file has."""
@@ -35,6 +35,27 @@ class Source:
     def example(self, batch: int = 1) -> Tensor:
         """Standard normal samples of the task's shape, (batch, ...), always the same: their values mean nothing."""
         return torch.randn(batch, *self.task.shape, generator=torch.Generator().manual_seed(0))
+
+    def data(self, where: Path | None, seed: int, *, needed: bool = False) -> Data | None:
+        """The task's data.
+
+        Args:
+            where: the user's data file or folder; None for the task's own.
+            seed: of the splits.
+            needed: whether to fail where there are none.
+
+        Returns:
+            The splits; None where none were named, none are at hand and none are needed.
+
+        Raises:
+            InputError: if they were named or are needed, and cannot be read.
+        """
+        try:
+            return self.task.load(where, seed)
+        except InputError:
+            if needed or where is not None:
+                raise
+            return None
 
 
 def open_model(path: Path) -> Source:

@@ -1,0 +1,99 @@
+"""``ttq bench``: what a compressed model costs here, beside torch and onnxruntime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.console import out as console
+from ttq_plugin.commands.console import percent, print_json, table
+from ttq_plugin.commands.train import SIMULATED
+from ttq_plugin.deploy.bench import bench as measure
+from ttq_plugin.deploy.source import open_model
+from ttq_plugin.errors import InputError
+from ttq_plugin.reproduce.train import environment
+from ttq_plugin.tasks.task import Data
+from ttq_plugin.tracking import open_store
+from ttq_plugin.tracking.bench import record_bench
+from ttq_plugin.tracking.bench_picture import plot_bench
+
+
+def bench(
+    model: Path,
+    *,
+    batches: tuple[int, ...],
+    seconds: float,
+    threads: int,
+    plot: Path | None,
+    store: str,
+    data: Path | None,
+    seed: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure, print two tables, write what was asked for, log everything."""
+    if device != "cpu":
+        raise InputError(f"--device must be cpu: the runtime and onnxruntime run there, got {device!r}.")
+    source = open_model(model)
+    loaded = source.data(data, seed or 0)
+    opened = open_store(store)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"batches": sorted(set(batches)), "seconds": seconds, "threads": threads}
+        result = measure(source, model, Path(folder), data=loaded, **options)
+    simulated = loaded is not None and loaded.simulated
+    title = f"{model.name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
+    machine = environment("cpu")
+    result = {"file": str(model), "task": source.task.name, "simulated": simulated, "environment": machine, **result}
+    if plot:
+        plot_bench(result, plot, title)
+    parameters = {"file": model.name, "task": source.task.name, "threads": threads, "simulated": simulated or None}
+    link = record_bench(opened, source.task.name, result, parameters | machine, title)
+    if as_json:
+        print_json(result | {"link": link})
+        return
+    _print(result, title, loaded)
+    if plot:
+        console.print(f"picture: {plot}")
+    console.print(f"MLflow: ttq ui{'' if store == 'mlflow_runs' else f' --store {store}'}, then {link}")
+    if simulated:
+        console.print(SIMULATED)
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
+
+
+def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
+    headings = {"form": "left"} | dict.fromkeys(
+        ("batch", "calls", "median us", "p99 us", "samples/s", "x torch (quartiles)", "mJ a sample"), "right"
+    )
+    rows = []
+    for row in result["forms"]:
+        for m in row["batches"]:
+            low, middle, high = m["speedup_torch"]
+            numbers = [f"{1e6 * m['latency_median']:.1f}", f"{1e6 * m['latency_p99']:.1f}", f"{m['throughput']:.0f}"]
+            ratio = f"{middle:.2f} ({low:.2f}-{high:.2f})"
+            energy = "" if m["joules"] is None else f"{1e3 * m['joules']:.4g}"
+            rows.append([row["form"], str(m["batch"]), str(m["calls"]), *numbers, ratio, energy])
+    table(title, headings, rows)
+    headings = {"form": "left"} | dict.fromkeys(
+        ("file bytes", "peak memory", "outputs differ by", "MCC (validation)"), "right"
+    )
+    rows = [
+        [
+            row["form"],
+            str(row["file_bytes"]),
+            "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**20:.1f} MiB",
+            f"{row['max_relative_difference']:.1e}",
+            percent(row["mcc"]),
+        ]
+        for row in result["forms"]
+    ]
+    table("files, memory beyond the libraries, outputs against torch", headings, rows)
+    for entry in result["layers"]:
+        kinds = ", ".join(f"{layer['layer']} {layer['runs_as']}" for layer in entry["layers"])
+        console.print(f"batch {entry['batch']}, the runtime's choice: {kinds}")
+    for note in result["notes"]:
+        console.print(f"note: {note}")
+    console.print(f"machine: {result['environment']['processor'] or 'unnamed'}")

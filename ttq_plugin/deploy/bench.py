@@ -1,0 +1,235 @@
+"""What a compressed model costs on this machine, beside torch and onnxruntime: everything in turns, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.deploy.energy import Counter, counters, joules
+from ttq_plugin.deploy.footprint import peak_memory
+from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
+from ttq_plugin.deploy.onnx_int8 import to_int8
+from ttq_plugin.deploy.packed import save_packed
+from ttq_plugin.deploy.runtime import TernaryRuntime
+from ttq_plugin.deploy.source import Source
+from ttq_plugin.errors import InputError
+from ttq_plugin.files import save_weights
+from ttq_plugin.tasks.task import Data
+from ttq_plugin.tasks.training import mcc
+
+RUNTIME, TORCH, ONNX, INT8 = "ttq runtime", "torch fp32", "onnxruntime fp32", "onnxruntime int8"
+BLOCK_SECONDS = 0.05
+"""Calls of one way follow each other for so long, as in use; then the next way's turn comes."""
+
+LEAST_TURNS, MOST_CALLS = 8, 100
+ENERGY_SECONDS = 1.0
+CALIBRATION = 256
+"""Training samples that int8 is calibrated on."""
+
+Call = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the model.
+
+    Attributes:
+        name: for people.
+        make: gives the callable for an example batch.
+        file: what is shipped to run it so.
+        child: how `footprint` names it.
+    """
+
+    name: str
+    make: Callable[[Tensor], Call]
+    file: Path
+    child: str
+
+
+class Runnable(nn.Module):
+    """A callable as a module, for what is scored."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whatever it gives."""
+        return self.call(x)
+
+
+def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[list[Way], list[str]]:
+    """The model in every form that can be made here.
+
+    Args:
+        source: the model.
+        file: where it was read from.
+        data: its task's, to calibrate int8 on; None: random samples.
+        folder: for the files of the other forms.
+
+    Returns:
+        The ways, the runtime and torch first, and what a reader must know.
+    """
+    packed = file if source.packed else folder / "packed.safetensors"
+    if not source.packed:
+        save_packed(source.model, packed, task=source.task.name)
+    floats = folder / "float.safetensors"
+    save_weights(source.model, floats, {"task": source.task.name})
+    found = [
+        Way(RUNTIME, lambda x: TernaryRuntime(source.model, x, threads=torch.get_num_threads()), packed, "runtime"),
+        Way(TORCH, lambda _: source.model, floats, "torch"),
+    ]
+    try:
+        proto = to_onnx(source.model, source.example())
+        samples = data.train.x[:CALIBRATION] if data else source.example(CALIBRATION)
+        forms = {ONNX: proto, INT8: to_int8(proto, samples)}
+    except InputError as error:
+        return found, [f"no onnxruntime beside: {error}"]
+    for name, form in forms.items():
+        path = folder / f"{name.replace(' ', '-')}.onnx"
+        path.write_bytes(form.SerializeToString())
+        module = OnnxModule(form, threads=torch.get_num_threads())
+        found.append(Way(name, lambda _, module=module: module, path, "onnx"))
+    notes = [] if data else ["int8 was calibrated on random samples: its times hold, its outputs mean nothing."]
+    return found, notes
+
+
+def bench(
+    source: Source,
+    file: Path,
+    folder: Path,
+    *,
+    data: Data | None = None,
+    batches: Sequence[int] = (1, 32),
+    seconds: float = 4.0,
+    threads: int = 1,
+    powercap: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the model in every form.
+
+    A call counts when the one before it was of the same form: the first of each block finds the caches filled by
+    another and is left out. Ratios are taken within a turn, in which every form has one block.
+
+    Args:
+        source: the model, from ``open_model``.
+        file: where it was read from.
+        folder: for the files of the other forms; they stay there.
+        data: the task's, for int8's calibration and for MCC; None: random samples, no MCC.
+        batches: sizes of the batches.
+        seconds: of calls of each form and batch size, about.
+        threads: of every form.
+        powercap: folder of the energy counters; None: the system's.
+
+    Returns:
+        Plain data: ``forms``, a list of ``form``, ``file_bytes``, ``peak_memory_bytes`` (above the process that has
+        loaded its libraries; None where the system does not tell), ``max_relative_difference`` from torch,
+        ``mcc`` (validation; None without data) and ``batches``, a list of ``batch``, ``calls``, ``latency_median``,
+        ``latency_p99`` (seconds a call), ``throughput`` (samples a second), ``speedup_torch`` (lower quartile,
+        median, upper quartile of torch's time over its own) and ``joules`` a sample (None without a counter);
+        ``notes``; ``layers`` of the runtime.
+
+    Raises:
+        InputError: for a batch size, duration or number of threads that is not positive.
+    """
+    if not batches or min(batches) < 1 or seconds <= 0 or threads < 1:
+        raise InputError(
+            "batch sizes, seconds and threads must be positive, got "
+            f"{', '.join(map(str, batches)) or 'no batch'}; {seconds}; {threads}."
+        )
+    with _threads(threads), torch.inference_mode():
+        found, notes = ways(source, file, data, folder)
+        energy = counters(powercap)
+        if not energy:
+            notes.append("energy: this machine shows no counter (RAPL) that may be read.")
+        rows = [_row(way, source, data) for way in found]
+        layers = []
+        for batch in batches:
+            x = source.example(batch) if data is None else data.validation.x[:batch]
+            x = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch]
+            calls = {way.name: way.make(x) for way in found}
+            for row, measured in zip(rows, _measured(calls, x, seconds, energy), strict=True):
+                row["batches"].append({"batch": batch, **measured})
+            layers.append({"batch": batch, "layers": _layers(calls[RUNTIME])})
+        for way, row in zip(found, rows, strict=True):
+            row["peak_memory_bytes"] = peak_memory(way.child, way.file, source.task.shape, max(batches), threads)
+    return {"forms": rows, "notes": notes, "layers": layers, "threads": threads}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
+    """What does not depend on the batch."""
+    x = data.validation.x[:64] if data else source.example(64)
+    call, expected = way.make(x), source.model(x)
+    difference = float((call(x) - expected).abs().max() / expected.abs().max())
+    score = mcc(Runnable(call).eval(), data.validation) if data else None
+    size = way.file.stat().st_size
+    return {"form": way.name, "file_bytes": size, "max_relative_difference": difference, "mcc": score, "batches": []}
+
+
+def _layers(runtime: Any) -> list[dict[str, Any]]:
+    size = max(runtime.table)
+    return [
+        {
+            "layer": row.name,
+            "runs_as": "torch" if runtime.whole[size] else row.choice.kind,
+            "seconds": row.seconds,
+            "torch_seconds": row.torch_seconds,
+            "additions": row.additions,
+        }
+        for row in runtime.table[size]
+    ]
+
+
+def _measured(
+    calls: Mapping[str, Call], x: Tensor, seconds: float, energy: Sequence[Counter]
+) -> Iterator[dict[str, Any]]:
+    """Latencies of each form, in turns."""
+    sizes, slowest = {}, BLOCK_SECONDS
+    for name, call in calls.items():
+        least = float(_block(call, x, 3).min())
+        sizes[name] = min(MOST_CALLS, max(2, round(BLOCK_SECONDS / least)))
+        slowest = max(slowest, least * sizes[name])
+    turns = max(LEAST_TURNS, round(seconds / slowest))
+    times: dict[str, list[np.ndarray]] = {name: [] for name in calls}
+    for _ in range(turns):
+        for name, call in calls.items():
+            times[name].append(_block(call, x, sizes[name]))
+    middles = {name: np.array([np.median(block) for block in blocks]) for name, blocks in times.items()}
+    for name, call in calls.items():
+        every = np.concatenate(times[name])
+        yield {
+            "calls": len(every),
+            "latency_median": float(np.median(every)),
+            "latency_p99": float(np.percentile(every, 99)),
+            "throughput": len(x) / float(np.median(every)),
+            "speedup_torch": statistics.quantiles(middles[TORCH] / middles[name], n=4),
+            "joules": joules(lambda call=call: call(x), energy, ENERGY_SECONDS, len(x)),
+        }
+
+
+def _block(call: Call, x: Tensor, calls: int) -> np.ndarray:
+    """Seconds of calls that follow each other, the first one left out."""
+    times = np.empty(calls + 1)
+    for i in range(calls + 1):
+        started = time.perf_counter()
+        call(x)
+        times[i] = time.perf_counter() - started
+    return times[1:]

@@ -1,0 +1,72 @@
+"""Energy that the processor's own counters report (RAPL), where the system lets one read them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """One processor package's counter of microjoules, which starts again at zero after ``limit``.
+
+    Attributes:
+        file: to be read.
+        limit: microjoules.
+    """
+
+    file: Path
+    limit: int
+
+    def read(self) -> int:
+        """Microjoules so far."""
+        return int(self.file.read_text())
+
+
+def counters(folder: Path | None = None) -> list[Counter]:
+    """The packages' counters that can be read.
+
+    Args:
+        folder: of Linux's powercap interface; None: the system's.
+
+    Returns:
+        One a package; empty where there is none, or none may be read.
+    """
+    found = []
+    for zone in sorted((folder or POWERCAP).glob("intel-rapl:*")):
+        if zone.name.count(":") > 1:  # a part of a package, counted in it
+            continue
+        try:
+            counter = Counter(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text()))
+            counter.read()
+        except (OSError, ValueError):
+            continue
+        found.append(counter)
+    return found
+
+
+def joules(call: Callable[[], object], found: Sequence[Counter], seconds: float, samples: int) -> float | None:
+    """Energy of one sample, of the whole processor: what idles and what others do in that time included.
+
+    Args:
+        call: what to run, over and over.
+        found: the counters.
+        seconds: to run it for.
+        samples: of one call.
+
+    Returns:
+        Joules a sample; None without a counter.
+    """
+    if not found:
+        return None
+    before = [counter.read() for counter in found]
+    calls, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        call()
+        calls += 1
+    used = [(counter.read() - b) % (counter.limit + 1) for counter, b in zip(found, before, strict=True)]
+    return sum(used) / 1e6 / (calls * samples)
