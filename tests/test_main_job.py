@@ -28,6 +28,7 @@ from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready
+from ttq_plugin.trial import Settings, prepare, run
 
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
 
@@ -101,6 +102,21 @@ def test_front_members_are_models_that_mlflow_loads_and_have_epoch_curves(search
             assert np.array_equal(loaded.predict(samples.numpy()), model(samples).numpy())
         assert loaded.metadata.signature is not None and loaded.input_example is not None
     assert "type hint" not in search.log and "mlflow.pyfunc" not in search.log
+
+
+def test_each_trial_of_two_workers_is_bit_for_bit_what_one_alone_makes(search, cache):
+    trials = [t for t in study(search).trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert len({t.user_attrs["worker"]["name"] for t in trials}) == 2
+    ready = prepare("mnist-cnn", seed=0, cache=cache)
+    for trial in trials:
+        outcome = run(ready, Settings(task="mnist-cnn", **trial.user_attrs["parameters"]))
+        assert {k: outcome.metrics[k] for k in OBJECTIVES} == dict(zip(OBJECTIVES, trial.values, strict=True))
+        assert [float(f"{loss:.6g}") for loss in outcome.losses] == trial.user_attrs["curves"]["loss"]
+        path = search.store / "models" / search.study / f"trial-{trial.number}.safetensors"
+        if path.is_file():  # the front's
+            kept = MnistCNN()
+            load_weights(kept, path)
+            assert all(torch.equal(a, outcome.model.state_dict()[n]) for n, a in kept.state_dict().items())
 
 
 def test_the_picture_is_there(search):

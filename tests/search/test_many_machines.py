@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from ttq_plugin.search.ledger import counted, finished
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import _next
+from ttq_plugin.search.worker import _next, work
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
@@ -76,7 +78,6 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
 
     def follow(done, running):
         crews = {trial["worker"]["name"].split(".")[0] for trial in running if trial["worker"]}
-        # Only when all have opened the study: one that is just starting takes an absent server for a wrong address.
         if len(crews) == 2 and len(running) == 4 and "restarted" not in state:
             state["restarted"] = len(done)
             postgres.stop()
@@ -102,6 +103,27 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
             assert path.read_text() == f"{record['parameters']['method']} {record['parameters']['lr']}"
     with study._storage._backend.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM ttq_weights").scalar() == 0
+
+
+@pytest.mark.service
+def test_a_worker_that_starts_while_the_server_is_away(space, postgres):
+    url = postgres.url()
+    begin(space, url, "absent", trials=3)
+    job = job_of(url, "absent", trial_module="fake_trial", patience=60)
+    postgres.stop()
+    try:
+        with ThreadPoolExecutor() as pool:
+            working = pool.submit(work, job)
+            time.sleep(2)
+            assert not working.done()
+            postgres.start()
+            assert working.result(timeout=60) == 2
+        postgres.stop()
+        with pytest.raises(InputError, match="cannot be opened"):
+            work(replace(job, patience=0.5))
+    finally:
+        postgres.stop()
+        postgres.start()
 
 
 @pytest.fixture

@@ -30,6 +30,10 @@ _SESSION = (
 """What PostgreSQL is told of each connection: one to a host that vanished ends within 30 s, and frees its locks."""
 
 
+class Unavailable(InputError):
+    """The database cannot be reached or read now; that may pass, so a worker waits where a person is told."""
+
+
 def redact(storage: str) -> str:
     """The URL without its password, for messages and logs; a URL that cannot be parsed is not repeated at all."""
     try:
@@ -84,7 +88,7 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
     except (SQLAlchemyError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
         if not create and "version_info" in cause(error, url):  # Optuna's first table
             raise InputError(f"The database {redact(storage)} holds no study yet; ttq search makes one.") from None
-        raise InputError(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
+        raise Unavailable(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
 
 
 def connect_options(url: URL) -> dict[str, Any]:
@@ -133,7 +137,8 @@ def _probe_sqlite(url: URL, create: bool) -> None:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
-        raise InputError(f"The study database {path} cannot be used: {_explain(error)}.") from None
+        kind = Unavailable if "locked" in str(error) else InputError
+        raise kind(f"The study database {path} cannot be used: {_explain(error)}.") from None
     if tables and "studies" not in tables:
         raise InputError(f"The database {path} holds something else than Optuna studies; name a file of its own.")
 

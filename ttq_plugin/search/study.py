@@ -10,7 +10,7 @@ import optuna
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
+from ttq_plugin.search.storage import HEARTBEAT, Unavailable, open_storage, redact
 
 
 def open_study(
@@ -92,7 +92,7 @@ def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
         names = ", ".join(sorted(optuna.get_all_study_names(backend))) or "no study yet"
         raise InputError(f"There is no study {name!r} in {redact(storage)}, which holds: {names}.") from None
     except (optuna.exceptions.StorageInternalError, AttributeError) as error:
-        raise InputError(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None
+        raise Unavailable(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None
 
 
 def stored_space(study: Any) -> Space:

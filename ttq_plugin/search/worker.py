@@ -33,7 +33,7 @@ from ttq_plugin.search.pulse import Pulse
 from ttq_plugin.search.samplers import grid, handed_of_grid, make_sampler, waiting
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
-from ttq_plugin.search.storage import HEARTBEAT, cause
+from ttq_plugin.search.storage import HEARTBEAT, Unavailable, cause
 from ttq_plugin.search.study import load_study
 from ttq_plugin.search.weights import send
 
@@ -140,7 +140,12 @@ def work(job: Job) -> int:
         InputError: the study or the task's input cannot be used.
         Hopeless: preparing failed, or the search's first trials all failed with the same error.
     """
-    study = load_study(job.storage, job.study_name, heartbeat=job.heartbeat)
+    # The search has opened this database before: where it cannot be reached now, that will pass.
+    study = patiently(
+        lambda: load_study(job.storage, job.study_name, heartbeat=job.heartbeat),
+        job.patience,
+        faults=(*STORAGE_FAULTS, Unavailable),
+    )
     try:
         code = _trial_code(job.trial_module)
         prepared = code.prepare(job.space.task, seed=job.seed, data=job.data, device=job.device, cache=job.cache)
