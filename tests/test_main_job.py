@@ -23,12 +23,12 @@ import torch
 
 from tests.conftest import SMALL_SPACE, Search
 from tests.tracking.study import free_port
+from ttq_plugin import trial as trial_code
 from ttq_plugin.files import load_weights
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready
-from ttq_plugin.trial import Settings, prepare, run
 
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
 
@@ -107,9 +107,9 @@ def test_front_members_are_models_that_mlflow_loads_and_have_epoch_curves(search
 def test_each_trial_of_two_workers_is_bit_for_bit_what_one_alone_makes(search, cache):
     trials = [t for t in study(search).trials if t.state == optuna.trial.TrialState.COMPLETE]
     assert len({t.user_attrs["worker"]["name"] for t in trials}) == 2
-    ready = prepare("mnist-cnn", seed=0, cache=cache)
+    ready = trial_code.prepare("mnist-cnn", seed=0, cache=cache)
     for trial in trials:
-        outcome = run(ready, Settings(task="mnist-cnn", **trial.user_attrs["parameters"]))
+        outcome = trial_code.run(ready, trial_code.Settings(task="mnist-cnn", **trial.user_attrs["parameters"]))
         assert {k: outcome.metrics[k] for k in OBJECTIVES} == dict(zip(OBJECTIVES, trial.values, strict=True))
         assert [float(f"{loss:.6g}") for loss in outcome.losses] == trial.user_attrs["curves"]["loss"]
         path = search.store / "models" / search.study / f"trial-{trial.number}.safetensors"

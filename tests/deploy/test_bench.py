@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from tests.deploy.nets import made
 from ttq_plugin import cli
 from ttq_plugin.deploy import bench as bench_module
-from ttq_plugin.deploy.bench import INT8, ONNX, RUNTIME, TORCH
+from ttq_plugin.deploy.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
 from ttq_plugin.deploy.energy import counters, joules
 from ttq_plugin.deploy.footprint import peak_memory
 from ttq_plugin.deploy.packed import save_packed
@@ -47,7 +47,7 @@ def test_the_table_the_json_and_mlflow_agree(packed, tmp_path):
         run(packed, "--batch", 1, "--batch", 5, "--seconds", 0.02, "--store", store, "--plot", picture, "--json")
     )
     forms = {row["form"]: row for row in value["forms"]}
-    assert list(forms) == [RUNTIME, TORCH, ONNX, INT8]
+    assert list(forms) == [RUNTIME, RUNTIME8, TORCH, ONNX, INT8]
     assert forms[RUNTIME]["file_bytes"] == packed.stat().st_size
     assert forms[RUNTIME]["max_relative_difference"] < 1e-5 > forms[ONNX]["max_relative_difference"]
     assert forms[RUNTIME]["mcc"] == forms[TORCH]["mcc"] is not None
@@ -83,7 +83,7 @@ def test_a_plain_file_without_data(tmp_path, monkeypatch):
     save_weights(made("esr-cnn-transformer"), path, {"task": "esr-cnn-transformer"})
     before = torch.get_num_threads()
     text = run(path, "--batch", 1, "--seconds", 0.01, "--store", tmp_path / "runs")
-    assert "int8 was calibrated on random samples" in text and "the runtime's choice: conv1 " in text
+    assert "int8 was calibrated on random samples" in text and "batch 1, ttq runtime: conv1 " in text
     assert [line.split()[0] for line in text.splitlines()].count("onnxruntime") == 4
     assert {p.name for p in tmp_path.iterdir()} == {"plain.safetensors", "runs"}
     assert torch.get_num_threads() == before
@@ -96,7 +96,7 @@ def test_without_onnxruntime_the_rest_is_measured(packed, tmp_path, monkeypatch)
 
     monkeypatch.setattr(bench_module, "to_onnx", missing)
     value = json.loads(run(packed, "--batch", 1, "--seconds", 0.01, "--store", tmp_path, "--json"))
-    assert [row["form"] for row in value["forms"]] == [RUNTIME, TORCH]
+    assert [row["form"] for row in value["forms"]] == [RUNTIME, RUNTIME8, TORCH]
     assert value["notes"][0] == "no onnxruntime beside: ONNX exports need the package onnx"
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from tests.measures.nets import set_codes
 from ttq_plugin import InputError, TernaryRuntime, bake, latency, ternarize
 from ttq_plugin.core.native import build as native_build
-from ttq_plugin.deploy import native, program, runtime
-from ttq_plugin.deploy.fused import TORCH, FusedLayer
+from ttq_plugin.deploy import int8, native, program, runtime
+from ttq_plugin.deploy.fused import INT8, TORCH, FusedLayer
 from ttq_plugin.deploy.graph import fuse
 from ttq_plugin.deploy.program import Choice
 from ttq_plugin.tasks import get_task
@@ -196,6 +196,47 @@ def test_builtin_models_give_the_same_outputs_for_any_batch_and_threads(task):
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert set(fast.table) == {1, 8} and set(two.table) == {1, 4}
     assert "runs as" in str(fast) and names[0] in str(fast)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_layers_in_eight_bits_are_near_and_only_where_allowed(name):
+    """Beside an oracle in float64 whose weights and inputs are rounded to the same codes."""
+    torch.manual_seed(0)
+    model, shape = NETS[name]()
+    model = settled(model, shape)
+    x = torch.randn(40, *shape)
+    fast = TernaryRuntime(model, x, int8=True)
+    if fast.fused[0][1].int8 is None:
+        pytest.skip("this torch or this processor has no int8 operations")
+    assert all(layer.int8 is not None for _, layer in fast.fused)
+    for _, layer in fast.fused:
+        layer.choices = dict.fromkeys((1, 64), INT8)
+    inputs = fast._inputs(x)
+    with torch.inference_mode():
+        for _, layer in fast.fused:
+            made, spec = layer.int8, layer.spec
+            codes = made._codes(inputs[layer]).double() - 128
+            assert (codes - (inputs[layer].double() / made.input_scale).clamp(-128, 127)).abs().max() < 0.5001
+            scales = made.scales.reshape(-1, 1, 1, 1)
+            weight = (torch.from_numpy(spec.weight) / scales).round().double() * scales
+            expected = int8._with(layer.layer, spec, codes * made.input_scale, weight)
+            ours = made(inputs[layer]).double()
+            assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+        fast.whole = dict.fromkeys(fast.whole, False)
+        assert float((fast(x) - model(x)).abs().max() / model(x).abs().max()) < 0.1
+    names = [name for name, _ in fast.fused]
+    one = TernaryRuntime(model, x, int8=names[:1])
+    assert [layer.int8 is not None for _, layer in one.fused] == [name == names[0] for name in names]
+    assert all(layer.int8 is None for _, layer in TernaryRuntime(model, x).fused)
+    with pytest.raises(InputError, match="int8 must name layers among .*, got nowhere"):
+        TernaryRuntime(model, x, int8=["nowhere"])
+
+
+def test_a_layer_that_would_be_wrong_in_eight_bits_stays_out(monkeypatch):
+    model = NETS["rows"]()[0].eval()
+    x = torch.randn(40, 11, 33)
+    monkeypatch.setattr(int8.Int8Layer, "__call__", lambda self, x: torch.zeros(*x.shape[:-1], len(self.scales)))
+    assert all(layer.int8 is None for _, layer in TernaryRuntime(model, x, int8=True).fused)
 
 
 def test_outputs_are_the_callers_to_keep():

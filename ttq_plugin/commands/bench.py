@@ -93,7 +93,7 @@ def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
     table("files, memory beyond the libraries, outputs against torch", headings, rows)
     for entry in result["layers"]:
         kinds = ", ".join(f"{layer['layer']} {layer['runs_as']}" for layer in entry["layers"])
-        console.print(f"batch {entry['batch']}, the runtime's choice: {kinds}")
+        console.print(f"batch {entry['batch']}, {entry['form']}: {kinds}")
     for note in result["notes"]:
         console.print(f"note: {note}")
     console.print(f"machine: {result['environment']['processor'] or 'unnamed'}")

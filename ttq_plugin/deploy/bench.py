@@ -26,14 +26,15 @@ from ttq_plugin.files import save_weights
 from ttq_plugin.tasks.task import Data
 from ttq_plugin.tasks.training import mcc
 
-RUNTIME, TORCH, ONNX, INT8 = "ttq runtime", "torch fp32", "onnxruntime fp32", "onnxruntime int8"
+RUNTIME, RUNTIME8 = "ttq runtime", "ttq runtime int8"
+TORCH, ONNX, INT8 = "torch fp32", "onnxruntime fp32", "onnxruntime int8"
 BLOCK_SECONDS = 0.05
 """Calls of one way follow each other for so long, as in use; then the next way's turn comes."""
 
 LEAST_TURNS, MOST_CALLS = 8, 100
 ENERGY_SECONDS = 1.0
-CALIBRATION = 256
-"""Training samples that int8 is calibrated on."""
+CALIBRATION, FEW = 256, 64
+"""Training samples that int8 is calibrated on, and as many for the runtime, which times its layers with them."""
 
 Call = Callable[[Tensor], Tensor]
 
@@ -86,11 +87,13 @@ def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[l
     save_weights(source.model, floats, {"task": source.task.name})
     found = [
         Way(RUNTIME, lambda x: TernaryRuntime(source.model, x, threads=torch.get_num_threads()), packed, "runtime"),
+        Way(RUNTIME8, lambda _: eight, packed, "runtime8"),
         Way(TORCH, lambda _: source.model, floats, "torch"),
     ]
+    samples = data.train.x[:CALIBRATION] if data else source.example(CALIBRATION)
+    eight = TernaryRuntime(source.model, samples[:FEW], threads=torch.get_num_threads(), int8=True)
     try:
         proto = to_onnx(source.model, source.example())
-        samples = data.train.x[:CALIBRATION] if data else source.example(CALIBRATION)
         forms = {ONNX: proto, INT8: to_int8(proto, samples)}
     except InputError as error:
         return found, [f"no onnxruntime beside: {error}"]
@@ -135,7 +138,7 @@ def bench(
         ``mcc`` (validation; None without data) and ``batches``, a list of ``batch``, ``calls``, ``latency_median``,
         ``latency_p99`` (seconds a call), ``throughput`` (samples a second), ``speedup_torch`` (lower quartile,
         median, upper quartile of torch's time over its own) and ``joules`` a sample (None without a counter);
-        ``notes``; ``layers`` of the runtime.
+        ``notes``; ``layers``, how each form of the runtime runs them.
 
     Raises:
         InputError: for a batch size, duration or number of threads that is not positive.
@@ -158,7 +161,8 @@ def bench(
             calls = {way.name: way.make(x) for way in found}
             for row, measured in zip(rows, _measured(calls, x, seconds, energy), strict=True):
                 row["batches"].append({"batch": batch, **measured})
-            layers.append({"batch": batch, "layers": _layers(calls[RUNTIME])})
+            for form in (RUNTIME, RUNTIME8):
+                layers.append({"batch": batch, "form": form, "layers": _layers(calls[form], batch)})
         for way, row in zip(found, rows, strict=True):
             row["peak_memory_bytes"] = peak_memory(way.child, way.file, source.task.shape, max(batches), threads)
     return {"forms": rows, "notes": notes, "layers": layers, "threads": threads}
@@ -184,8 +188,8 @@ def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
     return {"form": way.name, "file_bytes": size, "max_relative_difference": difference, "mcc": score, "batches": []}
 
 
-def _layers(runtime: Any) -> list[dict[str, Any]]:
-    size = max(runtime.table)
+def _layers(runtime: Any, batch: int) -> list[dict[str, Any]]:
+    size = min(size for size in runtime.table if size * torch.get_num_threads() >= batch)
     return [
         {
             "layer": row.name,

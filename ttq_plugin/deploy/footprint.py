@@ -17,7 +17,7 @@ def peak_memory(form: str, file: Path, shape: Sequence[int], batch: int, threads
     """What loading and running a model takes at most.
 
     Args:
-        form: `runtime`, `torch` (a safetensors file) or `onnx`.
+        form: `runtime`, `runtime8` (int8 allowed), `torch` (each of a safetensors file) or `onnx`.
         file: of the model.
         shape: of a sample.
         batch: samples at once.
@@ -71,7 +71,7 @@ def _torch(form: str, file: Path, sizes: Sequence[int], threads: int) -> Callabl
     from ttq_plugin.deploy.source import open_model
 
     torch.set_num_threads(threads)
-    x = torch.zeros(sizes)
+    x = torch.randn(sizes)
     torch.nn.functional.conv1d(torch.zeros(1, 1, 8), torch.zeros(1, 1, 3))  # torch's own start
 
     @torch.inference_mode()
@@ -80,8 +80,8 @@ def _torch(form: str, file: Path, sizes: Sequence[int], threads: int) -> Callabl
 
     def ready() -> Callable[[], object]:
         model = open_model(file).model
-        if form == "runtime":
-            runtime = TernaryRuntime(model, x, threads=threads)
+        if form != "torch":
+            runtime = TernaryRuntime(model, x, threads=threads, int8=form == "runtime8")
             return lambda: runtime(x)
         return lambda: run(model)
 

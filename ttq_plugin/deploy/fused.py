@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttq_plugin.deploy.int8 import Int8Layer
 from ttq_plugin.deploy.native import LANES, RUN
 from ttq_plugin.deploy.program import Choice, Program, Tail, compile_layer, spec_of
 
-TORCH = Choice("torch")
+TORCH, INT8 = Choice("torch"), Choice("int8")
 
 
 def bucket(samples: int) -> int:
@@ -61,14 +62,15 @@ class FusedLayer(nn.Module):
         self.choices: dict[int, Choice] = {}
         self.programs: dict[Any, Program] = {}
         self.buffers = Buffers()
+        self.int8: Int8Layer | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, ...) -> the same as the layers it stands for."""
         choice = self.choice(len(x))
-        if choice is TORCH:
-            return self.by_torch(x)
-        padded = any(each.choice(len(x)) is not TORCH for each in self.leader)
-        wanted = [each.spec.padding for each in self.follower if each.choice(len(x)) is not TORCH]
+        if not choice.ours:
+            return self.by_int8(x) if choice.kind == "int8" else self.by_torch(x)
+        padded = any(each.choice(len(x)).ours for each in self.leader)
+        wanted = [each.spec.padding for each in self.follower if each.choice(len(x)).ours]
         return self.by_kernel(x, choice, padded, wanted[0] if wanted else (0, 0))
 
     def choice(self, samples: int) -> Choice:
@@ -78,8 +80,16 @@ class FusedLayer(nn.Module):
     def by_torch(self, x: Tensor) -> Tensor:
         """As the model would."""
         x, tail = self.layer(x), self.tail
-        if tail.norm is not None:
-            x = tail.norm(x)
+        return self._rest(x if tail.norm is None else tail.norm(x))
+
+    def by_int8(self, x: Tensor) -> Tensor:
+        """In eight bits, where that was allowed."""
+        assert self.int8 is not None
+        return self._rest(self.int8(x))
+
+    def _rest(self, x: Tensor) -> Tensor:
+        """Pooling and activation."""
+        tail = self.tail
         if tail.pool is not None:
             window, stride = tail.pool
             one = isinstance(self.layer, nn.Conv1d)

@@ -22,7 +22,7 @@ class Choice:
     """How a layer runs.
 
     Attributes:
-        kind: `torch`, `dense` (our kernel) or `sparse` (ternary).
+        kind: `torch`, `dense` (our kernel), `sparse` (ternary) or `int8`.
         vectors: of 16 positions in a tile.
         chunk: samples whose positions share tiles.
     """
@@ -30,6 +30,11 @@ class Choice:
     kind: str
     vectors: int = 1
     chunk: int = 1
+
+    @property
+    def ours(self) -> bool:
+        """Whether the kernels run it, which share padded inputs."""
+        return self.kind in {"dense", "sparse"}
 
 
 @dataclass

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.fused import TORCH, FusedLayer, bucket
+from ttq_plugin.deploy.fused import INT8, TORCH, FusedLayer, bucket
 from ttq_plugin.deploy.graph import fuse
+from ttq_plugin.deploy.int8 import int8_layer
 from ttq_plugin.deploy.native import RUN
 from ttq_plugin.deploy.program import Choice
 from ttq_plugin.errors import InputError
@@ -41,23 +42,28 @@ class LayerChoice:
 
 
 class TernaryRuntime:
-    """A model for inference on the CPU, with the same outputs up to the order of sums (1e-5 relative).
+    """A model for inference on the CPU, with the same outputs up to the order of sums (1e-5 relative; not in int8).
 
     Convolutions and linear layers are fused with the BatchNorm, activation and max-pooling after them. For each, torch,
     a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept, and torch
     for the whole model, should that be faster still. Each power of two of the batch size is measured once, when first
-    seen.
+    seen. Layers that may run in eight bits do where that is faster still.
 
     Args:
         model: in evaluation mode; not changed, but its parameters are shared, so do not train it any more.
         example_input: (batch, ...), float32, on the CPU; later inputs have its shape but for the batch.
         threads: over which a batch is spread; torch's own threads are left as they are.
+        int8: names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
+            ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
+            5 % off is left out.
 
     Raises:
-        InputError: if the model is in training mode, or does not take the example.
+        InputError: if the model is in training mode, does not take the example, or has no such layer.
     """
 
-    def __init__(self, model: nn.Module, example_input: Tensor, *, threads: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, example_input: Tensor, *, threads: int = 1, int8: bool | Collection[str] = False
+    ) -> None:
         if model.training:
             raise InputError("TernaryRuntime needs a model in evaluation mode, got one in training mode; call .eval().")
         if example_input.device.type != "cpu" or example_input.dtype != torch.float32 or len(example_input) < 1:
@@ -78,6 +84,7 @@ class TernaryRuntime:
                 model(example_input)
         except Exception as error:
             raise InputError(f"the model does not take the example input: {str(error).splitlines()[0]}") from error
+        self._allow(int8, example_input)
         self.tune(self._share(len(example_input)))
 
     @torch.inference_mode()
@@ -118,20 +125,39 @@ class TernaryRuntime:
             if size in self.table:
                 return
             x = self.example.expand(size, *self.example.shape[1:]).contiguous()
-            inputs: dict[str, Tensor] = {}
-            hooks = [
-                layer.register_forward_pre_hook(lambda _m, args, name=name: inputs.update({name: args[0].clone()}))
-                for name, layer in self.fused
-            ]
-            self.fast(x)
-            for hook in hooks:
-                hook.remove()
-            rows = [_fastest(name, layer, inputs[name], size) for name, layer in self.fused if name in inputs]
-            for row, (_, layer) in zip(rows, [f for f in self.fused if f[0] in inputs], strict=True):
-                layer.choices[size] = row.choice
+            inputs = self._inputs(x)
+            rows = []
+            for name, layer in self.fused:
+                if layer in inputs:
+                    rows.append(_fastest(name, layer, inputs[layer], size))
+                    layer.choices[size] = rows[-1].choice
             ours, theirs = _race(lambda: self.fast(x), lambda: self.model(x))
             self.whole[size] = ours > theirs
             self.table[size] = rows
+
+    def _inputs(self, x: Tensor) -> dict[FusedLayer, Tensor]:
+        """What each fused layer is given for a batch; a layer that is called twice is two of them, of one name."""
+        inputs: dict[FusedLayer, Tensor] = {}
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, args: inputs.update({layer: args[0].clone()}))
+            for _, layer in self.fused
+        ]
+        self.fast(x)
+        for hook in hooks:
+            hook.remove()
+        return inputs
+
+    @torch.inference_mode()
+    def _allow(self, names: bool | Collection[str], x: Tensor) -> None:
+        """Prepare the layers that may run in eight bits."""
+        known = {name for name, _ in self.fused}
+        asked = known if names is True else set(names or ())
+        if unknown := sorted(asked - known):
+            raise InputError(f"int8 must name layers among {', '.join(sorted(known))}, got {', '.join(unknown)}.")
+        inputs = self._inputs(x) if asked else {}
+        for name, layer in self.fused:
+            if name in asked and layer in inputs:
+                layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])
 
     def additions(self, batch: int = 1) -> int:
         """Additions a sample that the sparse kernels do at this batch size."""
@@ -200,6 +226,8 @@ def _candidates(layer: FusedLayer, x: Tensor) -> list[Choice]:
 def _fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
     """Time every way on one input, in turns."""
     ways: dict[Choice, Callable[[], Tensor]] = {TORCH: lambda: layer.by_torch(x)}
+    if layer.int8 is not None:
+        ways[INT8] = lambda: layer.by_int8(x)
     for choice in _candidates(layer, x):
         ways[choice] = lambda choice=choice: layer.by_kernel(x, choice)
     least = dict.fromkeys(ways, float("inf"))

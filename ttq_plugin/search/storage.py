@@ -62,6 +62,7 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
 
     Raises:
         InputError: the database cannot be used; the message says why, without a password.
+        Unavailable: that may pass.
     """
     url = _parsed(storage)
     if url.get_backend_name() == "sqlite":

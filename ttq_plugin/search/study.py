@@ -83,6 +83,7 @@ def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
 
     Raises:
         InputError: the database cannot be used or holds no study of that name.
+        Unavailable: that may pass.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     backend = open_storage(storage, create=False, heartbeat=heartbeat)

@@ -11,8 +11,8 @@ from ttq_plugin.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#d62728", "#4c72b0", "#55a868", "#8c8c8c")
-"""The runtime, torch, onnxruntime fp32 and int8."""
+COLOURS = ("#d62728", "#f2a07b", "#4c72b0", "#55a868", "#8c8c8c")
+"""The runtime, with int8, torch, onnxruntime fp32 and int8."""
 
 
 def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
