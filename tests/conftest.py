@@ -13,6 +13,9 @@ import hypothesis
 import pytest
 import torch
 
+# Of every program that the tests start too: two threads a process on two busy cores spend their time waiting.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # CI tries the same examples each time: a new one that fails there would say nothing of the change that it judges.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("TTQ_REQUIRE_SERVICES"):

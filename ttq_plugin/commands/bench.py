@@ -93,7 +93,17 @@ def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
     table("files, memory beyond the libraries, outputs against torch", headings, rows)
     for entry in result["layers"]:
         kinds = ", ".join(f"{layer['layer']} {layer['runs_as']}" for layer in entry["layers"])
-        console.print(f"batch {entry['batch']}, {entry['form']}: {kinds}")
+        console.print(f"batch {entry['batch']}, {entry['form']}: {kinds}{_roofline(entry['layers'])}")
     for note in result["notes"]:
         console.print(f"note: {note}")
     console.print(f"machine: {result['environment']['processor'] or 'unnamed'}")
+
+
+def _roofline(layers: list[dict[str, Any]]) -> str:
+    """Additions that the sparse layers need for a sample, and reach in a second."""
+    sparse = [layer for layer in layers if layer["additions"]]
+    if not sparse:
+        return ""
+    needed = sum(layer["additions"] for layer in sparse)
+    reached = needed * sparse[0]["samples"] / sum(layer["seconds"] for layer in sparse)
+    return f"; {needed / 1e6:.3g} M additions a sample in sparse layers, {reached / 1e9:.3g} G a second reached there"

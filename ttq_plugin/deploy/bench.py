@@ -189,6 +189,7 @@ def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
 
 
 def _layers(runtime: Any, batch: int) -> list[dict[str, Any]]:
+    """How each layer runs: `seconds` for so many `samples`; `additions` a sample, of a sparse one."""
     size = min(size for size in runtime.table if size * torch.get_num_threads() >= batch)
     return [
         {
@@ -196,6 +197,7 @@ def _layers(runtime: Any, batch: int) -> list[dict[str, Any]]:
             "runs_as": "torch" if runtime.whole[size] else row.choice.kind,
             "seconds": row.seconds,
             "torch_seconds": row.torch_seconds,
+            "samples": size,
             "additions": row.additions,
         }
         for row in runtime.table[size]

@@ -8,7 +8,6 @@ import optuna
 from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.measured import check_measurable
 from ttq_plugin.search.samplers import check_grid
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import is_local, open_storage, redact
@@ -32,7 +31,6 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
         InputError: the database cannot be used, the name is taken or missing, the study searches something else, or
             the space asks for what cannot be measured here or for a grid too large.
     """
-    check_measurable(space)
     check_grid(space)
     if resume:
         study = load_study(storage, name)

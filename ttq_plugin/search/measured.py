@@ -4,29 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.errors import InputError
 from ttq_plugin.search.objectives import DISK, LATENCY
 from ttq_plugin.search.space import Space
-
-
-def check_measurable(space: Space) -> None:
-    """Check that this installation can measure what the space asks for.
-
-    Args:
-        space: what is to be searched.
-
-    Raises:
-        InputError: it cannot.
-    """
-    if (asked := sorted(_asked(space) & LATENCY)) and find_spec("ttq_plugin.deploy.runtime") is None:
-        raise InputError(
-            f"{asked[0]} is measured on the packed runtime, which this version of ttq_plugin does not have; "
-            "search by ec_gain_total or cr_gain_disk instead."
-        )
 
 
 def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:

@@ -23,7 +23,6 @@ from ttq_plugin.search.engines import Engine, get_engine
 from ttq_plugin.search.ledger import counted, finished, is_lost, nobodys, reclaim
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
-from ttq_plugin.search.measured import check_measurable
 from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, cause, redact
@@ -118,7 +117,6 @@ def run_search(
     """
     place = get_engine(engine, storage)
     number, size = positive("trials", trials, space.trials), positive("workers", workers, place.room)
-    check_measurable(space)
     if models_dir is not None:
         _make_folder(Path(models_dir))
     with stop_requests() as stop:
