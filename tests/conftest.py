@@ -41,8 +41,12 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
-    """Where this run of the tests keeps trained full-precision models: each is trained once."""
-    return tmp_path_factory.mktemp("cache")
+    """Where this run of the tests keeps trained full-precision models: each is trained once, by whichever process."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @dataclass(frozen=True)
