@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from ttq_plugin import options
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.tasks import TASKS, check_task
+from ttq_plugin.tasks import TASKS
 
 METHOD_NAMES = (
     *("twn", "ttq", "attq", "pttq", "dorefa"),
@@ -24,51 +24,6 @@ PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-tran
 """The papers' tables and tasks, likewise."""
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
-STORE = "mlflow_runs"
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _common(command: F) -> F:
-    """The options that every command has."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."),
-        click.option("--device", default="cpu", show_default=True, help="Torch's name of the device to compute on."),
-        click.option("--seed", type=click.IntRange(0), default=None, help="Seed of splits and training  [default: 0]"),
-    ):
-        command = option(command)
-    return command
-
-
-def _data(command: F) -> F:
-    """Options of commands that load a task's data."""
-    for option in (
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."),
-    ):
-        command = option(command)
-    return command
-
-
-class TaskName(click.ParamType):
-    """A built-in task, or `module:attribute` for one of the user's own."""
-
-    name = "task"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Checks the name; nothing is imported yet."""
-        try:
-            check_task(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-_task = click.argument("task", metavar="TASK", type=TaskName())
-_store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
-
-_storage = click.option(
-    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
-)
 
 
 @click.group(
@@ -85,8 +40,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("space", default="mnist-cnn")
-@_store
-@_storage
+@options.store
+@options.storage
 @click.option("--study", help="The study's name  [default: the task's name and the time]")
 @click.option("--resume", "resume", metavar="STUDY", help="Go on with this study, up to --trials trials in all.")
 @click.option("--trials", type=click.IntRange(1), help="Trials in all  [default: the space's]")
@@ -120,9 +75,9 @@ def cli() -> None:
     "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
 )
 @click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
-@_data
-@_common
-def search(**options: Any) -> None:
+@options.data
+@options.common
+def search(**given: Any) -> None:
     """Search ternary compressions and leave a trade-off front in MLflow.
 
     SPACE is a space file, or the name of a built-in one. Objectives are maximised together; the papers' settings are
@@ -130,7 +85,7 @@ def search(**options: Any) -> None:
     """
     from ttq_plugin.commands.search import search as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
@@ -140,32 +95,32 @@ def search(**options: Any) -> None:
 @click.option(
     "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
 )
-@_data
-@_common
-def worker(**options: Any) -> None:
+@options.data
+@options.common
+def worker(**given: Any) -> None:
     """Join a search that runs elsewhere, and work on it until nothing is left.
 
     The database must be PostgreSQL where the search runs on another machine. Data and cache are this machine's own.
     """
     from ttq_plugin.commands.worker import worker as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
-@_task
+@options.task
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the weights here (.safetensors).")
-@_data
-@_common
-def train(**options: Any) -> None:
+@options.data
+@options.common
+def train(**given: Any) -> None:
     """Train the full-precision model of TASK, or take it from the cache."""
     from ttq_plugin.commands.train import train as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
-@_task
+@options.task
 @click.option("--budget", type=float, help="Quantise at least this share of the weights, in (0, 1]  [default: 0.9]")
 @click.option("--max-bits", type=click.IntRange(1), help="Instead: bits of the whole stored model, at most.")
 @click.option("--max-energy", type=float, help="Instead: joules of one inference, at most.")
@@ -181,10 +136,10 @@ def train(**options: Any) -> None:
 @click.option("--tol", type=float, help="Stop probing when each trace's relative standard error is below this.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
 @click.option("--out", type=click.Path(path_type=Path), help="Write what `ttq compress --config` takes here (JSON).")
-@_store
-@_data
-@_common
-def sensitivity(**options: Any) -> None:
+@options.store
+@options.data
+@options.common
+def sensitivity(**given: Any) -> None:
     """Hessian traces of TASK's layers, and the method that each layer gets within a budget.
 
     Sensitivity is Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2); the choice with the least sum is found exactly. With one
@@ -192,11 +147,11 @@ def sensitivity(**options: Any) -> None:
     """
     from ttq_plugin.commands.sensitivity import sensitivity as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
-@_task
+@options.task
 @click.option(
     "--method", type=click.Choice((*METHOD_NAMES, "mixed")), default="pttq", show_default=True,
     help="Not with a chain; mixed: a method for each layer within --bits.",
@@ -233,15 +188,15 @@ def sensitivity(**options: Any) -> None:
     show_default=True,
     help="How --out writes what is not ternary; scores are then the file's.",
 )
-@_data
-@_common
+@options.data
+@options.common
 @click.pass_context
-def compress(context: click.Context, **options: Any) -> None:
+def compress(context: click.Context, **values: Any) -> None:
     """Compress the model of TASK once: one method, or a chain that gives each layer its own."""
     from ttq_plugin.commands.compress import compress as command
 
-    given = frozenset(name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
-    command(given=given, **options)
+    given = frozenset(name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
+    command(given=given, **values)
 
 
 @cli.command()
@@ -251,14 +206,14 @@ def compress(context: click.Context, **options: Any) -> None:
     help="Show the best gains at this MCC or more; repeatable  [default: the best MCC less 1, 2 and 5 points]",
 )  # fmt: skip
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
-@_storage
-@_store
-@_common
-def compare(**options: Any) -> None:
+@options.storage
+@options.store
+@options.common
+def compare(**given: Any) -> None:
     """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of MCC; a run in MLflow."""
     from ttq_plugin.commands.compare import compare as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
@@ -267,14 +222,14 @@ def compare(**options: Any) -> None:
 @click.option(
     "--out", "path", type=click.Path(path_type=Path), help="The page  [default: reports/STUDY.html in the store]"
 )
-@_storage
-@_store
-@_common
-def report(**options: Any) -> None:
+@options.storage
+@options.store
+@options.common
+def report(**given: Any) -> None:
     """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
     from ttq_plugin.commands.report import report as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
@@ -294,10 +249,10 @@ def report(**options: Any) -> None:
     help="Folder of the report; results of single trainings lie in it too.",
 )  # fmt: skip
 @click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")
-@_store
-@_data
-@_common
-def reproduce(**options: Any) -> None:
+@options.store
+@options.data
+@options.common
+def reproduce(**given: Any) -> None:
     """Train a TABLE of the papers and write a report, ours beside theirs.
 
     TABLE is one of main, ablations, normalization, grid, sparsity, and beyond (this project's own goals). Killed or
@@ -305,7 +260,7 @@ def reproduce(**options: Any) -> None:
     """
     from ttq_plugin.commands.reproduce import reproduce as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
@@ -317,8 +272,8 @@ def reproduce(**options: Any) -> None:
     "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
-@_common
-def export(**options: Any) -> None:
+@options.common
+def export(**given: Any) -> None:
     """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
 
     packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
@@ -327,7 +282,7 @@ def export(**options: Any) -> None:
     """
     from ttq_plugin.commands.export import export as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
@@ -339,10 +294,11 @@ def export(**options: Any) -> None:
 @click.option("--seconds", type=float, default=4.0, show_default=True, help="Of calls of each form and batch, about.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every form.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the numbers here (JSON).")
 @click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
-@_store
-@_common
-def bench(**options: Any) -> None:
+@options.store
+@options.common
+def bench(**given: Any) -> None:
     """Measure MODEL, a file of `ttq compress --out`: time, memory, bytes and energy, beside torch and onnxruntime.
 
     Forms take turns in blocks of calls. Data calibrate int8 and give MCC. Energy needs a counter (RAPL) that may be
@@ -350,21 +306,21 @@ def bench(**options: Any) -> None:
     """
     from ttq_plugin.commands.bench import bench as command
 
-    command(**options)
+    command(**given)
 
 
 @cli.command()
-@click.option("--store", default=STORE, show_default=True, help="MLflow folder.")
+@click.option("--store", default=options.STORE, show_default=True, help="MLflow folder.")
 @click.option("--study", help="Open this study's front  [default: the latest one's]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--browser/--no-browser", default=True, help="Open the link in a browser.")
-@_common
-def ui(**options: Any) -> None:
+@options.common
+def ui(**given: Any) -> None:
     """MLflow's interface on this machine, opened at the front."""
     from ttq_plugin.commands.ui import ui as command
 
-    command(**options)
+    command(**given)
 
 
 def main() -> None:

@@ -44,8 +44,13 @@ def short(monkeypatch):
 def test_the_table_the_json_and_mlflow_agree(packed, tmp_path):
     store, picture = tmp_path / "runs", tmp_path / "bench.png"
     value = json.loads(
-        run(packed, "--batch", 1, "--batch", 5, "--seconds", 0.02, "--store", store, "--plot", picture, "--json")
+        run(
+            *(packed, "--batch", 1, "--batch", 5, "--seconds", 0.02, "--store", store),
+            *("--plot", picture, "--out", tmp_path / "bench.json", "--json"),
+        )
     )
+    link = value.pop("link")
+    assert json.loads((tmp_path / "bench.json").read_text()) == value
     forms = {row["form"]: row for row in value["forms"]}
     assert list(forms) == [RUNTIME, RUNTIME8, TORCH, ONNX, INT8]
     assert forms[RUNTIME]["file_bytes"] == packed.stat().st_size
@@ -65,7 +70,7 @@ def test_the_table_the_json_and_mlflow_agree(packed, tmp_path):
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     experiment = client.get_experiment_by_name("mnist-cnn bench")
     [logged] = client.search_runs([experiment.experiment_id])
-    assert logged.info.status == "FINISHED" and logged.info.run_id in value["link"]
+    assert logged.info.status == "FINISHED" and logged.info.run_id in link
     assert {f.path for f in client.list_artifacts(logged.info.run_id)} == {"bench.json", "bench.png"}
     metrics = logged.data.metrics
     assert metrics[f"file_bytes/{RUNTIME}"] == packed.stat().st_size

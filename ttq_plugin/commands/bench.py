@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench import bench as measure
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.errors import InputError
+from ttq_plugin.files import write_text
 from ttq_plugin.reproduce.train import environment
 from ttq_plugin.tasks.task import Data
 from ttq_plugin.tracking import open_store
@@ -26,6 +28,7 @@ def bench(
     seconds: float,
     threads: int,
     plot: Path | None,
+    out: Path | None,
     store: str,
     data: Path | None,
     seed: int | None,
@@ -44,17 +47,20 @@ def bench(
     simulated = loaded is not None and loaded.simulated
     title = f"{model.name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
     machine = environment("cpu")
-    result = {"file": str(model), "task": source.task.name, "simulated": simulated, "environment": machine, **result}
+    result = {"file": model.name, "task": source.task.name, "simulated": simulated, "environment": machine, **result}
     if plot:
         plot_bench(result, plot, title)
+    if out:
+        write_text(out, json.dumps(result, indent=2) + "\n")
     parameters = {"file": model.name, "task": source.task.name, "threads": threads, "simulated": simulated or None}
     link = record_bench(opened, source.task.name, result, parameters | machine, title)
     if as_json:
         print_json(result | {"link": link})
         return
     _print(result, title, loaded)
-    if plot:
-        console.print(f"picture: {plot}")
+    for words, path in (("picture", plot), ("numbers", out)):
+        if path:
+            console.print(f"{words}: {path}")
     console.print(f"MLflow: ttq ui{'' if store == 'mlflow_runs' else f' --store {store}'}, then {link}")
     if simulated:
         console.print(SIMULATED)

@@ -1,0 +1,58 @@
+"""Options and arguments that several commands share. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tasks import check_task
+
+STORE = "mlflow_runs"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(command: F) -> F:
+    """The options that every command has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."),
+        click.option("--device", default="cpu", show_default=True, help="Torch's name of the device to compute on."),
+        click.option("--seed", type=click.IntRange(0), default=None, help="Seed of splits and training  [default: 0]"),
+    ):
+        command = option(command)
+    return command
+
+
+def data(command: F) -> F:
+    """Options of commands that load a task's data."""
+    for option in (
+        click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models."),
+        click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."),
+    ):
+        command = option(command)
+    return command
+
+
+class TaskName(click.ParamType):
+    """A built-in task, or `module:attribute` for one of the user's own."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks the name; nothing is imported yet."""
+        try:
+            check_task(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+task = click.argument("task", metavar="TASK", type=TaskName())
+store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
+
+storage = click.option(
+    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
+)
