@@ -81,6 +81,15 @@ def test_bytes_lie_within_two_percent_of_shannons_bound(n, zeros):
         assert packed.scheme == "entropy"
 
 
+@pytest.mark.parametrize("n", [10_001, 73_728])
+@pytest.mark.parametrize("zeros", [0.987, 0.995, 0.999])
+def test_where_next_to_nothing_is_left_the_counts_and_the_last_bytes_add_at_most_eight(n, zeros):
+    """Two percent of a hundred bytes are less than the numbers that say how many codes there are."""
+    weight = ternary((n,), zeros, seed=n).unsqueeze(0)
+    bound = weight_bits(codes_of(weight))["entropy"] / 8
+    assert bound - 1 <= pack(weight, 0).nbytes <= bound + 8
+
+
 def test_the_smallest_scheme_is_taken():
     even = torch.arange(100 * 99).remainder(3).sub(1).float().reshape(100, 99)
     assert pack(even, 0).nbytes == min(8 + 100 * 99 // 5, pack(even, 0).nbytes)
