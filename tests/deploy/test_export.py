@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -61,8 +64,28 @@ def test_mlflow_without_a_word_from_mlflow(files, capfd):
         run(folder / "m.safetensors", "--to", "mlflow")
 
 
+@pytest.mark.service
+def test_c_by_the_command_runs_as_torch_does(files, tmp_path):
+    """Compiled as strictly as the exports' own tests compile."""
+    model, folder = files
+    compiler = shutil.which("gcc") or pytest.fail("gcc is missing; .ci/run says which Debian package has it")
+    target = tmp_path / "device"
+    value = json.loads(run(folder / "m.safetensors", "--to", "c", "--name", "digits", "--out", target, "--json"))
+    assert value["files"] == [str(target / "digits.h"), str(target / "digits.c")]
+    assert 0 < value["constant_bytes"] < 4 * 9840
+    library = tmp_path / "digits.so"
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC"]
+    subprocess.run([compiler, *strict, "-o", library, target / "digits.c", "-lm"], check=True)
+    x, out = torch.randn(1, 20, 20), torch.empty(10)
+    ctypes.CDLL(str(library)).digits_run(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+    with torch.inference_mode():
+        assert torch.allclose(out, model(x.unsqueeze(0))[0], atol=1e-4)
+
+
 def test_refused(files, tmp_path):
     _, folder = files
+    with pytest.raises(InputError, match="--device must be cpu"):
+        run(folder / "m.safetensors", "--to", "c", "--device", "cuda")
     with pytest.raises(InputError, match=r"the weights .*nowhere do not exist"):
         run(tmp_path / "nowhere", "--to", "onnx")
     (tmp_path / "text.safetensors").write_text("text")

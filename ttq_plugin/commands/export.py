@@ -49,6 +49,8 @@ def export(
     as_json: bool,
 ) -> None:
     """Export, check what was written where it can be run here, print sizes and differences."""
+    if device != "cpu":
+        raise InputError(f"--device must be cpu: what is exported runs there, got {device!r}.")
     source = open_model(model)
     path = target or model.with_name(model.stem + ENDINGS[to])
     if path == model:
