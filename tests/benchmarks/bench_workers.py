@@ -1,18 +1,22 @@
-"""How many more trials two worker processes finish than one: python -m tests.benchmarks.bench_workers.
+"""How many more trials two workers finish than one, and what a trial costs beyond its training.
 
-Real searches on the embedded digits, the same fixed settings in every trial (so that every trial costs the same), one
-and two workers in turn. Printed: trials a minute between the first and the last trial's end, and their ratio.
+    python -m tests.benchmarks.bench_workers
+
+`ttq search` as it is, MLflow included, on the embedded digits with sqlite: the same fixed settings in every trial, so
+that every trial costs the same; one and two workers in turn. Printed: trials a minute from the first trial's start to
+the last one's end, their ratio, and the workers' time a trial that is not the trial's own (drawing, telling, weights).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.runner import run_search
+from ttq_plugin.search.study import load_study
 from ttq_plugin.trial import prepare
 
 SPACE = """
@@ -23,37 +27,49 @@ methods: {pttq: {t_min: {low: 0.9, high: 1.1}, t_max: 1.0, alpha: 5.0}}
 """
 
 
-def rate(folder: Path, cache: Path, workers: int, trials: int) -> float:
-    """Trials a minute, start-up of the processes left out: from the first trial's start to the last one's end."""
-    records: list[dict] = []
-
-    def keep(finished, _running):
-        records[:] = finished
-
-    space = parse_space(SPACE, "benchmark")
-    storage = f"sqlite:///{folder / f'{workers}.db'}"
-    run_search(space, storage, "s", workers=workers, trials=trials, cache=cache, on_poll=keep)
-    begun = min(r["started"] for r in records)
-    ended = max(r["started"] + r["seconds"] for r in records)
-    return 60 * len(records) / (ended - begun)
+def measured(folder: Path, cache: Path, workers: int, trials: int) -> tuple[float, float]:
+    """Trials a minute, and seconds a trial beyond it; the start of the processes is left out."""
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE)
+    words = ["search", "space.yaml", "--study", "s", "--workers", workers, "--trials", trials, "--cache", cache]
+    command = [sys.executable, "-m", "ttq_plugin.cli", *map(str, words)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    found = [trial.user_attrs for trial in load_study(f"sqlite:///{folder}/mlflow_runs/studies.db", "s").trials]
+    begun = min(trial["started"] for trial in found)
+    ended = max(trial["started"] + trial["seconds"] for trial in found)
+    own = sum(trial["seconds"] for trial in found)
+    # A worker waits for the other's last trial: that is no trial's cost.
+    last = [max((t["started"] + t["seconds"] for t in found if t["worker"]["name"] == name), default=ended)
+            for name in {t["worker"]["name"] for t in found}]  # fmt: skip
+    first = [min(t["started"] for t in found if t["worker"]["name"] == name)
+             for name in {t["worker"]["name"] for t in found}]  # fmt: skip
+    between = len(found) - len(last)
+    return 60 * len(found) / (ended - begun), (sum(last) - sum(first) - own) / between
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--trials", type=int, default=12)
     arguments = parser.parse_args()
-    ratios = []
+    ratios, costs = [], []
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(temporary) / "cache"
         prepare("mnist-cnn", cache=cache)
         for turn in range(arguments.turns):
-            folder = Path(temporary) / str(turn)
-            folder.mkdir()
-            one, two = (rate(folder, cache, workers, arguments.trials) for workers in (1, 2))
+            found = [measured(Path(temporary, f"{turn}-{n}"), cache, n, n * arguments.trials) for n in (1, 2)]
+            (one, alone), (two, beyond) = found
             ratios.append(two / one)
-            print(f"one worker {one:.1f} trials/min, two {two:.1f}: {two / one:.2f}x", flush=True)
-    print(f"median {statistics.median(ratios):.2f}x over {len(ratios)} turns")
+            costs.append(beyond)
+            print(
+                f"one worker {one:.1f} trials/min, two {two:.1f}: {two / one:.2f}x; beyond a trial {alone:.2f} s "
+                f"alone, {beyond:.2f} s with two",
+                flush=True,
+            )
+    print(
+        f"median {statistics.median(ratios):.2f}x, {statistics.median(costs):.2f} s beyond a trial with two workers "
+        f"({min(costs):.2f} to {max(costs):.2f}), over {len(ratios)} turns"
+    )
 
 
 if __name__ == "__main__":
