@@ -68,13 +68,13 @@ def serve_until_ready(command: list[str], folder: Path, environment: dict[str, s
         assert any("#/experiments/" in line for line in lines), process.poll()
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(120)
 
 
 def test_make_demo_is_the_search_with_its_defaults():
     rules = (ROOT / "Makefile").read_text()
     assert re.search(r"^demo: install\n\t\$\(BIN\)/ttq search\n", rules, re.MULTILINE)
-    assert re.search(r"^test: install\n\t\$\(BIN\)/python -m pytest\n", rules, re.MULTILINE)
+    assert re.search(r"^test: install\n\t\$\(BIN\)/python -m pytest -n auto --dist loadfile .*\n", rules, re.MULTILINE)
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
 
 
