@@ -74,6 +74,7 @@ class TernaryRuntime:
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}.")
         self.model, self.example = model, example_input[:1].clone()
+        self._shape = self.example.shape[1:]
         self.fast, self.fused = fuse(model)
         self.table: dict[int, list[LayerChoice]] = {}
         self.whole: dict[int, bool] = {}
@@ -87,7 +88,6 @@ class TernaryRuntime:
         self._allow(int8, example_input)
         self.tune(self._share(len(example_input)))
 
-    @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """The model's output.
 
@@ -100,18 +100,24 @@ class TernaryRuntime:
         Raises:
             InputError: if the shape or type is another one.
         """
-        if x.shape[1:] != self.example.shape[1:] or x.dtype != torch.float32 or x.device.type != "cpu":
+        # To enter the mode once more costs more than all that follows up to the model.
+        return self._answer(x) if torch.is_inference_mode_enabled() else self._inference(x, self._answer)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self._shape or x.dtype is not torch.float32 or not x.is_cpu:
             raise InputError(
-                f"the runtime was made for (batch, {', '.join(map(str, self.example.shape[1:]))}) float32 on the CPU, "
+                f"the runtime was made for (batch, {', '.join(map(str, self._shape))}) float32 on the CPU, "
                 f"got {tuple(x.shape)} {x.dtype} on {x.device}."
             )
-        if not len(x):
+        samples = len(x)
+        if not samples:
             return self.model(x)
-        share = self._share(len(x))
-        if bucket(share) not in self.table:
+        share = samples if self._pool is None else self._share(samples)
+        size = bucket(share)
+        if size not in self.table:
             self.tune(share)
-        if self._pool is None or len(x) == 1:
-            return self._run(x)
+        if self._pool is None or samples == 1:
+            return self.model(x) if self.whole[size] else self.fast(x)
         return torch.cat(list(self._pool.map(self._inference, x.split(share))))
 
     def tune(self, batch: int) -> None:
@@ -177,12 +183,11 @@ class TernaryRuntime:
         return -(-samples // self._threads)
 
     def _run(self, x: Tensor) -> Tensor:
-        whole = self.whole.get(bucket(len(x)))
-        return self.model(x) if whole else self.fast(x)
+        return self.model(x) if self.whole.get(bucket(len(x))) else self.fast(x)
 
-    def _inference(self, x: Tensor) -> Tensor:
+    def _inference(self, x: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         with torch.inference_mode():  # it belongs to the thread
-            return self._run(x)
+            return (run or self._run)(x)
 
 
 def latency(model: nn.Module, example_input: Tensor, *, turns: int = 30) -> float:
