@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,11 @@ def test_commands(tmp_path, cache):
 
 
 def serve_until_ready(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    # A shell starts what runs in its background with Ctrl-C ignored, the tests perhaps, and they what they start.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listens
+    )
     try:
         lines = iter(process.stderr.readline, "")
         assert any("#/experiments/" in line for line in lines), process.poll()
