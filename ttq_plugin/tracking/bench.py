@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ttq_plugin.tracking.bench_picture import plot_bench
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.records import Parameter
-from ttq_plugin.tracking.sensitivity import open_experiment
+from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
 
 
@@ -34,28 +31,12 @@ def record_bench(
     Raises:
         InputError: when the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
-    from mlflow.entities import Metric, Param
-
-    client = store.client
-    experiment_id = open_experiment(store, f"{task} bench")
     notes = "\n".join(f"- {note}" for note in result["notes"])
-    tags = {"role": "bench", "task": task} | ({"mlflow.note.content": notes} if notes else {})
-    run_id: str = client.create_run(experiment_id, tags=tags, run_name=title).info.run_id
-    try:
-        now = round(1000 * time.time())
-        metrics = [Metric(name, rounded(value), now, 0) for name, value in _metrics(result)]
-        params = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
-        client.log_batch(run_id, metrics, params)
-        with tempfile.TemporaryDirectory() as folder:
-            client.log_artifact(run_id, str(plot_bench(result, Path(folder) / "bench.png", title)))
-            path = Path(folder) / "bench.json"
-            path.write_text(json.dumps(result, indent=2) + "\n")
-            client.log_artifact(run_id, str(path))
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id, "FINISHED")
-    return f"{store.base}#/experiments/{experiment_id}/runs/{run_id}"
+    with single_run(store, f"{task} bench", title, {"role": "bench", "task": task}, notes) as run:
+        run.log({name: rounded(value) for name, value in _metrics(result)}, parameters)
+        plot_bench(result, run.folder / "bench.png", title)
+        (run.folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+    return run.link
 
 
 def _metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

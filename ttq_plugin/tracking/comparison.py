@@ -1,17 +1,14 @@
 """Several studies' fronts side by side: the numbers, and one run in MLflow that holds them."""
 
 import json
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 from ttq_plugin.fronts import coverage, hypervolume
 from ttq_plugin.tracking.comparison_picture import plot_fronts
 from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
-from ttq_plugin.tracking.sensitivity import open_experiment
+from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
 from ttq_plugin.tracking.words import written
 
@@ -96,34 +93,14 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
     Returns:
         The address of its picture; of a local store, a fragment that starts with "#".
     """
-    from mlflow.entities import Metric, Param
-
-    client, names = store.client, list(comparison.fronts)
-    experiment_id = open_experiment(store, EXPERIMENT)
-    tags = {"role": "comparison", "mlflow.note.content": describe(comparison)[:5000]}
-    run_id = client.create_run(experiment_id, tags=tags, run_name=" against ".join(names)[:250]).info.run_id
-    try:
-        now = round(1000 * time.time())
+    tags, note = {"role": "comparison"}, describe(comparison)[:5000]
+    with single_run(store, EXPERIMENT, " against ".join(comparison.fronts)[:250], tags, note) as run:
         values = {f"hypervolume/{_key(name)}": value for name, value in comparison.hypervolumes.items()}
         given = {"objectives": ",".join(comparison.objectives), **parameters}
-        client.log_batch(
-            run_id,
-            [Metric(name, value, now, 0) for name, value in values.items()],
-            [Param(name, str(value)[:6000]) for name, value in given.items() if value is not None],
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            client.log_artifact(
-                run_id, str(plot_fronts(comparison.fronts, comparison.objectives, Path(folder) / PICTURE))
-            )
-            numbers = Path(folder) / "comparison.json"
-            numbers.write_text(json.dumps(asdict(comparison), indent=2) + "\n")
-            client.log_artifact(run_id, str(numbers))
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id, "FINISHED")
-    base = store.base
-    return f"{base}#/experiments/{experiment_id}/runs/{run_id}/artifacts/{quote(PICTURE)}"
+        run.log(values, {name: str(value)[:6000] for name, value in given.items() if value is not None})
+        plot_fronts(comparison.fronts, comparison.objectives, run.folder / PICTURE)
+        (run.folder / "comparison.json").write_text(json.dumps(asdict(comparison), indent=2) + "\n")
+    return f"{run.link}/artifacts/{quote(PICTURE)}"
 
 
 def describe(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.tracking.children import rounded
-from ttq_plugin.tracking.sensitivity import open_experiment
+from ttq_plugin.tracking.single import open_experiment
 from ttq_plugin.tracking.store import Store
 
 

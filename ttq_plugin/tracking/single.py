@@ -1,0 +1,96 @@
+"""Runs that stand alone, such as a measurement's: all of one written at once, and FAILED if that fails."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.tracking.records import Parameter
+from ttq_plugin.tracking.store import Store
+
+AT_ONCE = 100
+"""Parameters or tags that MLflow takes in one call."""
+
+
+@dataclass(frozen=True)
+class SingleRun:
+    """A run while it is written.
+
+    Attributes:
+        store: where MLflow keeps it.
+        run_id: its name there.
+        link: its address; of a local store, a fragment that starts with "#".
+        folder: what lies in it at the end becomes the run's artifacts.
+    """
+
+    store: Store
+    run_id: str
+    link: str
+    folder: Path
+
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        parameters: Mapping[str, Parameter],
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Metrics, parameters but those that are None, and tags, in parts that MLflow takes."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = round(1000 * time.time())
+        numbers = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        words = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
+        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+        for part in range(0, max(len(numbers), len(words), len(marks)), AT_ONCE):
+            here = slice(part, part + AT_ONCE)
+            self.store.client.log_batch(self.run_id, numbers[here], words[here], marks[here])
+
+
+@contextmanager
+def single_run(
+    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], note: str
+) -> Iterator[SingleRun]:
+    """A new run; FINISHED with its artifacts when the block ends, FAILED if it raises.
+
+    Args:
+        store: where MLflow keeps it.
+        experiment: the experiment's name.
+        name: the run's.
+        tags: of the run.
+        note: for people, Markdown; empty for none.
+
+    Yields:
+        The run.
+
+    Raises:
+        InputError: when the experiment was deleted.
+    """  # noqa: DOC502 - raised by what it calls
+    client, experiment_id = store.client, open_experiment(store, experiment)
+    tags = {**tags} | ({"mlflow.note.content": note} if note else {})
+    run_id: str = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            link = f"{store.base}#/experiments/{experiment_id}/runs/{run_id}"
+            yield SingleRun(store, run_id, link, Path(folder))
+            client.log_artifacts(run_id, folder)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def open_experiment(store: Store, name: str) -> str:
+    """The experiment of that name, made where it is missing."""
+    experiment = store.client.get_experiment_by_name(name)
+    if experiment is None:
+        location = f"{store.artifacts}/{quote(name, safe='')}" if store.artifacts else None
+        return str(store.client.create_experiment(name, artifact_location=location))
+    if experiment.lifecycle_stage != "active":
+        raise InputError(f"experiment {name!r} must be active in MLflow, got a deleted one; restore it there first.")
+    return str(experiment.experiment_id)
