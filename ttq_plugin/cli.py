@@ -271,7 +271,7 @@ def reproduce(**given: Any) -> None:
 @click.option(
     "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
+@options.data_file
 @options.common
 def export(**given: Any) -> None:
     """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
@@ -295,7 +295,7 @@ def export(**given: Any) -> None:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every form.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the numbers here (JSON).")
-@click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own.")
+@options.data_file
 @options.store
 @options.common
 def bench(**given: Any) -> None:

@@ -26,14 +26,15 @@ def common(command: F) -> F:
     return command
 
 
+data_file = click.option(
+    "--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."
+)
+
+
 def data(command: F) -> F:
-    """Options of commands that load a task's data."""
-    for option in (
-        click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models."),
-        click.option("--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."),
-    ):
-        command = option(command)
-    return command
+    """Options of commands that load a task's data and its full-precision model."""
+    cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models.")
+    return data_file(cache(command))
 
 
 class TaskName(click.ParamType):

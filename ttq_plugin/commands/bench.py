@@ -14,7 +14,7 @@ from ttq_plugin.deploy.bench import bench as measure
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
-from ttq_plugin.reproduce.train import environment
+from ttq_plugin.machine import environment
 from ttq_plugin.tasks.task import Data
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.bench import record_bench
@@ -38,6 +38,11 @@ def bench(
     """Measure, print two tables, write what was asked for, log everything."""
     if device != "cpu":
         raise InputError(f"--device must be cpu: the runtime and onnxruntime run there, got {device!r}.")
+    if seconds <= 0:
+        raise InputError(
+            "batch sizes, seconds and threads must be positive, got "
+            f"{', '.join(map(str, batches))}; {seconds}; {threads}."
+        )
     source = open_model(model)
     loaded = source.data(data, seed or 0)
     opened = open_store(store)

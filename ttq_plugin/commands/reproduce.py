@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, percent, print_json, progress
+from ttq_plugin.machine import environment
 from ttq_plugin.processes import cores
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
@@ -15,7 +16,7 @@ from ttq_plugin.reproduce.published import Published, published
 from ttq_plugin.reproduce.report import write_report
 from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
 from ttq_plugin.reproduce.summary import COLUMNS, summarize
-from ttq_plugin.reproduce.train import Place, environment
+from ttq_plugin.reproduce.train import Place
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.reproduction import ReproductionRecorder

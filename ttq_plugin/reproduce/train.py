@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ttq_plugin.errors import Diverged
@@ -111,20 +110,3 @@ def _curve(outcome: Outcome, ready: Prepared) -> list[float]:
     if not total:
         return []
     return [sum(sizes[name] * look[f"{name}.zeros"] for name in known) / total for look in outcome.health]
-
-
-def environment(device: str) -> dict[str, Any]:
-    """The machine and the versions that decide a result's last digits and its times."""
-    import os
-    import platform
-    from importlib.metadata import version
-
-    cpu = platform.processor()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux
-    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    packages = {name: version(name) for name in ("ttq-plugin", "torch", "nni", "numpy", "scipy", "scikit-learn")}
-    return {"processor": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), **packages}
