@@ -34,7 +34,8 @@ BLOCK_SECONDS = 0.05
 LEAST_TURNS, MOST_CALLS = 8, 100
 ENERGY_SECONDS = 1.0
 CALIBRATION, FEW = 256, 64
-"""Training samples that int8 is calibrated on, and as many for the runtime, which times its layers with them."""
+"""Training samples that int8 is calibrated on; and samples a call where no time counts: the runtime, which times its
+layers for each size of batch, calibrates on as many."""
 
 Call = Callable[[Tensor], Tensor]
 
@@ -45,19 +46,19 @@ class Way:
 
     Attributes:
         name: for people.
-        make: gives the callable for an example batch.
+        call: runs it.
         file: what is shipped to run it so.
         child: how `footprint` names it.
     """
 
     name: str
-    make: Callable[[Tensor], Call]
+    call: Call
     file: Path
     child: str
 
 
-class Runnable(nn.Module):
-    """A callable as a module, for what is scored."""
+class InParts(nn.Module):
+    """A callable as a module that can be scored, a few samples a call."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()
@@ -65,10 +66,10 @@ class Runnable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Whatever it gives."""
-        return self.call(x)
+        return torch.cat([self.call(part) for part in x.split(FEW)])
 
 
-def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[list[Way], list[str]]:
+def ways(source: Source, file: Path, data: Data | None, folder: Path, threads: int) -> tuple[list[Way], list[str]]:
     """The model in every form that can be made here.
 
     Args:
@@ -76,6 +77,7 @@ def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[l
         file: where it was read from.
         data: its task's, to calibrate int8 on; None: random samples.
         folder: for the files of the other forms.
+        threads: of each.
 
     Returns:
         The ways, the runtime and torch first, and what a reader must know.
@@ -85,13 +87,12 @@ def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[l
         save_packed(source.model, packed, task=source.task.name)
     floats = folder / "float.safetensors"
     save_weights(source.model, floats, {"task": source.task.name})
-    found = [
-        Way(RUNTIME, lambda x: TernaryRuntime(source.model, x, threads=torch.get_num_threads()), packed, "runtime"),
-        Way(RUNTIME8, lambda _: eight, packed, "runtime8"),
-        Way(TORCH, lambda _: source.model, floats, "torch"),
-    ]
     samples = data.train.x[:CALIBRATION] if data else source.example(CALIBRATION)
-    eight = TernaryRuntime(source.model, samples[:FEW], threads=torch.get_num_threads(), int8=True)
+    found = [
+        Way(RUNTIME, TernaryRuntime(source.model, samples[:1], threads=threads), packed, "runtime"),
+        Way(RUNTIME8, TernaryRuntime(source.model, samples[:FEW], threads=threads, int8=True), packed, "runtime8"),
+        Way(TORCH, source.model, floats, "torch"),
+    ]
     try:
         proto = to_onnx(source.model, source.example())
         forms = {ONNX: proto, INT8: to_int8(proto, samples)}
@@ -100,8 +101,7 @@ def ways(source: Source, file: Path, data: Data | None, folder: Path) -> tuple[l
     for name, form in forms.items():
         path = folder / f"{name.replace(' ', '-')}.onnx"
         path.write_bytes(form.SerializeToString())
-        module = OnnxModule(form, threads=torch.get_num_threads())
-        found.append(Way(name, lambda _, module=module: module, path, "onnx"))
+        found.append(Way(name, OnnxModule(form, threads=threads), path, "onnx"))
     notes = [] if data else ["int8 was calibrated on random samples: its times hold, its outputs mean nothing."]
     return found, notes
 
@@ -115,7 +115,6 @@ def bench(
     batches: Sequence[int] = (1, 32),
     seconds: float = 4.0,
     threads: int = 1,
-    powercap: Path | None = None,
 ) -> dict[str, Any]:
     """Measure the model in every form.
 
@@ -130,7 +129,6 @@ def bench(
         batches: sizes of the batches.
         seconds: of calls of each form and batch size, about.
         threads: of every form.
-        powercap: folder of the energy counters; None: the system's.
 
     Returns:
         Plain data: ``forms``, a list of ``form``, ``file_bytes``, ``peak_memory_bytes`` (above the process that has
@@ -139,18 +137,10 @@ def bench(
         ``latency_p99`` (seconds a call), ``throughput`` (samples a second), ``speedup_torch`` (lower quartile,
         median, upper quartile of torch's time over its own) and ``joules`` a sample (None without a counter);
         ``notes``; ``layers``, how each form of the runtime runs them.
-
-    Raises:
-        InputError: for a batch size, duration or number of threads that is not positive.
     """
-    if not batches or min(batches) < 1 or seconds <= 0 or threads < 1:
-        raise InputError(
-            "batch sizes, seconds and threads must be positive, got "
-            f"{', '.join(map(str, batches)) or 'no batch'}; {seconds}; {threads}."
-        )
     with _threads(threads), torch.inference_mode():
-        found, notes = ways(source, file, data, folder)
-        energy = counters(powercap)
+        found, notes = ways(source, file, data, folder, threads)
+        energy = counters()
         if not energy:
             notes.append("energy: this machine shows no counter (RAPL) that may be read.")
         rows = [_row(way, source, data) for way in found]
@@ -158,11 +148,12 @@ def bench(
         for batch in batches:
             x = source.example(batch) if data is None else data.validation.x[:batch]
             x = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch]
-            calls = {way.name: way.make(x) for way in found}
+            calls = {way.name: way.call for way in found}
             for row, measured in zip(rows, _measured(calls, x, seconds, energy), strict=True):
                 row["batches"].append({"batch": batch, **measured})
-            for form in (RUNTIME, RUNTIME8):
-                layers.append({"batch": batch, "form": form, "layers": _layers(calls[form], batch)})
+            for way in found:
+                if isinstance(way.call, TernaryRuntime):
+                    layers.append({"batch": batch, "form": way.name, "layers": _layers(way.call, batch)})
         for way, row in zip(found, rows, strict=True):
             row["peak_memory_bytes"] = peak_memory(way.child, way.file, source.task.shape, max(batches), threads)
     return {"forms": rows, "notes": notes, "layers": layers, "threads": threads}
@@ -180,25 +171,25 @@ def _threads(count: int) -> Iterator[None]:
 
 def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
     """What does not depend on the batch."""
-    x = data.validation.x[:64] if data else source.example(64)
-    call, expected = way.make(x), source.model(x)
-    difference = float((call(x) - expected).abs().max() / expected.abs().max())
-    score = mcc(Runnable(call).eval(), data.validation) if data else None
+    x = data.validation.x[:FEW] if data else source.example(FEW)
+    expected = source.model(x)
+    difference = float((way.call(x) - expected).abs().max() / expected.abs().max())
+    score = mcc(InParts(way.call).eval(), data.validation) if data else None
     size = way.file.stat().st_size
     return {"form": way.name, "file_bytes": size, "max_relative_difference": difference, "mcc": score, "batches": []}
 
 
-def _layers(runtime: Any, batch: int) -> list[dict[str, Any]]:
+def _layers(runtime: TernaryRuntime, batch: int) -> list[dict[str, Any]]:
     """How each layer runs: `seconds` for so many `samples`; `additions` a sample, of a sparse one."""
-    size = min(size for size in runtime.table if size * torch.get_num_threads() >= batch)
+    size = runtime.size(batch)
     return [
         {
             "layer": row.name,
-            "runs_as": "torch" if runtime.whole[size] else row.choice.kind,
+            "runs_as": (kind := runtime.runs_as(row, size)),
             "seconds": row.seconds,
             "torch_seconds": row.torch_seconds,
             "samples": size,
-            "additions": row.additions,
+            "additions": row.additions if kind == "sparse" else 0,
         }
         for row in runtime.table[size]
     ]

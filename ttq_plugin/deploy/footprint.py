@@ -34,7 +34,8 @@ def peak_memory(form: str, file: Path, shape: Sequence[int], batch: int, threads
 def main(form: str, file: str, shape: str, batch: str, threads: str) -> None:
     """Measure in this process; prints JSON."""
     sizes = (int(batch), *map(int, shape.split(",")))
-    ready = (_onnx if form == "onnx" else _torch)(form, Path(file), sizes, int(threads))
+    place = (Path(file), sizes, int(threads))
+    ready = _onnx(*place) if form == "onnx" else _torch(form, *place)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _status("VmRSS")
     call = ready()
@@ -49,7 +50,7 @@ def _status(name: str) -> int:
     return 1024 * int(found[1])
 
 
-def _onnx(form: str, file: Path, sizes: Sequence[int], threads: int) -> Callable[[], Callable[[], object]]:
+def _onnx(file: Path, sizes: Sequence[int], threads: int) -> Callable[[], Callable[[], object]]:
     import numpy as np
     import onnxruntime
 

@@ -100,8 +100,10 @@ class TernaryRuntime:
         Raises:
             InputError: if the shape or type is another one.
         """
-        # To enter the mode once more costs more than all that follows up to the model.
-        return self._answer(x) if torch.is_inference_mode_enabled() else self._inference(x, self._answer)
+        if torch.is_inference_mode_enabled():  # to enter it once more costs more than all else here
+            return self._answer(x)
+        with torch.inference_mode():
+            return self._answer(x)
 
     def _answer(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self._shape or x.dtype is not torch.float32 or not x.is_cpu:
@@ -109,15 +111,13 @@ class TernaryRuntime:
                 f"the runtime was made for (batch, {', '.join(map(str, self._shape))}) float32 on the CPU, "
                 f"got {tuple(x.shape)} {x.dtype} on {x.device}."
             )
-        samples = len(x)
-        if not samples:
+        if not len(x):
             return self.model(x)
-        share = samples if self._pool is None else self._share(samples)
-        size = bucket(share)
-        if size not in self.table:
+        share = self._share(len(x))
+        if bucket(share) not in self.table:
             self.tune(share)
-        if self._pool is None or samples == 1:
-            return self.model(x) if self.whole[size] else self.fast(x)
+        if self._pool is None or len(x) == 1:
+            return self._run(x)
         return torch.cat(list(self._pool.map(self._inference, x.split(share))))
 
     def tune(self, batch: int) -> None:
@@ -165,6 +165,14 @@ class TernaryRuntime:
             if name in asked and layer in inputs:
                 layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])
 
+    def size(self, batch: int) -> int:
+        """The key of ``table`` that holds for a batch, which is spread over the threads."""
+        return bucket(self._share(batch))
+
+    def runs_as(self, row: LayerChoice, size: int) -> str:
+        """The kind of choice by which a row of ``table[size]`` runs: torch's, where torch runs the whole model."""
+        return "torch" if self.whole[size] else row.choice.kind
+
     def additions(self, batch: int = 1) -> int:
         """Additions a sample that the sparse kernels do at this batch size."""
         return sum(row.additions for row in self.table.get(bucket(batch), []))
@@ -173,10 +181,8 @@ class TernaryRuntime:
         lines = [f"{'batch':>5}  {'layer':28}  {'runs as':8}  {'us':>9}  {'torch us':>9}"]
         for size, rows in sorted(self.table.items()):
             for row in rows:
-                kind = "torch" if self.whole[size] else row.choice.kind
-                lines.append(
-                    f"{size:5}  {row.name:28}  {kind:8}  {1e6 * row.seconds:9.1f}  {1e6 * row.torch_seconds:9.1f}"
-                )
+                kind, ours, torchs = self.runs_as(row, size), 1e6 * row.seconds, 1e6 * row.torch_seconds
+                lines.append(f"{size:5}  {row.name:28}  {kind:8}  {ours:9.1f}  {torchs:9.1f}")
         return "\n".join(lines)
 
     def _share(self, samples: int) -> int:
@@ -185,9 +191,9 @@ class TernaryRuntime:
     def _run(self, x: Tensor) -> Tensor:
         return self.model(x) if self.whole.get(bucket(len(x))) else self.fast(x)
 
-    def _inference(self, x: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _inference(self, x: Tensor) -> Tensor:
         with torch.inference_mode():  # it belongs to the thread
-            return (run or self._run)(x)
+            return self._run(x)
 
 
 def latency(model: nn.Module, example_input: Tensor, *, turns: int = 30) -> float:
