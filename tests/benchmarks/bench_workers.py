@@ -35,16 +35,13 @@ def measured(folder: Path, cache: Path, workers: int, trials: int) -> tuple[floa
     command = [sys.executable, "-m", "ttq_plugin.cli", *map(str, words)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     found = [trial.user_attrs for trial in load_study(f"sqlite:///{folder}/mlflow_runs/studies.db", "s").trials]
-    begun = min(trial["started"] for trial in found)
-    ended = max(trial["started"] + trial["seconds"] for trial in found)
-    own = sum(trial["seconds"] for trial in found)
-    # A worker waits for the other's last trial: that is no trial's cost.
-    last = [max((t["started"] + t["seconds"] for t in found if t["worker"]["name"] == name), default=ended)
-            for name in {t["worker"]["name"] for t in found}]  # fmt: skip
-    first = [min(t["started"] for t in found if t["worker"]["name"] == name)
-             for name in {t["worker"]["name"] for t in found}]  # fmt: skip
-    between = len(found) - len(last)
-    return 60 * len(found) / (ended - begun), (sum(last) - sum(first) - own) / between
+    spans: dict[str, list[tuple[float, float]]] = {}  # of each worker: its trials' starts and ends
+    for trial in found:
+        spans.setdefault(trial["worker"]["name"], []).append((trial["started"], trial["started"] + trial["seconds"]))
+    begun, ended = (edge(time for own in spans.values() for span in own for time in span) for edge in (min, max))
+    # From a worker's first start to its own last end: waiting for the other's last trial is no trial's cost.
+    beyond = sum(max(e for _, e in own) - min(s for s, _ in own) - sum(e - s for s, e in own) for own in spans.values())
+    return 60 * len(found) / (ended - begun), beyond / (len(found) - len(spans))
 
 
 def main() -> None:

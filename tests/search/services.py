@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,13 @@ def postgres_server():
         finally:
             if server.process.poll() is None:
                 server.stop()
+
+
+def wait_until(condition, process, pause=0.1):
+    """Until it holds; a machine that starts may take its time, one that died is told of."""
+    until = time.monotonic() + 120
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(pause)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from services import PASSWORD, require
+from services import PASSWORD, require, wait_until
 
 from ttq_plugin.cli import cli
 from ttq_plugin.errors import InputError
@@ -41,16 +41,6 @@ def host(tmp_path, url, name, *, data="", workers=1, prefix=()):
     script = tmp_path / f"host-{len(list(tmp_path.iterdir()))}.py"
     script.write_text(HOST.format(here=str(Path(__file__).parent), url=url, name=name, data=data, workers=workers))
     return subprocess.Popen([*prefix, sys.executable, str(script)], stdout=-1, stderr=-1, text=True)
-
-
-def wait_until(condition, process):
-    """Until it holds; a machine that starts may take its time, one that died is told of."""
-    until = time.monotonic() + 120
-    while not (found := condition()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    return found
 
 
 def begin(space, url, name, *, trials, **options):

@@ -6,10 +6,11 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
+from functools import partial
 
 import pytest
+from services import wait_until
 
 from ttq_plugin import trial as trial_code
 from ttq_plugin.errors import InputError
@@ -32,6 +33,12 @@ def start(folder, *words):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def opened(url):
+    """The study, once it is made."""
+    with contextlib.suppress(InputError):
+        return load_study(url, "real")
+
+
 @pytest.mark.service
 def test_a_search_and_a_worker_share_real_trials(postgres, tmp_path, cache):
     url = postgres.url()
@@ -39,12 +46,8 @@ def test_a_search_and_a_worker_share_real_trials(postgres, tmp_path, cache):
     searching = start(
         tmp_path, "search", "space.yaml", "--storage", url, "--study", "real", "--workers", 1, "--cache", cache
     )
-    found = []
-    while not (found and found[0].trials):  # pytest's own patience is CI's
-        assert searching.poll() is None, searching.communicate()
-        with contextlib.suppress(InputError):  # not made yet
-            found = found or [load_study(url, "real")]
-        time.sleep(2)
+    study = wait_until(partial(opened, url), searching, pause=2)
+    wait_until(lambda: study.trials, searching)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     joined = start(elsewhere, "worker", "--storage", url, "--study", "real", "--workers", 1, "--cache", cache)
@@ -53,7 +56,7 @@ def test_a_search_and_a_worker_share_real_trials(postgres, tmp_path, cache):
     result, log = searching.communicate(timeout=300)
     assert searching.returncode == 0, log
     here, result = json.loads(out)["trials"], json.loads(result)
-    trials = [trial for trial in load_study(url, "real").trials if trial.state.name == "COMPLETE"]
+    trials = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len(trials) == 12 == result["trials"]["complete"] and not list(elsewhere.iterdir())
     crews = Counter(trial.user_attrs["worker"]["name"].split(".")[0] for trial in trials)
     assert 0 < here < 12 and sorted(crews.values()) == sorted([here, 12 - here])

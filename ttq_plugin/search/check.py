@@ -29,7 +29,7 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
 
     Raises:
         InputError: the database cannot be used, the name is taken or missing, the study searches something else, or
-            the space asks for what cannot be measured here or for a grid too large.
+            the space asks for a grid too large.
     """
     check_grid(space)
     if resume:
