@@ -49,6 +49,8 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
 
 def _latencies(axes: Axes, measured: list[Mapping[str, Any]]) -> None:
     """A dot at the median, a line to the 99th percentile."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for place, m in enumerate(measured):
         median, slow = 1e3 * m["latency_median"], 1e3 * m["latency_p99"]
         axes.plot([median, slow], [place] * 2, color=COLOURS[place], lw=1.5)
@@ -57,7 +59,10 @@ def _latencies(axes: Axes, measured: list[Mapping[str, Any]]) -> None:
         words = f"{median:.3g}; {slow:.3g}"
         axes.annotate(words, (median, place), (0, 6), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
-    axes.margins(x=0.18, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.18)
     axes.set_xlabel(f"ms a call, batch {measured[0]['batch']}: dot, median; line, to the 99th percentile", fontsize=8)
     axes.tick_params(which="both", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
@@ -68,8 +73,7 @@ def _bars(axes: Axes, forms: list[Mapping[str, Any]], values: list[float], label
     axes.bar_label(bars, [f" {value:.3g}" if value < 100 else f" {value:.0f}" for value in values], fontsize=8)
     axes.set_yticks(range(len(forms)), [row["form"] for row in forms])
     axes.margins(x=0.18)
-    if not axes.yaxis_inverted():
-        axes.invert_yaxis()
+    axes.set_ylim(len(forms) - 0.5, -0.8)  # the first form on top, with room for what is written over it
     axes.set_xlabel(label, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
