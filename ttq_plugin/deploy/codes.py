@@ -1,8 +1,8 @@
 """One weight as few bytes: ternary codes with their scales, or a palette of values; exact in both directions.
 
 A payload is written in whichever way is smallest: `base3` (five trits a byte), `bits` (one a weight, where there are
-two values) or `entropy` (a range coder, constriction's, within a few bytes of Shannon's bound for the weight's own
-frequencies).
+two values), `entropy` (a range coder, constriction's, within a few bytes of Shannon's bound for the weight's own
+frequencies) or `enumerative` (few trits among many zeros, within two bytes of that bound).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttq_plugin.deploy import enumerative
 from ttq_plugin.measures.ternary import codes_of
 
 Symbols = NDArray[np.uint8]
@@ -90,7 +91,7 @@ def unpack(packed: Packed, shape: tuple[int, ...], dim: int | None = None) -> Te
     """
     n = int(np.prod(shape))
     symbols = 2 if packed.kind == "binary" else TRITS if packed.kind == "ternary" else len(packed.table)
-    if packed.scheme not in SCHEMES or (packed.scheme == "base3" and symbols != TRITS):
+    if packed.scheme not in SCHEMES or (packed.scheme in OF_TRITS and symbols != TRITS):
         raise Damaged(f"no scheme {packed.scheme!r} for {packed.kind} codes")
     codes = torch.from_numpy(SCHEMES[packed.scheme][1](packed.payload, n, symbols))
     if packed.kind == "palette":
@@ -143,7 +144,8 @@ def _palette(weight: Tensor) -> Packed | None:
 
 def _smallest(symbols: Symbols, count: int) -> tuple[str, Symbols]:
     """The scheme that takes the fewest bytes, and these."""
-    fitting = ["entropy"] + ["base3"] * (count == TRITS) + ["bits"] * (count == 2)
+    sparse = count == TRITS and int((symbols != 1).sum()) <= enumerative.LIMIT
+    fitting = ["entropy"] + ["base3"] * (count == TRITS) + ["enumerative"] * sparse + ["bits"] * (count == 2)
     payloads = {scheme: SCHEMES[scheme][0](symbols, count) for scheme in fitting}
     scheme = min(payloads, key=lambda name: payloads[name].nbytes)
     return scheme, payloads[scheme]
@@ -170,6 +172,20 @@ def _from_bits(payload: Symbols, n: int, symbols: int) -> Symbols:
     if symbols > 2 or len(payload) != -(-n // 8):
         raise Damaged(f"{len(payload)} bytes are not {n} bits")
     return np.unpackbits(payload, count=n)
+
+
+def _to_enumerative(symbols: Symbols, _: int) -> Symbols:
+    coded = enumerative.encode(symbols.astype(np.int8) - 1)
+    if coded is None:
+        raise ValueError(f"more than {enumerative.LIMIT} trits are not zero")
+    return np.frombuffer(coded, dtype=np.uint8)
+
+
+def _from_enumerative(payload: Symbols, n: int, _: int) -> Symbols:
+    trits = enumerative.decode(payload.tobytes(), n)
+    if trits is None:
+        raise Damaged(f"{len(payload)} bytes name no pattern of {n} trits")
+    return (trits + 1).astype(np.uint8)
 
 
 def _to_entropy(symbols: Symbols, count: int) -> Symbols:
@@ -268,5 +284,9 @@ SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "base3": (_to_base3, _from_base3),
     "bits": (_to_bits, _from_bits),
     "entropy": (_to_entropy, _from_entropy),
+    "enumerative": (_to_enumerative, _from_enumerative),
 }
 """How symbols become bytes, and back."""
+
+OF_TRITS = ("base3", "enumerative")
+"""Schemes that write trits and nothing else."""
