@@ -98,6 +98,25 @@ def test_learned_steps_beside_ternary_layers():
     torch.testing.assert_close(outputs(result.model), outputs(model))
 
 
+class WithToken(Deep):
+    """Has a parameter of its own, as a transformer has its class token: NNI fails there by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return super().forward(x + self.token)
+
+
+def test_learned_steps_beside_a_parameter_of_the_model_itself():
+    model = made(WithToken)
+    plan = [Link("LsqQuantizer", (entry("int4", "fc1"),)), ternary("conv3")]
+    result = compress_chain(model, plan, make_evaluator(model), max_epochs=2)
+    step = model.fc1._nni_wrapper.quantization_target_spaces["weight"].scale
+    assert step.item() != pytest.approx(0.01) and result.model.token.item() != 0.0
+
+
 def test_a_mixed_chain_trains_all_layers_and_leaves_one_plain_model():
     model = made()
     before = copy.deepcopy(model)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nni.common import is_traceable
-from nni.compression.utils import LightningEvaluator, TorchEvaluator, TransformersEvaluator
-from torch import Tensor
+from nni.compression.utils import Evaluator, LightningEvaluator, TorchEvaluator, TransformersEvaluator
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ttq_plugin.errors import InputError
@@ -33,6 +33,25 @@ def repair_evaluators() -> None:
     TransformersEvaluator.patch_optimizer_step = _patch_transformers_step
     TransformersEvaluator.patch_loss = _patch_transformers_loss
     LightningEvaluator.train = _train_lightning
+    Evaluator._optimizer_add_param_group = _layers_only(Evaluator._optimizer_add_param_group)
+
+
+class _Layers(nn.Module):
+    """A model's parameters without its own: those of its layers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.named_parameters = lambda: (pair for pair in model.named_parameters() if "." in pair[0])
+
+
+def _layers_only(add: Callable[..., None]) -> Callable[..., None]:
+    """NNI asks every parameter for the layer it belongs to, and fails at a model's own, such as a class token."""
+
+    @functools.wraps(add)
+    def added(self: Any, model: nn.Module, *arguments: Any, **keywords: Any) -> None:
+        add(self, _Layers(model), *arguments, **keywords)
+
+    return added
 
 
 def mark_steps(evaluator: Any) -> None:
