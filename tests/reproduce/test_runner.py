@@ -57,6 +57,19 @@ def test_nothing_is_trained_twice_and_what_changed_is_trained_again(tmp_path):
     assert go(changed, Folder(tmp_path / "cells", "other data"), tmp_path)[0] == 3
 
 
+def test_a_refit_learns_the_validation_split_and_reports_nothing_of_it(tmp_path):
+    todo = some(rows=("ttq",))
+    again = [replace(cell, refit=True) for cell in todo]
+    assert todo[0].fingerprint("own") != again[0].fingerprint("own")
+    _, first = go(todo, Folder(tmp_path / "cells", "own"), tmp_path)
+    _, second = go(again, Folder(tmp_path / "refit", "own"), tmp_path)
+    assert [result["samples"] for result in (*first.values(), *second.values())] == [60, 60, 120, 120]
+    for key, result in second.items():
+        assert result["fp_mcc"] is None and result["metrics"]["mcc"] is None
+        assert result["test_mcc"] is not None and first[key]["fp_mcc"] is not None
+    assert second["ttq-seed0"]["metrics"]["srqw"] > 0
+
+
 def test_a_killed_worker_is_replaced(tmp_path):
     todo = some(rows=("ttq",))
     marker = tmp_path / "killed"

@@ -112,6 +112,7 @@ def _circumstances(
         "layers": list(cell.layers),
         "recipe": result["recipe"],
         "samples": result["samples"],
+        "refit": cell.refit,
         "simulated": result["simulated"],
         "data": source,
         "contradictions": sentences,

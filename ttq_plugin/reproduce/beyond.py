@@ -58,6 +58,18 @@ def recipe(name: str, own: Recipe) -> Recipe:
     return replace(own, **_entry(name)["recipe"])
 
 
+def refits(name: str) -> bool:
+    """Whether the last trainings learn the validation split too, with the settings that it chose.
+
+    Args:
+        name: as in the papers.
+
+    Returns:
+        True where the papers learn all that does not test.
+    """
+    return bool(_entry(name).get("refit", False))
+
+
 def _entry(name: str) -> dict[str, Any]:
     known: dict[str, Any] = json.loads(resources.files(__package__).joinpath("beyond.json").read_text())
     if name not in known:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.reproduce.beyond import goals, recipe
+from ttq_plugin.reproduce.beyond import goals, recipe, refits
 from ttq_plugin.reproduce.published import Published, grid_values, shorten
 from ttq_plugin.settings import LSQ, Settings
 from ttq_plugin.tasks import get_task
@@ -35,6 +35,8 @@ class Cell:
         recipe: of the full-precision model; its optimiser and schedule also train the compression.
         settings: keywords of ``Settings`` but task and seed; None for the full-precision model alone.
         warmup: of the compression's schedule, where that is ``noam``.
+        refit: whether the validation split is learned as well, as the papers learn all that does not test; for settings
+            that were chosen before. Its scores on validation data then say nothing, and are None.
     """
 
     row: str
@@ -44,6 +46,7 @@ class Cell:
     recipe: Recipe
     settings: dict[str, Any] | None
     warmup: int = 4000
+    refit: bool = False
 
     @property
     def key(self) -> str:
@@ -52,7 +55,10 @@ class Cell:
 
     def fingerprint(self, data: str) -> str:
         """A short hash of all that decides the result, and of which data it was made with."""
-        return hashlib.sha256(json.dumps([asdict(self), data], sort_keys=True).encode()).hexdigest()[:16]
+        items = asdict(self)
+        if not self.refit:  # what there was before: left out, so that its results are still found
+            del items["refit"]
+        return hashlib.sha256(json.dumps([items, data], sort_keys=True).encode()).hexdigest()[:16]
 
     def training(self) -> Settings:
         """The compression's settings.
@@ -106,12 +112,13 @@ def cells(table: str, paper: Published, plan: Plan) -> list[Cell]:
     trained = replace(paper.shortened(base, plan.scale), precision=plan.precision)
     # A compression never shares the full-precision model's warm-up: some papers' tasks have one of their own.
     warmup = shorten(paper.warmup, plan.scale)
+    refit = table == "beyond" and refits(paper.name)
     made = []
     for seed in plan.seeds:
-        made.append(Cell(FULL, seed, paper.task, paper.layers, trained, None, warmup))
+        made.append(Cell(FULL, seed, paper.task, paper.layers, trained, None, warmup, refit))
         for row, settings in chosen.items():
             short = settings | {"epochs": shorten(settings["epochs"], plan.scale)}
-            made.append(Cell(row, seed, paper.task, paper.layers, trained, short, warmup))
+            made.append(Cell(row, seed, paper.task, paper.layers, trained, short, warmup, refit))
     for cell in made:
         if cell.settings is not None:
             cell.training()

@@ -63,9 +63,14 @@ def summarize(table: str, paper: Published, pairs: Sequence[tuple[Cell, Result]]
 
 def _validation_change(row: str, results: Sequence[Result]) -> dict[str, Any] | None:
     """MCC on validation data less full precision's there, in points; None without one."""
-    found = [100 * float(r["metrics"]["mcc"] - r["fp_mcc"]) for r in results if row != FULL and r["metrics"]]
+    found = [100 * float(r["metrics"]["mcc"] - r["fp_mcc"]) for r in results if row != FULL and _seen(r)]
     ours = sample(found)
     return None if ours is None else _entry(ours, None)
+
+
+def _seen(result: Result) -> bool:
+    """Whether it was scored on validation data that it had not learned."""
+    return bool(result["metrics"]) and result["fp_mcc"] is not None
 
 
 def _value(result: Result, column: str) -> float | None:

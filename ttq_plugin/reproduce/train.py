@@ -8,13 +8,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ttq_plugin.errors import Diverged
 from ttq_plugin.files import save_weights
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.task import Data
+from ttq_plugin.tasks.task import Data, Split
 from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
 
 KEPT = ("mcc", "srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total", "cr_gain_entropy")
@@ -47,10 +48,11 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
 
     Returns:
         Plain data: ``row``, ``seed``, ``settings``, ``recipe``, ``metrics`` (fractions; None if it diverged),
-        ``test_mcc``, ``fp_mcc``, ``fp_test_mcc``, ``curve`` (zero share after each epoch), ``notes``, ``seconds``.
+        ``test_mcc``, ``fp_mcc``, ``fp_test_mcc``, ``refit``, ``curve`` (zero share after each epoch), ``notes``,
+        ``seconds``; with ``refit`` the MCC of ``metrics`` and ``fp_mcc``, on validation data, are None.
     """
     started = time.perf_counter()
-    task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(_load, cell.task))
+    task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(_load, cell.task, refit=cell.refit))
     ready = prepare(task, seed=cell.seed, data=place.data, device=place.device, cache=place.cache, curvature=False)
     result: dict[str, Any] = {
         "row": cell.row,
@@ -61,8 +63,9 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
         "settings": cell.settings,
         "recipe": asdict(cell.recipe),
         "samples": len(ready.train),
-        "fp_mcc": ready.mcc,
-        "metrics": {"mcc": ready.mcc},
+        "refit": cell.refit,
+        "fp_mcc": None if cell.refit else ready.mcc,
+        "metrics": {"mcc": None if cell.refit else ready.mcc},
         "curve": [],
         "notes": [],
     }
@@ -76,9 +79,13 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, source: Path | None, seed: int) -> Data:
-    """The task's data, read once by a worker for all rows of a repetition."""
-    return get_task(name).load(source, seed)
+def _load(name: str, source: Path | None, seed: int, *, refit: bool) -> Data:
+    """The task's data, read once by a worker for all rows of a repetition; see ``Cell.refit``."""
+    data = get_task(name).load(source, seed)
+    if not refit:
+        return data
+    seen = (data.train, data.validation)
+    return replace(data, train=Split(torch.cat([s.x for s in seen]), torch.cat([s.y for s in seen])))
 
 
 def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any]) -> nn.Module | None:
@@ -96,6 +103,8 @@ def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any
         return None
     result["metrics"] = {name: outcome.metrics[name] for name in KEPT if name in outcome.metrics}
     result |= {"curve": _curve(outcome, ready), "notes": list(outcome.notes)}
+    if cell.refit:
+        result["metrics"]["mcc"] = None
     if place.models:
         known = {"task": cell.task, "method": settings.method, "layers": ",".join(outcome.layers)}
         save_weights(outcome.model, Path(place.models) / f"{cell.key}.safetensors", known)
