@@ -163,8 +163,9 @@ def _beside_goals(summary: Summary) -> Iterator[str]:
         mcc = rows[name]["columns"]["mcc"]["mean"]
         own = f", validation {seen['mean']:+.2f}{_brackets(seen['interval'])}" if seen else ""
         lines.append(
-            f"- {name}: test {test['mean']:+.2f}{_brackets(test['interval'])}{own}; MCC "
-            f"{mcc:.2f}, {mcc - papers['pttq'][0]:+.2f} points from the published pTTQ ({papers['pttq'][0]:.2f} at {papers['zeros'][0]:.2f} % zeros)"
+            f"- {name}: test {test['mean']:+.2f}{_brackets(test['interval'])}{own}; MCC {mcc:.2f}, "
+            f"{mcc - papers['pttq'][0]:+.2f} points from the published pTTQ ({papers['pttq'][0]:.2f} at "
+            f"{papers['zeros'][0]:.2f} % zeros)"
         )
     yield "\n".join(lines)
 
