@@ -88,7 +88,7 @@ def test_where_next_to_nothing_is_left_at_most_two_bytes_are_added(n, zeros):
     weight = ternary((n,), zeros, seed=n).unsqueeze(0)
     bound = weight_bits(codes_of(weight))["entropy"] / 8
     packed = pack(weight, 0)
-    assert packed.scheme == "enumerative" and same_bits(unpack(packed, (1, n), 0), weight)
+    assert packed.scheme == "pattern" and same_bits(unpack(packed, (1, n), 0), weight)
     assert bound - 1 <= packed.nbytes <= max(1.02 * bound, bound + 2)
 
 

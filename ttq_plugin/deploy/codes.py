@@ -2,7 +2,7 @@
 
 A payload is written in whichever way is smallest: `base3` (five trits a byte), `bits` (one a weight, where there are
 two values), `entropy` (a range coder, constriction's, within a few bytes of Shannon's bound for the weight's own
-frequencies) or `enumerative` (few trits among many zeros, within two bytes of that bound).
+frequencies) or `pattern` (few trits among many zeros, within two bytes of that bound).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _palette(weight: Tensor) -> Packed | None:
 def _smallest(symbols: Symbols, count: int) -> tuple[str, Symbols]:
     """The scheme that takes the fewest bytes, and these."""
     sparse = count == TRITS and int((symbols != 1).sum()) <= enumerative.LIMIT
-    fitting = ["entropy"] + ["base3"] * (count == TRITS) + ["enumerative"] * sparse + ["bits"] * (count == 2)
+    fitting = ["entropy"] + ["base3"] * (count == TRITS) + ["pattern"] * sparse + ["bits"] * (count == 2)
     payloads = {scheme: SCHEMES[scheme][0](symbols, count) for scheme in fitting}
     scheme = min(payloads, key=lambda name: payloads[name].nbytes)
     return scheme, payloads[scheme]
@@ -174,14 +174,14 @@ def _from_bits(payload: Symbols, n: int, symbols: int) -> Symbols:
     return np.unpackbits(payload, count=n)
 
 
-def _to_enumerative(symbols: Symbols, _: int) -> Symbols:
+def _to_pattern(symbols: Symbols, _: int) -> Symbols:
     coded = enumerative.encode(symbols.astype(np.int8) - 1)
     if coded is None:
         raise ValueError(f"more than {enumerative.LIMIT} trits are not zero")
     return np.frombuffer(coded, dtype=np.uint8)
 
 
-def _from_enumerative(payload: Symbols, n: int, _: int) -> Symbols:
+def _from_pattern(payload: Symbols, n: int, _: int) -> Symbols:
     trits = enumerative.decode(payload.tobytes(), n)
     if trits is None:
         raise Damaged(f"{len(payload)} bytes name no pattern of {n} trits")
@@ -284,9 +284,9 @@ SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "base3": (_to_base3, _from_base3),
     "bits": (_to_bits, _from_bits),
     "entropy": (_to_entropy, _from_entropy),
-    "enumerative": (_to_enumerative, _from_enumerative),
+    "pattern": (_to_pattern, _from_pattern),
 }
 """How symbols become bytes, and back."""
 
-OF_TRITS = ("base3", "enumerative")
+OF_TRITS = ("base3", "pattern")
 """Schemes that write trits and nothing else."""
