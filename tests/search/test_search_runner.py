@@ -205,14 +205,16 @@ def parent(tmp_path, space_text, storage, data, resume=False):
 
 
 def wait_for(storage, condition):
-    until = time.monotonic() + 120
+    until, trials = time.monotonic() + 120, []
     while time.monotonic() < until:
         with contextlib.suppress(InputError):  # the parent has not made it yet
             study = load_study(storage, "s")
-            if condition(study.trials):
+            trials = study.trials
+            if condition(trials):
                 return study
         time.sleep(0.05)
-    raise AssertionError("it did not come to that within 120 s")
+    seen = [(trial.number, trial.state.name, sorted(trial.user_attrs)) for trial in trials]
+    raise AssertionError(f"it did not come to that within 120 s, but to {seen}")
 
 
 def in_state(trials, state):
