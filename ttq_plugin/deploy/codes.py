@@ -144,9 +144,9 @@ def _palette(weight: Tensor) -> Packed | None:
 
 def _smallest(symbols: Symbols, count: int) -> tuple[str, Symbols]:
     """The scheme that takes the fewest bytes, and these."""
-    sparse = count == TRITS and int((symbols != 1).sum()) <= enumerative.LIMIT
-    fitting = ["entropy"] + ["base3"] * (count == TRITS) + ["pattern"] * sparse + ["bits"] * (count == 2)
-    payloads = {scheme: SCHEMES[scheme][0](symbols, count) for scheme in fitting}
+    fitting = ["entropy", *(OF_TRITS if count == TRITS else ()), *(["bits"] if count == 2 else ())]
+    coded = {scheme: SCHEMES[scheme][0](symbols, count) for scheme in fitting}
+    payloads = {scheme: payload for scheme, payload in coded.items() if payload is not None}
     scheme = min(payloads, key=lambda name: payloads[name].nbytes)
     return scheme, payloads[scheme]
 
@@ -174,11 +174,9 @@ def _from_bits(payload: Symbols, n: int, symbols: int) -> Symbols:
     return np.unpackbits(payload, count=n)
 
 
-def _to_pattern(symbols: Symbols, _: int) -> Symbols:
+def _to_pattern(symbols: Symbols, _: int) -> Symbols | None:
     coded = enumerative.encode(symbols.astype(np.int8) - 1)
-    if coded is None:
-        raise ValueError(f"more than {enumerative.LIMIT} trits are not zero")
-    return np.frombuffer(coded, dtype=np.uint8)
+    return None if coded is None else np.frombuffer(coded, dtype=np.uint8)
 
 
 def _from_pattern(payload: Symbols, n: int, _: int) -> Symbols:
@@ -278,7 +276,7 @@ def _model(counts: NDArray[np.int64]) -> Any:
     return _constriction().model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
 
 
-Encode = Callable[[Symbols, int], Symbols]
+Encode = Callable[[Symbols, int], Symbols | None]
 Decode = Callable[[Symbols, int, int], Symbols]
 SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "base3": (_to_base3, _from_base3),
@@ -286,7 +284,7 @@ SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "entropy": (_to_entropy, _from_entropy),
     "pattern": (_to_pattern, _from_pattern),
 }
-"""How symbols become bytes, and back."""
+"""How symbols become bytes (None: not by this scheme), and back."""
 
 OF_TRITS = ("base3", "pattern")
 """Schemes that write trits and nothing else."""
