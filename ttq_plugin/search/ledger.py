@@ -44,31 +44,43 @@ def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
     Returns:
         their number.
     """
-    if trials is None:
-        trials = study.get_trials(deepcopy=False)
-    return sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials)
+    return sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in _read(study, trials))
 
 
-def finished(study: Any) -> list[dict[str, Any]]:
+def _read(study: Any, trials: Sequence[Any] | None) -> Sequence[Any]:
+    """The trials read just now, or else from the database."""
+    found: Sequence[Any] = study.get_trials(deepcopy=False) if trials is None else trials
+    return found
+
+
+def finished(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
     """Every finished trial as the keywords of a TrialRecord, in the order of their numbers.
 
     Trials that were lost with their worker and tried again are among them, as failed ones with that reason.
 
     Args:
         study: an optuna.Study.
+        trials: all of its trials, if they have been read just now.
 
     Returns:
         plain dictionaries; a parameter has its plain name, and is there only if the method has it.
     """
-    trials = study.get_trials(deepcopy=False, states=tuple(_STATES))
-    return [_record(trial) for trial in trials]
+    return [_record(trial) for trial in _read(study, trials) if trial.state in _STATES]
 
 
-def running(study: Any) -> list[dict[str, Any]]:
-    """Every trial that someone works on: number, parameters, origin, seed, started, worker."""
+def running(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+    """Every trial that someone works on.
+
+    Args:
+        study: an optuna.Study.
+        trials: all of its trials, if they have been read just now.
+
+    Returns:
+        their number, parameters, origin, seed, started, worker.
+    """
     keys = ("number", "parameters", "origin", "seed", "started")
-    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    records = [(_record(trial), trial.user_attrs.get("worker")) for trial in trials]
+    at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
+    records = [(_record(trial), trial.user_attrs.get("worker")) for trial in at_work]
     return [{**{key: record[key] for key in keys}, "worker": worker} for record, worker in records]
 
 
@@ -108,8 +120,7 @@ def reclaim(study: Any, verdict: Callable[[Any], str | None], trials: Sequence[A
     Returns:
         how many trials were lost.
     """
-    if trials is None:
-        trials = study.get_trials(deepcopy=False)
+    trials = _read(study, trials)
     lost = 0
     for trial in [trial for trial in trials if trial.state == TrialState.RUNNING]:
         reason = verdict(trial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,13 @@ class Loop:
         self._notice(self.crew.reap())
         if self.error or self.bad_input:
             return False
-        working = running(self.study)
+        trials = self.study.get_trials(deepcopy=False)
+        working = running(self.study, trials)
         others = [trial for trial in working if not self.crew.has(trial["worker"])]
         if others and time.monotonic() - self._looked > 1:
             self._reclaim(nobodys(self.study, self.crew.name))
             self._looked = time.monotonic()
-        self._staff(len(working) - len(others))
+        self._staff(len(working) - len(others), trials)
         return len(self.crew) > 0 or (self.guard is not None and bool(others))
 
     def _confirm(self) -> None:
@@ -139,15 +140,15 @@ class Loop:
         if self._crashes >= CRASHES_PER_WORKER * self.size:
             self.error = f"{self._crashes} workers in a row ended without finishing a trial (the last: {ends})."
 
-    def _staff(self, busy: int) -> None:
+    def _staff(self, busy: int, trials: Sequence[Any]) -> None:
         """Starts the workers that are missing.
 
         Args:
-            busy: how many of ours had a trial, counted before this: a trial handed out in between makes one worker too
-                few until the next look, not one too many.
+            busy: how many of ours had a trial.
+            trials: of the study when these were counted; of what happened since, the next look takes notice.
         """
         notes = self.study.user_attrs
-        target, trials = notes.get("trials", self.job.target), self.study.get_trials(deepcopy=False)
+        target = notes.get("trials", self.job.target)
         over = notes.get("stopped") or why_ended(trials, self.job.space, target, notes.get("until"))
         left = 0 if over else target - counted(self.study, trials)
         # A live worker without a trial is about to ask for one.
@@ -164,10 +165,10 @@ class Loop:
             self.on_poll(done, working)
 
     def _records(self) -> tuple[Records, Records]:
-        done = finished(self.study)
+        trials = self.study.get_trials(deepcopy=False)
         if self.guard is not None and self.job.models_dir is not None:
             collect(self.study, Path(self.job.models_dir))
-        return done, running(self.study)
+        return finished(self.study, trials), running(self.study, trials)
 
     def _patiently(self, action: Callable[[], Any], stop: list[int]) -> Any:
         def wait(error: Exception) -> None:
