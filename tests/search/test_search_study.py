@@ -1,6 +1,9 @@
 """Studies: made, resumed, refused; and databases that cannot be used."""
 
+import contextlib
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -68,6 +71,26 @@ def test_resume_keeps_the_seed_and_may_widen_a_range(space, space_text, storage)
     assert open_study(storage, "s", wider, resume=True, seed=11).user_attrs["seed"] == 11
     with pytest.raises(InputError, match="has seed 11, got 3; leave --seed out"):
         open_study(storage, "s", wider, resume=True, seed=3)
+
+
+def test_a_search_that_others_look_at_while_it_makes_its_database(space, tmp_path):
+    over = threading.Event()
+    paths = [tmp_path / f"{number}.db" for number in range(20)]
+
+    def look():
+        while not over.is_set():
+            for path in paths:
+                with contextlib.suppress(InputError):
+                    load_study(f"sqlite:///{path}", "s")
+
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(look) for _ in range(2)]
+        try:
+            for path in paths:
+                open_study(f"sqlite:///{path}", "s", space, resume=False)
+        finally:
+            over.set()
+    assert [look.result() for look in looks] == [None, None]
 
 
 def test_a_locked_database_is_reported_within_seconds(space, storage, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,9 @@ _PATIENCE = 60
 
 _PROBE = 2
 """Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
+
+_ATTEMPTS = 5
+"""How often a database is opened that others make at the same time."""
 
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker; three of them missed, and it is taken for dead."""
@@ -69,16 +73,7 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
         _probe_sqlite(url, create)
     options = {"connect_args": connect_options(url), "pool_pre_ping": not is_local(storage)}
     try:
-        with warnings.catch_warnings():
-            # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                storage,
-                engine_kwargs=options,
-                skip_table_creation=not create,
-                heartbeat_interval=heartbeat,
-                grace_period=3 * heartbeat,
-            )
+        return _storage(storage, create, engine_kwargs=options, heartbeat_interval=heartbeat)
     except ImportError as error:
         if "psycopg" in cause(error, url):
             raise InputError(
@@ -90,6 +85,43 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
         if not create and "version_info" in cause(error, url):  # Optuna's first table
             raise InputError(f"The database {redact(storage)} holds no study yet; ttq search makes one.") from None
         raise Unavailable(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
+
+
+def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: Any) -> Any:
+    """Optuna's storage, once more where another process made one of its tables in the same moment.
+
+    Even one that only reads makes the table of versions where it is missing, and whoever comes second fails.
+
+    Args:
+        storage: the database URL.
+        create: make its tables where they are missing.
+        heartbeat_interval: seconds between two signs of life of a worker.
+        **options: more of RDBStorage's.
+
+    Returns:
+        the storage.
+
+    Raises:
+        SQLAlchemyError: it cannot be opened.
+    """
+    attempts = _ATTEMPTS
+    while True:
+        try:
+            with warnings.catch_warnings():
+                # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.storages.RDBStorage(
+                    storage,
+                    skip_table_creation=not create,
+                    heartbeat_interval=heartbeat_interval,
+                    grace_period=3 * heartbeat_interval,
+                    **options,
+                )
+        except SQLAlchemyError as error:
+            attempts, told = attempts - 1, cause(error, storage).lower()
+            if attempts == 0 or not ("already exists" in told or "unique" in told):
+                raise
+            time.sleep(0.1)
 
 
 def connect_options(url: URL) -> dict[str, Any]:
@@ -132,16 +164,43 @@ def _probe_sqlite(url: URL, create: bool) -> None:
     if path.is_dir() or (not create and not path.exists()):
         raise InputError(f"The study database {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
     try:
-        with closing(sqlite3.connect(path, timeout=_PROBE, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            connection.execute("ROLLBACK")
+        tables = _tables(path)
     except sqlite3.Error as error:
         kind = Unavailable if "locked" in str(error) else InputError
         raise kind(f"The study database {path} cannot be used: {_explain(error)}.") from None
     if tables and "studies" not in tables:
         raise InputError(f"The database {path} holds something else than Optuna studies; name a file of its own.")
+
+
+def _tables(path: Path) -> set[str]:
+    """The names of the database's tables, after a trial of writing.
+
+    SQLite refuses the switch at once, whatever its timeout, while another process has the file open: of two that open a
+    new study together one would give up, so it is tried again until the time is over.
+
+    Args:
+        path: of the database.
+
+    Returns:
+        the names.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be used, or has been locked for _PROBE seconds.
+    """
+    until = time.monotonic() + _PROBE
+    while True:
+        try:
+            left = max(0.0, until - time.monotonic())
+            with closing(sqlite3.connect(path, timeout=left, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("BEGIN IMMEDIATE")
+                tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                connection.execute("ROLLBACK")
+            return tables
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
 
 
 def _explain(error: sqlite3.Error) -> str:
