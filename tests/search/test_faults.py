@@ -56,6 +56,11 @@ def check_mlflow(watch, storage):
             assert run.data.metrics["cr_gain_total"] == pytest.approx(record["metrics"]["cr_gain_total"], rel=1e-5)
 
 
+def given(trial):
+    """Its parameters: those drawn, and those it was handed, which are all that one killed before drawing has."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
 def check_retries(storage):
     """What was lost is there once more, with the same parameters, and counts once."""
     trials = load_study(storage, "s").trials
@@ -64,8 +69,7 @@ def check_retries(storage):
     assert len(retries) == sum("again_of" in trial.user_attrs for trial in trials), "none was tried again twice"
     for trial in lost:
         if trial.params:  # else it was killed before anything was drawn
-            drawn = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            assert drawn.items() <= retries[trial.number].params.items()
+            assert given(trial).items() <= given(retries[trial.number]).items()
     return lost
 
 
