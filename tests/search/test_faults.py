@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import re
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +23,6 @@ from ttq_plugin.search.study import load_study, open_study
 from ttq_plugin.search.worker import Job, _next, _tell
 from ttq_plugin.tracking import open_store, ui
 
-GIVEN_UP = r"worker killed( \(signal 9\))?, given up after 3 attempts"
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
 
@@ -121,8 +119,9 @@ def test_twenty_workers_killed_at_random_moments(space, storage, tmp_path):
     assert seen.keys() == {record["number"] for record in records}
     gone = [t for t in load_study(storage, "s").trials if t.state.name == "FAIL" and not t.user_attrs["again"]]
     assert len(gone) == summary.failed <= 2
-    # One killed before its trial has its name is noticed by whoever asks next, who knows of no signal.
-    assert all(re.fullmatch(GIVEN_UP, trial.user_attrs["reason"]) for trial in gone)
+    for trial in gone:  # one killed before its trial has its name is noticed by somebody who knows of no signal
+        signalled = " (signal 9)" if "worker" in trial.user_attrs else ""
+        assert trial.user_attrs["reason"] == f"worker killed{signalled}, given up after 3 attempts"
     assert counted(load_study(storage, "s")) == 60
     lost = check_retries(storage)
     assert len(lost) == summary.lost <= 20

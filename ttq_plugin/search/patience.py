@@ -26,6 +26,8 @@ def patiently(
     seconds: float,
     *,
     faults: tuple[type[Exception], ...] = STORAGE_FAULTS,
+    passes: Callable[[Exception], bool] = lambda error: True,
+    pause: float = 0.25,
     on_wait: Callable[[Exception], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> T:
@@ -35,19 +37,21 @@ def patiently(
         action: what to do; doing it twice must be no harm, because a failed attempt may have been half of one.
         seconds: how long to go on.
         faults: the errors that may pass.
+        passes: whether one of them may; others are raised at once.
+        pause: seconds before the second attempt; each further pause is twice as long, up to five seconds.
         on_wait: called with the error before each pause.
         stop: asked before each pause; True ends the waiting.
 
     Returns:
         what the action returns.
     """
-    until, pause = time.monotonic() + seconds, 0.25
+    until = time.monotonic() + seconds
     while True:
         try:
             return action()
         except faults as error:
             left = until - time.monotonic()
-            if left <= 0 or stop():
+            if left <= 0 or stop() or not passes(error):
                 raise
             if on_wait is not None:
                 on_wait(error)

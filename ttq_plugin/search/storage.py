@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -14,15 +13,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search.patience import patiently
 
 _PATIENCE = 60
 """Seconds that a worker waits for another one's write."""
 
 _PROBE = 2
 """Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
-
-_ATTEMPTS = 5
-"""How often a database is opened that others make at the same time."""
 
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker; three of them missed, and it is taken for dead."""
@@ -104,24 +101,24 @@ def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: 
     Raises:
         SQLAlchemyError: it cannot be opened.
     """
-    attempts = _ATTEMPTS
-    while True:
-        try:
-            with warnings.catch_warnings():
-                # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(
-                    storage,
-                    skip_table_creation=not create,
-                    heartbeat_interval=heartbeat_interval,
-                    grace_period=3 * heartbeat_interval,
-                    **options,
-                )
-        except SQLAlchemyError as error:
-            attempts, told = attempts - 1, cause(error, storage).lower()
-            if attempts == 0 or not ("already exists" in told or "unique" in told):
-                raise
-            time.sleep(0.1)
+
+    def opened() -> Any:
+        with warnings.catch_warnings():
+            # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.RDBStorage(
+                storage,
+                skip_table_creation=not create,
+                heartbeat_interval=heartbeat_interval,
+                grace_period=3 * heartbeat_interval,
+                **options,
+            )
+
+    def made_meanwhile(error: Exception) -> bool:
+        told = cause(error, storage).lower()
+        return "already exists" in told or "unique" in told
+
+    return patiently(opened, _PROBE, faults=(SQLAlchemyError,), passes=made_meanwhile, pause=0.1)
 
 
 def connect_options(url: URL) -> dict[str, Any]:
@@ -187,20 +184,17 @@ def _tables(path: Path) -> set[str]:
     Raises:
         sqlite3.OperationalError: it cannot be used, or has been locked for _PROBE seconds.
     """
-    until = time.monotonic() + _PROBE
-    while True:
-        try:
-            left = max(0.0, until - time.monotonic())
-            with closing(sqlite3.connect(path, timeout=left, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("BEGIN IMMEDIATE")
-                tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-                connection.execute("ROLLBACK")
-            return tables
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= until:
-                raise
-            time.sleep(0.02)
+
+    def looked() -> set[str]:
+        with closing(sqlite3.connect(path, timeout=_PROBE, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            connection.execute("ROLLBACK")
+        return tables
+
+    faults = (sqlite3.OperationalError,)
+    return patiently(looked, _PROBE, faults=faults, passes=lambda error: "locked" in str(error), pause=0.02)
 
 
 def _explain(error: sqlite3.Error) -> str:
