@@ -228,8 +228,9 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(fresh, cache):
 
 def test_a_killed_worker_is_replaced_and_its_trial_run_again(fresh, cache):
     process = begin(fresh, cache)
+    # "parameters" comes last: a worker killed before has drawn some of them only, and its trial's next attempt more.
     running = wait_for(
-        lambda: [t for t in trials(fresh) if t.state.name == "RUNNING" and t.user_attrs.get("worker")], process
+        lambda: [t for t in trials(fresh) if t.state.name == "RUNNING" and "parameters" in t.user_attrs], process
     )
     os.kill(running[0].user_attrs["worker"]["pid"], signal.SIGKILL)
     out, err = process.communicate(timeout=300)

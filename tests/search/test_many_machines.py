@@ -52,11 +52,9 @@ def begin(space, url, name, *, trials, **options):
 
 
 def running_on(study, machine=None):
-    """Numbers of the trials that run on that machine, or on any."""
-    workers = [
-        (trial.number, trial.user_attrs.get("worker")) for trial in study.trials if trial.state.name == "RUNNING"
-    ]
-    return [number for number, worker in workers if worker and machine in {None, worker["host"]}]
+    """Numbers of the trials that run on that machine, or on any, all of their parameters drawn."""
+    running = [trial for trial in study.trials if trial.state.name == "RUNNING" and "parameters" in trial.user_attrs]
+    return [trial.number for trial in running if machine in {None, trial.user_attrs["worker"]["host"]}]
 
 
 @pytest.mark.service
