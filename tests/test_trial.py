@@ -15,6 +15,7 @@ from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.nni_adapter import QUANTIZERS
+from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.trial import Settings, prepare, run, score_on_test
 
@@ -56,17 +57,15 @@ class Untouchable:
         raise AssertionError("the test split was looked at")
 
 
-def test_preparing_and_compressing_never_look_at_the_test_split(monkeypatch, cache):
-    task = trial.get_task("mnist-cnn")
-
+def test_preparing_and_compressing_never_look_at_the_test_split(cache):
     def load(source, seed):
-        return replace(task.load(source, seed), test=Untouchable())
+        return replace(get_task("mnist-cnn").load(source, seed), test=Untouchable())
 
-    monkeypatch.setattr(trial, "get_task", lambda name: replace(task, load=load))
-    outcome = run(prepare("mnist-cnn", cache=cache), Settings("mnist-cnn", "pttq", epochs=1))
+    task = replace(get_task("mnist-cnn"), load=load)
+    outcome = run(prepare(task, cache=cache), Settings("mnist-cnn", "pttq", epochs=1))
     assert outcome.metrics["mcc"] > 0.5
     with pytest.raises(AssertionError, match="looked at"):
-        score_on_test("mnist-cnn", [outcome.model], seed=0)
+        score_on_test(task, [outcome.model], seed=0)
 
 
 def test_what_is_prepared_is_cached(ready, cache):
@@ -199,7 +198,7 @@ def test_a_chain_of_other_layers(short):
         run(short, mixed(epochs=1), chain=[Link("TTQQuantizer", ({"op_names": ["conv9"]},), {})])
 
 
-def pair(_="pair"):
+def pair():
     """A task of two classes, one of them rare, with a schedule that steps each batch."""
     x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
     split = Split(x, (x[:, 0] > 0.9).long())
@@ -215,8 +214,7 @@ def pair(_="pair"):
 
 
 def test_a_compression_follows_the_tasks_recipe_and_its_loss_for_these_classes(monkeypatch, tmp_path):
-    monkeypatch.setattr(trial, "get_task", pair)
-    ready = prepare("pair", cache=tmp_path)
+    ready = prepare(pair(), cache=tmp_path)
     logits, labels = torch.randn(96, 2), ready.train.y
     assert torch.equal(ready.task.loss(logits, labels), pair().loss_for(ready.train)(logits, labels))
     assert not torch.isclose(ready.task.loss(logits, labels), pair().loss(logits, labels))

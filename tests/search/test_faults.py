@@ -17,10 +17,11 @@ from rich.progress import Progress
 from services import free_port
 
 from ttq_plugin.commands.watch import Watch
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import counted, finished, reclaim
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import Job, _next, _tell
+from ttq_plugin.search.worker import _next, _tell
 from ttq_plugin.tracking import open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}

@@ -13,12 +13,13 @@ from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search import ending
 from ttq_plugin.search.early import EXPERIENCE, Judge
 from ttq_plugin.search.ending import stagnates
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import finished
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.samplers import grid_size
 from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import Job, work
+from ttq_plugin.search.worker import work
 from ttq_plugin.tracking.records import TrialRecord, front
 
 

@@ -6,11 +6,12 @@ from optuna.trial import TrialState
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import confirm_front, judge
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import finished
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.study import load_study, open_study
 from ttq_plugin.search.warm import starts
-from ttq_plugin.search.worker import Job, work
+from ttq_plugin.search.worker import work
 from ttq_plugin.tracking.picture import plot_front
 from ttq_plugin.tracking.records import TrialRecord, front
 from ttq_plugin.tracking.table import write_front

@@ -15,9 +15,9 @@ from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
+from ttq_plugin.prepared import TRACE_PROBES, Prepared, estimate_traces
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
-from ttq_plugin.trial import TRACE_PROBES, Prepared, estimate_traces
 
 BESIDE = 3
 """Most methods whose sensitivities stand beside the traces, in one table."""

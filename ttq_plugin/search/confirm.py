@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.early import dominates
 from ttq_plugin.search.engines import get_engine
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import is_lost
 from ttq_plugin.search.loop import OnPoll
 from ttq_plugin.search.runner import positive, run_job, stop_requests
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
 from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import Job
 
 LEVEL = 0.95
 """Of the intervals."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.processes import crew_of
-from ttq_plugin.search.worker import STOP, Job, worker_main
+from ttq_plugin.search.worker import STOP, worker_main
 
 
 @dataclass(frozen=True)

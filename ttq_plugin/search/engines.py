@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ttq_plugin.errors import InputError
 from ttq_plugin.processes import cores
 from ttq_plugin.search.crew import Crew, Processes
-from ttq_plugin.search.worker import Job
+from ttq_plugin.search.job import Job
 
 ENGINES = ("processes", "ray")
 

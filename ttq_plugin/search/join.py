@@ -11,13 +11,14 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.processes import cores
 from ttq_plugin.release import release
 from ttq_plugin.search.crew import Processes
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import counted
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE
 from ttq_plugin.search.runner import positive, stop_requests
 from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
 from ttq_plugin.search.study import load_study, stored_space
-from ttq_plugin.search.worker import Job, check_release, work
+from ttq_plugin.search.worker import check_release, work
 
 
 def find_study(storage: str, name: str | None) -> str:

@@ -13,12 +13,12 @@ import filelock
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew import Crew, Exit
 from ttq_plugin.search.ending import why_ended
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import GONE, INTERRUPTED, counted, finished, nobodys, reclaim, running
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.patience import STORAGE_FAULTS, patiently
 from ttq_plugin.search.storage import cause
 from ttq_plugin.search.weights import collect
-from ttq_plugin.search.worker import Job
 
 Records = list[dict[str, Any]]
 OnPoll = Callable[[Records, Records], None]

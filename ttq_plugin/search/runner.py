@@ -20,6 +20,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.release import release
 from ttq_plugin.search.ending import why_ended
 from ttq_plugin.search.engines import Engine, get_engine
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.ledger import counted, finished, is_lost, nobodys, reclaim
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
@@ -28,7 +29,6 @@ from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, cause, redact
 from ttq_plugin.search.study import open_study
 from ttq_plugin.search.weights import expect
-from ttq_plugin.search.worker import Job
 
 
 @dataclass(frozen=True)

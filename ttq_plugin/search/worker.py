@@ -11,9 +11,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
@@ -23,17 +22,17 @@ from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.processes import die_with_parent
 from ttq_plugin.search.early import Judge
 from ttq_plugin.search.ending import why_ended
+from ttq_plugin.search.job import Job, TrialCode
 from ttq_plugin.search.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
 from ttq_plugin.search.locks import lock
 from ttq_plugin.search.measured import measured
 from ttq_plugin.search.objectives import gains, violations
-from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS, patiently
+from ttq_plugin.search.patience import STORAGE_FAULTS, patiently
 from ttq_plugin.search.processes import crew_of, identity
 from ttq_plugin.search.pulse import Pulse
 from ttq_plugin.search.samplers import grid, handed_of_grid, make_sampler, waiting
-from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
-from ttq_plugin.search.storage import HEARTBEAT, Unavailable, cause
+from ttq_plugin.search.storage import Unavailable, cause
 from ttq_plugin.search.study import load_study
 from ttq_plugin.search.weights import send
 
@@ -42,62 +41,6 @@ HOPELESS = 3
 
 STOP = 3
 """The exit code of a worker that says why no other one needs to be started."""
-
-
-class TrialCode(Protocol):
-    """What a worker needs of `ttq_plugin.trial`; the tests put a module with analytic objectives in its place."""
-
-    def Settings(self, **keywords: Any) -> Any:
-        """One compression's settings."""
-
-    def prepare(self, task: str, **keywords: Any) -> Any:
-        """What every trial of this worker shares: data, full-precision model, Hessian traces."""
-
-    def run(self, prepared: Any, settings: Any, **hooks: Any) -> Any:
-        """One compression; its outcome has metrics, notes, seconds and model.
-
-        With the hook `on_look` it shows its training after each epoch, see `early.Look`.
-        """
-
-    def save_weights(self, model: Any, path: Path) -> None:
-        """Writes the model's weights, all or nothing."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is to do; it travels to the worker's process, so every part can be pickled.
-
-    Attributes:
-        storage: the database URL.
-        study_name: the study's name.
-        space: what is searched.
-        target: how many trials count in all, unless the study says another number by now.
-        seed: of every trial.
-        data: handed to the task.
-        device: handed to the task.
-        cache: handed to the task.
-        models_dir: where the weights of complete trials are saved; None to send them to the search if it wants them.
-        trial_module: the module that runs trials.
-        worker: the worker's name.
-        heartbeat: seconds between two signs of life.
-        patience: seconds to wait for a database or disk that fails.
-        release: the study's, which must be the worker's own; None where it cannot differ.
-    """
-
-    storage: str
-    study_name: str
-    space: Space
-    target: int
-    seed: int
-    data: str | None = None
-    device: str = "cpu"
-    cache: str | None = None
-    models_dir: str | None = None
-    trial_module: str = "ttq_plugin.trial"
-    worker: str = ""
-    heartbeat: int = HEARTBEAT
-    patience: float = PATIENCE
-    release: str | None = None
 
 
 class Hopeless(RuntimeError):
