@@ -134,3 +134,25 @@ def test_data_are_named_by_file_and_size(tmp_path, monkeypatch):
     assert data_identity(str(tmp_path / "a.npz")) == "a.npz:3"
     monkeypatch.setenv("TTQ_DATA_DIR", str(tmp_path))
     assert data_identity(None) == f"{tmp_path.name}:folder"
+
+
+def test_single_layers_have_settings_of_their_own(tmp_path):
+    todo = some(rows=("pttq",))
+    shared = {
+        "t_min": 0.8,
+        "t_max": 0.8,
+        "layers": {"conv2": {"t_min": 0.2, "t_max": 0.2, "granularity": "out_channel"}},
+    }
+    mine = [replace(cell, settings=cell.settings and cell.settings | shared) for cell in todo]
+    links = mine[1].links()
+    assert [link.config_list[0]["op_names"] for link in links] == [["conv1"], ["conv2"]]
+    assert [link.options["t_min"] for link in links] == [0.8, 0.2]
+    assert [link.config_list[0].get("granularity") for link in links] == [None, "out_channel"]
+    assert todo[1].links() == [] and todo[1].fingerprint("own") != mine[1].fingerprint("own")
+    every = replace(mine[1], settings=mine[1].settings | {"layers": {"conv1": {}, "conv2": {}}})
+    alike = replace(mine[1], settings={k: v for k, v in mine[1].settings.items() if k != "layers"})
+    found = []
+    for number, cell in enumerate((mine[1], every, alike)):
+        found.append(go([mine[0], cell], Folder(tmp_path / str(number), "own"), tmp_path)[1]["pttq-seed0"])
+    assert found[0]["settings"] == mine[1].settings and found[0]["metrics"]["srqw"] < found[1]["metrics"]["srqw"]
+    assert found[1]["metrics"] == found[2]["metrics"] and found[1]["test_mcc"] == found[2]["test_mcc"]

@@ -20,7 +20,7 @@ class Goal:
         srqw: share of zeros to reach, mean over the repetitions.
         mcc_change: test MCC less the full-precision model's, to reach.
         mcc: test MCC to reach as well, or None.
-        settings: keywords of ``Settings`` but task and seed.
+        settings: as a ``Cell`` has them.
     """
 
     row: str

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from ttq_plugin.curvature.plan import Link, ternary_entry
 from ttq_plugin.errors import InputError
 from ttq_plugin.reproduce.beyond import goals, recipe, refits
 from ttq_plugin.reproduce.published import Published, grid_values, shorten
 from ttq_plugin.settings import LSQ, Settings
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Recipe
+
+OWN = "layers"
+"""Key of a row's settings under which single layers have their own."""
 
 FULL = "fp"
 """The row of the full-precision model."""
@@ -33,7 +37,8 @@ class Cell:
         task: a built-in task's name, or the user's own.
         layers: to quantise.
         recipe: of the full-precision model; its optimiser and schedule also train the compression.
-        settings: keywords of ``Settings`` but task and seed; None for the full-precision model alone.
+        settings: keywords of ``Settings`` but task and seed, and under ``layers`` what single layers have of their own:
+            the method's numbers, and ``granularity``; None for the full-precision model alone.
         warmup: of the compression's schedule, where that is ``noam``.
         refit: whether the validation split is learned as well, as the papers learn all that does not test; for settings
             that were chosen before. Its scores on validation data then say nothing, and are None.
@@ -61,13 +66,30 @@ class Cell:
         return hashlib.sha256(json.dumps([items, data], sort_keys=True).encode()).hexdigest()[:16]
 
     def training(self) -> Settings:
-        """The compression's settings.
+        """The compression's settings, those that all layers share.
 
         Returns:
             Checked settings.
         """
         assert self.settings is not None
-        return Settings(task=self.task, seed=self.seed, **self.settings)
+        shared = {name: value for name, value in self.settings.items() if name != OWN}
+        return Settings(task=self.task, seed=self.seed, **shared)
+
+    def links(self) -> list[Link]:
+        """A compressor for each layer, where some have settings of their own.
+
+        Returns:
+            What ``trial.run`` takes as a chain; nothing if all layers share all settings.
+        """
+        own = (self.settings or {}).get(OWN)
+        return [self._link(layer, own.get(layer, {})) for layer in self.layers] if own else []
+
+    def _link(self, layer: str, own: Mapping[str, Any]) -> Link:
+        shared = self.training()
+        known = {"granularity": shared.granularity, **own}
+        granularity = known.pop("granularity")
+        options = {"method": shared.method, **shared.options(), **known}
+        return Link("PTTQQuantizer", (ternary_entry([layer], granularity),), options)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.files import write_text
-from ttq_plugin.reproduce.cells import FULL
+from ttq_plugin.reproduce.cells import FULL, OWN
 from ttq_plugin.reproduce.plots import draw
 from ttq_plugin.reproduce.published import repetitions, source
 from ttq_plugin.reproduce.summary import COLUMNS
@@ -184,11 +184,17 @@ def _settings(summary: Summary) -> str:
     ]
     for row in summary["rows"]:
         if row["row"] != FULL and summary["table"] != "grid":
-            lines.append(f"- {row['row']}: {', '.join(f'{k} {v}' for k, v in row['settings'].items())}")
+            shared = {k: v for k, v in row["settings"].items() if k != OWN}
+            own = [f"; {layer}: {_words(own)}" for layer, own in row["settings"].get(OWN, {}).items()]
+            lines.append(f"- {row['row']}: {_words(shared)}{''.join(own)}")
     if summary["table"] == "grid":
         shown = next(row["settings"] for row in summary["rows"] if row["row"] != FULL)
-        lines.append(f"- {', '.join(f'{k} {v}' for k, v in shown.items() if k not in {'t_min', 't_max'})}")
+        lines.append(f"- {_words({k: v for k, v in shown.items() if k not in {'t_min', 't_max'}})}")
     return "\n".join(lines)
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def _notes(summary: Summary) -> Iterator[str]:

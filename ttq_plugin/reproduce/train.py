@@ -14,6 +14,7 @@ from torch import nn
 from ttq_plugin.errors import Diverged
 from ttq_plugin.files import save_weights
 from ttq_plugin.reproduce.cells import Cell
+from ttq_plugin.settings import MIXED, Settings
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Data, Split
 from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
@@ -93,11 +94,8 @@ def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any
     recipe = replace(cell.recipe, warmup=cell.warmup)
     ready = replace(ready, task=replace(ready.task, recipe=recipe))
     settings = cell.training()
-    entry: dict[str, Any] = {"op_names": list(cell.layers), "target_names": ["weight"]}
-    if settings.granularity:
-        entry["granularity"] = settings.granularity
     try:
-        outcome = run(ready, settings, config_list=[entry])
+        outcome = _run(cell, ready, settings)
     except Diverged as error:
         result |= {"metrics": None, "notes": [f"diverged: {error}"]}
         return None
@@ -109,6 +107,16 @@ def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any
         known = {"task": cell.task, "method": settings.method, "layers": ",".join(outcome.layers)}
         save_weights(outcome.model, Path(place.models) / f"{cell.key}.safetensors", known)
     return outcome.model
+
+
+def _run(cell: Cell, ready: Prepared, settings: Settings) -> Outcome:
+    if chain := cell.links():  # whose links have the method and its numbers
+        shared = replace(settings, method=MIXED, granularity=None, **dict.fromkeys(settings.options()))
+        return run(ready, shared, chain=chain)
+    entry: dict[str, Any] = {"op_names": list(cell.layers), "target_names": ["weight"]}
+    if settings.granularity:
+        entry["granularity"] = settings.granularity
+    return run(ready, settings, config_list=[entry])
 
 
 def _curve(outcome: Outcome, ready: Prepared) -> list[float]:
