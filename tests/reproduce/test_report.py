@@ -101,6 +101,15 @@ def test_what_a_reader_must_know_stands_first(tmp_path):
     assert "every training has 0.1 of its published epochs" in head
 
 
+def test_settings_of_single_layers_are_told(tmp_path):
+    settings = {"method": "pttq", "t_min": 2.0, "layers": {"conv1": {"t_min": 0.7}, "conv2": {"t_max": 1.5}}}
+    made = summary("beyond", change=lambda cell: {"settings": cell.settings and settings})
+    page, web, twin, *_ = write_report(made, tmp_path, "own")
+    line = "method pttq, t_min 2.0; conv1: t_min 0.7; conv2: t_max 1.5"
+    assert line in page.read_text() and line in web.read_text()
+    assert [row["settings"] for row in json.loads(twin.read_text())["rows"][1:]] == [settings, settings]
+
+
 def test_goals_are_met_by_means_alone():
     first, second = goals("mnist-cnn")
 
