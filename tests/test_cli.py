@@ -243,6 +243,14 @@ def test_compress_prints_a_report(tmp_path, cache):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_compress_with_scales_an_output_channel(tmp_path, cache):
+    common = ["compress", "mnist-cnn", "--epochs", "1", "--cache", str(cache), "--out", "m.safetensors"]
+    result = ttq(*common, "--granularity", "out_channel", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    weight = load_packed(tmp_path / "m.safetensors", model=MnistCNN()).conv2.weight
+    assert len(weight.unique()) > 3 and all(len(channel.unique()) <= 3 for channel in weight)
+
+
 def link(compressor: str, dtype: str, *layers: str, **options: float) -> dict:
     entry = {"op_names": list(layers), "target_names": ["weight"], "quant_dtype": dtype, "quant_scheme": "symmetric"}
     return {"compressor": compressor, "config_list": [entry], "options": options}
@@ -311,10 +319,11 @@ def test_options_that_contradict_a_chain(tmp_path, option, message):
     refused(ttq("compress", "mnist-cnn", "--config", "chain.json", *option, cwd=tmp_path), message)
 
 
-def test_a_share_contradicts_a_config_list(tmp_path):
+def test_what_a_config_list_says_itself_contradicts_it(tmp_path):
     (tmp_path / "c.json").write_text('[{"op_names": ["fc1"]}]')
-    result = ttq("compress", "mnist-cnn", "--config", "c.json", "--share", "0.5", cwd=tmp_path)
-    refused(result, "--share contradicts the config list c.json, which says it; leave it out.")
+    for option in (["--share", "0.5"], ["--granularity", "out_channel"]):
+        result = ttq("compress", "mnist-cnn", "--config", "c.json", *option, cwd=tmp_path)
+        refused(result, f"{option[0]} contradicts the config list c.json, which says it; leave it out.")
 
 
 def test_a_chain_that_does_not_fit_the_model(tmp_path, cache):

@@ -176,6 +176,11 @@ def sensitivity(**given: Any) -> None:
     "--share", type=float, default=1.0, show_default=True, help="Quantise at least this share of the weights."
 )
 @click.option(
+    "--granularity",
+    type=click.Choice(("default", "out_channel")),
+    help="Scales and thresholds a layer (default), or an output channel.",
+)
+@click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="NNI config list (JSON) instead of --share, or a chain instead of --share and --method.",

@@ -16,7 +16,7 @@ from ttq_plugin.tasks import TASKS
 from ttq_plugin.tasks.training import mcc
 from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_test
 
-IN_FILE = ("share",)
+IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""
 
 IN_CHAIN = ("method", "bits", "t", "t_min", "t_max", "alpha")
