@@ -57,7 +57,7 @@ def trained(task: str, source: Path | None = None) -> tuple[nn.Module, Data]:
             module.p = 0.0
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:3000]
     size = 64 if task == "mnist-cnn" else 16
-    order = order.repeat(4) if task == "mnist-cnn" else order[:800]
+    order = order.repeat(4) if task == "mnist-cnn" else order[:1600]
     ternarize(model, TERNARY[task], method="pttq", t_min=1.5, t_max=1.5)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, lr_scale=1e-3, lr_threshold=1e-4), lr=2e-3 if size == 64 else 1e-3

@@ -127,7 +127,7 @@ def check_scores(task, source=None):
     model, data = trained(task, source)
     part = Split(data.validation.x[:400], data.validation.y[:400])
     score, expected = mcc(model, part), outputs(model, part.x)
-    assert score > 0.5  # it has learned; how well after so short a training depends on the processor's rounding
+    assert score > 0.75
     proto = to_onnx(model, data.train.x)
     for graph in (proto, to_int2(proto)):
         session = OnnxModule(graph, unpack=True)
