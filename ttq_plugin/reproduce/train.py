@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttq_plugin.curvature.plan import ternary_entry
 from ttq_plugin.errors import Diverged
 from ttq_plugin.files import save_weights
 from ttq_plugin.reproduce.cells import Cell
@@ -113,10 +114,7 @@ def _run(cell: Cell, ready: Prepared, settings: Settings) -> Outcome:
     if chain := cell.links():  # whose links have the method and its numbers
         shared = replace(settings, method=MIXED, granularity=None, **dict.fromkeys(settings.options()))
         return run(ready, shared, chain=chain)
-    entry: dict[str, Any] = {"op_names": list(cell.layers), "target_names": ["weight"]}
-    if settings.granularity:
-        entry["granularity"] = settings.granularity
-    return run(ready, settings, config_list=[entry])
+    return run(ready, settings, config_list=[ternary_entry(cell.layers, settings.granularity)])
 
 
 def _curve(outcome: Outcome, ready: Prepared) -> list[float]:
