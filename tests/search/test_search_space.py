@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT
 from ttq_plugin.core import METHODS as TERNARIZERS
+from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.load import built_in, load_space, parse_space, space_path
 from ttq_plugin.search.objectives import LIMITED, OBJECTIVES
-from ttq_plugin.search.ranges import METHODS, MIXED, bound
+from ttq_plugin.search.ranges import METHODS, MIXED, ONE_PAIR, bound
 from ttq_plugin.search.samplers import grid, grid_size
 from ttq_plugin.search.schema import schema_text, space_schema
 from ttq_plugin.settings import Settings
@@ -27,7 +28,7 @@ from ttq_plugin.tasks import TASKS
 WRONG = {
     "unknown key": ("trials: 6", "trails: 6", "space.yaml: unknown key 'trails' (did you mean trials?), allowed: task, "
                     "also, objectives, constraints, sampler, trials, timeout, stagnation, seed, stop_early, "
-                    "parameters, methods, only, paper."),
+                    "granularity, parameters, methods, only, paper."),
     "unknown parameter": ("  share:", "  shares:",
                           "space.yaml: parameters: unknown key 'shares' (did you mean share?), "
                           "allowed: lr, lr_scale, lr_threshold, epochs, share."),
@@ -139,6 +140,11 @@ WRONG = {
                                "space.yaml: only[0]: unknown method 'dorefa', allowed: pttq, attq, ttq."),
     "no point": ("epochs: {low: 1, high: 30}", "epochs: {low: 1, high: 30, points: 0}",
                  "space.yaml: parameters.epochs.points must be greater than or equal to 1, got 0."),
+    "unknown granularity": ("trials: 6", "granularity: channel",
+                            "space.yaml: granularity must be 'default' or 'out_channel', got 'channel'."),
+    "channels of what has none": ("methods:\n", "granularity: out_channel\nmethods:\n  mixed: {bits: 0.2}\n",
+                                  "space.yaml: granularity: out_channel is not for mixed; leave that method out, or "
+                                  "the granularity."),
     "paper no method": ("{method: ttq, t: 0.05", "{t: 0.05", "space.yaml: paper[0].method must be one of this space's "
                         "methods, pttq, attq, ttq, but it is missing."),
 }  # fmt: skip
@@ -232,6 +238,25 @@ def test_enqueued_settings_are_drawn_as_they_are(space):
         warnings.simplefilter("error")
         for parameters in fixed:
             assert space.suggest(study.ask()).items() >= parameters.items()
+
+
+def test_a_granularity_holds_for_every_trial(space_text, space):
+    fine = parse_space(space_text + "\ngranularity: out_channel\n", "s")
+    trial, values = next(trials(fine, 1))
+    assert "granularity" not in trial.params, "it is no parameter of the study: nothing draws it"
+    assert Settings(**fine.settings(values, 0)).granularity == "out_channel"
+    assert "granularity" not in space.settings(next(trials(space, 1))[1], 0), "as in studies before there was one"
+
+
+def test_methods_with_one_pair_a_layer_are_the_ones_that_channels_are_refused_for():
+    def refuses(method):
+        try:
+            get_method(method).configure(channel=0)
+        except InputError:
+            return True
+        return False
+
+    assert ONE_PAIR == {MIXED} | {name for name in METHODS if name != MIXED and refuses(name)}
 
 
 def test_a_share_left_out_is_everything(space_text):

@@ -36,6 +36,9 @@ LEARNS_THRESHOLDS = frozenset(name for name, own in METHODS.items() if "alpha" i
 LEARNS_SCALES = frozenset(METHODS) - {"twn", "dorefa"}
 """The methods that use lr_scale."""
 
+ONE_PAIR = frozenset({"pttq-released", MIXED})
+"""The methods whose scales and thresholds are a layer's: as released; and as curvature predicts a method per layer."""
+
 SHARED = ("lr", "lr_scale", "lr_threshold", "epochs", "share")
 """The parameters whose one range holds for every method."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from ttq_plugin.search.ranges import (
     LEARNS_THRESHOLDS,
     METHODS,
     MIXED,
+    ONE_PAIR,
     SHARED,
     Problem,
     Range,
@@ -64,6 +65,9 @@ class Space(BaseModel):
     )
     seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
     stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
+    granularity: Literal["default", "out_channel"] = Field(
+        default="default", description="Scales and thresholds: one pair a layer (default), or one an output channel."
+    )
     parameters: dict[str, Range] = Field(description="What every method has: a range, or a number that stays.")
     methods: dict[str, dict[str, Range]] = Field(description="Methods, each with ranges for its own parameters.")
     only: tuple[StrictStr, ...] = Field(
@@ -176,6 +180,9 @@ class Space(BaseModel):
             if "lr_threshold" not in self.parameters:
                 raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
         self._check_attq()
+        if self.granularity == "out_channel" and (without := [m for m in self.methods if m in ONE_PAIR]):
+            why = f"out_channel is not for {without[0]}; leave that method out, or the granularity"
+            raise Problem(("granularity",), why)
         if "srqw" in self.objectives and (without := [m for m in self.methods if m in {"dorefa", MIXED}]):
             raise Problem(("objectives",), f"srqw is for methods with zeros, got {without[0]}; leave one of them out")
         object.__setattr__(
@@ -294,4 +301,5 @@ class Space(BaseModel):
         method = values["method"]
         every = {name: None for own in METHODS.values() for name in own} | {"lr_threshold": None}
         given = {name: values[key] for name, key in self._names(method)}
-        return {"task": self.task, "method": method, **every, **given, "seed": seed}
+        fine = {} if self.granularity == "default" else {"granularity": self.granularity}
+        return {"task": self.task, "method": method, **every, **given, **fine, "seed": seed}
