@@ -51,7 +51,7 @@ def test_the_callback_is_called_every_so_many_steps():
         (lambda s: s.thresholds.fill_(50.0), "conv1: all weights are zero, its thresholds lie beyond every weight"),
         (lambda s: s.thresholds[1].fill_(50.0), "conv1: no weight is positive any more, that threshold lies beyond"),
         (lambda s: s.thresholds[0].fill_(50.0), "conv1: no weight is negative any more"),
-        (lambda s: s.scales.fill_(1e-8), "conv1: a scale fell to zero, so that sign does nothing; lower lr_scale"),
+        (lambda s: s.scales.fill_(1e-8), "conv1: a scale fell to zero, so that sign does nothing there; lower"),
     ],
 )
 def test_a_collapsed_layer_is_warned_of_once(change, message):

@@ -10,8 +10,8 @@ import pytest
 from ttq_plugin.reproduce.beyond import goals
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.published import published
-from ttq_plugin.reproduce.report import write_report
-from ttq_plugin.reproduce.summary import summarize
+from ttq_plugin.reproduce.report import grouped, write_report
+from ttq_plugin.reproduce.summary import environments, summarize
 
 
 def result(cell: Cell, **changes):
@@ -43,7 +43,10 @@ CIRCUMSTANCES = {
     "simulated": False,
     "data": "mnist.npz",
     "contradictions": ["pttq: a number is off."],
-    "environment": {"processor": "one", "cores": 2, "gpu": None, "python": "3.11", "torch": "2.13.0"},
+    "environments": [
+        {"processor": "one", "cores": 2, "gpu": None, "python": "3.11", "torch": "2.13.0", "trainings": 12},
+        {"processor": "two", "cores": 16, "gpu": "a card", "python": "3.12", "torch": "2.11.0", "trainings": 2},
+    ],
     "seconds": 10.0,
 }
 
@@ -143,3 +146,20 @@ def test_a_goal_that_is_missed_is_explained_by_numbers(tmp_path):
     good = {"metrics": {"mcc": 0.97, "srqw": 0.99}, "test_mcc": 0.97}
     [path, *_] = write_report(summary("beyond", change=lambda _: good), tmp_path, "good")
     assert "Why not" not in path.read_text()
+
+
+def test_every_machine_that_trained_is_told(tmp_path):
+    here, there = {"processor": "one", "gpu": None}, {"processor": "two", "gpu": "a card"}
+    results = [{"environment": here}, {"environment": there}, {"environment": dict(there)}, {"row": "of before"}]
+    assert environments(results) == [there | {"trainings": 2}, here | {"trainings": 1}]
+    page, *_ = write_report(summary("main"), tmp_path, "report")
+    text = page.read_text()
+    assert "- one, 2 cores; python 3.11, torch 2.13.0: 12 trainings\n- a card; python 3.12, torch 2.11.0: 2" in text
+
+
+def test_notes_that_differ_in_numbers_only_are_one():
+    lowered = "conv2: thresholds lowered to t_min = {}, t_max = 2.3, else a sign would have no weight left."
+    notes = [lowered.format("2.25"), lowered.format("-1e-05"), "conv3: gone", "encoder.0: 3 gone", "conv2: gone"]
+    assert grouped(notes) == [lowered.format("-1e-05 to 2.25") + " (2 such notes)", *notes[2:]]
+    assert grouped(["encoder.0: t = 1", "encoder.1: t = 1"]) == ["encoder.0: t = 1", "encoder.1: t = 1"]
+    assert grouped([]) == []

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, percent, print_json, progress
-from ttq_plugin.machine import environment
 from ttq_plugin.processes import cores
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import Published, published
 from ttq_plugin.reproduce.report import write_report
 from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
-from ttq_plugin.reproduce.summary import COLUMNS, summarize
+from ttq_plugin.reproduce.summary import COLUMNS, environments, summarize
 from ttq_plugin.reproduce.train import Place
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
@@ -60,8 +59,8 @@ def reproduce(
     with folder.alone():
         pairs, recorder = _train(todo, place, folder, store, f"reproduce {table} {task}", workers)
         summary = summarize(table, paper, pairs)
-        summary |= _circumstances(pairs, plan, device, data, table, paper)
-        summary["command"] = _command(table, task, plan, data)
+        summary |= _circumstances(pairs, plan, data, table, paper)
+        summary["command"] = _command(table, task, plan, data, gpu=any(e["gpu"] for e in summary["environments"]))
         files = write_report(summary, to, name)
         link = recorder.finish(files, summary["simulated"])
     if as_json:
@@ -95,7 +94,7 @@ def _train(
 
 
 def _circumstances(
-    pairs: list[tuple[Cell, Result]], plan: Plan, device: str, data: Path | None, table: str, paper: Published
+    pairs: list[tuple[Cell, Result]], plan: Plan, data: Path | None, table: str, paper: Published
 ) -> dict[str, Any]:
     """What the report says beside the numbers."""
     cell, result = pairs[0]
@@ -116,18 +115,19 @@ def _circumstances(
         "simulated": result["simulated"],
         "data": source,
         "contradictions": sentences,
-        "environment": environment(device),
+        "environments": environments([result for _, result in pairs]),
         "seconds": sum(result["seconds"] for _, result in pairs),
     }
 
 
-def _command(table: str, task: str, plan: Plan, data: Path | None) -> str:
+def _command(table: str, task: str, plan: Plan, data: Path | None, *, gpu: bool) -> str:
     """The command that makes the same numbers, without what only this machine knows."""
     words = ["ttq", "reproduce", table, "--task", task, "--repetitions", str(len(plan.seeds))]
     words += ["--methods", ",".join(plan.rows)] if plan.rows else []
     words += ["--scale", f"{plan.scale:g}"] if plan.scale != 1 else []
     words += ["--precision", plan.precision] if plan.precision != "float32" else []
     words += ["--seed", str(plan.seeds[0])] if plan.seeds[0] else []
+    words += ["--device", "cuda"] if gpu else []
     words += ["--data", data.name] if data else []
     return shlex.join(words)
 

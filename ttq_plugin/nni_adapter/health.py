@@ -126,8 +126,10 @@ class HealthMonitor:
 
 def _problem(codes: Tensor, params: dict[str, Tensor]) -> str | None:
     """What is wrong with a layer of these codes, if something is."""
-    if bool((params["scales"] <= SMALLEST).any()):
-        return "a scale fell to zero, so that sign does nothing; lower lr_scale."
+    scales = params["scales"]
+    if bool((scales <= SMALLEST).any()):
+        where = "a scale" if scales.numel() <= 2 else "some channel's scale"
+        return f"{where} fell to zero, so that sign does nothing there; lower lr_scale."
     if not bool(codes.any()):
         return "all weights are zero, its thresholds lie beyond every weight; lower them or lr_threshold."
     for sign, word in ((1, "positive"), (-1, "negative")):

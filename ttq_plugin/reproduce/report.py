@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from ttq_plugin.reproduce.summary import COLUMNS
 
 Summary = dict[str, Any]
 
+NUMBER = re.compile(r"(?<![\w.-])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
+"""A number in a note, but not a layer's, as in ``conv2`` or ``encoder.0``."""
+
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:66em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}code,pre{background:#f5f5f5}pre{padding:.6em;overflow:auto}
@@ -27,8 +31,8 @@ def write_report(summary: Summary, folder: Path, name: str) -> list[Path]:
     """Write ``name.md``, ``name.html``, ``name.json`` and ``name.png``, each whole or not at all.
 
     Args:
-        summary: from ``summarize``, with ``command``, ``environment``, ``seeds``, ``scale``, ``precision``, ``recipe``,
-            ``samples``, ``data``, ``simulated``, ``contradictions`` and ``seconds``.
+        summary: from ``summarize``, with ``command``, ``environments``, ``seeds``, ``scale``, ``precision``,
+            ``recipe``, ``samples``, ``data``, ``simulated``, ``contradictions`` and ``seconds``.
         folder: where.
         name: without ending.
 
@@ -204,7 +208,10 @@ def _notes(summary: Summary) -> Iterator[str]:
         if row["diverged"]
     ]
     noted = [
-        f"- {row['row']}: {note}" for row in summary["rows"] for note in row["notes"] if summary["table"] != "grid"
+        f"- {row['row']}: {note}"
+        for row in summary["rows"]
+        for note in grouped(row["notes"])
+        if summary["table"] != "grid"
     ]
     if lost or noted:
         yield "## What happened\n\n" + "\n".join(lost + noted[:40])
@@ -216,11 +223,35 @@ def _notes(summary: Summary) -> Iterator[str]:
         )
 
 
+def grouped(notes: Sequence[str]) -> list[str]:
+    """Notes that differ in their numbers only, as one.
+
+    Args:
+        notes: of several trainings.
+
+    Returns:
+        Each kind of note once, in place of a number that differs its least and greatest value: ``t = 2.1 to 2.3``.
+    """
+    kinds: dict[tuple[str, ...], list[list[str]]] = {}
+    for note in notes:
+        words = NUMBER.split(note)
+        kinds.setdefault(tuple(words), []).append(NUMBER.findall(note))
+    lines = []
+    for words, found in kinds.items():
+        ranges = [_range(column) for column in zip(*found, strict=True)]
+        line = "".join(word + number for word, number in zip(words, [*ranges, ""], strict=True))
+        lines.append(line + (f" ({len(found)} such notes)" if len(found) > 1 else ""))
+    return lines
+
+
+def _range(numbers: Sequence[str]) -> str:
+    least, most = min(numbers, key=float), max(numbers, key=float)
+    return least if float(least) == float(most) else f"{least} to {most}"
+
+
 def _where(summary: Summary) -> str:
-    known = summary["environment"]
-    device = known["gpu"] or f"{known['processor']}, {known['cores']} cores"
-    versions = ", ".join(f"{k} {v}" for k, v in known.items() if k not in {"processor", "cores", "gpu"})
-    lines = [f"{device}; {versions}; {summary['samples']} training samples from {summary['data']}.", ""]
+    lines = [f"{summary['samples']} training samples from {summary['data']}. Trained on", ""]
+    lines += [f"- {_machine(known)}" for known in summary["environments"]] + [""]
     lines += ["| row | trainings | seconds each |", "|---|---|---|"]
     lines += [
         f"| {row['row']} | {row['repetitions']} | {row['seconds'] / row['repetitions']:.0f} |"
@@ -228,6 +259,12 @@ def _where(summary: Summary) -> str:
         if summary["table"] != "grid"
     ]
     return "\n".join(lines)
+
+
+def _machine(known: Mapping[str, Any]) -> str:
+    device = known["gpu"] or f"{known['processor']}, {known['cores']} cores"
+    own = {"processor", "cores", "gpu", "trainings"}
+    return f"{device}; {_words({k: v for k, v in known.items() if k not in own})}: {known['trainings']} trainings"
 
 
 def _html(text: str, summary: Summary, picture: Path | None) -> str:

@@ -61,6 +61,27 @@ def summarize(table: str, paper: Published, pairs: Sequence[tuple[Cell, Result]]
     return {"table": table, "task": paper.task, "published_as": paper.name, "rows": rows} | _goals(table, paper, rows)
 
 
+def environments(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The machines that trained the results, the one of most trainings first.
+
+    Args:
+        results: of ``train_cell``; a killed run may have gone on elsewhere.
+
+    Returns:
+        What each result says of its machine, once, with ``trainings``: how many say so. Results of before machines were
+        kept count for none.
+    """
+    found: list[dict[str, Any]] = []
+    for known in (result["environment"] for result in results if "environment" in result):
+        for other in found:
+            if other == known | {"trainings": other["trainings"]}:
+                other["trainings"] += 1
+                break
+        else:
+            found.append(known | {"trainings": 1})
+    return sorted(found, key=lambda known: -known["trainings"])
+
+
 def _validation_change(row: str, results: Sequence[Result]) -> dict[str, Any] | None:
     """MCC on validation data less full precision's there, in points; None without one."""
     found = [100 * float(r["metrics"]["mcc"] - r["fp_mcc"]) for r in results if row != FULL and _seen(r)]

@@ -14,6 +14,7 @@ from torch import nn
 from ttq_plugin.curvature.plan import ternary_entry
 from ttq_plugin.errors import Diverged
 from ttq_plugin.files import save_weights
+from ttq_plugin.machine import environment
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.settings import MIXED, Settings
 from ttq_plugin.tasks import get_task
@@ -51,7 +52,8 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
     Returns:
         Plain data: ``row``, ``seed``, ``settings``, ``recipe``, ``metrics`` (fractions; None if it diverged),
         ``test_mcc``, ``fp_mcc``, ``fp_test_mcc``, ``refit``, ``curve`` (zero share after each epoch), ``notes``,
-        ``seconds``; with ``refit`` the MCC of ``metrics`` and ``fp_mcc``, on validation data, are None.
+        ``environment`` (the machine and its versions), ``seconds``; with ``refit`` the MCC of ``metrics`` and
+        ``fp_mcc``, on validation data, are None.
     """
     started = time.perf_counter()
     task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(_load, cell.task, refit=cell.refit))
@@ -70,6 +72,7 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
         "metrics": {"mcc": None if cell.refit else ready.mcc},
         "curve": [],
         "notes": [],
+        "environment": environment(place.device),
     }
     models = [ready.model]
     if cell.settings is not None:
