@@ -100,7 +100,8 @@ if __name__ == "__main__":
 """
 
 
-def test_the_parent_killed_leaves_no_worker_and_whole_results(tmp_path):
+def started(tmp_path):
+    """A run in a process of its own, with some results, and where they are."""
     script = tmp_path / "go.py"
     script.write_text(SCRIPT)
     process = subprocess.Popen(
@@ -108,17 +109,38 @@ def test_the_parent_killed_leaves_no_worker_and_whole_results(tmp_path):
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     kept = tmp_path / "cells"
     until = time.monotonic() + 120
     while len(list(kept.glob("*.json"))) < 3:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.1)
+    return process, kept
+
+
+def ended(process, number):
+    """What the run writes when it is sent the signal; it leaves no process behind."""
     workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    _, text = process.communicate(timeout=60)
     _, left = psutil.wait_procs(workers, timeout=60)
     assert workers and not left, "a worker outlived its parent"
+    return text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_its_workers_and_frees_all(tmp_path, number):
+    process, kept = started(tmp_path)
+    text = ended(process, number)
+    assert process.returncode != 0 and text.rstrip().endswith("KeyboardInterrupt") and "leaked" not in text
+    assert all("test_mcc" in json.loads(path.read_text()) for path in kept.glob("*.json"))
+
+
+def test_the_parent_killed_leaves_no_worker_and_whole_results(tmp_path):
+    process, kept = started(tmp_path)
+    ended(process, signal.SIGKILL)
     before = {path.name: json.loads(path.read_text()) for path in kept.glob("*.json")}
     todo = some(rows=("ttq", "attq", "pttq"), seeds=range(2))
     count, seen = go(todo, Folder(kept, "own"), tmp_path)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
-from ttq_plugin.processes import become_worker
+from ttq_plugin.processes import become_worker, ended_alike
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.reproduce.train import Place, train_cell
 
@@ -105,6 +105,7 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
     Raises:
         InputError: if a cell's data or settings cannot be used.
         RuntimeError: if workers are killed again and again.
+        KeyboardInterrupt: on Ctrl-C and on SIGTERM; what is finished is kept.
     """
     todo: list[Cell] = []
     for cell in cells:
@@ -119,7 +120,8 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
     while todo:
         before = len(todo)
         try:
-            _round(todo, place, folder, workers, on_result)
+            with ended_alike():
+                _round(todo, place, folder, workers, on_result)
         except BrokenProcessPool:
             crashes = crashes + 1 if len(todo) == before else 1
             if crashes >= CRASHES:
