@@ -90,11 +90,13 @@ def test_one_run_a_folder(tmp_path):
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from tests.reproduce.test_runner import go, some
 from ttq_plugin.reproduce.runner import Folder
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started in the background may ignore it
     folder = Path(sys.argv[1])
     go(some(rows=("ttq", "attq", "pttq"), seeds=range(2)), Folder(folder / "cells", "own"), folder)
 """

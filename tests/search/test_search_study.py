@@ -3,11 +3,13 @@
 import contextlib
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import MAX_ATTEMPTS, counted, finished, reclaim, running
@@ -91,6 +93,22 @@ def test_a_search_that_others_look_at_while_it_makes_its_database(space, tmp_pat
         finally:
             over.set()
     assert [look.result() for look in looks] == [None, None]
+
+
+def test_a_slow_attempt_to_make_tables_that_others_made_is_followed_by_another(space, tmp_path, monkeypatch):
+    attempts = []
+
+    class Slow(optuna.storages.RDBStorage):
+        def __init__(self, *arguments, **options):
+            attempts.append(arguments)
+            if len(attempts) == 1:
+                time.sleep(2.1)  # longer than a look at the file may wait
+                raise OperationalError("CREATE TABLE", {}, Exception("table alembic_version already exists"))
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Slow)
+    assert open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", space, resume=False).study_name == "s"
+    assert len(attempts) == 2
 
 
 def test_a_locked_database_is_reported_within_seconds(space, storage, tmp_path):

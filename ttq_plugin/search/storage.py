@@ -21,6 +21,9 @@ _PATIENCE = 60
 _PROBE = 2
 """Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
 
+_MADE = 30
+"""Seconds in which opening is tried again where others made one of the tables meanwhile."""
+
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker; three of them missed, and it is taken for dead."""
 
@@ -118,7 +121,8 @@ def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: 
         told = cause(error, storage).lower()
         return "already exists" in told or "unique" in told
 
-    return patiently(opened, _PROBE, faults=(SQLAlchemyError,), passes=made_meanwhile, pause=0.1)
+    # Longer than a look: on a busy machine one attempt alone may take seconds.
+    return patiently(opened, _MADE, faults=(SQLAlchemyError,), passes=made_meanwhile, pause=0.1)
 
 
 def connect_options(url: URL) -> dict[str, Any]:
