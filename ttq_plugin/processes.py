@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 def cores() -> int:
@@ -30,24 +30,27 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def ended_alike() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: an end without exceptions stops no worker and frees no semaphore.
+def ended_like_ctrl_c(*numbers: int) -> Iterator[None]:
+    """Let signals end the block as Ctrl-C does: their own end raises nothing, so it stops and frees nothing.
+
+    Args:
+        numbers: of the signals, such as SIGTERM, a plain kill, or SIGHUP, a closed terminal.
 
     Yields:
         nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Only the main thread may set handlers; elsewhere the caller ends what it started.
+    allowed = numbers if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, interrupt) for number in allowed}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def become_worker() -> None:

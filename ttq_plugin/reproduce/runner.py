@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
-from ttq_plugin.processes import become_worker, ended_alike
+from ttq_plugin.processes import become_worker, ended_like_ctrl_c
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.reproduce.train import Place, train_cell
 
@@ -120,7 +121,7 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
     while todo:
         before = len(todo)
         try:
-            with ended_alike():
+            with ended_like_ctrl_c(signal.SIGTERM):
                 _round(todo, place, folder, workers, on_result)
         except BrokenProcessPool:
             crashes = crashes + 1 if len(todo) == before else 1

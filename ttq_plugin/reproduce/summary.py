@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,15 +72,8 @@ def environments(results: Sequence[Result]) -> list[dict[str, Any]]:
         What each result says of its machine, once, with ``trainings``: how many say so. Results of before machines were
         kept count for none.
     """
-    found: list[dict[str, Any]] = []
-    for known in (result["environment"] for result in results if "environment" in result):
-        for other in found:
-            if other == known | {"trainings": other["trainings"]}:
-                other["trainings"] += 1
-                break
-        else:
-            found.append(known | {"trainings": 1})
-    return sorted(found, key=lambda known: -known["trainings"])
+    counts = Counter(tuple(result["environment"].items()) for result in results if "environment" in result)
+    return [dict(known) | {"trainings": count} for known, count in counts.most_common()]
 
 
 def _validation_change(row: str, results: Sequence[Result]) -> dict[str, Any] | None:

@@ -5,17 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.processes import ended_like_ctrl_c
 from ttq_plugin.quiet import MLFLOW
 from ttq_plugin.tracking.store import Store
 
@@ -122,7 +121,7 @@ def serve(
     Returns:
         The server's exit code, 0 after Ctrl-C.
     """
-    with _ended_like_ctrl_c():
+    with ended_like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
         process = start(store, host, port)
         try:
             base = f"http://{host}:{port}/"
@@ -136,23 +135,6 @@ def serve(
             return 0
         finally:
             stop(process)
-
-
-@contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """A closed terminal or a plain kill would leave the server running: treat both as Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # Only the main thread may set handlers; elsewhere the caller stops the server.
-    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _signal_all(process: subprocess.Popen[bytes], number: int) -> None:
