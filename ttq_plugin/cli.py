@@ -83,9 +83,10 @@ def search(**given: Any) -> None:
     SPACE is a space file, or the name of a built-in one. Objectives are maximised together; the papers' settings are
     tried first. Ctrl-C ends the search and keeps what is finished.
     """
+    from ttq_plugin.commands.search import Asked
     from ttq_plugin.commands.search import search as command
 
-    command(**given)
+    command(Asked(**given))
 
 
 @cli.command()

@@ -1,20 +1,22 @@
-"""``ttq search``: the main job. Wires the search, the trial code and MLflow together, and prints the front."""
+"""``ttq search``: the main job. Wires the search, the trial code and MLflow together."""
 
 from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.confirm import confirm_all, print_confirmed
-from ttq_plugin.commands.console import err, out, percent, print_json, progress, table
-from ttq_plugin.commands.train import SIMULATED, marked, prepared
+from rich.progress import Progress
+
+from ttq_plugin.commands.confirm import confirm_all
+from ttq_plugin.commands.console import err, print_json, progress
+from ttq_plugin.commands.front import finish, print_front
+from ttq_plugin.commands.train import marked, prepared
 from ttq_plugin.commands.watch import Watch
-from ttq_plugin.deploy.pyfunc import log_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import Confirmed
@@ -23,147 +25,223 @@ from ttq_plugin.search.load import load_space
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.schema import schema_text
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT, redact
+from ttq_plugin.search.storage import redact
 from ttq_plugin.search.warm import starts
-from ttq_plugin.tasks import TASKS
-from ttq_plugin.tracking import StudyRecorder, open_store, plot_front
+from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
-from ttq_plugin.trial import load_weights, score_on_test
-
-HEADINGS = {
-    "mcc": "MCC val",
-    "cr_gain_total": "CR_G",
-    "cr_gain_quantized": "CR_G quant",
-    "ec_gain_total": "EC_G",
-    "cr_gain_disk": "file gain",
-    "cr_gain_entropy": "Shannon gain",
-    "srqw": "zeros",
-}
+from ttq_plugin.trial import Prepared
 
 
-def search(
-    space: str,
-    store: str,
-    storage: str | None,
-    study: str | None,
-    resume: str | None,
-    trials: int | None,
-    workers: int | None,
-    methods: Sequence[str],
-    objectives: str | None,
-    constraints: Sequence[str],
-    sampler: str | None,
-    timeout: float | None,
-    stagnation: int | None,
-    warm_start: Sequence[str],
-    confirm: int | None,
-    schema: bool,
-    engine: str = "processes",
-    heartbeat: int = HEARTBEAT,
-    epoch_curves: str = "front",
-    *,
-    seed: int | None,
-    data: Path | None,
-    cache: Path | None,
-    device: str,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``ttq search``, by the names that the command line gives them.
+
+    Attributes:
+        schema: only print the space files' JSON schema.
+        space: file or name of the space.
+        store: MLflow's folder or address.
+        storage: the study's database; None: a file in the folder.
+        study: name of a new study, or None.
+        resume: name of the study to go on with, or None.
+        trials: in all; None: the space's.
+        workers: None: one a core.
+        engine: "processes" or "ray".
+        heartbeat: seconds between signs of life of a worker elsewhere.
+        methods: of the space, only these.
+        objectives: comma-separated, in place of the space's.
+        constraints: in place of the space's.
+        sampler: likewise.
+        timeout: seconds, likewise.
+        stagnation: trials, likewise.
+        warm_start: studies and tables to start with.
+        confirm: how many other seeds train the front again.
+        epoch_curves: whose training losses MLflow gets.
+        seed: None: a resumed study's own, or 0.
+        data: None: the task's own.
+        cache: folder of full-precision models.
+        device: torch's name.
+        as_json: print one object.
+    """
+
+    schema: bool
+    space: str
+    store: str
+    storage: str | None
+    study: str | None
+    resume: str | None
+    trials: int | None
+    workers: int | None
+    engine: str
+    heartbeat: int
+    methods: Sequence[str]
+    objectives: str | None
+    constraints: Sequence[str]
+    sampler: str | None
+    timeout: float | None
+    stagnation: int | None
+    warm_start: Sequence[str]
+    confirm: int | None
+    epoch_curves: str
+    seed: int | None
+    data: Path | None
+    cache: Path | None
+    device: str
+    as_json: bool
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What these options make of the space, as `load_space` takes it."""
+        given = {
+            "only": list(self.methods),
+            "objectives": [name.strip() for name in self.objectives.split(",")] if self.objectives else None,
+            "constraints": list(self.constraints),
+            "sampler": self.sampler,
+            "timeout": self.timeout,
+            "stagnation": self.stagnation,
+        }
+        return {key: value for key, value in given.items() if value not in (None, [])}
+
+    @property
+    def folder(self) -> Path:
+        """Of models, pictures and, unless told otherwise, the study; a server's store has none of its own."""
+        return Path("mlflow_runs") if "://" in self.store else Path(self.store)
+
+    @property
+    def own_storage(self) -> str:
+        """The database where none is named."""
+        return f"sqlite:///{(self.folder / 'studies.db').absolute()}"
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """What `run_search` and `confirm_front` take alike."""
+        return {
+            "workers": self.workers,
+            "data": self.data,
+            "cache": self.cache,
+            "device": self.device,
+            "engine": self.engine,
+        }
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A search that may begin: everything that can refuse it has been looked at."""
+
+    asked: Asked
+    space: Space
+    name: str
+    storage: str
+    store: Store | str
+    seed: int
+    first: list[dict[str, Any]]
+    target: int
+
+    @property
+    def again(self) -> str:
+        """The command that goes on with it, as a shell reads it and without a password."""
+        asked = self.asked
+        store = "" if asked.store == "mlflow_runs" else f" --store {asked.store}"
+        storage = "" if self.storage == asked.own_storage else f" --storage '{redact(self.storage)}'"
+        return f"ttq search {asked.space} --resume {self.name}{_words(asked.changes)}{store}{storage}"
+
+
+def search(asked: Asked) -> None:
     """Run or resume a search, test its front once, and print it."""
-    if schema:
+    if asked.schema:
         return print(schema_text(), end="")
     started = time.perf_counter()
-    if study and resume:
-        raise InputError("--study names a new study and --resume an old one; give one of them.")
-    changes = {
-        "only": list(methods),
-        "objectives": [name.strip() for name in objectives.split(",")] if objectives else None,
-        "constraints": list(constraints),
-        "sampler": sampler,
-        "timeout": timeout,
-        "stagnation": stagnation,
-    }
-    described = load_space(space, {key: value for key, value in changes.items() if value not in (None, [])})
-    folder = Path("mlflow_runs") if "://" in store else Path(store)
-    storage = storage or f"sqlite:///{(folder / 'studies.db').absolute()}"
-    name = resume or study or f"{described.task}-{datetime.now():%Y%m%d-%H%M%S}"
-    target = trials or described.trials
-    # A server must answer before anything is trained; a folder becomes a store only when the study is open.
-    opened = open_store(store) if "://" in store else store
-    get_engine(engine, storage)
-    seed = check_study(storage, name, described, resume=bool(resume), seed=seed)
-    first = starts(warm_start, described, storage)
-    ready = prepared(described.task, seed=seed, data=data, cache=cache, device=device)
-    settings = {
-        "task": described.task,
-        "sampler": described.sampler,
-        "trials": target,
-        "seed": seed,
-        "mcc_fp32": ready.mcc,
-    }
-    settings |= marked(ready)
-    with progress() as bars:
-        watch = Watch(described, name, opened, folder / "models" / name, target, ready, settings, bars)
-        folder.mkdir(parents=True, exist_ok=True)
-        summary = run_search(
-            described,
-            storage,
-            name,
-            workers=workers,
-            trials=target,
-            seed=seed,
-            data=data,
-            cache=cache,
-            models_dir=watch.models,
-            device=device,
-            starts=first,
-            resume=bool(resume),
-            on_poll=watch,
-            on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
-            engine=engine,
-            heartbeat=heartbeat,
-        )
-        confirmed: dict[int, Confirmed] = {}
-        if confirm and not summary.interrupted and not summary.error and watch.members():
-            options = {"workers": workers, "data": data, "cache": cache, "device": device, "engine": engine}
-            confirmed, cut = confirm_all(described, storage, name, watch.members(), confirm, bars, options)
-            summary = replace(summary, interrupted=cut)
-    again = f"ttq search {space} --resume {name}{_again(changes)}{_elsewhere(store, storage, folder)}"
+    opened = _open(asked)
+    watch, summary, confirmed = _run(opened)
     try:
-        result = watch.last(lambda: _finish(watch, summary, data, folder, seed, confirmed, epoch_curves))
+        result = watch.last(
+            lambda: finish(watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves)
+        )
     except store_faults() as error:
         raise SystemExit(
             f"Error: MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
-            f"{again}"
+            f"{opened.again}"
         ) from None
     result["seconds"] = time.perf_counter() - started
-    if as_json:
+    if asked.as_json:
         print_json(result)
     else:
-        _print(result, described, store)
+        print_front(result, opened.space, asked.store)
     if summary.interrupted:
-        err.print(f"Interrupted; go on with: {again}")
+        err.print(f"Interrupted; go on with: {opened.again}")
         raise KeyboardInterrupt
     if summary.error:
         raise SystemExit(f"Error: {summary.error}")
     if summary.complete and not result["front"]:
-        raise SystemExit(f"Error: no trial satisfies {', '.join(described.constraints)}; {_nearest(watch)}.")
+        raise SystemExit(f"Error: no trial satisfies {', '.join(opened.space.constraints)}; {_nearest(watch)}.")
 
 
-def _elsewhere(store: str, storage: str, folder: Path) -> str:
-    """The options that find the same stores again, without a password."""
-    given = "" if store == "mlflow_runs" else f" --store {store}"
-    default = f"sqlite:///{(folder / 'studies.db').absolute()}"
-    return given if storage == default else f"{given} --storage '{redact(storage)}'"
+def _open(asked: Asked) -> _Opened:
+    """Look at everything that may refuse the search, before anything is trained or written."""
+    if asked.study and asked.resume:
+        raise InputError("--study names a new study and --resume an old one; give one of them.")
+    space = load_space(asked.space, asked.changes)
+    storage = asked.storage or asked.own_storage
+    name = asked.resume or asked.study or f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}"
+    # A server must answer before anything is trained; a folder becomes a store only when the study is open.
+    store = open_store(asked.store) if "://" in asked.store else asked.store
+    get_engine(asked.engine, storage)
+    seed = check_study(storage, name, space, resume=bool(asked.resume), seed=asked.seed)
+    first = starts(asked.warm_start, space, storage)
+    return _Opened(asked, space, name, storage, store, seed, first, asked.trials or space.trials)
 
 
-def _again(changes: Mapping[str, Any]) -> str:
-    """The options that made a space another one, as a shell reads them: a study keeps what it searches."""
-    words = [word for name in changes["only"] for word in ("--method", name)]
-    words += ["--objectives", ",".join(changes["objectives"])] if changes["objectives"] else []
-    words += [word for text in changes["constraints"] for word in ("--constraint", text)]
-    words += [
-        w for key in ("sampler", "timeout", "stagnation") if changes[key] for w in (f"--{key}", str(changes[key]))
-    ]
+def _run(opened: _Opened) -> tuple[Watch, Summary, dict[int, Confirmed]]:
+    """The trials, and where asked the front trained again; the bars are gone afterwards."""
+    asked = opened.asked
+    task = opened.space.task
+    ready = prepared(task, seed=opened.seed, data=asked.data, cache=asked.cache, device=asked.device)
+    with progress() as bars:
+        watch = _watch(opened, ready, bars)
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        summary = run_search(
+            opened.space,
+            opened.storage,
+            opened.name,
+            trials=opened.target,
+            seed=opened.seed,
+            models_dir=watch.models,
+            starts=opened.first,
+            resume=bool(asked.resume),
+            on_poll=watch,
+            on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
+            heartbeat=asked.heartbeat,
+            **asked.places,
+        )
+        confirmed: dict[int, Confirmed] = {}
+        if asked.confirm and not summary.interrupted and not summary.error and watch.members():
+            confirmed, cut = confirm_all(
+                opened.space, opened.storage, opened.name, watch.members(), asked.confirm, bars, asked.places
+            )
+            summary = replace(summary, interrupted=cut)
+    return watch, summary, confirmed
+
+
+def _watch(opened: _Opened, ready: Prepared, bars: Progress) -> Watch:
+    """What follows the search, with what MLflow is told of the study."""
+    space = opened.space
+    settings = {
+        "task": space.task,
+        "sampler": space.sampler,
+        "trials": opened.target,
+        "seed": opened.seed,
+        "mcc_fp32": ready.mcc,
+    }
+    models = opened.asked.folder / "models" / opened.name
+    return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)
+
+
+def _words(changes: dict[str, Any]) -> str:
+    """The options that made a space another one, which a study keeps; each with a space before it."""
+    words = [word for name in changes.get("only", ()) for word in ("--method", name)]
+    words += ["--objectives", ",".join(changes["objectives"])] if "objectives" in changes else []
+    words += [word for text in changes.get("constraints", ()) for word in ("--constraint", text)]
+    for key in ("sampler", "timeout", "stagnation"):
+        words += [f"--{key}", str(changes[key])] if key in changes else []
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 
@@ -172,116 +250,3 @@ def _nearest(watch: Watch) -> str:
     limit = next(c for c in watch.space.limits if any(str(c) in record.violated for record in watch.records))
     values = [record.metrics[limit.name] for record in watch.records if limit.name in record.metrics]
     return f"{limit.name} came to {(max if limit.least else min)(values):.6g}" if values else f"none had {limit.name}"
-
-
-def _finish(
-    watch: Watch,
-    summary: Summary,
-    data: Path | None,
-    folder: Path,
-    seed: int,
-    confirmed: Mapping[int, Confirmed],
-    curves: str,
-) -> dict[str, Any]:
-    """Score the front on the test split, end the study's run in MLflow, and draw the front."""
-    recorder, members = watch.recorder, sorted(watch.members())
-    scores = _test(watch, members, data, seed)
-    for number, found in confirmed.items():
-        recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
-    recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
-    picture = folder / "fronts" / f"{watch.study}.png"
-    if members:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        again = {number: asdict(found) for number, found in confirmed.items()}
-        title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
-        plot_front(watch.records, watch.space.objectives, picture, title, again)
-    rows = [
-        {
-            "trial": r.number,
-            "origin": r.origin,
-            **{k: v for k, v in r.parameters.items() if v is not None},
-            **r.metrics,
-            "test_mcc": scores.get(r.number),
-            "notes": list(r.notes),
-            **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
-        }
-        for r in watch.records
-        if r.number in members
-    ]
-    return {
-        "study": watch.study,
-        "simulated": watch.ready.simulated,
-        "trials": {
-            "complete": summary.complete,
-            "failed": summary.failed,
-            "lost": summary.lost,
-            "pruned": summary.pruned,
-        },
-        "ended": summary.ended,
-        "saved_seconds": summary.saved,
-        "full_precision": {"mcc": watch.ready.mcc, "test_mcc": scores.get(-1)},
-        "front": sorted(rows, key=lambda row: -row["mcc"]),
-        "picture": str(picture.absolute()) if members else None,
-        "link": recorder.link("127.0.0.1", 5000),
-    }
-
-
-def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dict[int, float]:
-    """Test score of each front member, once each; -1 is the full-precision model's."""
-    recorder, task = watch.recorder, watch.ready.task
-    known = recorder.tested()
-    models, numbers = [watch.ready.model.cpu()], [-1]
-    for number in members:
-        path = watch.models / f"trial-{number}.safetensors"
-        if number not in known and path.is_file():
-            model = task.model().eval()
-            load_weights(model, path)
-            models.append(model)
-            numbers.append(number)
-            _log_model(recorder, number, path, model, task.name)
-    scores = dict(zip(numbers, score_on_test(task.name, models, seed=seed, data=data), strict=True))
-    for number, score in scores.items():
-        if number >= 0:
-            recorder.log_test(number, score)
-    return known | scores
-
-
-def _log_model(recorder: StudyRecorder, number: int, path: Path, model: Any, task: str) -> None:
-    """The weights as a file, and of a built-in task's network a model that MLflow loads; each is logged once."""
-    recorder.log_file(path, "model", number)
-    if task in TASKS and not recorder.store.client.get_run(recorder.run_of(number)).outputs.model_outputs:
-        log_model(recorder.store.client, recorder.run_of(number), model, task, name=f"trial-{number}")
-
-
-def _print(result: dict[str, Any], space: Space, store: str) -> None:
-    counts, full = result["trials"], result["full_precision"]
-    metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
-    headings = {"trial": "right", "method": "left", "from": "left"}
-    numbers = {HEADINGS.get(name, name): "right" for name in metrics} | {"MCC test": "right", "epochs": "right"}
-    baseline = ["", "fp32", ""] + [percent(full["mcc"]) if m == "mcc" else "" for m in metrics]
-    rows = [[*baseline, percent(full["test_mcc"]), ""]]
-    rows += [
-        [str(row["trial"]), row["method"], row["origin"]]
-        + [percent(row[m]) if m in row else "" for m in metrics]
-        + [percent(row["test_mcc"]), str(row["epochs"])]
-        for row in result["front"]
-    ]
-    table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
-    if result["simulated"]:
-        out.print(SIMULATED)
-    if counts["failed"]:
-        out.print(f"{counts['failed']} trials failed; MLflow shows why.")
-    if counts["pruned"]:
-        out.print(
-            f"{counts['pruned']} trials ended early, which saved about {result['saved_seconds']:.0f} s of training."
-        )
-    if result["ended"] not in {None, "trials"}:
-        out.print(f"The search ended by {result['ended']}.")
-    print_confirmed(result["front"], space)
-    if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
-        out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
-    out.print(f"took {result['seconds']:.0f} s")
-    out.print(f"picture: {result['picture']}")
-    where = "" if store == "mlflow_runs" else f" --store {store}"
-    out.print(f"MLflow:  ttq ui{where} --study {result['study']}")
-    out.print(f"         {result['link']}")

@@ -1,0 +1,144 @@
+"""What ``ttq search`` does with its front: scores it on the test split once, logs, draws and prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.confirm import print_confirmed
+from ttq_plugin.commands.console import out, percent, table
+from ttq_plugin.commands.train import SIMULATED
+from ttq_plugin.commands.watch import Watch
+from ttq_plugin.deploy.pyfunc import log_model
+from ttq_plugin.search.confirm import Confirmed
+from ttq_plugin.search.runner import Summary
+from ttq_plugin.search.space import Space
+from ttq_plugin.tasks import TASKS
+from ttq_plugin.tracking import StudyRecorder, plot_front
+from ttq_plugin.trial import load_weights, score_on_test
+
+HEADINGS = {
+    "mcc": "MCC val",
+    "cr_gain_total": "CR_G",
+    "cr_gain_quantized": "CR_G quant",
+    "ec_gain_total": "EC_G",
+    "cr_gain_disk": "file gain",
+    "cr_gain_entropy": "Shannon gain",
+    "srqw": "zeros",
+}
+
+
+def finish(
+    watch: Watch,
+    summary: Summary,
+    data: Path | None,
+    folder: Path,
+    seed: int,
+    confirmed: Mapping[int, Confirmed],
+    curves: str,
+) -> dict[str, Any]:
+    """Score the front on the test split, end the study's run in MLflow, and draw the front."""
+    recorder, members = watch.recorder, sorted(watch.members())
+    scores = _test(watch, members, data, seed)
+    for number, found in confirmed.items():
+        recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
+    recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
+    picture = folder / "fronts" / f"{watch.study}.png"
+    if members:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        again = {number: asdict(found) for number, found in confirmed.items()}
+        title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+        plot_front(watch.records, watch.space.objectives, picture, title, again)
+    rows = [
+        {
+            "trial": r.number,
+            "origin": r.origin,
+            **{k: v for k, v in r.parameters.items() if v is not None},
+            **r.metrics,
+            "test_mcc": scores.get(r.number),
+            "notes": list(r.notes),
+            **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
+        }
+        for r in watch.records
+        if r.number in members
+    ]
+    return {
+        "study": watch.study,
+        "simulated": watch.ready.simulated,
+        "trials": {
+            "complete": summary.complete,
+            "failed": summary.failed,
+            "lost": summary.lost,
+            "pruned": summary.pruned,
+        },
+        "ended": summary.ended,
+        "saved_seconds": summary.saved,
+        "full_precision": {"mcc": watch.ready.mcc, "test_mcc": scores.get(-1)},
+        "front": sorted(rows, key=lambda row: -row["mcc"]),
+        "picture": str(picture.absolute()) if members else None,
+        "link": recorder.link("127.0.0.1", 5000),
+    }
+
+
+def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dict[int, float]:
+    """Test score of each front member, once each; -1 is the full-precision model's."""
+    recorder, task = watch.recorder, watch.ready.task
+    known = recorder.tested()
+    models, numbers = [watch.ready.model.cpu()], [-1]
+    for number in members:
+        path = watch.models / f"trial-{number}.safetensors"
+        if number not in known and path.is_file():
+            model = task.model().eval()
+            load_weights(model, path)
+            models.append(model)
+            numbers.append(number)
+            _log_model(recorder, number, path, model, task.name)
+    scores = dict(zip(numbers, score_on_test(task.name, models, seed=seed, data=data), strict=True))
+    for number, score in scores.items():
+        if number >= 0:
+            recorder.log_test(number, score)
+    return known | scores
+
+
+def _log_model(recorder: StudyRecorder, number: int, path: Path, model: Any, task: str) -> None:
+    """The weights as a file, and of a built-in task's network a model that MLflow loads; each is logged once."""
+    recorder.log_file(path, "model", number)
+    if task in TASKS and not recorder.store.client.get_run(recorder.run_of(number)).outputs.model_outputs:
+        log_model(recorder.store.client, recorder.run_of(number), model, task, name=f"trial-{number}")
+
+
+def print_front(result: dict[str, Any], space: Space, store: str) -> None:
+    """The front as a table, with what happened to the search and where its picture and its MLflow are."""
+    counts, full = result["trials"], result["full_precision"]
+    metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
+    headings = {"trial": "right", "method": "left", "from": "left"}
+    numbers = {HEADINGS.get(name, name): "right" for name in metrics} | {"MCC test": "right", "epochs": "right"}
+    baseline = ["", "fp32", ""] + [percent(full["mcc"]) if m == "mcc" else "" for m in metrics]
+    rows = [[*baseline, percent(full["test_mcc"]), ""]]
+    rows += [
+        [str(row["trial"]), row["method"], row["origin"]]
+        + [percent(row[m]) if m in row else "" for m in metrics]
+        + [percent(row["test_mcc"]), str(row["epochs"])]
+        for row in result["front"]
+    ]
+    table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
+    if result["simulated"]:
+        out.print(SIMULATED)
+    if counts["failed"]:
+        out.print(f"{counts['failed']} trials failed; MLflow shows why.")
+    if counts["pruned"]:
+        out.print(
+            f"{counts['pruned']} trials ended early, which saved about {result['saved_seconds']:.0f} s of training."
+        )
+    if result["ended"] not in {None, "trials"}:
+        out.print(f"The search ended by {result['ended']}.")
+    print_confirmed(result["front"], space)
+    if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
+        out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
+    out.print(f"took {result['seconds']:.0f} s")
+    out.print(f"picture: {result['picture']}")
+    where = "" if store == "mlflow_runs" else f" --store {store}"
+    out.print(f"MLflow:  ttq ui{where} --study {result['study']}")
+    out.print(f"         {result['link']}")
