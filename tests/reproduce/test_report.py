@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from ttq_plugin.machine import environment
 from ttq_plugin.reproduce.beyond import goals
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.published import published
@@ -155,6 +157,17 @@ def test_every_machine_that_trained_is_told(tmp_path):
     page, *_ = write_report(summary("main"), tmp_path, "report")
     text = page.read_text()
     assert "- one, 2 cores; python 3.11, torch 2.13.0: 12 trainings\n- a card; python 3.12, torch 2.11.0: 2" in text
+    assert "do not tell" not in text
+    page, *_ = write_report(summary("main", environments=[]), tmp_path, "earlier")
+    assert "Trained on\n\n- machines that these results of an earlier version do not tell: 14 train" in page.read_text()
+
+
+def test_a_gpus_convolutions_tell_their_precision(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a card")
+    assert environment("cuda")["gpu"] == "a card, convolutions in TF32"
+    monkeypatch.setattr("torch.backends.cudnn.conv", SimpleNamespace(fp32_precision="ieee"))
+    assert environment("cuda:0")["gpu"] == "a card"
+    assert environment("cpu")["gpu"] is None
 
 
 def test_notes_that_differ_in_numbers_only_are_one():

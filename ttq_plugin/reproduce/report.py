@@ -251,7 +251,11 @@ def _range(numbers: Sequence[str]) -> str:
 
 def _where(summary: Summary) -> str:
     lines = [f"{summary['samples']} training samples from {summary['data']}. Trained on", ""]
-    lines += [f"- {_machine(known)}" for known in summary["environments"]] + [""]
+    lines += [f"- {_machine(known)}" for known in summary["environments"]]
+    told = sum(known["trainings"] for known in summary["environments"])
+    if untold := sum(row["repetitions"] for row in summary["rows"]) - told:
+        lines += [f"- machines that these results of an earlier version do not tell: {untold} trainings"]
+    lines += [""]
     lines += ["| row | trainings | seconds each |", "|---|---|---|"]
     lines += [
         f"| {row['row']} | {row['repetitions']} | {row['seconds'] / row['repetitions']:.0f} |"
