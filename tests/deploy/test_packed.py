@@ -352,8 +352,8 @@ def test_foreign_files_and_other_models_are_named(small, tmp_path):
     cases = {
         "missing.safetensors": (None, "does not exist"),
         "empty.safetensors": (b"", "0 bytes"),
-        "text.safetensors": (b"hello, this is no model at all", "no packed file"),
-        "pickle.safetensors": (b"\x80\x04\x95" + bytes(60), "no packed file"),
+        "text.safetensors": (b"hello, this is no model at all", "not a packed file"),
+        "pickle.safetensors": (b"\x80\x04\x95" + bytes(60), "not a packed file"),
     }
     for name, (data, message) in cases.items():
         if data is not None:

@@ -6,9 +6,7 @@ characters of the digest itself as zeros, so that no byte of the file can change
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ttq_plugin.digests import IN_JSON, NOTHING, read_header, seal, verify
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_whole
+from ttq_plugin.files import write_bytes
 
 KEY = "ttq_packed"
 VERSION = 1
-LARGEST_HEADER = 1 << 24
-"""Bytes; a header has some hundred bytes a tensor."""
 
 
 class Stored(NamedTuple):
@@ -32,11 +29,6 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-_CHUNK = 1 << 20
-_NOTHING = "0" * 64
-_DIGEST = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
 
 
 def write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> int:
@@ -53,17 +45,13 @@ def write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> in
     Raises:
         InputError: if the place cannot be written, or the header would be too long.
     """
-    text = json.dumps({"digest": _NOTHING, "version": VERSION, **content}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"digest": NOTHING, "version": VERSION, **content}, sort_keys=True, separators=(",", ":"))
     data = bytearray(save(tensors, {KEY: text}))
-    start = 8 + int.from_bytes(data[:8], "little")
-    places = list(_DIGEST.finditer(data, 8, start))
-    if start - 8 > LARGEST_HEADER or len(places) != 1:
-        raise InputError(
-            f"the header of {path} must have at most {LARGEST_HEADER} bytes and one digest, got {start - 8} bytes and "
-            f"{len(places)}; give save_packed a shorter report."
-        )
-    data[slice(*places[0].span(1))] = hashlib.sha256(data).hexdigest().encode()
-    write_whole(path, lambda temporary: Path(temporary).write_bytes(data))
+    try:
+        seal(data, IN_JSON)
+    except InputError as error:
+        raise InputError(f"{path} cannot be written: {error} A shorter report makes the header shorter.") from None
+    write_bytes(path, data)
     return len(data)
 
 
@@ -81,28 +69,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     """
     if not path.is_file():
         raise InputError(f"the packed file {path} does not exist; `save_packed` and `ttq compress --out` write one.")
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise InputError(
-                    f"{path} is cut off, or no packed file: it has {size} bytes and its header claims {length}."
-                )
-            header = file.read(length)
-            content, stored = _content(path, header)
-            places = list(_DIGEST.finditer(header))
-            if len(places) != 1:
-                raise InputError(f"{path} is damaged: its header must hold one digest, got {len(places)}.")
-            digest = hashlib.sha256(length.to_bytes(8, "little"))
-            first, last = places[0].span(1)
-            digest.update(header[:first] + _NOTHING.encode() + header[last:])
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"the packed file {path} cannot be read ({error.strerror or error}).") from None
-    if digest.hexdigest().encode() != places[0][1]:
-        raise InputError(f"{path} is damaged: its bytes do not fit its digest; get another copy of the file.")
+    header = read_header(path, "packed file")
+    content, stored = _content(path, header)
+    verify(path, header, IN_JSON, "get another copy of the file")
     return content, stored
 
 

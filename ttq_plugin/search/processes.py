@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from ttq_plugin.births import born as _born
+from ttq_plugin.births import lives as _lives
+from ttq_plugin.births import machine as _machine
 
 
 def identity(name: str) -> dict[str, Any]:
@@ -39,34 +42,4 @@ def alive(worker: Mapping[str, Any]) -> bool | None:
     """
     if worker.get("machine") != _machine():
         return None
-    try:
-        os.kill(worker["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it exists, and belongs to someone else
-    return bool(worker["born"] == _born(worker["pid"]))
-
-
-def _machine() -> str:
-    """Where process numbers mean what they mean here: one run of a kernel, and in it one namespace of processes.
-
-    Names of hosts do not tell: containers and fresh cloud machines share them.
-
-    Returns:
-        a text that no other machine, container or run of this kernel has.
-    """
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _born(pid: int) -> str:
-    """When the process started, in the system's ticks; empty where there is no /proc, "gone" for a zombie."""
-    try:
-        # The command's name, in parentheses, may hold spaces: fields are counted after it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "gone" if fields[0] == "Z" else fields[19]
+    return _lives(worker["pid"], worker["born"])
