@@ -154,19 +154,11 @@ def test_every_layer_type(module, shape):
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(9, 4)
-        self.head = nn.Linear(4, 9, bias=False)
-        self.head.weight = self.embedding.weight
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Linear(9, 9)
-        self.b = self.a
+def half_tied():
+    model = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))
+    model[1].weight = model[0].weight
+    nn.utils.parametrizations.weight_norm(model[1], "bias", dim=None)
+    return model
 
 
 def frozen():
@@ -199,18 +191,21 @@ REFUSED = [
     (net, ["conv1", "conv3"], "layers names 'conv3', which the model does not have; .* conv1, conv2, fc"),
     (net, [None], "layers names None, which the model does not have"),
     (net, ["conv1", "conv1"], "layers names the same layer more than once: conv1, conv1"),
-    (Twice, ["a", "b"], "layers names the same layer more than once: a, b"),
-    (net, ["conv1", "norm"], "norm: a BatchNorm2d cannot be ternary, only Conv1d, .*Linear can"),
+    (net, ["conv1", "norm"], "norm: a BatchNorm2d cannot be ternary, only convolutions, linear layers, .* can"),
+    (net, ["conv1", "norm.weight"], r"norm.weight: is no matrix, its shape is \(6,\); leave it out"),
+    (net, ["conv1", "conv2.scale"], "layers names 'conv2.scale', which the model does not have"),
+    (net, ["conv1", "conv2.stride"], "conv2.stride: is no plain parameter; name the module that holds it"),
     (spectral, LAYERS, "conv2: already has a parametrization; bake or remove it first"),
     (lambda: ternarize(net(), ["conv2"]), LAYERS, "conv2: already has a parametrization"),
     (masked, LAYERS, "conv2: its weight is not a plain parameter"),
-    (Tied, ["head"], r"head: its weight is shared by embedding.weight and head.weight; untie them"),
     (frozen, LAYERS, r"conv2: the weight is frozen \(requires_grad is False\)"),
     (with_nan, LAYERS, "conv2: weights must be finite"),
     (lambda: net().to(torch.bfloat16), LAYERS, "conv1: a bfloat16 weight loses small updates"),
     (lambda: net().to("meta"), LAYERS, "conv1: the weight holds no values yet"),
     (lambda: nn.Sequential(nn.LazyLinear(4)), ["0"], "0: the weight holds no values yet"),
-    (lambda: nn.MultiheadAttention(8, 2), ["out_proj"], "out_proj: is a projection of nn.MultiheadAttention"),
+    (lambda: nn.Sequential(nn.Embedding(9, 4, max_norm=1.0)), ["0"], "0: max_norm would rescale ternary rows"),
+    (lambda: nn.Sequential(nn.Embedding(9, 4, sparse=True)), ["0"], "0: its gradients are sparse"),
+    (half_tied, ["0"], "1: already has a parametrization; bake or remove it first"),
 ]
 
 

@@ -1,52 +1,36 @@
 """A method attached to a plain model as a torch parametrization: any training loop trains it.
 
-``module.weight`` then reads as the ternary weight, computed anew at each access from the latent weight,
-``module.parametrizations.weight.original``, and the layer's ``AttachedTernary``, ``module.parametrizations.weight[0]``.
+``module.weight`` then reads as the ternary weight, computed from the latent weight,
+``module.parametrizations.weight.original``, and the layer's ``AttachedTernary``, ``module.parametrizations.weight[0]``;
+likewise every other tensor that is a weight matrix, such as ``weight_hh_l0``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
-from ttq_plugin.core.layers import LAYER_TYPES, channel_of, check_layers, selectable
+from ttq_plugin.core.layers import matrix_channel
+from ttq_plugin.core.matrices import Matrix
 from ttq_plugin.core.methods import get_method
-from ttq_plugin.core.state import TernaryState, share_thresholds
-from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.core.parametrized import (
+    Attached,
+    AttachedParts,
+    AttachedTernary,
+    attach,
+    check_detachable,
+    detach,
+    states,
+)
+from ttq_plugin.core.select import part_name, select_matrices
+from ttq_plugin.core.state import share_thresholds
+from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
-
-
-class AttachedTernary(TernaryState):
-    """A layer's learned numbers as a parametrization of its weight: latent weight in, ternary weight out.
-
-    Attributes:
-        order: names of the layer's own parameters as they stood before, for ``bake``.
-    """
-
-    def __init__(self, method: Ternarizer, params: Params, order: Iterable[str]) -> None:
-        super().__init__(method, params)
-        self.order = tuple(order)
-
-    def forward(self, w: Tensor) -> Tensor:
-        """The ternary weight of the latent weight ``w``; brings back what the last optimiser step took out of range."""
-        self.project_()
-        return super().forward(w)
-
-    def project_(self) -> None:
-        """Bring what was learned back to at least 1e-8, in place.
-
-        At the start of a forward pass this equals a projection after each optimiser step, and needs no hold on the
-        loop. A second forward pass before the next step changes nothing, so autograd need not see it: with
-        ``.data`` what the first one saved stays valid. Where the forward pass sees copies of what the optimiser
-        changes, as under FSDP, the copies alone are projected: see ``attach.project_``.
-        """
-        self.method.project_({name: value.data for name, value in self.params.items()})
 
 
 def ternarize(
@@ -57,15 +41,19 @@ def ternarize(
     granularity: str = "default",
     **options: Any,
 ) -> nn.Module:
-    """Make the named layers' weights ternary while the model trains, in any loop; ``bake`` ends it.
+    """Make every weight matrix of the named modules ternary while the model trains, in any loop; ``bake`` ends it.
 
-    Build the optimiser afterwards, from ``parameter_groups(model)``: scales and thresholds are new parameters.
+    Build the optimiser afterwards, from ``parameter_groups(model)``: scales and thresholds are new parameters. Each
+    matrix has its own: the input and the recurrent ones of an LSTM, the query, key and value projections that
+    attention stacks. A tensor that several layers share stays one, with one set of scales.
 
     Args:
         model: the model, full precision; changed in place.
-        layers: names of convolution or linear layers, as in ``model.named_modules()``.
+        layers: names of modules, as in ``model.named_modules()``: layers, or whole blocks of them; or of parameters,
+            such as ``lstm.weight_hh_l0``.
         method: a name in ``METHODS``, or a method.
-        granularity: ``default`` for one pair of scales a layer (the papers), ``out_channel`` for one an output channel.
+        granularity: ``default`` for one pair of scales a matrix (the papers), ``out_channel`` for one an output
+            channel.
         options: the method's numbers and options (``t``, ``t_min``, ``alpha``, ``scale_init``, ``on_empty``, ...), see
             ``Ternarizer``.
 
@@ -73,25 +61,31 @@ def ternarize(
         The model itself. A threshold that ``on_empty="clip"`` lowered is told in a warning.
 
     Raises:
-        InputError: for a layer, weight, method or option that cannot work; the model is left as it was.
+        InputError: for a module, weight, method or option that cannot work; the model is left as it was.
     """
     chosen = (get_method(method) if isinstance(method, str) else method).configure(**options)
-    modules = _select(model, layers)
-    states: dict[str, AttachedTernary] = {}
+    found = select_matrices(model, layers)
+    attached: dict[str, Attached] = {}
     notes: list[str] = []
-    for name, module in modules.items():
-        own = chosen if granularity == "default" else chosen.configure(channel=channel_of(module, granularity))
-        params, lowered = own.init(module.weight, name)  # type: ignore[arg-type]
-        states[name] = AttachedTernary(own, params, module._parameters)
+    for name, matrix in found.items():
+        attached[name], lowered = _initial(matrix, chosen, granularity)
         notes += lowered
     if chosen.share_thresholds:
-        share_thresholds(list(states.values()))
-    for name, module in modules.items():
-        # Unsafe means unchecked here: shape and dtype are kept by construction, the check would cost a forward pass.
-        parametrize.register_parametrization(module, "weight", states[name], unsafe=True)
+        share_thresholds([state for part in attached.values() for state in states(part)])
+    attach(found, attached)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return model
+
+
+def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Attached, list[str]]:
+    """A matrix's parametrization before any training, and what was lowered for it in words."""
+    channel = matrix_channel(matrix.name, matrix.layout, granularity)
+    parts = matrix.layout.parts if channel is None else 1
+    own = method if channel is None else method.configure(channel=channel)
+    made = [own.init(part, part_name(matrix.name, i, parts)) for i, part in enumerate(matrix.parameter.chunk(parts))]
+    learned = [AttachedTernary(own, params) for params, _ in made]
+    return learned[0] if parts == 1 else AttachedParts(learned), [note for _, notes in made for note in notes]
 
 
 def parameter_groups(
@@ -113,7 +107,7 @@ def parameter_groups(
         InputError: for a learning rate that is negative or no number.
     """
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
-    for _, state in _attached(model):
+    for state in states(model):
         own["scales"] += [p for n, p in state.named_parameters(recurse=False) if n == "scales"]
         own["thresholds"] += [p for n, p in state.named_parameters(recurse=False) if n != "scales"]
     learned = {id(p) for members in own.values() for p in members}
@@ -136,7 +130,7 @@ def project_(model: nn.Module) -> None:
     Args:
         model: a model that ``ternarize`` changed, sharded or not.
     """
-    for _, state in _attached(model):
+    for state in states(model):
         state.project_()
 
 
@@ -155,21 +149,9 @@ def bake(model: nn.Module) -> nn.Module:
         InputError: if no layer is ternary, one has further parametrizations, or the model is sharded.
     """
     model = getattr(model, "_orig_mod", model)
-    found = list(_attached(model))
-    if not found:
-        raise InputError("the model has no ternary layer to bake; call ternarize(model, layers) first.")
-    for name, _ in found:
-        parts: Any = model.get_submodule(name).parametrizations
-        if len(parts) > 1 or len(parts["weight"]) > 1:
-            raise InputError(f"{name}: has parametrizations beside the ternary one; remove them before bake.")
-        if _is_sharded(parts["weight"].original):
-            raise InputError(
-                f"{name}: is sharded; gather the full state dict, load it into a model that was made by the same call "
-                "of ternarize, and bake that one."
-            )
+    check_detachable(model)
     plain = deepcopy(model)
-    for name, state in list(_attached(plain)):
-        _detach(plain.get_submodule(name), state)
+    detach(plain)
     return plain
 
 
@@ -189,78 +171,3 @@ def check_rate(name: str, value: float | None) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
         raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {value!r}.")
     return value
-
-
-def _attached(model: nn.Module) -> Iterator[tuple[str, AttachedTernary]]:
-    """(layer name, state) of every layer that ``ternarize`` changed."""
-    for name, module in model.named_modules():
-        parts = module._modules.get("parametrizations")
-        if isinstance(parts, nn.ModuleDict) and "weight" in parts:
-            for part in parts["weight"].children():
-                if isinstance(part, AttachedTernary):
-                    yield name, part
-
-
-def _is_sharded(weight: object) -> bool:
-    """Whether a parameter is a DTensor, asked without importing torch.distributed."""
-    return hasattr(weight, "full_tensor")
-
-
-def _detach(module: nn.Module, state: AttachedTernary) -> None:
-    """Give a layer of a deep copy its class and its plain, ternary weight back.
-
-    Not by ``parametrize.remove_parametrizations``: it deletes the property from the parametrized class, which torch's
-    deep copies share with their original, so the original would lose its weight.
-    """
-    latent: nn.Parameter = module.parametrizations.weight.original  # type: ignore[union-attr, assignment]
-    state.project_()
-    weight = nn.Parameter(state(latent), requires_grad=latent.requires_grad)
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    del module.parametrizations
-    module.register_parameter("weight", weight)
-    names = dict.fromkeys((*state.order, *module._parameters))
-    module._parameters = {name: module._parameters[name] for name in names if name in module._parameters}
-
-
-def _select(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
-    """The named layers, all of them fit for a parametrization."""
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise InputError(f"layers must be a list of layer names, got {layers!r}.")
-    names, known = list(layers), dict(model.named_modules(remove_duplicate=False))
-    available = f"the model's layers are {', '.join(selectable(model)) or 'none that could be ternary'}"
-    if not names:
-        raise InputError(f"layers must name at least one layer, got none; {available}.")
-    if missing := [name for name in names if name not in known]:
-        raise InputError(f"layers names {missing[0]!r}, which the model does not have; {available}.")
-    modules = {name: known[name] for name in names}
-    if len({id(module) for module in modules.values()}) < len(names):
-        raise InputError(f"layers names the same layer more than once: {', '.join(names)}.")
-    projections = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    for name, module in modules.items():
-        _check_layer(name, module, id(module) in projections)
-    check_layers(model, modules)
-    return modules
-
-
-def _check_layer(name: str, module: nn.Module, projection: bool) -> None:
-    """The first reason, if any, why this module's weight cannot be parametrized."""
-    if hasattr(module, "_nni_wrapper"):
-        raise InputError(
-            f"{name}: is wrapped by an NNI compressor; call its unwrap_model() first, or use its quantizer."
-        )
-    if parametrize.is_parametrized(module):
-        raise InputError(f"{name}: already has a parametrization; bake or remove it first.")
-    if not isinstance(module, LAYER_TYPES):
-        kinds = ", ".join(t.__name__ for t in LAYER_TYPES)
-        raise InputError(f"{name}: a {type(module).__name__} cannot be ternary, only {kinds} can.")
-    if projection:
-        raise InputError(
-            f"{name}: is a projection of nn.MultiheadAttention, which reads weights without calling the layer; "
-            "leave it out."
-        )
-    if module._parameters.get("weight") is None:
-        raise InputError(
-            f"{name}: its weight is not a plain parameter (pruned or normalised by a hook); undo that first."
-        )
-    if _is_sharded(module._parameters["weight"]):
-        raise InputError(f"{name}: is sharded already; ternarize before fully_shard.")

@@ -7,41 +7,54 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.matrices import CONVOLUTIONS, TRANSPOSED, Layout, layouts
 from ttq_plugin.errors import InputError
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear)
-"""The layers whose ``weight`` can be ternary."""
-
-
-def selectable(model: nn.Module) -> list[str]:
-    """Names of the model's layers that could be ternary."""
-    return [name for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)]
+LAYER_TYPES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+"""The layers that NNI can wrap and whose ``weight`` can then be ternary."""
 
 
 def channel_of(module: nn.Module, granularity: object) -> int | None:
-    """The dimension of the weight that has scales and thresholds of its own.
+    """The dimension of a layer's ``weight`` that has scales and thresholds of its own.
 
     Args:
-        module: a convolution or linear layer.
+        module: a layer with one matrix, its ``weight``.
         granularity: ``default`` for one pair a layer, ``out_channel`` for one an output channel.
 
     Returns:
-        None, or the output channel's dimension: 0, and 1 for transposed convolutions.
+        None, or the output channel's dimension: 0, and 1 where the weight lies transposed.
 
     Raises:
         InputError: for another granularity, or a grouped transposed convolution, whose dimension 1 holds the output
             channels of one group only.
+    """  # noqa: DOC502 - raised by what it calls
+    return matrix_channel("", layouts(module).get("weight", Layout()), granularity)
+
+
+def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None:
+    """The dimension of a matrix that has scales and thresholds of its own.
+
+    Args:
+        name: what the matrix is called, for messages.
+        layout: how its channels lie.
+        granularity: ``default`` for one pair a matrix, ``out_channel`` for one an output channel.
+
+    Returns:
+        None, or the output channel's dimension.
+
+    Raises:
+        InputError: for another granularity, or a matrix of which no dimension holds all output channels.
     """
     if granularity in ("default", None):
         return None
     if granularity != "out_channel":
         raise InputError(f"granularity must be default or out_channel for ternary weights, got {granularity!r}.")
-    if not isinstance(module, TRANSPOSED):
-        return 0
-    if module.groups > 1:
-        raise InputError("granularity out_channel is not possible for a grouped transposed convolution; use default.")
-    return 1
+    if layout.channel is None:
+        raise InputError(
+            f"{name + ': ' if name else ''}granularity out_channel is not possible for a grouped transposed "
+            "convolution; use default."
+        )
+    return layout.channel
 
 
 def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
@@ -62,18 +75,29 @@ def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
                 owners.setdefault(id(parameter), []).append(f"{name}.{key}")
     for name, module in modules.items():
         weight: Tensor = module.weight  # type: ignore[assignment]
-        if weight.is_meta or nn.parameter.is_lazy(weight):
-            raise InputError(f"{name}: the weight holds no values yet; initialise or load the model first.")
-        if weight.dtype in (torch.float16, torch.bfloat16):
-            raise InputError(
-                f"{name}: a {str(weight.dtype).removeprefix('torch.')} weight loses small updates in training; keep "
-                "the model in float32 and use automatic mixed precision."
-            )
-        if not weight.requires_grad:
-            raise InputError(
-                f"{name}: the weight is frozen (requires_grad is False); unfreeze it, or leave the layer out."
-            )
+        check_parameter(name, weight)
         if len(shared := owners.get(id(weight), [])) > 1:
             raise InputError(
                 f"{name}: its weight is shared by {' and '.join(shared)}; untie them, or leave the layer out."
             )
+
+
+def check_parameter(name: str, weight: Tensor) -> None:
+    """Check that a weight can be trained.
+
+    Args:
+        name: what it is called, for messages.
+        weight: the plain weight.
+
+    Raises:
+        InputError: for a weight in half precision, without values (meta device, lazy layer), or frozen.
+    """
+    if weight.is_meta or nn.parameter.is_lazy(weight):
+        raise InputError(f"{name}: the weight holds no values yet; initialise or load the model first.")
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        raise InputError(
+            f"{name}: a {str(weight.dtype).removeprefix('torch.')} weight loses small updates in training; keep "
+            "the model in float32 and use automatic mixed precision."
+        )
+    if not weight.requires_grad:
+        raise InputError(f"{name}: the weight is frozen (requires_grad is False); unfreeze it, or leave the layer out.")
