@@ -7,6 +7,7 @@ import pytest
 import torch
 from nni.compression.utils import TorchEvaluator
 from torch.optim import lr_scheduler as schedulers
+from torch.optim.swa_utils import SWALR
 
 from tests.nni_adapter.nets import Net, batches, config, training_step
 from ttq_plugin.errors import InputError
@@ -64,6 +65,8 @@ CASES = [
     (schedulers.OneCycleLR, {"max_lr": LR, "total_steps": EPOCHS + 1}, None),
     (schedulers.OneCycleLR, {"max_lr": [LR], "total_steps": EPOCHS + 1, "base_momentum": [0.8]}, None),
     (schedulers.CyclicLR, {"base_lr": LR / 10, "max_lr": LR, "step_size_up": 2}, None),
+    (SWALR, {"swa_lr": LR / 20, "anneal_epochs": 3}, None),
+    (SWALR, {"swa_lr": [LR / 20], "anneal_epochs": 3, "anneal_strategy": "linear"}, None),
     (schedulers.ReduceLROnPlateau, {"patience": 0}, lambda epoch: 1.0),
     (schedulers.ReduceLROnPlateau, {"patience": 0, "min_lr": LR / 20}, lambda epoch: 1.0),
     (schedulers.ReduceLROnPlateau, {"patience": 0, "min_lr": [LR / 20]}, lambda epoch: 1.0),

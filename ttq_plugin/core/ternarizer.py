@@ -251,8 +251,9 @@ def keep_positive_(learned: Iterable[Any]) -> None:
         learned: scales, thresholds, alpha.
     """
     for value in learned:
-        # On the CPU a look costs less than the clamp, which almost never has anything to do.
-        if kernels_for(value) is None or _lowest(value) < SMALLEST:
+        # On the CPU a look costs less than the clamp, which almost never has anything to do. What was clamped before
+        # is the nearest number to SMALLEST in its precision: to clamp that again would spoil it for a backward pass.
+        if kernels_for(value) is None or _lowest(value) < SMALLEST * (1 - 1e-6):
             with torch.no_grad():
                 value.clamp_(min=SMALLEST)
 

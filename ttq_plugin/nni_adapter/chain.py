@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from ttq_plugin.nni_adapter.groups import check_optimizers
 from ttq_plugin.nni_adapter.health import Health
 from ttq_plugin.nni_adapter.links import INTEGERS, Link, build, check_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
+from ttq_plugin.nni_adapter.undo import unchanged_on_failure
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
 
@@ -58,14 +58,13 @@ class QuantizerChain:
         if not isinstance(evaluator, Evaluator):
             raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
         check_links(model, links)
-        # What fails, fails on the copy: NNI's unwrapping gives a model other parameters than it had.
-        build(deepcopy(model), links, None, own)
         if not evaluator._initialization_complete:
             evaluator._init_optimizer_helpers(model)
         check_optimizers(evaluator, model)
         self._order = {name: list(module._parameters) for name, module in model.named_modules()}
         self.bound_model = model
-        self.quantizers = build(model, links, evaluator, own)
+        with unchanged_on_failure(model, evaluator):
+            self.quantizers = build(model, links, evaluator, own)
 
     @property
     def ternary(self) -> list[TernaryQuantizer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +26,9 @@ class Checkpointed:
     """
 
     bound_model: torch.nn.Module
+    wrap_model: Callable[[], None]
+    unwrap_model: Callable[[], None]
+    _is_wrapped: bool
     evaluator: Evaluator | None
     steps: int = 0
     _training: dict[str, Any] | None = None
@@ -37,11 +42,13 @@ class Checkpointed:
             Inside a training loop it is the state of that moment: take it after the epoch's scheduler step.
         """
         training = _training_state(self.evaluator) or self._training or self._pending
+        with self._wrapped():
+            model = {name: value.detach().clone() for name, value in self.bound_model.state_dict().items()}
         return {
             "format": FORMAT,
             "method": getattr(self, "method_name", ""),
             "steps": self.steps,
-            "model": {name: value.detach().clone() for name, value in self.bound_model.state_dict().items()},
+            "model": model,
             "training": training,
         }
 
@@ -54,6 +61,10 @@ class Checkpointed:
         Raises:
             InputError: if it is no such state, of another method, or of other layers; nothing is changed then.
         """
+        with self._wrapped():
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
         own = self.bound_model.state_dict()
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise InputError(f"this is not a checkpoint of this version ({FORMAT}); state_dict() makes one.")
@@ -70,6 +81,18 @@ class Checkpointed:
                 value.copy_(model[name])
         self.steps = state["steps"]
         self._training, self._pending = state["training"], state["training"]
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        """The model as it is in training; a training that failed has left it unwrapped."""
+        wrapped = self._is_wrapped
+        if not wrapped:
+            self.wrap_model()
+        try:
+            yield
+        finally:
+            if not wrapped:
+                self.unwrap_model()
 
     def save_checkpoint(self, path: str | Path) -> None:
         """Write ``state_dict()`` to a file, whole or not at all: a crash leaves the old file.

@@ -18,10 +18,11 @@ from ttq_plugin.core.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.checkpoint import Checkpointed
 from ttq_plugin.nni_adapter.epochs import call_each_epoch, check_knows_epochs
-from ttq_plugin.nni_adapter.evaluators import mark_steps
+from ttq_plugin.nni_adapter.evaluators import after_steps
 from ttq_plugin.nni_adapter.folding import latent
-from ttq_plugin.nni_adapter.groups import add_groups, check_optimizers
+from ttq_plugin.nni_adapter.groups import NewGroup, add_groups, check_optimizers, home_of
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
+from ttq_plugin.nni_adapter.undo import Originals, release, unchanged_on_failure
 
 
 class TernaryCompressor(Checkpointed, Compressor):
@@ -49,6 +50,8 @@ class TernaryCompressor(Checkpointed, Compressor):
     method_name: str
     state_name: str
     """The attribute of NNI's wrapper that holds this compressor's ``TernaryState``."""
+    _interrupted = False
+    """Whether the last training failed, and left the model unwrapped."""
 
     def __init__(
         self,
@@ -80,12 +83,10 @@ class TernaryCompressor(Checkpointed, Compressor):
             if not evaluator._initialization_complete:
                 evaluator._init_optimizer_helpers(model)
             check_optimizers(evaluator, model)
-        try:
+        self._originals = Originals(model)
+        with unchanged_on_failure(model, evaluator, (existed_wrappers or {}).values()):
             super().__init__(model, configs, evaluator, existed_wrappers)
             self._attach(initial)
-        except Exception:
-            _unwrap_all(model)
-            raise
         self._monitor = HealthMonitor(self, on_health, health_every)
         self._forget_epochs: Callable[[], None] = _nothing
 
@@ -103,13 +104,13 @@ class TernaryCompressor(Checkpointed, Compressor):
             The new compressor; train with it, not with the one it joined.
         """
         wrapped = compressor._is_wrapped
-        try:
-            return super().from_compressor(compressor, new_config_list, *args, **kwargs)
-        except Exception:
-            # NNI has unwrapped it; what was wrapped stays wrapped.
-            if wrapped and not compressor._is_wrapped:
-                compressor.wrap_model()
-            raise
+        with unchanged_on_failure(compressor.bound_model, compressor.evaluator, compressor._module_wrappers.values()):
+            try:
+                return super().from_compressor(compressor, new_config_list, *args, **kwargs)
+            except BaseException:
+                # NNI has unwrapped it; what was wrapped stays wrapped.
+                compressor._is_wrapped = wrapped
+                raise
 
     def _configs(self, model: nn.Module, config_list: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The config list, checked before NNI touches the model."""
@@ -145,9 +146,12 @@ class TernaryCompressor(Checkpointed, Compressor):
             self._use(name, wrapper, space)
         if self.method.share_thresholds:
             share_thresholds(list(self.states().values()))
-        self._learned = [state for state in self.states().values() if state.method.learnable]
+        self._homes = dict.fromkeys(self.states(), 0)
+        self._counted = 0
         if self.evaluator is not None:
-            add_groups(self.evaluator, self.bound_model, self._parameter_groups())
+            names = self._get_param_names_map()
+            self._homes |= add_groups(self.evaluator, self.bound_model, self._parameter_groups(), names)
+            self._counted = home_of(self.evaluator, next(iter(self._homes)))
 
     def _ternary_spaces(self) -> list[tuple[str, ModuleWrapper, Any]]:
         """(layer name, NNI's wrapper, NNI's target space) of every weight this compressor owns."""
@@ -157,19 +161,19 @@ class TernaryCompressor(Checkpointed, Compressor):
             if "weight" in spaces
         ]
 
-    def _parameter_groups(self) -> list[tuple[list[str], dict[str, Any]]]:
+    def _parameter_groups(self) -> list[NewGroup]:
         # A parameter that several layers share appears under its first name only.
         present = {name for name, _ in self.bound_model.named_parameters()}
         groups = []
         for rate, members in ((self.lr_scale, ("scales",)), (self.lr_threshold, ("thresholds", "alpha"))):
-            names = [
-                path
+            names = {
+                path: name
                 for name in self.states()
                 for member in members
                 if (path := f"{name}._nni_wrapper.{self.state_name}.{member}") in present
-            ]
+            }
             # Decay pulls a scale or a threshold to zero, where neither means anything.
-            groups.append((names, {"weight_decay": 0.0} | ({"lr": rate} if rate is not None else {})))
+            groups.append(NewGroup(names, {"weight_decay": 0.0} | ({"lr": rate} if rate is not None else {})))
         return groups
 
     def states(self) -> dict[str, TernaryState]:
@@ -197,23 +201,53 @@ class TernaryCompressor(Checkpointed, Compressor):
         if max_steps is None and max_epochs is None:
             raise InputError("compress needs max_steps or max_epochs, got neither.")
 
+    def unwrap_model(self) -> None:
+        """Unwrap the layers, as NNI does; they have the parameters again that they had, with today's latent values."""
+        super().unwrap_model()
+        self._originals.give_back(self._module_wrappers)
+
+    def _fusion_compress(self, max_steps: int | None, max_epochs: int | None) -> None:
+        if self._interrupted and not self._is_wrapped:
+            self.wrap_model()
+        try:
+            super()._fusion_compress(max_steps, max_epochs)
+        except BaseException:
+            self._interrupted = True
+            for compressor in self.fused_compressors:
+                if isinstance(compressor, TernaryCompressor):
+                    compressor._leave_training(self.evaluator)
+            release(self.evaluator)
+            self.unwrap_model()
+            raise
+        self._interrupted = False
+
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
-        evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[self._after_step])
-        mark_steps(evaluator)
+        after_steps(evaluator, self._step_task)
         if self._monitor.every == "epoch" and self._monitor.callback is not None:
             self._forget_epochs = call_each_epoch(evaluator, self._monitor.tell)
         self._restore_training(evaluator)
 
     def _fuse_postprocess(self, evaluator: Evaluator) -> None:
+        self._leave_training(evaluator)
+
+    def _leave_training(self, evaluator: Evaluator) -> None:
         self._keep_training(evaluator)
         self._forget_epochs()
         self._forget_epochs = _nothing
 
-    def _after_step(self) -> None:
-        for state in self._learned:
-            state.project_()
-        self.steps += 1
-        self._monitor.step()
+    def _step_task(self, index: int) -> Callable[[], None]:
+        """What follows each step of the optimiser of that index; a training step is one of the first layer's."""
+        learned = [state for name, state in self.states().items() if self._homes[name] == index]
+
+        def after_step() -> None:
+            # Only what that optimiser changed: the others' may be part of a graph that is yet to go backward.
+            for state in learned:
+                state.project_()
+            if index == self._counted:
+                self.steps += 1
+                self._monitor.step()
+
+        return after_step
 
 
 def _nothing() -> None:
@@ -237,9 +271,3 @@ def _check_unwrapped(model: nn.Module) -> None:
             f"layer {wrapped[0]!r} is already wrapped by another compressor; use from_compressor to add this one "
             "to it, or call its unwrap_model() first."
         )
-
-
-def _unwrap_all(model: nn.Module) -> None:
-    for module in list(model.modules()):
-        if (wrapper := getattr(module, "_nni_wrapper", None)) is not None:
-            wrapper.unwrap()

@@ -9,11 +9,13 @@ from typing import Any
 
 from nni.common import is_traceable
 from nni.compression.utils import Evaluator, LightningEvaluator, TorchEvaluator, TransformersEvaluator
+from nni.compression.utils.constructor_helper import LRSchedulerConstructHelper, OptimizerConstructHelper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.epochs import lightning_callbacks
+from ttq_plugin.nni_adapter.recipes import record
 
 Task = Callable[[], object]
 
@@ -22,13 +24,9 @@ def repair_evaluators() -> None:
     """Replace what fails in NNI's evaluators; calling it again changes nothing."""
     if hasattr(TorchEvaluator.__init__, "__wrapped__"):
         return
-    TorchEvaluator.__init__ = _checked(
-        TorchEvaluator.__init__,
-        lambda training_func=None, optimizers=None, training_step=None, lr_schedulers=None, *_, **__: (
-            check_traced(optimizers, "optimiser"),
-            check_traced(lr_schedulers, "learning-rate scheduler"),
-        ),
-    )
+    TorchEvaluator.__init__ = _checked(TorchEvaluator.__init__, _check_torch)
+    OptimizerConstructHelper.from_trace = staticmethod(_recorded)
+    LRSchedulerConstructHelper.from_trace = staticmethod(_scheduler_recorded(LRSchedulerConstructHelper.from_trace))
     TransformersEvaluator.__init__ = _checked(TransformersEvaluator.__init__, _check_trainer)
     TransformersEvaluator.patch_optimizer_step = _patch_transformers_step
     TransformersEvaluator.patch_loss = _patch_transformers_loss
@@ -52,6 +50,51 @@ def _layers_only(add: Callable[..., None]) -> Callable[..., None]:
         add(self, _Layers(model), *arguments, **keywords)
 
     return added
+
+
+def _recorded(model: nn.Module, optimizer: Any) -> OptimizerConstructHelper:
+    check_traced([optimizer], "optimiser")
+    return record(model, optimizer)
+
+
+def _scheduler_recorded(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(original)
+    def from_trace(scheduler: Any) -> Any:
+        check_traced([scheduler], "learning-rate scheduler")
+        return original(scheduler)
+
+    return from_trace
+
+
+def after_steps(evaluator: Any, tasks: Callable[[int], Task]) -> None:
+    """Run tasks after each step of each optimiser; NNI lets tasks follow the first one's steps only.
+
+    Args:
+        evaluator: one that has just bound a model, and made its optimisers unless its trainer makes them.
+        tasks: gives the task for the optimiser of an index.
+    """
+    evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[tasks(0)])
+    mark_steps(evaluator)
+    if not isinstance(evaluator, LightningEvaluator):
+        _follow((getattr(evaluator, "_optimizers", None) or [])[1:], tasks)
+        return
+    original = evaluator.model.configure_optimizers
+
+    def configure_optimizers(_: Any) -> Any:
+        made = original()
+        if evaluator._opt_returned_dicts:
+            optimizers = [entry["optimizer"] for entry in made]
+        else:
+            optimizers = made[0] if evaluator._lr_scheduler_helpers else made
+        _follow(optimizers[1:], tasks)
+        return made
+
+    evaluator.model.configure_optimizers = types.MethodType(configure_optimizers, evaluator.model)
+
+
+def _follow(others: Sequence[Optimizer], tasks: Callable[[int], Task]) -> None:
+    for index, optimizer in enumerate(others, start=1):
+        optimizer.register_step_post_hook(functools.partial(_run, tasks(index)))
 
 
 def mark_steps(evaluator: Any) -> None:
@@ -91,6 +134,28 @@ def _checked(original: Any, check: Callable[..., object]) -> Any:
         original(self, *args, **kwargs)
 
     return __init__
+
+
+def _check_torch(
+    training_func: Any = None,
+    optimizers: Any = None,
+    training_step: Any = None,
+    lr_schedulers: Any = None,
+    *_: Any,
+    **__: Any,
+) -> None:
+    made = list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
+    if not made or made == [None]:
+        raise InputError("TorchEvaluator needs at least one optimiser, traced by nni.trace, got none.")
+    check_traced(optimizers, "optimiser")
+    check_traced(lr_schedulers, "learning-rate scheduler")
+    schedulers = lr_schedulers if isinstance(lr_schedulers, (list, tuple)) else [lr_schedulers] if lr_schedulers else []
+    for scheduler in schedulers:
+        if not any(scheduler.optimizer is optimizer for optimizer in made):
+            raise InputError(
+                f"the learning-rate scheduler {type(scheduler).__name__} belongs to an optimiser that was not passed "
+                "to the evaluator; pass that one too."
+            )
 
 
 def _check_trainer(trainer: Any, *_: Any, **__: Any) -> None:
@@ -141,6 +206,8 @@ def _train_lightning(self: Any, max_steps: int | None = None, max_epochs: int | 
     if max_epochs or max_steps:
         # -1: as many epochs as the steps take, whatever the trainer's own limit.
         trainer.fit_loop.max_epochs = max_epochs or -1
-    trainer.fit(self.model, self.data_module)
-    # A model that refers to its trainer cannot be copied.
-    self.model.trainer = None
+    try:
+        trainer.fit(self.model, self.data_module)
+    finally:
+        # A model that refers to its trainer cannot be copied.
+        self.model.trainer = None
