@@ -91,6 +91,8 @@ def test_paths_name_keys_fields_and_places():
     paths = [".".join(path) for path, _ in inputs.named_tensors(tree)]
     assert paths == ["heads.0", "heads.1.x", "heads.1.y", "answer.logits", "answer.hidden.0"]
     assert [path for path, _ in inputs.named_tensors(x)] == [()]
+    mixed = {"x": x, "rest": [3, None, {}]}
+    assert [(path[-1], leaf) for path, leaf in inputs.leaves(mixed)] == [("x", x), ("0", 3), ("1", None), ("2", {})]
 
 
 def test_tensors_without_dimensions_belong_to_all_samples():
@@ -111,5 +113,6 @@ def test_samples_must_be_as_many_everywhere():
 
 def test_kinds_in_words():
     assert inputs.kind(torch.ones(2, 3)) == "float32 (2, 3)"
-    assert inputs.kind({"x": torch.ones(2, dtype=torch.int64)}) == "dict (x: int64 (2,))"
+    assert inputs.kind([torch.ones(2, 2), torch.ones(3)], 2) == "list (0: float32 (batch, 2), 1: float32 (3))"
+    assert inputs.kind({"x": torch.ones(2, dtype=torch.int64)}) == "dict (x: int64 (2))"
     assert inputs.kind(None) == "NoneType"

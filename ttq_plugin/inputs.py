@@ -79,6 +79,23 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     return dataclasses.replace(tree, **dict(parts)) if parts else tree
 
 
+def leaves(tree: Any) -> Iterator[tuple[Path, Any]]:
+    """Go through everything that a nesting holds in order.
+
+    Args:
+        tree: Nesting of tensors.
+
+    Yields:
+        The path of keys, field names and places that leads to a tensor, number or other object, and that object.
+    """
+    parts = [] if isinstance(tree, Tensor) else _parts(tree)
+    if not parts:
+        yield (), tree
+    for key, part in parts:
+        for path, leaf in leaves(part):
+            yield (str(key), *path), leaf
+
+
 def named_tensors(tree: Any) -> Iterator[tuple[Path, Tensor]]:
     """Go through all tensors of a nesting in order.
 
@@ -88,12 +105,9 @@ def named_tensors(tree: Any) -> Iterator[tuple[Path, Tensor]]:
     Yields:
         The path of keys, field names and places that leads to a tensor, and the tensor.
     """
-    if isinstance(tree, Tensor):
-        yield (), tree
-        return
-    for key, part in _parts(tree):
-        for path, tensor in named_tensors(part):
-            yield (str(key), *path), tensor
+    for path, leaf in leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield path, leaf
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -206,18 +220,23 @@ def to_device(tree: Any, device: torch.device | str) -> Any:
     return map_tensors(lambda tensor: tensor.to(device), tree)
 
 
-def kind(tree: Any) -> str:
+def kind(tree: Any, batch: int | None = None) -> str:
     """Describe a nesting for a message.
 
     Args:
         tree: Nesting of tensors.
+        batch: Number of samples; a first dimension of this length is shown as "batch".
 
     Returns:
         Dtype and shape of a tensor, or the nesting's form with those of its tensors, in a few words.
     """
     if isinstance(tree, Tensor):
-        return f"{str(tree.dtype).removeprefix('torch.')} {tuple(tree.shape)}"
-    found = [f"{'.'.join(path)}: {kind(tensor)}" for path, tensor in named_tensors(tree)]
+        sizes = [str(size) for size in tree.shape]
+        if sizes and len(tree) == batch:
+            sizes[0] = "batch"
+        place = "" if tree.device.type == "cpu" else f" on {tree.device}"
+        return f"{str(tree.dtype).removeprefix('torch.')} ({', '.join(sizes)}){place}"
+    found = [f"{'.'.join(path)}: {kind(tensor, batch)}" for path, tensor in named_tensors(tree)]
     return f"{type(tree).__name__} ({', '.join(found)})" if found else type(tree).__name__
 
 

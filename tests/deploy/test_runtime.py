@@ -13,9 +13,9 @@ from torch import nn
 from tests.measures.nets import set_codes
 from ttq_plugin import InputError, TernaryRuntime, bake, latency, ternarize
 from ttq_plugin.core.native import build as native_build
-from ttq_plugin.deploy import int8, native, program, runtime
+from ttq_plugin.deploy import int8, native, program, runtime, tuning
 from ttq_plugin.deploy.fused import INT8, TORCH, FusedLayer
-from ttq_plugin.deploy.graph import fuse
+from ttq_plugin.deploy.graph import as_graph, as_layers
 from ttq_plugin.deploy.program import Choice
 from ttq_plugin.tasks import get_task
 
@@ -48,12 +48,12 @@ def ternary(model, zeros=0.8):
     return model
 
 
-def forced(model, choice):
+def forced(model, choice, make=as_graph):
     """The fused copy of a model with one choice for every layer and batch."""
-    fast, layers = fuse(model)
-    for _, layer in layers:
+    form = make(model, torch.zeros(1))
+    for _, layer in form.fused:
         layer.choices = dict.fromkeys((1, 2, 4, 8, 16), choice)
-    return fast, layers
+    return form.run, form.fused
 
 
 NETS = {
@@ -168,7 +168,7 @@ class Untraceable(Residual):
 def test_what_is_no_chain_stays_right(net, choice):
     torch.manual_seed(0)
     model = ternary(settled(net(), (2, 13, 11)))
-    fast, layers = forced(model, choice)
+    fast, layers = forced(model, choice, as_graph if net is Residual else as_layers)
     assert {name for name, _ in layers} == {"first", "again"}
     x = torch.randn(3, 2, 13, 11)
     with torch.inference_mode():
@@ -252,7 +252,7 @@ def test_the_fastest_is_chosen_and_torch_where_all_else_is_slower(monkeypatch):
     """By a clock that the test makes."""
     model = ternary(nn.Sequential(nn.Conv2d(4, 8, 3)).eval())
     now = itertools.count()
-    monkeypatch.setattr(runtime, "_race", lambda ours, theirs: (1.0, 2.0))
+    monkeypatch.setattr(runtime, "race", lambda ours, theirs: (1.0, 2.0))
     for favourite in (TORCH, Choice("sparse", 2), Choice("dense", 1)):
         clock = [0.0]
 
@@ -271,17 +271,17 @@ def test_the_fastest_is_chosen_and_torch_where_all_else_is_slower(monkeypatch):
             patch.setattr(FusedLayer, "by_torch_really", FusedLayer.by_torch, raising=False)
             patch.setattr(FusedLayer, "by_kernel", by_kernel)
             patch.setattr(FusedLayer, "by_torch", by_torch)
-            patch.setattr(runtime.time, "perf_counter", tick)
-            patch.setattr(runtime, "RUN", object())
-            patch.setattr(runtime, "_additions", lambda *_: 7)
+            patch.setattr(tuning.time, "perf_counter", tick)
+            patch.setattr(tuning, "RUN", object())
+            patch.setattr(tuning, "_additions", lambda *_: 7)
             [row] = TernaryRuntime(model, torch.randn(1, 4, 9, 9)).table[1]
         assert row.choice == favourite and row.seconds == 1
-    monkeypatch.setattr(runtime, "_race", lambda ours, theirs: (2.0, 1.0))
+    monkeypatch.setattr(runtime, "race", lambda ours, theirs: (2.0, 1.0))
     assert TernaryRuntime(model, torch.randn(1, 4, 9, 9)).whole == {1: True}
 
 
 def test_without_kernels_torch_does_all(monkeypatch):
-    monkeypatch.setattr(runtime, "RUN", None)
+    monkeypatch.setattr(tuning, "RUN", None)
     model = get_task("mnist-cnn").model().eval()
     fast = TernaryRuntime(model, torch.randn(2, 1, 20, 20))
     assert {row.choice for rows in fast.table.values() for row in rows} == {TORCH}
@@ -328,13 +328,19 @@ def test_wrong_inputs_are_named():
     with pytest.raises(InputError, match=r"in training mode; call .eval\(\)"):
         TernaryRuntime(model, x)
     model.eval()
-    with pytest.raises(InputError, match="example input .* got .* torch.float64 on cpu"):
+    with pytest.raises(InputError, match="example input .* of float32 .* on the CPU, got float64"):
         TernaryRuntime(model, x.double())
     with pytest.raises(InputError, match="does not take the example input"):
         TernaryRuntime(model, torch.randn(1, 3, 20, 20))
     with pytest.raises(InputError, match="threads must be at least 1, got 0"):
         TernaryRuntime(model, x, threads=0)
     fast = TernaryRuntime(model, x)
-    for wrong in (torch.randn(2, 1, 20, 21), x.double()):
-        with pytest.raises(InputError, match=r"made for \(batch, 1, 20, 20\) float32 on the CPU, got"):
+    for wrong, message in (
+        (torch.randn(2, 1, 20, 25), r"got float32 \(2, 1, 20, 25\), which the model does not take: mat1 and mat2"),
+        (x.double(), r"got float64 \(2, 1, 20, 20\)\."),
+        ((x, x), r"got tuple \(0: float32"),
+        ({"x": x}, r"got dict \(x: float32"),
+        (torch.zeros(()), "got float32"),
+    ):
+        with pytest.raises(InputError, match=rf"made for float32 \(batch, 1, 20, 20\) on the CPU, {message}"):
             fast(wrong)

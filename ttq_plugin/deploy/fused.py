@@ -57,6 +57,7 @@ class FusedLayer(nn.Module):
         super().__init__()
         self.layer, self.tail = copy.copy(layer), tail
         self.spec = spec_of(layer, tail)
+        self.linear = isinstance(layer, nn.Linear)
         self.follower: list[FusedLayer] = []  # in lists, so that they are no submodules
         self.leader: list[FusedLayer] = []
         self.choices: dict[int, Choice] = {}
@@ -64,14 +65,38 @@ class FusedLayer(nn.Module):
         self.buffers = Buffers()
         self.int8: Int8Layer | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the layer has, such as ``weight``, for code that reads it."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer":
+                raise
+            return getattr(self.layer, name)
+
+    def forward(self, input: Tensor) -> Tensor:
         """(batch, ...) -> the same as the layers it stands for."""
-        choice = self.choice(len(x))
+        choice = self.choice(len(input))
+        if choice.kind == "torch":
+            return self.by_torch(input)
+        if not (self.leader or self.follower or self.fits(input)):
+            return self.by_torch(input)
         if not choice.ours:
-            return self.by_int8(x) if choice.kind == "int8" else self.by_torch(x)
-        padded = any(each.choice(len(x)).ours for each in self.leader)
-        wanted = [each.spec.padding for each in self.follower if each.choice(len(x)).ours]
-        return self.by_kernel(x, choice, padded, wanted[0] if wanted else (0, 0))
+            return self.by_int8(input)
+        padded = any(each.choice(len(input)).ours for each in self.leader)
+        wanted = [each.spec.padding for each in self.follower if each.choice(len(input)).ours]
+        return self.by_kernel(input, choice, padded, wanted[0] if wanted else (0, 0))
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether the kernels can run the layer on such an input."""
+        if x.dtype is not torch.float32 or not x.numel():
+            return False
+        weight = self.layer.weight
+        if self.linear:
+            return x.dim() in {2, 3, 4} and x.shape[-1] == weight.shape[1]
+        if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
+            return False
+        return min(self.spec.sizes(x.shape[-2] if x.dim() == 4 else 1, x.shape[-1])) >= 1
 
     def choice(self, samples: int) -> Choice:
         """How a batch runs: as measured for the next power of two."""
@@ -112,7 +137,7 @@ class FusedLayer(nn.Module):
         Returns:
             The output.
         """
-        linear, shape = isinstance(self.layer, nn.Linear), x.shape
+        linear, shape = self.linear, x.shape
         if linear:  # one sample, its features the channels, its rows the columns of a picture
             x = x.reshape(1, -1, shape[-1]).transpose(1, 2)
         samples, height, width = len(x), x.shape[-2] if x.dim() == 4 else 1, x.shape[-1]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ttq_plugin.deploy.fused import FusedLayer
 from ttq_plugin.deploy.program import Tail
+from ttq_plugin.inputs import call, map_tensors, tensors
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d}
@@ -18,71 +22,160 @@ RELUS = (F.relu, torch.relu, F.relu_)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 
 
-def fuse(model: nn.Module) -> tuple[nn.Module, list[tuple[str, FusedLayer]]]:
-    """A copy of the model whose convolutions and linear layers are fused with what follows them.
+Fused = list[tuple[str, FusedLayer]]
+
+
+@dataclass
+class Form:
+    """A model in another form that shares its parameters.
+
+    Attributes:
+        run: Called with the inputs as one object.
+        fused: The fused layers with the names of the layers that they stand for.
+        traced: Whether it is a graph, in which no Python code of the model's is left.
+    """
+
+    run: Callable[[Any], Any]
+    fused: Fused
+    traced: bool
+
+
+def as_graph(model: nn.Module, example: Any) -> Form:
+    """Trace a model and fuse its convolutions and linear layers with what follows them.
+
+    Tracing does not see branches that depend on what kind of object the model is given; the caller must compare.
 
     Args:
-        model: in evaluation mode; not changed. Where torch.fx cannot trace it, each layer is replaced alone.
+        model: In evaluation mode; not changed.
+        example: Inputs; what is no tensor in them becomes part of the graph.
 
     Returns:
-        The copy, and its fused layers with the names of the layers they stand for.
+        The graph; to make it fails with any error where torch.fx cannot trace the model.
     """
-    try:
-        graph = fx.symbolic_trace(model)
-    except Exception:  # noqa: BLE001 - whatever a user's forward raises when it is given proxies
-        return _alone(model)
-    fused: list[tuple[str, FusedLayer]] = []
+    root = _Spread(twin_of(model), example)
+    graph = fx.GraphModule(root, _Tracer().trace(root))
+    fused: Fused = []
     modules = dict(graph.named_modules())
     made: dict[fx.Node, FusedLayer] = {}
     for node in list(graph.graph.nodes):
-        if node.op == "call_module" and fusible(modules[node.target]):
-            last, tail = _tail(node, modules)
+        if node.op == "call_module" and fusible(modules[node.target]) and len(node.args) == 1 and not node.kwargs:
+            absorbed, tail = _tail(node, modules)
             layer = FusedLayer(modules[node.target], tail)
             name = f"fused_{len(fused)}"
             graph.add_submodule(name, layer)
             with graph.graph.inserting_before(node):
                 new = graph.graph.call_module(name, (node.args[0],))
-            last.replace_all_uses_with(new)
+            absorbed[-1].replace_all_uses_with(new)
+            for each in reversed(absorbed):
+                graph.graph.erase_node(each)
             made[new] = layer
-            fused.append((str(node.target), layer))
-    graph.graph.eliminate_dead_code()
+            fused.append((str(node.target).removeprefix(_Spread.PREFIX), layer))
     _share_padding(made)
     graph.delete_all_unused_submodules()
     graph.recompile()
-    return graph, fused
+    return Form(lambda inputs: graph(tensors(inputs)), fused, True)
+
+
+def as_layers(model: nn.Module, example: Any = None) -> Form:
+    """Let the model's own code run, with each convolution and linear layer replaced by a fused one without a tail.
+
+    Args:
+        model: In evaluation mode; not changed.
+        example: Not needed.
+
+    Returns:
+        A copy of the modules.
+    """
+    del example
+    twin = twin_of(model)
+    layers: dict[nn.Module, FusedLayer] = {}
+    fused: Fused = []
+    for name, module in list(twin.named_modules(remove_duplicate=False)):
+        if not fusible(module):
+            continue
+        if module not in layers:
+            layers[module] = FusedLayer(module, Tail())
+            fused.append((name, layers[module]))
+        parent, _, leaf = name.rpartition(".")
+        if name:
+            setattr(twin.get_submodule(parent), leaf, layers[module])
+    whole = layers.get(twin, twin)
+    return Form(lambda inputs: call(whole, inputs), fused, False)
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """Copy a model's modules but not its parameters and buffers.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        A deep copy, or where something in it cannot be copied, a copy of the modules that shares everything else.
+    """
+    memo: dict[int, Any] = {id(p): p for p in [*model.parameters(), *model.buffers()]}
+    try:
+        twin = copy.deepcopy(model, memo)
+    except Exception:  # noqa: BLE001 - locks, open files, tensors of a graph: what copying them raises is theirs
+        return _shallow(model, {})
+    return twin if set(twin.modules()).isdisjoint(model.modules()) else _shallow(model, {})
+
+
+def _shallow(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in made:
+        twin = made[module] = copy.copy(module)
+        for kept in ("_parameters", "_buffers"):
+            twin.__dict__[kept] = dict(module.__dict__[kept])
+        twin.__dict__["_modules"] = {
+            name: child if child is None else _shallow(child, made) for name, child in module._modules.items()
+        }
+    return made[module]
+
+
+class _Spread(nn.Module):
+    """A model that is given its inputs' tensors as one list, which a trace can look into."""
+
+    PREFIX = "model."
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.form = [example]  # in a list, so that a module in it would be none of ours
+
+    def forward(self, found: list[Tensor]) -> Any:
+        places = itertools.count()
+        return call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))
+
+
+class _Tracer(fx.Tracer):
+    """Looks into whatever is no module of torch's own, as torch.fx does, but not into layers with hooks."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or (_hooked(m) and not any(m.children()))
 
 
 def fusible(module: nn.Module) -> bool:
-    """Whether a layer is one that the kernels know: float32, no groups, padded with zeros by numbers."""
+    """Whether a layer is one that the kernels know: float32, no groups, padded with zeros by numbers, no hooks."""
     if type(module) not in LAYERS or module.weight.dtype != torch.float32 or module.weight.device.type != "cpu":
+        return False
+    if _hooked(module) or module.training:
         return False
     if isinstance(module, nn.Linear):
         return True
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def _alone(model: nn.Module) -> tuple[nn.Module, list[tuple[str, FusedLayer]]]:
-    """Each layer by itself, in a copy of the modules that shares the parameters."""
-    memo = {id(p): p for p in [*model.parameters(), *model.buffers()]}
-    twin = copy.deepcopy(model, memo)
-    fused = []
-    for name, module in list(twin.named_modules()):
-        if name and fusible(module):
-            parent, _, leaf = name.rpartition(".")
-            layer = FusedLayer(module, Tail())
-            setattr(twin.get_submodule(parent), leaf, layer)
-            fused.append((name, layer))
-    return twin, fused
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, Tail]:
-    """What follows a layer and only that layer: the last node of it, and what it is."""
+def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], Tail]:
+    """What follows a layer and only that layer: the nodes, from the layer's on, and what they are."""
     layer, tail = modules[node.target], Tail()
-    activated = False
+    absorbed, activated = [node], False
     while len(node.users) == 1:
         [following] = node.users
         module = modules.get(following.target) if following.op == "call_module" else None
-        if following.args[:1] != (node,):
+        if following.args[:1] != (node,) or (module is not None and (module.training or _hooked(module))):
             break
         slope = None if activated else _slope(following, module)
         pool = _pool(following, module, layer) if tail.pool is None else None
@@ -99,7 +192,8 @@ def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, Tail]:
         else:
             break
         node = following
-    return node, tail
+        absorbed.append(node)
+    return absorbed, tail
 
 
 def _trains(node: fx.Node) -> bool:

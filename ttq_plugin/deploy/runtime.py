@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Collection
+import warnings
+import weakref
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.fused import INT8, TORCH, FusedLayer, bucket
-from ttq_plugin.deploy.graph import fuse
+from ttq_plugin.deploy.agreement import EXACT, ROUNDED, asked, difference, disagreement, first_line, repeated, takes
+from ttq_plugin.deploy.checks import check, finite, form_of, kept_buffers, signature, unsteady
+from ttq_plugin.deploy.fused import FusedLayer, bucket
+from ttq_plugin.deploy.graph import Form, as_graph, as_layers
 from ttq_plugin.deploy.int8 import int8_layer
-from ttq_plugin.deploy.native import RUN
-from ttq_plugin.deploy.program import Choice
+from ttq_plugin.deploy.spread import reads_values, rows_apart, split
+from ttq_plugin.deploy.tuning import LayerChoice, fastest, race
 from ttq_plugin.errors import InputError
+from ttq_plugin.inputs import batch_size, call, join, kind, map_tensors
 
-TURNS = 7
-"""Times that each way is timed; the least one counts, which other programs disturb least."""
+KEPT = 4
+"""Samples of the example that are kept to measure on."""
 
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """What one layer was given, for one size of batch.
-
-    Attributes:
-        name: of the layer.
-        choice: how it runs.
-        seconds: a batch, as chosen.
-        torch_seconds: a batch by torch.
-        additions: of the sparse kernel a sample, zero weights left out; 0 for another.
-    """
-
-    name: str
-    choice: Choice
-    seconds: float
-    torch_seconds: float
-    additions: int
+INT8_ROUNDED = 0.5
+"""As ``ROUNDED``, where some layers run in eight bits; each of them was compared by itself."""
 
 
 class TernaryRuntime:
@@ -49,76 +39,94 @@ class TernaryRuntime:
     for the whole model, should that be faster still. Each power of two of the batch size is measured once, when first
     seen. Layers that may run in eight bits do where that is faster still.
 
+    When it is made, the runtime compares itself with the model on the example, on other values and on other batch
+    sizes; inputs of another length are compared when they first come. Where the traced model disagrees, the model's own
+    code runs with only its layers replaced; where that disagrees too, torch runs the model, and ``fallback`` and a
+    warning say why.
+
     Args:
         model: in evaluation mode; not changed, but its parameters are shared, so do not train it any more.
-        example_input: (batch, ...), float32, on the CPU; later inputs have its shape but for the batch.
-        threads: over which a batch is spread; torch's own threads are left as they are.
+        example_input: inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
+            arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
+            form; their sizes may differ as far as the model allows it.
+        threads: over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
+            are left as they are.
         int8: names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
             ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
             5 % off is left out.
+
+    Attributes:
+        form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced) or ``torch``.
+        fallback: why torch runs the whole model, or None.
+        table: what each layer was given, for each power of two of the batch size that was seen.
 
     Raises:
         InputError: if the model is in training mode, does not take the example, or has no such layer.
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Tensor, *, threads: int = 1, int8: bool | Collection[str] = False
+        self, model: nn.Module, example_input: Any, *, threads: int = 1, int8: bool | Collection[str] = False
     ) -> None:
-        if model.training:
-            raise InputError("TernaryRuntime needs a model in evaluation mode, got one in training mode; call .eval().")
-        if example_input.device.type != "cpu" or example_input.dtype != torch.float32 or len(example_input) < 1:
-            raise InputError(
-                "TernaryRuntime needs an example input (batch, ...) of float32 on the CPU, got "
-                f"{tuple(example_input.shape)} {example_input.dtype} on {example_input.device}."
-            )
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}.")
-        self.model, self.example = model, example_input[:1].clone()
-        self._shape = self.example.shape[1:]
-        self.fast, self.fused = fuse(model)
+        self.model, self._threads = model, threads
         self.table: dict[int, list[LayerChoice]] = {}
         self.whole: dict[int, bool] = {}
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self._threads, self._lock = threads, threading.Lock()
-        try:
-            with torch.inference_mode():
-                model(example_input)
-        except Exception as error:
-            raise InputError(f"the model does not take the example input: {str(error).splitlines()[0]}") from error
-        self._allow(int8, example_input)
-        self.tune(self._share(len(example_input)))
+        self.fallback: str | None = None
+        self._careful: dict[int, float] = {}
+        self._met: dict[Any, bool] = {}
+        self._after_fork()
+        with torch.inference_mode(), kept_buffers(model):
+            check(model, example_input)
+            self._signature = signature(example_input)
+            plain = isinstance(example_input, Tensor)
+            self._shape, self._dtype = (example_input.shape[1:], example_input.dtype) if plain else (None, None)
+            self._dynamic = takes(model, example_input, 1) and takes(model, example_input, 3)
+            samples = batch_size(example_input)
+            self.example = repeated(example_input, min(KEPT, samples) if self._dynamic else samples)
+            self.form, self._form = self._made(example_input)
+            self.fused = self._form.fused
+            self._apart = self._dynamic and threads > 1 and self._rows_apart()
+            self._allow(int8, example_input)
+            self.tune(self._share(samples))
+        _LIVE.add(self)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The model's output.
+    def __call__(self, inputs: Any) -> Any:
+        """Run the model.
 
         Args:
-            x: (batch, ...) like the example.
+            inputs: of the same form as the example.
 
         Returns:
-            The same as the model's, up to rounding.
+            The model's outputs up to rounding, in whatever the model returns.
 
         Raises:
-            InputError: if the shape or type is another one.
+            InputError: if the inputs have another form or types, or sizes that the model does not take.
         """
         if torch.is_inference_mode_enabled():  # to enter it once more costs more than all else here
-            return self._answer(x)
+            return self._answer(inputs)
         with torch.inference_mode():
-            return self._answer(x)
+            return self._answer(inputs)
 
-    def _answer(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != self._shape or x.dtype is not torch.float32 or not x.is_cpu:
-            raise InputError(
-                f"the runtime was made for (batch, {', '.join(map(str, self._shape))}) float32 on the CPU, "
-                f"got {tuple(x.shape)} {x.dtype} on {x.device}."
-            )
-        if not len(x):
-            return self.model(x)
-        share = self._share(len(x))
-        if bucket(share) not in self.table:
+    def _answer(self, inputs: Any) -> Any:
+        plain = type(inputs) is Tensor and inputs.shape[1:] == self._shape
+        if plain and inputs.dtype is self._dtype and inputs.is_cpu:
+            samples, known = len(inputs), True
+        else:
+            samples, known = self._samples(inputs), signature(inputs) == self._signature
+        if not samples:
+            return call(self.model, inputs)
+        share = self._share(samples)
+        size = bucket(share)
+        if size not in self.table:
             self.tune(share)
-        if self._pool is None or len(x) == 1:
-            return self._run(x)
-        return torch.cat(list(self._pool.map(self._inference, x.split(share))))
+        if not known and self.form != "torch" and not self._meets(inputs, size):
+            return call(self.model, inputs)
+        if not self._apart or samples == 1:
+            return self._run(inputs, size)
+        assert self._pool is not None
+        parts = split(inputs, share)
+        return join(list(self._pool.map(self._inference, parts, [size] * len(parts))))
 
     def tune(self, batch: int) -> None:
         """Measure for batches up to the next power of two of a size; done for each size by itself when needed.
@@ -130,40 +138,26 @@ class TernaryRuntime:
             size = bucket(batch)
             if size in self.table:
                 return
-            x = self.example.expand(size, *self.example.shape[1:]).contiguous()
-            inputs = self._inputs(x)
+            x = repeated(self.example, size) if self._dynamic else self.example
+            inputs = self._inputs(x) if self.fused else {}
             rows = []
             for name, layer in self.fused:
                 if layer in inputs:
-                    rows.append(_fastest(name, layer, inputs[layer], size))
-                    layer.choices[size] = rows[-1].choice
-            ours, theirs = _race(lambda: self.fast(x), lambda: self.model(x))
-            self.whole[size] = ours > theirs
+                    rows.append(fastest(name, layer, inputs[layer], size))
+                    layer.choices[bucket(len(inputs[layer]))] = rows[-1].choice
+            kinds = {row.choice.kind for row in rows}
+            tolerance = INT8_ROUNDED if "int8" in kinds else ROUNDED
+            if self.form == "torch":
+                self.whole[size] = True
+            elif found := disagreement(self.model, self._form.run, [("", x)], tolerance):
+                self.whole[size] = True
+                self._fall_back(f"{found} in batches of {size}")
+            else:
+                ours, theirs = race(lambda: self._form.run(x), lambda: call(self.model, x))
+                self.whole[size] = ours > theirs
+            # The sparse kernels leave zero weights out, also where they would meet infinite or undefined inputs.
+            self._careful[size] = tolerance if kinds & {"sparse", "int8"} else 0.0
             self.table[size] = rows
-
-    def _inputs(self, x: Tensor) -> dict[FusedLayer, Tensor]:
-        """What each fused layer is given for a batch; a layer that is called twice is two of them, of one name."""
-        inputs: dict[FusedLayer, Tensor] = {}
-        hooks = [
-            layer.register_forward_pre_hook(lambda layer, args: inputs.update({layer: args[0].clone()}))
-            for _, layer in self.fused
-        ]
-        self.fast(x)
-        for hook in hooks:
-            hook.remove()
-        return inputs
-
-    @torch.inference_mode()
-    def _allow(self, names: bool | Collection[str], x: Tensor) -> None:
-        """Prepare the layers that may run in eight bits."""
-        known = {name for name, _ in self.fused}
-        asked = known if names is True else set(names or ())
-        if unknown := sorted(asked - known):
-            raise InputError(f"int8 must name layers among {', '.join(sorted(known))}, got {', '.join(unknown)}.")
-        inputs = self._inputs(x) if asked else {}
-        for name, layer in self.fused:
-            if name in asked and layer in inputs:
-                layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])
 
     def size(self, batch: int) -> int:
         """The key of ``table`` that holds for a batch, which is spread over the threads."""
@@ -181,27 +175,122 @@ class TernaryRuntime:
         lines = [f"{'batch':>5}  {'layer':28}  {'runs as':8}  {'us':>9}  {'torch us':>9}"]
         for size, rows in sorted(self.table.items()):
             for row in rows:
-                kind, ours, torchs = self.runs_as(row, size), 1e6 * row.seconds, 1e6 * row.torch_seconds
-                lines.append(f"{size:5}  {row.name:28}  {kind:8}  {ours:9.1f}  {torchs:9.1f}")
+                kind_, ours, torchs = self.runs_as(row, size), 1e6 * row.seconds, 1e6 * row.torch_seconds
+                lines.append(f"{size:5}  {row.name:28}  {kind_:8}  {ours:9.1f}  {torchs:9.1f}")
         return "\n".join(lines)
 
+    def _made(self, example: Any) -> tuple[str, Form]:
+        """The first form that agrees with the model, and its name."""
+        reason = unsteady(self.model, example)
+        for kind_, make in {} if reason else {"graph": as_graph, "layers": as_layers}.items():
+            try:
+                form = make(self.model, example)
+            except Exception as error:  # noqa: BLE001 - whatever a user's forward raises when it is given proxies
+                reason = first_line(error)
+                continue
+            reason = disagreement(self.model, form.run, asked(self.model, example), EXACT)
+            if reason is None:
+                return kind_, form
+        self._fall_back(reason or "")
+        return "torch", Form(lambda inputs: call(self.model, inputs), [], False)
+
+    def _fall_back(self, reason: str) -> None:
+        self.fallback = reason
+        warnings.warn(f"TernaryRuntime runs the whole model in torch: {reason}.", stacklevel=5)
+
+    def _rows_apart(self) -> bool:
+        """Whether a batch may be cut; a model whose own code decides by values may be another one for each batch."""
+        if not self._form.traced and reads_values(self.model, self.example):
+            return False
+        return rows_apart(self.model, self.example)
+
+    def _inputs(self, x: Any) -> dict[FusedLayer, Tensor]:
+        """What each fused layer is given for a batch; a layer that is called twice is two of them, of one name."""
+        inputs: dict[FusedLayer, Tensor] = {}
+
+        def note(layer: FusedLayer, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            inputs[layer] = (args[0] if args else named["input"]).clone()
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for _, layer in self.fused]
+        self._form.run(x)
+        for hook in hooks:
+            hook.remove()
+        return inputs
+
+    def _allow(self, names: bool | Collection[str], x: Any) -> None:
+        """Prepare the layers that may run in eight bits."""
+        known = {name for name, _ in self.fused}
+        asked = known if names is True else set(names or ())
+        if unknown := sorted(asked - known):
+            raise InputError(f"int8 must name layers among {', '.join(sorted(known))}, got {', '.join(unknown)}.")
+        inputs = self._inputs(x) if asked else {}
+        for name, layer in self.fused:
+            if name in asked and layer in inputs:
+                layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])
+
+    def _samples(self, inputs: Any) -> int:
+        """How many there are in inputs of the example's form, of whatever sizes."""
+        ours, theirs = form_of(self.example), form_of(inputs)
+        if ours != theirs:
+            wanted = kind(self.example, batch_size(self.example))
+            raise InputError(f"the runtime was made for {wanted} on the CPU, got {kind(inputs)}.")
+        return batch_size(inputs)
+
+    def _meets(self, inputs: Any, size: int) -> bool:
+        """Whether inputs of sizes that the runtime was not made on give what the model gives; asked once for each."""
+        key = (signature(inputs), size)
+        if key not in self._met:
+            try:
+                expected = call(self.model, map_tensors(Tensor.clone, inputs))
+            except Exception as error:
+                wanted = kind(self.example, batch_size(self.example))
+                raise InputError(
+                    f"the runtime was made for {wanted} on the CPU, got {kind(inputs)}, which the model does not take: "
+                    f"{first_line(error)}."
+                ) from error
+            try:
+                ours = self._form.run(map_tensors(Tensor.clone, inputs))
+                self._met[key] = difference(ours, expected, self._careful[size] or ROUNDED) is None
+            except Exception:  # noqa: BLE001 - as above
+                self._met[key] = False
+        return self._met[key]
+
     def _share(self, samples: int) -> int:
-        return -(-samples // self._threads)
+        return -(-samples // self._threads) if self._apart else samples
 
-    def _run(self, x: Tensor) -> Tensor:
-        return self.model(x) if self.whole.get(bucket(len(x))) else self.fast(x)
+    def _run(self, inputs: Any, size: int) -> Any:
+        if self.whole[size] or (self._careful[size] and not finite(inputs)):
+            return call(self.model, inputs)
+        return self._form.run(inputs)
 
-    def _inference(self, x: Tensor) -> Tensor:
+    def _inference(self, inputs: Any, size: int) -> Any:
         with torch.inference_mode():  # it belongs to the thread
-            return self._run(x)
+            return self._run(inputs, size)
+
+    def _after_fork(self) -> None:
+        """Threads and locks of the parent process do not work in a child."""
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
 
-def latency(model: nn.Module, example_input: Tensor, *, turns: int = 30) -> float:
+_LIVE: weakref.WeakSet[TernaryRuntime] = weakref.WeakSet()
+
+
+def _renew() -> None:
+    for runtime in list(_LIVE):
+        runtime._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
     """Median seconds that a batch takes in a ``TernaryRuntime``, on one thread.
 
     Args:
         model: in evaluation mode.
-        example_input: (batch, ...).
+        example_input: inputs (batch, ...), as for ``TernaryRuntime``.
         turns: calls that are timed.
 
     Returns:
@@ -215,61 +304,3 @@ def latency(model: nn.Module, example_input: Tensor, *, turns: int = 30) -> floa
         runtime(example_input)
         times.append(time.perf_counter() - started)
     return sorted(times)[turns // 2]
-
-
-def _candidates(layer: FusedLayer, x: Tensor) -> list[Choice]:
-    """The kernels that could run a layer on such an input."""
-    linear = isinstance(layer.layer, nn.Linear)
-    if RUN is None or (linear and x.numel() // x.shape[-1] < 8) or x.dtype != torch.float32:
-        return []
-    height, width = (1, x.numel() // x.shape[-1]) if linear else (x.shape[-2] if x.dim() == 4 else 1, x.shape[-1])
-    out_h, out_w, pooled_h, pooled_w = layer.spec.sizes(height, width)
-    if x.dim() not in ({2, 3, 4} if linear else {layer.layer.weight.dim()}) or min(pooled_h, pooled_w) < 1:
-        return []
-    several = 1 if linear else min(len(x), max(1, 256 // (out_h * out_w)))
-    chunks = sorted({1, several})
-    found = [Choice("dense", vectors, chunk) for vectors in (1, 2) for chunk in chunks]
-    if layer.spec.ternary and layer.spec.rows < 1 << 16:
-        found += [Choice("sparse", vectors, chunk) for vectors in (1, 2, 4) for chunk in chunks]
-    return found
-
-
-def _fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
-    """Time every way on one input, in turns."""
-    ways: dict[Choice, Callable[[], Tensor]] = {TORCH: lambda: layer.by_torch(x)}
-    if layer.int8 is not None:
-        ways[INT8] = lambda: layer.by_int8(x)
-    for choice in _candidates(layer, x):
-        ways[choice] = lambda choice=choice: layer.by_kernel(x, choice)
-    least = dict.fromkeys(ways, float("inf"))
-    for turn in range(TURNS + 1):
-        for choice, run in list(ways.items()):
-            started = time.perf_counter()
-            run()
-            seconds = time.perf_counter() - started
-            if turn:
-                least[choice] = min(least[choice], seconds)
-        if turn == 2:  # who is far behind is out
-            best = min(least.values())
-            ways = {choice: run for choice, run in ways.items() if least[choice] < 2 * best or choice is TORCH}
-    best = min(ways, key=lambda choice: least[choice])
-    additions = _additions(layer, best, size) if best.kind == "sparse" else 0
-    return LayerChoice(name, best, least[best], least[TORCH], additions)
-
-
-def _additions(layer: FusedLayer, choice: Choice, size: int) -> int:
-    """Additions a sample of the program that was timed last."""
-    program = [p for key, p in layer.programs.items() if key[2] == choice][-1]
-    return program.additions // (size if isinstance(layer.layer, nn.Linear) else 1)
-
-
-def _race(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> tuple[float, float]:
-    """Least seconds of both, in turns."""
-    least = [float("inf")] * 2
-    for turn in range(TURNS + 1):
-        for place, run in enumerate((ours, theirs)):
-            started = time.perf_counter()
-            run()
-            if turn:
-                least[place] = min(least[place], time.perf_counter() - started)
-    return least[0], least[1]
