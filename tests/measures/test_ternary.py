@@ -87,7 +87,7 @@ def test_wrong_models_and_inputs():
     with pytest.raises(InputError, match="same parameters, got models that differ in .*bake or export"):
         measure(model, nn.Linear(3, 3), X)
     twin = ternary_twin(model, ["conv1"], 100)
-    with pytest.raises(InputError, match=r"must run on `example_input`.*shape \(2, 3\)"):
+    with pytest.raises(InputError, match=r"must run on `example_input`.*float32 \(2, 3\)"):
         measure(model, twin, torch.randn(2, 3))
     with pytest.raises(InputError, match="with at least one sample"):
         measure(model, twin, X[:0])

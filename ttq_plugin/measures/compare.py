@@ -1,8 +1,9 @@
 """A model beside its compressed twin: what each layer costs in both."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import mult_adds
@@ -18,7 +19,7 @@ _PAPERS = EnergyModel()
 def measure(
     full_precision: nn.Module,
     compressed: nn.Module,
-    example_input: Tensor,
+    example_input: Any,
     layers: Iterable[str] | None = None,
     energy_model: EnergyModel = _PAPERS,
     widths: Mapping[str, int] | None = None,
@@ -32,7 +33,8 @@ def measure(
         full_precision: the model before.
         compressed: its twin with the same parameter names and shapes; selected weights take at most one positive and
             one negative value a layer, or an output channel, or lie on the integer grid that `widths` says.
-        example_input: (batch, ...), on the models' device; counts are per sample.
+        example_input: what the models take, on their device: a tensor (batch, ...), a tuple of positional or a dict of
+            keyword arguments; counts are per sample.
         layers: names of the ternary and binary layers; None detects them from the values.
         energy_model: joules an operation; the papers' by default.
         widths: name of layer -> bits (2 to 16) of the layers on an integer grid, such as int8 and int4; they cost so
@@ -47,7 +49,8 @@ def measure(
     """  # noqa: DOC502 - raised by what it calls
     _check_twins(full_precision, compressed)
     selected = select_layers(full_precision, compressed, layers, widths)
-    counts = mult_adds.count(compressed, example_input)
+    tally = mult_adds.tally(compressed, example_input)
+    counts = tally.mult_adds
     counts_fp32 = mult_adds.count(full_precision, example_input)
     twins = dict(full_precision.named_modules(remove_duplicate=False))
     seen: set[nn.Parameter] = set()
@@ -56,7 +59,7 @@ def measure(
         if module._parameters or name in counts:
             twin = twins.get(name, module)  # only a module without parameters can lack a twin
             rows.append(_row(name, module, twin, selected, seen, (counts.get(name, 0), counts_fp32.get(name, 0))))
-    return CompressionReport(tuple(rows), energy_model, mult_adds.uncounted(compressed))
+    return CompressionReport(tuple(rows), energy_model, tally.uncounted)
 
 
 def _check_twins(full_precision: nn.Module, compressed: nn.Module) -> None:

@@ -1,19 +1,29 @@
-"""Multiply-adds of one forward pass, counted from the shapes that really flow.
+"""Multiply-adds of one forward pass, counted where torch dispatches its operators.
 
-Only non-zero values count, a bias like a weight. Counted are the modules below; functional calls (a hand-written
-attention, activations, pooling, softmax) are not seen: `uncounted` names the modules that hold parameters and have no
-rule. A layer called twice counts twice.
+Every operator that the model calls is seen, whichever module or function calls it: hand-written attention, einsum,
+``F.linear`` with a parameter of the model, recurrent layers.
+
+Counted are matrix products, convolutions, attention's products, the matrices of recurrent layers, biases,
+normalisations (one an element) and multiplications by parameters. Weights count by their non-zeros: parameters, and
+what is computed from parameters and constants alone, such as a masked weight. All else counts whole. Not counted are
+additions, activations, pooling, softmax, and products of activations one by one (gates, squeeze and excitation). A
+layer that is called twice counts twice.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
-from ttq_plugin.measures.ternary import CONVOLUTIONS, TRANSPOSED
+from ttq_plugin.measures.operators import FREE, bias, is_heavy, rule_of
 from ttq_plugin.measures.untouched import untouched
 
 NORMALISATIONS = (
@@ -23,7 +33,20 @@ NORMALISATIONS = (
     nn.GroupNorm,
     nn.RMSNorm,
 )
-_COUNTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, *NORMALISATIONS, nn.MultiheadAttention)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one run of a model took.
+
+    Attributes:
+        mult_adds: name of module -> mult-adds a sample. A product belongs to the module that holds its weight, else to
+            the one that computes it.
+        uncounted: modules, each with an operator that multiplies there and is not counted.
+    """
+
+    mult_adds: dict[str, int]
+    uncounted: tuple[str, ...]
 
 
 def nonzeros(values: Tensor | None) -> int:
@@ -31,123 +54,184 @@ def nonzeros(values: Tensor | None) -> int:
     return 0 if values is None else int(torch.count_nonzero(values.detach()))
 
 
-def convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, out: Tensor) -> int:
-    """(nnz(w) + nnz(b)) x output positions; padding counts as data. `out`: (batch, out_channels, ...)."""
-    return (nonzeros(module.weight) + nonzeros(module.bias)) * (out.numel() // module.out_channels)
-
-
-def transposed_convolution(
-    module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, x: Tensor, out: Tensor
-) -> int:
-    """nnz(w) x input positions + nnz(b) x output positions: each input is spread by the whole kernel."""
-    spread = nonzeros(module.weight) * (x.numel() // module.in_channels)
-    return spread + nonzeros(module.bias) * (out.numel() // module.out_channels)
-
-
-def linear(module: nn.Linear, out: Tensor) -> int:
-    """(nnz(w) + nnz(b)) x rows; each token of a sequence is a row. `out`: (..., out_features)."""
-    return (nonzeros(module.weight) + nonzeros(module.bias)) * (out.numel() // module.out_features)
-
-
-def normalisation(out: Tensor) -> int:
-    """One an element: scale and shift (BatchNorm folds to just that); statistics are not counted."""
-    return out.numel()
-
-
-def attention(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[int, int]:
-    """Mult-adds of one call of multi-head attention.
-
-    Projections: nnz of each of the three input projections (and their biases) x its rows. Products: QK^T and AV,
-    2 batch L S E, with S + 1 keys for each of `bias_k` and `add_zero_attn`. Softmax and 1/sqrt(d) are not counted.
-
-    Args:
-        module: the attention.
-        query: (batch, L, E) or (L, batch, E) as `batch_first` says, or (L, E); likewise the others with S.
-        key: the keys.
-        value: the values.
-
-    Returns:
-        Mult-adds of the input projections and products, and of `out_proj`, which is never called as a module.
-    """
-    if module.in_proj_weight is not None:
-        weights = module.in_proj_weight.chunk(3)
-    else:
-        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    rows = [x.numel() // x.shape[-1] for x in (query, key, value)]
-    projections = sum((nonzeros(w) + nonzeros(b)) * r for w, b, r in zip(weights, biases, rows, strict=True))
-    sequence = 1 if query.dim() == 3 and module.batch_first else 0
-    keys = key.shape[sequence] + (module.bias_k is not None) + module.add_zero_attn
-    products = 2 * rows[0] * keys * module.embed_dim
-    return projections + products, (nonzeros(module.out_proj.weight) + nonzeros(module.out_proj.bias)) * rows[0]
-
-
-def uncounted(model: nn.Module) -> tuple[str, ...]:
-    """Names of the leaf modules that hold parameters but have no rule here (recurrent layers, a user's own)."""
-    return tuple(
-        name
-        for name, module in model.named_modules()
-        if name
-        and not isinstance(module, (*_COUNTED, nn.Embedding))
-        and module._parameters
-        and not list(module.children())
-    )
-
-
-def count(model: nn.Module, example_input: Tensor) -> dict[str, int]:
-    """Mult-adds of each module for ONE sample, by running the model once; the model comes back as it was.
+def count(model: nn.Module, example_input: Any) -> dict[str, int]:
+    """Mult-adds of each module for one sample; see ``tally``.
 
     Args:
         model: a plain module.
-        example_input: (batch, ...); the leading dimension is the batch, which is divided out (rounded up, where work
-            is shared by the samples of a batch).
+        example_input: what the model takes.
 
     Returns:
         Name of module -> mult-adds a sample.
+    """
+    return tally(model, example_input).mult_adds
+
+
+def tally(model: nn.Module, example_input: Any) -> Tally:
+    """Count by running the model once; it comes back as it was.
+
+    Args:
+        model: a plain module.
+        example_input: what the model takes: a tensor (batch, ...), a tuple of positional or a dict of keyword
+            arguments. The leading dimension is the batch, which is divided out (rounded up, where work is shared by its
+            samples).
+
+    Returns:
+        Mult-adds a sample, and what was not counted.
 
     Raises:
         InputError: the model does not run on `example_input`.
     """
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
+    if not inputs.tensors(example_input) or not inputs.batch_size(example_input):
         raise InputError(
-            "`example_input` must be a tensor (batch, ...) with at least one sample: pass one of the data."
+            "`example_input` must hold a tensor (batch, ...) with at least one sample: pass one of the data."
         )
-    totals: Counter[str] = Counter()
-    handles = []
+    counter = _Counter(model)
     try:
-        for name, module in model.named_modules():
-            rule = _rule(name, module, totals)
-            if rule is not None:
-                handles.append(module.register_forward_hook(rule, with_kwargs=True))
-        with untouched(model), torch.no_grad():
-            model(example_input)
+        with untouched(model), torch.no_grad(), counter.modules(), counter:
+            inputs.call(model, example_input)
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"The model must run on `example_input`, got an error on shape {tuple(example_input.shape)}, "
-            f"{example_input.dtype}, {example_input.device}: {error}"
+            f"The model must run on `example_input`, got an error on {inputs.kind(example_input)}: {error}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: -(-total // len(example_input)) for name, total in totals.items()}
+    batch = inputs.batch_size(example_input)
+    totals = {name: -(-total // batch) for name, total in counter.totals.items()}
+    return Tally(totals, tuple(dict.fromkeys(counter.uncounted)))
 
 
-def _rule(name: str, module: nn.Module, totals: Counter[str]) -> Callable[..., None] | None:
-    """The forward hook that adds this module's mult-adds to `totals`, or None."""
+class _Values:
+    """Which tensors hold parameters or constants, or were computed from those alone; told apart by their storages."""
 
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if isinstance(module, nn.MultiheadAttention):
-            query, key, value = (*args, *(kwargs[k] for k in ("query", "key", "value")[len(args) :]))[:3]
-            inside, projected = attention(module, query, key, value)
-            totals[name] += inside
-            totals[f"{name}.out_proj" if name else "out_proj"] += projected
-        elif isinstance(module, TRANSPOSED):
-            totals[name] += transposed_convolution(module, args[0] if args else kwargs["input"], out)
-        elif isinstance(module, CONVOLUTIONS):
-            totals[name] += convolution(module, out)
-        elif isinstance(module, nn.Linear):
-            totals[name] += linear(module, out)
-        else:
-            totals[name] += normalisation(out)
+    def __init__(self, model: nn.Module) -> None:
+        self._kinds: dict[int, str] = {}
+        self._held: list[Tensor] = []  # so that no later tensor gets the address of one that is known
+        self._sizes: dict[tuple[Any, ...], int] = {}
+        for kind, tensors in (("constant", model.buffers()), ("weight", model.parameters())):
+            for tensor in tensors:
+                self._know(tensor, kind)
 
-    return hook if isinstance(module, _COUNTED) else None
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or computed from parameters and constants alone."""
+        return self._kind(tensor) == "weight"
+
+    def is_known(self, tensor: Tensor) -> bool:
+        """Whether it does not depend on the model's input."""
+        return self._kind(tensor) is not None
+
+    def size(self, tensor: Tensor) -> int:
+        """The non-zeros of a weight, the number of elements of anything else."""
+        if not self.is_weight(tensor):
+            return tensor.numel()
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key not in self._sizes:  # a recurrent matrix is used in each step
+            self._sizes[key] = nonzeros(tensor)
+        return self._sizes[key]
+
+    def learn(self, operator: Any, given: Sequence[Tensor], arguments: Sequence[Any], result: Any) -> None:
+        """Note what the operator's results depend on, and what it has overwritten."""
+        kinds = {self._kind(tensor) for tensor in given}
+        written = [
+            value
+            for slot, value in zip(operator._schema.arguments, arguments, strict=False)
+            if isinstance(value, Tensor) and slot.alias_info is not None and slot.alias_info.is_write
+        ]
+        if written:
+            self._sizes.clear()
+        if None in kinds:
+            for tensor in written:
+                self._kinds.pop(_address(tensor), None)
+            return
+        kind = "weight" if "weight" in kinds else "constant"
+        for tensor in (*written, *(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))):
+            self._know(tensor, kind)
+
+    def _kind(self, tensor: Tensor) -> str | None:
+        return self._kinds.get(_address(tensor))
+
+    def _know(self, tensor: Tensor, kind: str) -> None:
+        if (address := _address(tensor)) and self._kinds.get(address) != "weight":
+            self._kinds[address] = kind
+            self._held.append(tensor)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the mult-adds of every operator under the name of a module."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.totals: Counter[str] = Counter()
+        self.uncounted: list[str] = []
+        self._values = _Values(model)
+        self._names = {module: name for name, module in model.named_modules()}
+        self._owners: dict[int, list[nn.Module]] = {}
+        for module in self._names:
+            for parameter in module.parameters(recurse=False):
+                self._owners.setdefault(_address(parameter), []).append(module)
+        self._running: list[nn.Module] = [model]
+
+    @contextmanager
+    def modules(self) -> Iterator[None]:
+        """Follow which module is running."""
+        handles = []
+        for module in self._names:
+            handles.append(module.register_forward_pre_hook(self._enter))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self._running.append(module)
+
+    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], out: Any) -> None:
+        self._running.pop()
+        if isinstance(module, NORMALISATIONS) and isinstance(out, Tensor):
+            self.totals[self._names[module]] += out.numel()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, then count it."""
+        result = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
+        # Devices differ in how they compute a normalisation: those are counted as modules, by their output.
+        if not isinstance(self._running[-1], NORMALISATIONS):
+            self._count(func, given, args, result)
+        self._values.learn(func, given, args, result)
+        return result
+
+    def _count(self, func: Any, given: Sequence[Tensor], args: Sequence[Any], result: Any) -> None:
+        namespace, name = func.namespace, func._schema.name.partition("::")[2]
+        module = self._module(given)
+        rule = rule_of(namespace, name)
+        if rule is not None:
+            if found := rule(args, result, self._values):
+                self.totals[self._names[module]] += found
+        elif name in ("add", "add_"):
+            self._add_bias(module, given, result)
+        elif is_heavy(namespace, name) or (name not in FREE and self._mixes(given)):
+            self.uncounted.append(f"{self._names[module] or 'the model'} ({name})")
+
+    def _add_bias(self, module: nn.Module, given: Sequence[Tensor], result: Tensor) -> None:
+        """Where torch adds a bias after the product, it counts as it does inside: a vector of a module that has one."""
+        name = self._names[module]
+        vectors = [t for t in given if t.dim() == 1 and _address(t) in self._owners]
+        if name in self.totals and len(vectors) == 1 and self._mixes(given):
+            self.totals[name] += bias(vectors[0], result, self._values)
+
+    def _mixes(self, given: Sequence[Tensor]) -> bool:
+        """Whether weights meet what depends on the input."""
+        return any(map(self._values.is_weight, given)) and not all(map(self._values.is_known, given))
+
+    def _module(self, given: Sequence[Tensor]) -> nn.Module:
+        """The module that holds a parameter among them, preferably the one that runs; else the one that runs."""
+        running = self._running[-1]
+        owners = [owner for tensor in given for owner in self._owners.get(_address(tensor), ())]
+        return owners[0] if owners and running not in owners else running
+
+
+def _address(tensor: Tensor) -> int:
+    """Of the memory that it looks at, views included; 0 for none."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and tensor.numel() else 0

@@ -72,7 +72,7 @@ class CompressionReport:
     Attributes:
         layers: one row a layer.
         energy_model: the constants used.
-        uncounted: modules with parameters whose mult-adds are not counted, because no rule is known.
+        uncounted: modules, each with an operator that multiplies there and has no rule, so that it is not counted.
         bits_disk: of the whole file that was written, header, buffers and all; None where none was.
     """
 
