@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ttq_plugin.core.matrices import Layout
 from ttq_plugin.deploy.codes import SCHEMES, Damaged, Packed, pack, unpack
 from ttq_plugin.measures.storage import weight_bits
 from ttq_plugin.measures.ternary import codes_of
@@ -38,9 +39,9 @@ def ternary(shape, zeros, seed=0, dim=None, dtype=torch.float32):
 @pytest.mark.parametrize("zeros", [0.0, 0.3, 0.942, 1.0])
 def test_ternary_weights_come_back_bit_for_bit(dtype, dim, zeros):
     weight = ternary((24, 20, 3, 3), zeros, dim=dim, dtype=dtype)
-    packed = pack(weight, dim or 0)
+    packed = pack(weight, Layout(dim or 0))
     assert packed.kind == ("ternary" if zeros else "binary" if packed.table.shape[1] == 1 else "ternary")
-    assert same_bits(unpack(packed, tuple(weight.shape), dim or 0), weight)
+    assert same_bits(unpack(packed, tuple(weight.shape), Layout(dim or 0)), weight)
 
 
 @given(
@@ -54,8 +55,8 @@ def test_any_values_come_back_or_are_left_alone(shape, values, seed):
     table = torch.tensor(values, dtype=torch.float32)
     weight = table[torch.randint(len(table), shape, generator=torch.Generator().manual_seed(seed))]
     for dim in (None, 0):
-        packed = pack(weight, dim)
-        assert packed is None or same_bits(unpack(packed, tuple(shape), dim), weight)
+        packed = pack(weight, Layout(dim))
+        assert packed is None or same_bits(unpack(packed, tuple(shape), Layout(dim)), weight)
 
 
 def test_negative_zeros_and_integer_grids_are_kept_in_a_palette():
@@ -63,11 +64,11 @@ def test_negative_zeros_and_integer_grids_are_kept_in_a_palette():
     weight[weight == 0] = torch.where(torch.arange(int((weight == 0).sum())) % 2 == 0, 0.0, -0.0)
     grid = torch.randint(-127, 128, (64, 64), generator=torch.Generator().manual_seed(0)) * 0.0123
     for value in (weight, grid):
-        packed = pack(value, 0)
+        packed = pack(value, Layout())
         assert packed.kind == "palette"
-        assert same_bits(unpack(packed, tuple(value.shape), 0), value)
-    assert pack(grid, 0).nbytes < 0.35 * grid.nbytes
-    assert pack(torch.randn(64, 64), 0) is None
+        assert same_bits(unpack(packed, tuple(value.shape), Layout()), value)
+    assert pack(grid, Layout()).nbytes < 0.35 * grid.nbytes
+    assert pack(torch.randn(64, 64), Layout()) is None
 
 
 @pytest.mark.parametrize("n", [10_001, 26_624, 300_000])
@@ -75,7 +76,7 @@ def test_negative_zeros_and_integer_grids_are_kept_in_a_palette():
 def test_bytes_lie_within_two_percent_of_shannons_bound(n, zeros):
     weight = ternary((n,), zeros, seed=n).unsqueeze(0)
     bound = weight_bits(codes_of(weight))["entropy"] / 8
-    packed = pack(weight, 0)
+    packed = pack(weight, Layout())
     assert bound - 1 <= packed.nbytes <= 1.02 * bound
     if zeros == 0.942:
         assert packed.scheme == "entropy"
@@ -87,21 +88,21 @@ def test_where_next_to_nothing_is_left_at_most_two_bytes_are_added(n, zeros):
     """Two percent of less than a hundred bytes are less than two, and the number of codes has to be told."""
     weight = ternary((n,), zeros, seed=n).unsqueeze(0)
     bound = weight_bits(codes_of(weight))["entropy"] / 8
-    packed = pack(weight, 0)
-    assert packed.scheme == "pattern" and same_bits(unpack(packed, (1, n), 0), weight)
+    packed = pack(weight, Layout())
+    assert packed.scheme == "pattern" and same_bits(unpack(packed, (1, n), Layout()), weight)
     assert bound - 1 <= packed.nbytes <= max(1.02 * bound, bound + 2)
 
 
 def test_the_smallest_scheme_is_taken():
     even = torch.arange(100 * 99).remainder(3).sub(1).float().reshape(100, 99)
-    assert pack(even, 0).nbytes == min(8 + 100 * 99 // 5, pack(even, 0).nbytes)
+    assert pack(even, Layout()).nbytes == min(8 + 100 * 99 // 5, pack(even, Layout()).nbytes)
     tiny = ternary((10, 30), 1 / 3)
     sizes = {name: scheme[0](np.asarray(codes_of(tiny).values.reshape(-1) + 1, np.uint8), 3).nbytes
              for name, scheme in SCHEMES.items() if name != "bits"}  # fmt: skip
-    assert pack(tiny, 0).nbytes == 8 + min(sizes.values())
+    assert pack(tiny, Layout()).nbytes == 8 + min(sizes.values())
     signs = torch.where(torch.randn(64, 65, generator=torch.Generator().manual_seed(0)) > 0, 0.1, -0.1)
-    assert (pack(signs, 0).kind, pack(signs, 0).scheme) == ("binary", "bits")
-    assert pack(signs, 0).nbytes == 4 + 64 * 65 / 8
+    assert (pack(signs, Layout()).kind, pack(signs, Layout()).scheme) == ("binary", "bits")
+    assert pack(signs, Layout()).nbytes == 4 + 64 * 65 / 8
 
 
 def test_nonsense_is_refused_and_never_decoded():
@@ -114,7 +115,7 @@ def test_nonsense_is_refused_and_never_decoded():
         kind = list(table)[turn % 3]
         packed = Packed(list(SCHEMES)[generator.integers(len(SCHEMES))], kind, payload, table[kind])
         try:
-            value = unpack(packed, (int(generator.integers(1, 60)), 3), 0)
+            value = unpack(packed, (int(generator.integers(1, 60)), 3), Layout())
         except Damaged:
             refused += 1
         else:
@@ -123,10 +124,10 @@ def test_nonsense_is_refused_and_never_decoded():
 
 
 def test_scales_of_another_form_are_refused():
-    packed = pack(ternary((30, 40), 0.5), 0)
+    packed = pack(ternary((30, 40), 0.5), Layout())
     for table in (torch.ones(3, 2), torch.ones(1, 1), torch.ones(2), torch.ones(0, 2)):
         with pytest.raises(Damaged, match="scales of shape"):
-            unpack(Packed(packed.scheme, packed.kind, packed.payload, table), (30, 40), 0)
+            unpack(Packed(packed.scheme, packed.kind, packed.payload, table), (30, 40), Layout())
     with pytest.raises(Damaged, match="no layer"):
         unpack(packed, (30, 40), None)
 
@@ -135,5 +136,5 @@ def test_published_zeros_give_the_promised_gain():
     """1.6 bits a weight and less: CR_G^Q >= 95 % from one third of zeros on, >= 98.5 % at 94 %."""
     for zeros, gain in ((1 / 3, 0.95), (0.5, 0.95), (0.94, 0.985)):
         weight = ternary((128, 64, 3, 3), zeros)
-        assert 1 - pack(weight, 0).nbytes / weight.nbytes >= gain
+        assert 1 - pack(weight, Layout()).nbytes / weight.nbytes >= gain
     assert math.isclose(1 - 1.6 / 32, 0.95)

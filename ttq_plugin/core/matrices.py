@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -114,6 +114,28 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
             if parameter is not None and id(parameter) not in found:
                 found[id(parameter)] = _matrix(matrix_name(path, key), held[id(parameter)], layout)
     return {matrix.name: matrix for matrix in found.values()}
+
+
+def named_matrices(model: nn.Module, name: str, known: Mapping[str, Matrix]) -> list[Matrix]:
+    """The matrices that a name stands for: every one in a module of that name, or the parameter of that name.
+
+    Args:
+        model: the model.
+        name: of a module or a parameter.
+        known: the model's ``matrices``.
+
+    Returns:
+        The matrices, in the model's order; none if the name stands for none, or for what is no plain parameter.
+    """
+    module = dict(model.named_modules(remove_duplicate=False)).get(name)
+    if module is not None:
+        held = {id(parameter) for parameter in module.parameters()}
+        return [matrix for matrix in known.values() if id(matrix.parameter) in held]
+    path, _, key = name.rpartition(".")
+    holder = dict(model.named_modules(remove_duplicate=False)).get(path)
+    if holder is None or holder._parameters.get(key) is None:
+        return []
+    return [any_matrix(model, path, key)]
 
 
 def any_matrix(model: nn.Module, path: str, key: str) -> Matrix:

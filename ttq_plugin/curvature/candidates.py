@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import METHODS, Ternarizer, get_method
 from ttq_plugin.core.layers import channel_of, check_layers
+from ttq_plugin.core.matrices import layouts
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
 from ttq_plugin.measures.mult_adds import count, nonzeros
 from ttq_plugin.measures.storage import FLOAT_BITS, integer, weight_bits
-from ttq_plugin.measures.ternary import channel_dim, codes_of
+from ttq_plugin.measures.ternary import codes_of
 
 FULL_PRECISION = "fp32"
 
@@ -203,7 +204,7 @@ def _try(
         ternarizer = _ternarizer(module, method, options)
         params, notes = ternarizer.init(w, name)
         quantised = ternarizer.weights(w, params)
-        codes = codes_of(quantised, channel_dim(module))
+        codes = codes_of(quantised, layouts(module)["weight"].channel)
         if codes is None:
             raise InputError(f"{name}: {method} leaves values that are not finite; exclude it.")
         width, scales, bits = CODE_BITS[codes.kind], codes.scales, weight_bits(codes)[scheme]

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ttq_plugin.core.layers import LAYER_TYPES
 from ttq_plugin.errors import InputError
-from ttq_plugin.measures.ternary import WEIGHTED
 
 
 def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
@@ -29,7 +29,7 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")
-        if isinstance(module, WEIGHTED) and weight is not None and weight.requires_grad and weight not in seen:
+        if isinstance(module, LAYER_TYPES) and weight is not None and weight.requires_grad and weight not in seen:
             seen.add(weight)
             found[name] = module
     if not found:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ttq_plugin.core.layers import LAYER_TYPES
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, Candidate, Catalogue, catalogue, read_methods
 from ttq_plugin.curvature.solve import ROUNDING, Numbers, Picks, smallest, total
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
 from ttq_plugin.measures.storage import SCHEMES
-from ttq_plugin.measures.ternary import WEIGHTED
 
 ATTENTION_OUTPUT = "NonDynamicallyQuantizableLinear"
 """`nn.MultiheadAttention.out_proj`: its weight is read without calling the module, so NNI's wrapper never acts on it.
@@ -122,7 +122,7 @@ def _check_layers(model: nn.Module, layers: Mapping[str, int]) -> None:
     """Raise InputError unless the model has these layers, with as many weights."""
     modules = dict(model.named_modules())
     for name, n in layers.items():
-        weight = modules[name]._parameters.get("weight") if isinstance(modules.get(name), WEIGHTED) else None
+        weight = modules[name]._parameters.get("weight") if isinstance(modules.get(name), LAYER_TYPES) else None
         if weight is None or weight.numel() != n:
             has = "no such layer" if weight is None else f"{weight.numel()} there"
             raise InputError(f"`traces` must be of this model, got {n} weights in {name!r}; the model has {has}.")
@@ -147,7 +147,7 @@ def kept_layers(model: nn.Module, layers: Iterable[str], rules: Rules) -> set[st
     for option, names in (("exclude", rules.exclude), ("include", rules.include)):
         if unknown := [name for name in names if name not in layers]:
             raise InputError(f"`{option}` must name candidate layers, got {unknown[0]!r}; they are {known}.")
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)}
     kept = dict.fromkeys(rules.exclude, "exclude")
     kept |= {next(iter(modules)): "keep_first"} if rules.keep_first else {}
     kept |= {next(reversed(modules)): "keep_last"} if rules.keep_last else {}

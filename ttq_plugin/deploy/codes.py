@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttq_plugin.core.matrices import Layout
 from ttq_plugin.deploy import enumerative
 from ttq_plugin.measures.ternary import codes_of
 
@@ -58,12 +59,12 @@ class Packed:
         return self.payload.nbytes + self.table.nbytes
 
 
-def pack(weight: Tensor, dim: int | None = None) -> Packed | None:
+def pack(weight: Tensor, layout: Layout | None = None) -> Packed | None:
     """Pack a weight of few distinct values.
 
     Args:
         weight: any shape, on the CPU.
-        dim: its dimension of output channels; None for what is no layer's weight, and only a palette can be.
+        layout: how its channels lie; None for what is no weight matrix, and only a palette can be.
 
     Returns:
         What is stored, or None if that is not smaller than the weight itself.
@@ -71,17 +72,17 @@ def pack(weight: Tensor, dim: int | None = None) -> Packed | None:
     if not weight.is_floating_point() or weight.element_size() not in _BITS or not weight.numel():
         return None
     weight = weight.detach().contiguous()
-    found = (None if dim is None else _ternary(weight, dim)) or _palette(weight)
+    found = (None if layout is None else _ternary(weight, layout)) or _palette(weight)
     return found if found is not None and found.nbytes + OWN_ENTRY < weight.nbytes else None
 
 
-def unpack(packed: Packed, shape: tuple[int, ...], dim: int | None = None) -> Tensor:
+def unpack(packed: Packed, shape: tuple[int, ...], layout: Layout | None = None) -> Tensor:
     """The weight that ``pack`` was given, bit for bit.
 
     Args:
         packed: what was stored.
         shape: the weight's.
-        dim: as in ``pack``.
+        layout: as in ``pack``.
 
     Returns:
         The weight, in the table's dtype.
@@ -96,34 +97,37 @@ def unpack(packed: Packed, shape: tuple[int, ...], dim: int | None = None) -> Te
     codes = torch.from_numpy(SCHEMES[packed.scheme][1](packed.payload, n, symbols))
     if packed.kind == "palette":
         return packed.table[codes.long()].reshape(shape)
-    if dim is None:
+    if layout is None:
         raise Damaged("ternary codes where the model has no layer")
-    _check_table(packed, shape, dim)
+    _check_table(packed, shape, layout)
+    dim = layout.channel or 0
     rows = codes.reshape(len(packed.table), -1)
     low, high = packed.table[:, :1], packed.table[:, -1:]
     values = torch.where(rows == symbols - 1, high, torch.where(rows == 0, -low, torch.zeros_like(low)))
-    if len(packed.table) == 1:
+    if len(packed.table) in (1, layout.parts):
         return values.reshape(shape)
     moved = (shape[dim], *shape[:dim], *shape[dim + 1 :])
     return values.reshape(moved).movedim(0, dim).contiguous()
 
 
-def _check_table(packed: Packed, shape: tuple[int, ...], dim: int) -> None:
-    """Raise Damaged unless the table has a row for the layer, or one for each of its output channels."""
+def _check_table(packed: Packed, shape: tuple[int, ...], layout: Layout) -> None:
+    """Raise Damaged unless the table has a row for the layer, or one for each of its parts or output channels."""
     rows, columns = packed.table.shape if packed.table.dim() == 2 else (0, 0)
+    dim = layout.channel or 0
     channels = shape[dim] if len(shape) > dim else 1
-    if rows not in {1, channels} or columns != (1 if packed.kind == "binary" else 2):
+    if rows not in {1, layout.parts, channels} or columns != (1 if packed.kind == "binary" else 2):
         raise Damaged(f"scales of shape {tuple(packed.table.shape)} for a weight of shape {shape}")
 
 
-def _ternary(weight: Tensor, dim: int) -> Packed | None:
+def _ternary(weight: Tensor, layout: Layout) -> Packed | None:
     """As trits or bits; None if some group has two values of a sign, or if a zero is negative."""
-    codes = codes_of(weight, dim)
+    dim = layout.channel or 0
+    codes = codes_of(weight, dim, layout.parts)
     if codes is None or bool((torch.signbit(weight) & (weight == 0)).any()):
         return None
     binary = codes.kind == "binary"
     groups = codes.scales if binary else codes.scales // 2
-    by_channel = groups > 1
+    by_channel = groups not in (1, layout.parts)
     rows = (weight.movedim(dim, 0) if by_channel else weight).reshape(groups, -1)
     trits = (codes.values.movedim(dim, 0) if by_channel else codes.values).reshape(-1).numpy()
     low, high = (-rows).amax(1).clamp_min(0), rows.amax(1).clamp_min(0)

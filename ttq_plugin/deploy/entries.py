@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.matrices import Layout
 from ttq_plugin.deploy.codes import Damaged, Packed, pack, unpack
 from ttq_plugin.deploy.container import Stored
 from ttq_plugin.deploy.rest import restore, shrink
@@ -33,9 +34,9 @@ DTYPES = {
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 
-def make_entry(name: str, value: Tensor, dim: int | None, rest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def make_entry(name: str, value: Tensor, layout: Layout | None, rest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors that one tensor is stored as, and its entry in the header; see ``save_packed`` for ``rest``."""
-    packed = pack(value, dim)
+    packed = pack(value, layout)
     if packed is not None:
         parts = {name: torch.from_numpy(packed.payload.copy()), name + TABLE: packed.table}
         entry: dict[str, Any] = {"as": packed.scheme, "kind": packed.kind}
@@ -76,14 +77,14 @@ def check_names(entries: dict[str, dict[str, Any]], stored: set[str]) -> None:
         raise Damaged(wrong[0])
 
 
-def decode(file: Any, name: str, entry: dict[str, Any], dim: int | None) -> Tensor:
+def decode(file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -> Tensor:
     """One tensor of the file.
 
     Args:
         file: safetensors' open file.
         name: of the tensor.
         entry: its entry, from ``complete``.
-        dim: the dimension of output channels, if it is a layer's weight.
+        layout: how its channels lie, if it is a weight matrix.
 
     Returns:
         The tensor, compared with its checksums.
@@ -101,7 +102,7 @@ def decode(file: Any, name: str, entry: dict[str, Any], dim: int | None) -> Tens
     elif table is None or table.dtype != dtype:
         raise Damaged("its scales have another form")
     else:
-        value = unpack(Packed(entry["as"], entry["kind"], stored.numpy(), table), shape, dim)
+        value = unpack(Packed(entry["as"], entry["kind"], stored.numpy(), table), shape, layout)
     same = entry["id"] is None or _identity(value) == entry["id"]
     if tuple(value.shape) != shape or value.dtype != dtype or not same:
         raise Damaged("its values do not fit their checksum")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.matrices import Layout, matrices
 from ttq_plugin.deploy import container
 from ttq_plugin.deploy.codes import Damaged
 from ttq_plugin.deploy.entries import TABLE, WORDS, check_names, complete, decode, make_entry
 from ttq_plugin.deploy.rest import REST
 from ttq_plugin.errors import InputError
-from ttq_plugin.measures.ternary import WEIGHTED, channel_dim
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class PackedInfo:
 
     @property
     def packed_bytes(self) -> dict[str, int]:
-        """Bytes of codes and scales of each packed layer, by its name."""
-        packed = {n: e for n, e in self.entries.items() if "kind" in e and n.rpartition(".")[2] == "weight"}
-        return {n.removesuffix(".weight"): e["bytes"] for n, e in packed.items() if len(e["shape"]) > 1}
+        """Bytes of codes and scales of each packed matrix, by the name that reports give it."""
+        packed = {n: e for n, e in self.entries.items() if "kind" in e and len(e["shape"]) > 1}
+        return {n.removesuffix(".weight"): e["bytes"] for n, e in packed.items()}
 
 
 def save_packed(
@@ -60,8 +60,8 @@ def save_packed(
 ) -> PackedInfo:
     """Write a compressed model: ternary weights as packed codes and scales, everything else as it is.
 
-    Every weight of a convolution or linear layer that takes at most one positive and one negative value, a layer or an
-    output channel, is packed; so is any tensor of at most 256 values, such as a weight on an int8 grid. Weights that
+    Every weight matrix that takes at most one positive and one negative value, a matrix or an output channel, is
+    packed; so is any tensor of at most 256 values, such as a weight on an int8 grid. Weights that
     several modules share are written once.
 
     Args:
@@ -88,7 +88,7 @@ def save_packed(
     if rest not in REST:
         raise InputError(f"rest must be one of {', '.join(REST)}, got {rest!r}.")
     state = model.state_dict()
-    channels = _channels(model)
+    layouts = _layouts(model)
     entries: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -103,7 +103,7 @@ def save_packed(
             entries[name] = {"as": "same", "of": first[same]}
             continue
         first[same] = name
-        stored, entry = make_entry(name, value.detach().cpu().contiguous(), channels.get(name), rest)
+        stored, entry = make_entry(name, value.detach().cpu().contiguous(), layouts.get(name), rest)
         entries[name] = entry
         tensors |= stored
     about = {"task": task, "method": method, "architecture": _architecture(model)}
@@ -134,13 +134,13 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     if model is None:
         model = _rebuilt(path, info.task).eval()
     state = model.state_dict()
-    channels = _channels(model)
+    layouts = _layouts(model)
     _check_architecture(path, info, state, type(model).__name__)
     with container.tensors(path) as file:
         for writing in (False, True):  # all is decoded once before the first tensor is touched
             for name, entry in info.entries.items():
                 if entry["as"] != "same":
-                    value = _decoded(path, file, name, entry, channels.get(name))
+                    value = _decoded(path, file, name, entry, layouts.get(name))
                     if writing:
                         with torch.no_grad():
                             state[name].copy_(value)
@@ -176,13 +176,14 @@ def packed_info(path: Path | str) -> PackedInfo:
     return PackedInfo(**about, entries=entries, nbytes=path.stat().st_size)
 
 
-def _channels(model: nn.Module) -> dict[str, int]:
-    """Name of a weight -> its dimension of output channels."""
-    found = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, WEIGHTED):
-            found[f"{name}.weight" if name else "weight"] = channel_dim(module)
-    return found
+def _layouts(model: nn.Module) -> dict[str, Layout]:
+    """Name of a weight matrix in the state dict -> how its channels lie."""
+    # Dimension 1 of a grouped transposed convolution holds the channels of one group, which files may tell apart.
+    return {
+        path: Layout(1 if matrix.layout.channel is None else matrix.layout.channel, matrix.layout.parts)
+        for matrix in matrices(model).values()
+        for path in matrix.paths
+    }
 
 
 def _architecture(model: nn.Module) -> str:
@@ -213,9 +214,9 @@ def _words(form: tuple[tuple[int, ...], str] | None) -> str:
     return "missing" if form is None else f"{form[1]} {'x'.join(map(str, form[0])) or 'scalar'}"
 
 
-def _decoded(path: Path, file: Any, name: str, entry: dict[str, Any], dim: int | None) -> Tensor:
+def _decoded(path: Path, file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -> Tensor:
     try:
-        return decode(file, name, entry, dim)
+        return decode(file, name, entry, layout)
     except (Damaged, IndexError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {name}: {error}.") from None
 

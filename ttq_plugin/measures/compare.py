@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from ttq_plugin.core.matrices import layouts, matrix_name
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import mult_adds
 from ttq_plugin.measures.energy import EnergyModel, code_bits, transfers
 from ttq_plugin.measures.report import CompressionReport, LayerReport
 from ttq_plugin.measures.selection import select_layers
 from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES, weight_bits
-from ttq_plugin.measures.ternary import WEIGHTED, Codes
+from ttq_plugin.measures.ternary import Codes
 
 _PAPERS = EnergyModel()
 
@@ -58,7 +59,7 @@ def measure(
     for name, module in compressed.named_modules():
         if module._parameters or name in counts:
             twin = twins.get(name, module)  # only a module without parameters can lack a twin
-            rows.append(_row(name, module, twin, selected, seen, (counts.get(name, 0), counts_fp32.get(name, 0))))
+            rows += _rows(name, module, twin, selected, seen, (counts.get(name, 0), counts_fp32.get(name, 0)))
     return CompressionReport(tuple(rows), energy_model, tally.uncounted)
 
 
@@ -75,17 +76,41 @@ def _check_twins(full_precision: nn.Module, compressed: nn.Module) -> None:
         )
 
 
-def _row(
+def _rows(
     name: str,
     module: nn.Module,
     twin: nn.Module,
     selected: dict[nn.Parameter, Codes],
     seen: set[nn.Parameter],
     counts: tuple[int, int],
+) -> list[LayerReport]:
+    """The rows of one module: one a matrix if it has several, then its own; what is in `seen` costs nothing again."""
+    own = {key: p for key, p in module._parameters.items() if p is not None}
+    keys = [key for key in own if key in layouts(module) or own[key] in selected]
+    rows = []
+    for key in keys:
+        if key != "weight":
+            rows.append(_row(matrix_name(name, key), module, twin, [key], key, selected, seen, (0, 0)))
+    rest = [key for key in own if key == "weight" or key not in keys]
+    weight = "weight" if "weight" in keys else None
+    if rest or not rows or any(counts):
+        rows.append(_row(name, module, twin, rest, weight, selected, seen, counts))
+    return rows
+
+
+def _row(
+    name: str,
+    module: nn.Module,
+    twin: nn.Module,
+    keys: list[str],
+    matrix: str | None,
+    selected: dict[nn.Parameter, Codes],
+    seen: set[nn.Parameter],
+    counts: tuple[int, int],
 ) -> LayerReport:
-    """The row of one module; parameters already in `seen` (shared) cost nothing a second time."""
-    weight = module._parameters.get("weight") if isinstance(module, WEIGHTED) else None
-    weight_fp32 = twin._parameters.get("weight") if weight is not None else None
+    """The row of a module's parameters `keys`, one of which is its `matrix`, or none."""
+    weight = module._parameters[matrix] if matrix is not None else None
+    weight_fp32 = twin._parameters[matrix] if matrix is not None else None
     codes = selected.get(weight) if weight is not None else None
     kind = "float" if codes is None else codes.kind
     if weight is None or weight in seen:
@@ -94,8 +119,9 @@ def _row(
         n, used, used_fp32 = weight.numel(), mult_adds.nonzeros(weight), mult_adds.nonzeros(weight_fp32)
     scales = 0 if codes is None else codes.scales
     bits = dict.fromkeys(SCHEMES, FLOAT_BITS * n) if codes is None else weight_bits(codes)
-    others = {key: p for key, p in module._parameters.items() if p is not None and p is not weight and p not in seen}
-    seen.update(p for p in module._parameters.values() if p is not None)
+    parameters = {key: p for key in keys if (p := module._parameters[key]) is not None}
+    others = {key: p for key, p in parameters.items() if p is not weight and p not in seen}
+    seen.update(parameters.values())
     return LayerReport(
         name=name,
         type=type(module).__name__,

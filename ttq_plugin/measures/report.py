@@ -10,22 +10,22 @@ from ttq_plugin.measures.ternary import Kind
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One module with parameters of its own, or with mult-adds.
+    """One module with parameters of its own, or with mult-adds; one matrix of a module that has several.
 
     Attributes:
-        name: the module's name; empty for parameters of the model itself.
+        name: the module's name, empty for parameters of the model itself; or a matrix's, such as `lstm.weight_hh_l0`.
         type: its class.
         kind: `ternary`, `binary` or an integer grid's (`int8`) if it was selected, else `float`.
-        weights: number of weights of a convolution or linear layer (0 elsewhere, and where a weight that is shared was
-            already counted).
+        weights: number of weights of its matrix (0 where it has none, and where a weight that is shared was already
+            counted).
         nonzeros: of them not zero, in the compressed model.
-        others: its other parameters: bias, normalisation, attention's input projections; 32 bits each.
+        others: its other parameters, such as bias and normalisation; 32 bits each.
         scales: 32-bit scales stored with the weights.
         bits_coo34: bits of the weights with their scales, `others` not included; likewise the next three.
         bits_dense2: two bits a weight.
         bits_base3: five trits a byte.
         bits_entropy: Shannon's bound.
-        mult_adds: per sample, compressed.
+        mult_adds: per sample, compressed; of a module of several matrices all in its own row.
         mult_adds_fp32: per sample, full precision.
         transfers: 32-bit words moved, compressed; `others` included.
         transfers_fp32: the same, full precision.

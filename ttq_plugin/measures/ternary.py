@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-"""The layers whose `weight` can be ternary."""
+from torch import Tensor
 
 Kind = str
 """`float`, `ternary`, `binary`, or the width of an integer grid: `int2` to `int16`."""
@@ -21,8 +16,8 @@ class Codes:
     Attributes:
         values: int8, -1, 0 or +1, the shape of the weight; on an integer grid the multiples of its step.
         kind: `ternary`, `binary` (no zero, and both signs share one scale), or an integer grid's.
-        scales: 32-bit scales stored: ternary 2, binary and integer 1, a layer or an output channel.
-        smallest_group: weights of the smallest group that shares scales (the layer, or one channel).
+        scales: 32-bit scales stored: ternary 2, binary and integer 1, a layer, a part of it or an output channel.
+        smallest_group: weights of the smallest group that shares scales (the layer, one part or one channel).
     """
 
     values: Tensor
@@ -36,19 +31,15 @@ class Codes:
         return int(torch.count_nonzero(self.values))
 
 
-def channel_dim(module: nn.Module) -> int:
-    """The dimension of `module.weight` that runs over output channels: 1 in transposed convolutions, else 0."""
-    return 1 if isinstance(module, TRANSPOSED) else 0
-
-
-def codes_of(weight: Tensor, dim: int = 0) -> Codes | None:
-    """Read the codes of a ternary or binary weight, one pair of scales a layer or else one a channel.
+def codes_of(weight: Tensor, dim: int | None = 0, parts: int = 1) -> Codes | None:
+    """Read the codes of a ternary or binary weight, one pair of scales a layer, else one a part, else one a channel.
 
     A layer without zeros whose two scales are equal is binary, however it was made.
 
     Args:
         weight: any floating-point dtype; compared exactly, no tolerance.
-        dim: the dimension of output channels.
+        dim: the dimension of output channels; None where there is none.
+        parts: equal parts along dimension 0 that are matrices of their own, such as attention's three projections.
 
     Returns:
         The codes, or None if some group has two distinct values of one sign, or a NaN or infinite value.
@@ -57,7 +48,9 @@ def codes_of(weight: Tensor, dim: int = 0) -> Codes | None:
     if values.numel() == 0 or not bool(torch.isfinite(values).all()):
         return None
     groups = [values.reshape(1, -1)]
-    if values.dim() > 1:
+    if parts > 1:
+        groups.append(values.reshape(parts, -1))
+    if values.dim() > 1 and dim is not None:
         groups.append(values.movedim(dim, 0).flatten(1))
     for rows in groups:
         if _one_value_a_sign(rows):
