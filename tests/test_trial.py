@@ -45,13 +45,16 @@ def test_names_agree():
 
 
 def test_prepared_has_a_good_model_and_no_test_split(ready):
-    assert ready.mcc > 0.93
+    assert ready.score > 0.93
     assert not hasattr(ready, "test")
     assert [trace.name for trace in ready.traces] == ["conv1", "conv2", "fc1", "fc2"]
 
 
-class Untouchable:
+class Untouchable(Split):
     """Stands where the test split would be."""
+
+    def __init__(self):
+        pass
 
     def __getattribute__(self, name):
         raise AssertionError("the test split was looked at")
@@ -73,7 +76,7 @@ def test_what_is_prepared_is_cached(ready, cache):
         raise AssertionError("trained again")
 
     again = prepare("mnist-cnn", cache=cache, on_epoch=refuse)
-    assert again.mcc == ready.mcc and again.traces == ready.traces
+    assert again.score == ready.score and again.traces == ready.traces
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,7 +96,7 @@ def test_a_compression_is_measured_and_leaves_the_model_alone(ready, method):
     for name in ("cr_gain_total", "cr_gain_quantized", "ec_gain_total", "mult_adds", "bits_entropy"):
         assert name in outcome.metrics
     [test] = score_on_test("mnist-cnn", [outcome.model], seed=0)
-    assert test == pytest.approx(outcome.metrics["mcc"], abs=0.1)
+    assert test.value == pytest.approx(outcome.metrics["mcc"], abs=0.1)
 
 
 def test_equal_settings_give_equal_models_whatever_the_global_generator(ready):
@@ -205,7 +208,7 @@ def pair():
     return Task(
         name="pair",
         description="two classes",
-        load=lambda source, seed: Data(split, split, split),
+        load=lambda source, seed: Data(split, split, split, overlap=True),
         model=lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)),
         loss=torch.nn.functional.cross_entropy,
         recipe=Recipe(epochs=2, lr=1e-2, optimizer="adamw", schedule="one-cycle"),

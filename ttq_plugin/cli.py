@@ -75,6 +75,7 @@ def cli() -> None:
     "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
 )
 @click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
+@options.full_precision
 @options.data
 @options.common
 def search(**given: Any) -> None:
@@ -111,6 +112,7 @@ def worker(**given: Any) -> None:
 @cli.command()
 @options.task
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the weights here (.safetensors).")
+@options.full_precision
 @options.data
 @options.common
 def train(**given: Any) -> None:
@@ -138,6 +140,7 @@ def train(**given: Any) -> None:
 @click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
 @click.option("--out", type=click.Path(path_type=Path), help="Write what `ttq compress --config` takes here (JSON).")
 @options.store
+@options.full_precision
 @options.data
 @options.common
 def sensitivity(**given: Any) -> None:
@@ -194,6 +197,7 @@ def sensitivity(**given: Any) -> None:
     show_default=True,
     help="How --out writes what is not ternary; scores are then the file's.",
 )
+@options.full_precision
 @options.data
 @options.common
 @click.pass_context

@@ -37,6 +37,19 @@ def data(command: F) -> F:
     return data_file(cache(command))
 
 
+def full_precision(command: F) -> F:
+    """Options of commands that compress a full-precision model: where that one is from."""
+    weights = click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="Your own full-precision weights (.safetensors, a state dict); nothing is trained then.",
+    )
+    retrain = click.option(
+        "--retrain", is_flag=True, help="Train the full-precision model again, whatever is in the cache."
+    )
+    return weights(retrain(command))
+
+
 class TaskName(click.ParamType):
     """A built-in task, or `module:attribute` for one of the user's own."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+import contextlib
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from ttq_plugin.curvature import LayerTrace, Traces, layer_traces
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_text
+from ttq_plugin.files import read_json, write_json
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.check import check_task, load_data, make_model
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.task import Split, Task
-from ttq_plugin.tasks.training import OnEpoch, batches
+from ttq_plugin.tasks.samples import Samples
+from ttq_plugin.tasks.task import Task
+from ttq_plugin.tasks.training import OnEpoch
 
 TRACE_SAMPLES = 1024
 """Training samples on which curvature is estimated."""
@@ -35,22 +38,28 @@ class Prepared:
         train: the training split, on the device.
         validation: the split that decisions are made by, on the device.
         model: the full-precision model, in eval mode, on the device.
-        mcc: its Matthews correlation coefficient on the validation split.
+        score: its value of the task's metric on the validation split.
         traces: Hessian trace of each layer.
         device: torch's name of the device.
         class_weights: of a balanced task, shape (classes,); else None.
         simulated: whether the data are; every output says so.
+        parts: what the score is made of, such as the recall of each class.
+        origin: where the model is from, in words.
+        fingerprint: of the training and validation samples.
     """
 
     task: Task
-    train: Split
-    validation: Split
+    train: Samples
+    validation: Samples
     model: nn.Module
-    mcc: float
+    score: float
     traces: tuple[LayerTrace, ...]
     device: str
     class_weights: Tensor | None = None
     simulated: bool = False
+    parts: dict[str, float] = field(default_factory=dict)
+    origin: str = ""
+    fingerprint: str = ""
 
 
 def prepare(
@@ -61,6 +70,9 @@ def prepare(
     device: str = "cpu",
     cache: Path | str | None = None,
     curvature: bool = True,
+    weights: Path | str | None = None,
+    retrain: bool = False,
+    check_test: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Prepared:
     """Load the data, train the full-precision model or read it from the cache, and likewise its Hessian traces.
@@ -72,39 +84,68 @@ def prepare(
         device: torch's name of the device.
         cache: folder of trained models; None for the default.
         curvature: whether traces are needed; not if each compression is told its layers.
+        weights: the user's own full-precision model, a safetensors file; nothing is trained then.
+        retrain: whether to train the full-precision model in any case, and estimate its traces again.
+        check_test: whether mistakes are looked for in the test split too, such as samples that the training split has.
         on_epoch: called after each epoch if the full-precision model must be trained.
 
     Returns:
         What ``run`` needs.
+
+    Raises:
+        InputError: if the device, the task, its data or the weights cannot be used; see ``tasks.check``.
     """
     described = task if isinstance(task, Task) else get_task(task)
     _check_device(device)
-    splits = described.load(Path(data) if data else None, seed)
+    splits = load_data(described, Path(data) if data else None, seed)
+    check_task(described, splits, make_model(described), test=check_test)
     trained = full_precision(
-        described, splits, seed=seed, device=device, cache=Path(cache) if cache else None, on_epoch=on_epoch
+        described,
+        splits,
+        seed=seed,
+        device=device,
+        cache=Path(cache) if cache else None,
+        weights=Path(weights) if weights else None,
+        retrain=retrain,
+        on_epoch=on_epoch,
     )
     model = trained.model.to(device)
     training, validation = splits.train.to(device), splits.validation.to(device)
-    weights = described.class_weights(training)
+    class_weights = described.class_weights(training)
     described = replace(described, loss=described.loss_for(training), balanced=False)
+    fresh = retrain or trained.trained
     file = trained.path.with_suffix(f".traces-{TRACE_PROBES}.json")
-    traces = _traces(described, model, training, file, seed) if curvature else ()
-    return Prepared(described, training, validation, model, trained.mcc, traces, device, weights, splits.simulated)
+    traces = _traces(described, model, training, file, seed, fresh) if curvature else ()
+    return Prepared(
+        task=described,
+        train=training,
+        validation=validation,
+        model=model,
+        score=trained.score,
+        traces=traces,
+        device=device,
+        class_weights=class_weights,
+        simulated=splits.simulated,
+        parts=trained.parts,
+        origin=trained.origin,
+        fingerprint=splits.fingerprint(),
+    )
 
 
-def _traces(task: Task, model: nn.Module, training: Split, path: Path, seed: int) -> tuple[LayerTrace, ...]:
+def _traces(
+    task: Task, model: nn.Module, training: Samples, path: Path, seed: int, fresh: bool
+) -> tuple[LayerTrace, ...]:
     """Hessian traces of the full-precision model, from the file beside it or estimated now."""
-    try:
-        return tuple(LayerTrace(**row) for row in json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass
+    if not fresh and path.is_file():
+        with contextlib.suppress(InputError, TypeError):  # damaged, or another version's: they are estimated again
+            return tuple(LayerTrace(**row) for row in read_json(path))
     traces = estimate_traces(task, model, training, seed=seed)
-    write_text(path, json.dumps(traces.to_dict()["layers"]))
+    write_json(path, traces.to_dict()["layers"])
     return tuple(traces)
 
 
 def estimate_traces(
-    task: Task, model: nn.Module, training: Split, *, seed: int, probes: int = TRACE_PROBES, tol: float | None = None
+    task: Task, model: nn.Module, training: Samples, *, seed: int, probes: int = TRACE_PROBES, tol: float | None = None
 ) -> Traces:
     """Hessian traces on the first ``TRACE_SAMPLES`` training samples.
 
@@ -119,8 +160,8 @@ def estimate_traces(
     Returns:
         A trace a layer.
     """
-    sample = Split(training.x[:TRACE_SAMPLES], training.y[:TRACE_SAMPLES])
-    return layer_traces(model, task.loss, list(batches(sample, TRACE_BATCH)), max_probes=probes, tol=tol, seed=seed)
+    batches = islice(training.batches(TRACE_BATCH), TRACE_SAMPLES // TRACE_BATCH)
+    return layer_traces(model, task.loss, list(batches), max_probes=probes, tol=tol, seed=seed)
 
 
 def _check_device(device: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin import inputs
 from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
@@ -22,11 +23,13 @@ from ttq_plugin.measures import CompressionReport, measure
 from ttq_plugin.prepared import Prepared, prepare
 from ttq_plugin.settings import LSQ, MIXED, Settings
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.check import load_data
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
+from ttq_plugin.tasks.scores import Score, lost_classes, score
 from ttq_plugin.tasks.task import Task
-from ttq_plugin.tasks.training import OnEpoch, mcc, train
+from ttq_plugin.tasks.training import OnEpoch, train
 
 __all__ = [
     "MIXED",
@@ -52,7 +55,7 @@ class Outcome:
     """The result of one compression.
 
     Attributes:
-        metrics: ``mcc`` (validation) and the numbers of the report under its keys.
+        metrics: the task's metric (validation) under its name, and the numbers of the report under its keys.
         report: what the compressed model costs.
         model: the compressed model, plain, in eval mode.
         layers: names of the quantised layers.
@@ -61,6 +64,7 @@ class Outcome:
         losses: mean training loss of each epoch.
         health: after each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
         seconds: wall time.
+        parts: what the score is made of, such as the recall of each class; validation.
     """
 
     metrics: dict[str, float]
@@ -72,6 +76,7 @@ class Outcome:
     losses: list[float] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,30 +137,50 @@ def run(
             on_epoch(epoch, loss)
         if on_look is not None:
             dead = tuple(layer.name for layer in look.layers if layer.dead)
-            on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers)[0]))
+            on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
 
     links = _links(prepared, settings, config_list, chain)
     with torch.random.fork_rng(devices=[prepared.device] if prepared.device.startswith("cuda") else []):
         torch.manual_seed(settings.seed)
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
-    metrics, report, compressed = _measured(prepared, quantizers)
-    layers, widths = quantizers.layers, _widths(quantizers)
-    notes = [*quantizers.notes, *problems]
-    seconds = time.perf_counter() - started
-    return Outcome(metrics, report, compressed, layers, widths, notes, losses, health, seconds)
+    found = _measured(prepared, quantizers)
+    lost = lost_classes(prepared.parts, found.score.parts, prepared.task.classes)
+    return Outcome(
+        metrics=found.metrics,
+        report=found.report,
+        model=found.model,
+        layers=quantizers.layers,
+        widths=_widths(quantizers),
+        notes=[*quantizers.notes, *problems, *lost],
+        losses=losses,
+        health=health,
+        seconds=time.perf_counter() - started,
+        parts=found.score.parts,
+    )
 
 
-def _measured(prepared: Prepared, quantizers: Any) -> tuple[dict[str, float], CompressionReport, nn.Module]:
+@dataclass(frozen=True)
+class _Measured:
+    """A compressed model with its numbers."""
+
+    metrics: dict[str, float]
+    score: Score
+    report: CompressionReport
+    model: nn.Module
+
+
+def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
     """Score and cost of the quantizers' model as it is now, and that model, plain."""
     compressed: nn.Module = quantizers.export_model().eval()
     copy_dropout(prepared.model, compressed)
     if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
         raise Diverged("a weight became NaN or infinite")
-    example = prepared.validation.x[:1]
+    example = prepared.validation.head(1).x
     report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=_widths(quantizers))
     numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
-    return {"mcc": mcc(compressed, prepared.validation)} | numbers, report, compressed
+    found = score(compressed, prepared.validation, prepared.task.score)
+    return _Measured({prepared.task.score.name: found.value} | numbers, found, report, compressed)
 
 
 def _widths(quantizers: Any) -> dict[str, int]:
@@ -164,8 +189,13 @@ def _widths(quantizers: Any) -> dict[str, int]:
 
 
 def score_on_test(
-    task: str | Task, models: Iterable[nn.Module], *, seed: int, data: Path | str | None = None
-) -> list[float]:
+    task: str | Task,
+    models: Iterable[nn.Module],
+    *,
+    seed: int,
+    data: Path | str | None = None,
+    fingerprint: str | None = None,
+) -> list[Score]:
     """Scores of finished models on the test split; nothing may be decided by them.
 
     Args:
@@ -173,13 +203,36 @@ def score_on_test(
         models: on the CPU.
         seed: the one that their training's splits were made with.
         data: the user's data file, as in ``prepare``.
+        fingerprint: of the data that they were trained on, see ``Prepared.fingerprint``; None to take any.
 
     Returns:
-        Matthews correlation coefficient of each, in [-1, 1].
+        The task's metric of each, with its parts.
+
+    Raises:
+        InputError: if the task's ``load`` gives other data than before.
     """
     described = task if isinstance(task, Task) else get_task(task)
-    test = described.load(Path(data) if data else None, seed).test
-    return [mcc(model, test) for model in models]
+    splits = load_data(described, Path(data) if data else None, seed)
+    check_same_data(described, splits.fingerprint(), fingerprint)
+    return [score(model, splits.test, described.score) for model in models]
+
+
+def check_same_data(task: Task, found: str, expected: str | None) -> None:
+    """Check that data loaded twice are the same.
+
+    Args:
+        task: whose ``load`` was called again.
+        found: the fingerprint now.
+        expected: the fingerprint before; None where it is not known.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if expected is not None and found != expected:
+        raise InputError(
+            f"load of {task.name} must give the same data for the same arguments, but gave other samples than before; "
+            "draw every random number in it from its seed."
+        )
 
 
 def _links(
@@ -243,7 +296,7 @@ def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], o
             on_epoch=on_epoch,
         )
 
-    step: TrainingStep = lambda batch, net: task.loss(net(batch[0]), batch[1])  # noqa: E731
+    step: TrainingStep = lambda batch, net: task.loss(inputs.call(net, batch[0]), batch[1])  # noqa: E731
     if settings.loss is not None:
         step = get_loss(settings.loss).training_step(prepared.class_weights, teacher=prepared.model)
     step = at_precision(step, settings.precision or recipe.precision)

@@ -27,8 +27,8 @@ from ttq_plugin.deploy.onnx_int2 import to_int2
 from ttq_plugin.deploy.onnx_int8 import to_int8
 from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.deploy.source import Source, open_model
+from ttq_plugin.tasks.scores import score as scored
 from ttq_plugin.tasks.task import Data, Split
-from ttq_plugin.tasks.training import mcc
 
 RUNS = 41
 
@@ -103,7 +103,7 @@ def table(path: Path, data_folder: Path | None, limit: int) -> str:
                     times[name].append(1e3 * (time.perf_counter() - started))
         for name, (form, size) in forms.items():
             low, middle, high = statistics.quantiles(times[name], n=4)
-            score = 100 * mcc(form, part)
+            score = 100 * scored(form, part).value
             lines.append(
                 f"| {name} | {size} | {differences[name]:.1e} | {score:.2f} | {middle:.3f} ({low:.3f}-{high:.3f}) |"
             )

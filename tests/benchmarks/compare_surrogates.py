@@ -38,7 +38,7 @@ def compress(arguments: tuple[str, int, float, int]) -> tuple[str, int, float, f
         outcome = run(ready, settings)
     finally:
         PTTQQuantizer.__init__ = original
-    return surrogate, seed, outcome.metrics["mcc"] - ready.mcc, outcome.metrics["srqw"]
+    return surrogate, seed, outcome.metrics["mcc"] - ready.score, outcome.metrics["srqw"]
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def one_seed(arguments: argparse.Namespace, seed: int) -> tuple[float, float, fl
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(chosen.methods.values()).most_common())
     print(
         f"seed {seed}: CR_G^T {100 * gain:.2f} % (coo34 {100 * outcome.report.cr_gain_total:.2f} %); {kinds}; MCC "
-        f"validation {100 * ready.mcc:.2f} -> {100 * outcome.metrics['mcc']:.2f}, test {100 * full:.2f} -> "
+        f"validation {100 * ready.score:.2f} -> {100 * outcome.metrics['mcc']:.2f}, test {100 * full:.2f} -> "
         f"{100 * mixed:.2f}; optimality gap {chosen.gap:.1g}; {time.perf_counter() - started:.0f} s",
         flush=True,
     )

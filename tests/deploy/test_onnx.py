@@ -16,8 +16,8 @@ from ttq_plugin.deploy.onnx_int2 import to_int2, two_bits
 from ttq_plugin.deploy.onnx_int8 import to_int8
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.scores import score as scored
 from ttq_plugin.tasks.task import Split
-from ttq_plugin.tasks.training import mcc
 
 TASKS = ["mnist-cnn", "esr-2dcnn", "esr-cnn-transformer"]
 RECORDINGS = "Epileptic Seizure Recognition.csv.gz"
@@ -126,15 +126,15 @@ def check_scores(task, source=None):
     """The MCC on real validation data: equal for float and two-bit weights, almost for int8, which is calibrated."""
     model, data = trained(task, source)
     part = Split(data.validation.x[:400], data.validation.y[:400])
-    score, expected = mcc(model, part), outputs(model, part.x)
+    score, expected = scored(model, part).value, outputs(model, part.x)
     assert score > 0.75
     proto = to_onnx(model, data.train.x)
     for graph in (proto, to_int2(proto)):
         session = OnnxModule(graph, unpack=True)
         torch.testing.assert_close(session(part.x), expected, rtol=1e-4, atol=1e-4)
-        assert mcc(session, part) == score
+        assert scored(session, part).value == score
     small = to_int8(proto, data.train.x[:128])
-    assert abs(mcc(OnnxModule(small), part) - score) < 0.06  # a decision in 400 is up to a point
+    assert abs(scored(OnnxModule(small), part).value - score) < 0.06  # a decision in 400 is up to a point
     assert small.ByteSize() < proto.ByteSize() / 2
     weights = [tensor.dims for tensor in initialisers(small, 3).values() if len(tensor.dims) > 1]
     assert sorted(map(list, weights)) == sorted(list(p.shape) for p in model.parameters() if p.dim() > 1)

@@ -19,8 +19,8 @@ from ttq_plugin.tasks import hits
 from ttq_plugin.tasks.dopplersim import RATE, simulate
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.hits_recordings import Recordings
+from ttq_plugin.tasks.scores import score as scored
 from ttq_plugin.tasks.task import Data, Split
-from ttq_plugin.tasks.training import mcc
 
 CNN, TRANSFORMER = hits.TASKS.values()
 
@@ -160,7 +160,7 @@ def test_one_epoch_trains_the_cached_model(few, task, tmp_path):
     losses = []
     quick = replace(task, recipe=replace(task.recipe, epochs=1, batch_size=4))
     trained = full_precision(quick, few_rows, seed=0, cache=tmp_path, on_epoch=lambda _, loss: losses.append(loss))
-    assert trained.trained and trained.mcc == mcc(trained.model, few_rows.validation)
+    assert trained.trained and trained.score == scored(trained.model, few_rows.validation).value
     assert len(losses) == 1
     assert not full_precision(quick, few_rows, seed=0, cache=tmp_path).trained
 

@@ -13,8 +13,9 @@ from ttq_plugin.files import load_weights, save_weights
 from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.mnist import MnistCNN
+from ttq_plugin.tasks.scores import outputs_of, score
 from ttq_plugin.tasks.task import Recipe, Split
-from ttq_plugin.tasks.training import batches, mcc, predict, train
+from ttq_plugin.tasks.training import train
 
 TASK = get_task("mnist-cnn")
 
@@ -123,13 +124,13 @@ def test_full_precision_is_trained_once_per_task_seed_and_data(quick, digits, tm
 
     first, again = fetch(seed=0), fetch(seed=0)
     assert first.trained and not again.trained and epochs == [1, 2]
-    assert first.mcc == again.mcc == mcc(again.model, digits.validation) > 0.5
+    assert first.score == again.score == score(again.model, digits.validation).value > 0.5
     for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert fetch(seed=1).trained
     first.path.write_bytes(first.path.read_bytes()[:100])
     repaired = fetch(seed=0)
-    assert repaired.trained and repaired.mcc == first.mcc
+    assert repaired.trained and repaired.score == first.score and "was damaged" in repaired.origin
 
 
 def test_training_is_reproducible_and_leaves_the_global_generator_alone(quick, digits, tmp_path):
@@ -158,15 +159,15 @@ def test_a_loss_that_is_not_finite_ends_the_training(digits):
 
 def test_batches_cover_the_split_once():
     split = Split(torch.arange(10.0), torch.arange(10))
-    assert torch.cat([y for _, y in batches(split, 3)]).tolist() == list(range(10))
-    shuffled = torch.cat([y for _, y in batches(split, 3, torch.Generator().manual_seed(0))]).tolist()
+    assert torch.cat([y for _, y in split.batches(3)]).tolist() == list(range(10))
+    shuffled = torch.cat([y for _, y in split.batches(3, torch.Generator().manual_seed(0))]).tolist()
     assert sorted(shuffled) == list(range(10)) != shuffled
 
 
 def test_predicting_brings_the_mode_back(digits):
     model = MnistCNN().train()
     small = Split(digits.test.x[:50], digits.test.y[:50])
-    assert torch.equal(predict(model, small), predict(model, small)) and model.training
+    assert torch.equal(outputs_of(model, small)[0], outputs_of(model, small)[0]) and model.training
 
 
 def test_weights_go_round_and_damage_is_told(tmp_path):

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import epoch_bar, out, percent, print_json, progress
-from ttq_plugin.commands.train import SIMULATED, marked, prepared
+from ttq_plugin.commands.console import epoch_bar, out, print_json, progress
+from ttq_plugin.commands.train import SIMULATED, marked, prepared, print_parts
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.packed import load_packed, save_packed
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import TASKS
-from ttq_plugin.tasks.training import mcc
+from ttq_plugin.tasks.scores import score
 from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_test
 
 IN_FILE = ("share", "granularity")
@@ -33,6 +33,8 @@ def compress(
     as_json: bool,
     config: Path | None,
     given: frozenset[str],
+    weights: Path | None = None,
+    retrain: bool = False,
     **options: Any,
 ) -> None:
     """Compress, print the report, write the weights where asked; ``given``: options that were not left to defaults."""
@@ -43,15 +45,17 @@ def compress(
     if "chain" in layers:
         options["method"] = MIXED
     settings = Settings(task=task, seed=seed or 0, **options)
-    ready = prepared(task, seed=seed, data=data, cache=cache, device=device)
+    ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
     with progress() as bars:
         on_epoch = epoch_bar(bars, f"{settings.method} training", settings.epochs)
         outcome = run(ready, settings, on_epoch=on_epoch, **layers)
     if target:
         outcome = _written(target, rest, ready, settings, outcome, layers.get("chain"))
     model = outcome.model.cpu()
-    full, test = score_on_test(task, [ready.model.cpu(), model], seed=seed or 0, data=data)
-    scores = {"mcc_fp32": ready.mcc, "test_mcc": test, "test_mcc_fp32": full}
+    both = [ready.model.cpu(), model]
+    full, test = score_on_test(task, both, seed=seed or 0, data=data, fingerprint=ready.fingerprint)
+    name = ready.task.score.name
+    scores = {f"{name}_fp32": ready.score, f"test_{name}": test.value, f"test_{name}_fp32": full.value}
     if as_json:
         print_json(
             {
@@ -62,30 +66,38 @@ def compress(
                 "simulated": ready.simulated,
                 "seconds": outcome.seconds,
                 **outcome.report.to_dict(),
-                "mcc": outcome.metrics["mcc"],
+                "metric": name,
+                name: outcome.metrics[name],
                 **scores,
+                "parts": outcome.parts,
+                "parts_fp32": ready.parts,
+                "test_parts": test.parts,
                 "weights": str(target) if target else None,
             }
         )
         return
-    _print(settings, outcome, scores)
+    _print(settings, outcome, scores, ready)
     if ready.simulated:
         out.print(SIMULATED)
     if target:
         out.print(f"weights: {target}")
 
 
-def _print(settings: Settings, outcome: Outcome, scores: dict[str, float]) -> None:
-    numbers, kinds = outcome.metrics, outcome.report.kinds
+def _print(settings: Settings, outcome: Outcome, scores: dict[str, float], ready: Prepared) -> None:
+    kinds, metric = outcome.report.kinds, ready.task.score
+    name, text = metric.name, metric.text
     layers = (f"{name} ({kinds[name]})" if settings.method == MIXED else name for name in outcome.layers)
     out.print(str(outcome.report), markup=False)
     out.print(
-        f"{settings.method} on {', '.join(layers)}: MCC {percent(numbers['mcc'])} (validation; full precision "
-        f"{percent(scores['mcc_fp32'])}), {percent(scores['test_mcc'])} (test; full precision "
-        f"{percent(scores['test_mcc_fp32'])})"
+        f"{settings.method} on {', '.join(layers)}: {metric.label} {text(outcome.metrics[name])} (validation; full "
+        f"precision {text(ready.score)}), {text(scores[f'test_{name}'])} (test; full precision "
+        f"{text(scores[f'test_{name}_fp32'])})",
+        markup=False,
     )
+    columns = {"full precision": ready.parts, settings.method: outcome.parts}
+    print_parts("validation", columns, ready.task)
     for note in outcome.notes:
-        out.print(f"note: {note}")
+        out.print(f"note: {note}", markup=False)
 
 
 def _written(
@@ -98,14 +110,17 @@ def _written(
         more["task"] = settings.task  # kept for people: a file makes nothing be imported
     if chain is not None:
         more["chain"] = chain_to_json(chain)
-    numbers = outcome.report.to_dict() | {"mcc": outcome.metrics["mcc"]}
+    metric = ready.task.score
+    numbers = outcome.report.to_dict() | {metric.name: outcome.metrics[metric.name]}
     method, model = settings.method, outcome.model
     info = save_packed(model, target, task=known, method=method, report=numbers, more=more, rest=rest)
     report = outcome.report.written(info.nbytes, info.packed_bytes)
     if rest == "exact":
         return replace(outcome, report=report)
     model = load_packed(target, model=ready.task.model()).to(ready.device)
-    return replace(outcome, report=report, model=model, metrics=outcome.metrics | {"mcc": mcc(model, ready.validation)})
+    again = score(model, ready.validation, metric)
+    metrics = outcome.metrics | {metric.name: again.value}
+    return replace(outcome, report=report, model=model, metrics=metrics, parts=again.parts)
 
 
 def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from ttq_plugin.deploy.pyfunc import save_model
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_whole
+from ttq_plugin.tasks.scores import score
 from ttq_plugin.tasks.task import Data
-from ttq_plugin.tasks.training import mcc
 
 ENDINGS = {
     "packed": "-packed.safetensors",
@@ -110,7 +110,9 @@ def _compared(source: Source, exported: nn.Module, data: Data | None) -> dict[st
         differences = [(exported(part) - source.model(part)).abs().max().item() for part in x.split(256)]
     result = {"max_difference": max(differences), "samples": len(x), "validation": data is not None}
     if data:
-        result |= {"mcc": mcc(exported, data.validation), "mcc_torch": mcc(source.model, data.validation)}
+        metric = source.task.score
+        pairs = {"mcc": exported, "mcc_torch": source.model}
+        result |= {name: score(model, data.validation, metric).value for name, model in pairs.items()}
     return result
 
 

@@ -75,7 +75,7 @@ def finish(
         },
         "ended": summary.ended,
         "saved_seconds": summary.saved,
-        "full_precision": {"mcc": watch.ready.mcc, "test_mcc": scores.get(-1)},
+        "full_precision": {"mcc": watch.ready.score, "test_mcc": scores.get(-1)},
         "front": sorted(rows, key=lambda row: -row["mcc"]),
         "picture": str(picture.absolute()) if members else None,
         "link": recorder.link("127.0.0.1", 5000),
@@ -95,7 +95,8 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
             models.append(model)
             numbers.append(number)
             _log_model(recorder, number, path, model, task.name)
-    scores = dict(zip(numbers, score_on_test(task.name, models, seed=seed, data=data), strict=True))
+    tested = score_on_test(task.name, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
+    scores = {number: found.value for number, found in zip(numbers, tested, strict=True)}
     for number, score in scores.items():
         if number >= 0:
             recorder.log_test(number, score)

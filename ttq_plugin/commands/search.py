@@ -61,6 +61,8 @@ class Asked:
         cache: folder of full-precision models.
         device: torch's name.
         as_json: print one object.
+        weights: the user's own full-precision model.
+        retrain: whether to train the full-precision model again.
     """
 
     schema: bool
@@ -87,6 +89,8 @@ class Asked:
     cache: Path | None
     device: str
     as_json: bool
+    weights: Path | None = None
+    retrain: bool = False
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -194,7 +198,15 @@ def _run(opened: _Opened) -> tuple[Watch, Summary, dict[int, Confirmed]]:
     """The trials, and where asked the front trained again; the bars are gone afterwards."""
     asked = opened.asked
     task = opened.space.task
-    ready = prepared(task, seed=opened.seed, data=asked.data, cache=asked.cache, device=asked.device)
+    ready = prepared(
+        task,
+        seed=opened.seed,
+        data=asked.data,
+        cache=asked.cache,
+        device=asked.device,
+        weights=asked.weights,
+        retrain=asked.retrain,
+    )
     with progress() as bars:
         watch = _watch(opened, ready, bars)
         asked.folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +241,7 @@ def _watch(opened: _Opened, ready: Prepared, bars: Progress) -> Watch:
         "sampler": space.sampler,
         "trials": opened.target,
         "seed": opened.seed,
-        "mcc_fp32": ready.mcc,
+        f"{ready.task.score.name}_fp32": ready.score,
     }
     models = opened.asked.folder / "models" / opened.name
     return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)

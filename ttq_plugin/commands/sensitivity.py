@@ -45,20 +45,29 @@ def sensitivity(
     cache: Path | None,
     device: str,
     as_json: bool,
+    weights: Path | None = None,
+    retrain: bool = False,
 ) -> None:
     """Choose, print the table, write what was asked for, log everything."""
     limit = _budget({"share": budget, "bits": max_bits, "energy": max_energy, "sensitivity": max_sensitivity})
     names, _ = read_methods([name.strip() for name in methods.split(",") if name.strip()], None)
     rules = Rules(exclude, include, keep_first, keep_last)
     _check(task, rules, tol, plot, out)
-    ready = prepared(task, seed=seed, data=data, cache=cache, device=device)
+    ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
     traces = ready.traces if probes is None and tol is None else _traces(ready, probes, tol, seed or 0)
-    selection = select(ready.model, traces, limit, methods=names, **vars(rules), example_input=ready.validation.x[:1])
+    selection = select(
+        ready.model, traces, limit, methods=names, **vars(rules), example_input=ready.validation.head(1).x
+    )
     config = _config(selection, names)
     if out and not config:
         raise InputError("the budget is met in full precision, so there is nothing to write to --out; lower it.")
     title = f"{task}{' (SIMULATED data)' if ready.simulated else ''}: {', '.join(names)}; {limit}"
-    asked = {"methods": ",".join(names), "scheme": selection.scheme, "seed": seed or 0, "mcc_fp32": ready.mcc}
+    asked = {
+        "methods": ",".join(names),
+        "scheme": selection.scheme,
+        "seed": seed or 0,
+        f"{ready.task.score.name}_fp32": ready.score,
+    }
     asked |= {f"budget_{limit.kind}": limit.limit, "probes": selection.traces[0].probes, "tol": tol}
     asked |= {name: str(value) for name, value in vars(rules).items() if value} | marked(ready)
     links = _write(task, selection, config, asked, title, store, plot, out)

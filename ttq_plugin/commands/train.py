@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from ttq_plugin.commands.console import epoch_bar, err, percent, print_json, progress
+from ttq_plugin.commands.console import epoch_bar, err, percent, print_json, progress, table
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.scores import REGRESSION
+from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial import Prepared, prepare, save_weights, score_on_test
 
 SIMULATED = "The data are SIMULATED."
@@ -18,13 +21,62 @@ def marked(ready: Prepared) -> dict[str, str]:
     return {"simulated": "true"} if ready.simulated else {}
 
 
-def prepared(task: str, *, seed: int | None, data: Path | None, cache: Path | None, device: str) -> Prepared:
-    """``trial.prepare`` with a progress bar over the full-precision model's epochs."""
+def prepared(
+    task: str,
+    *,
+    seed: int | None,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
+    weights: Path | None = None,
+    retrain: bool = False,
+) -> Prepared:
+    """``trial.prepare`` with a progress bar over the full-precision model's epochs; says where the model is from."""
     described = get_task(task)
-    err.print(f"{task}: {described.description}")
+    err.print(f"{task}: {described.description}", markup=False)
     with progress() as bars:
         on_epoch = epoch_bar(bars, "full-precision model", described.recipe.epochs)
-        return prepare(task, seed=seed or 0, data=data, device=device, cache=cache, on_epoch=on_epoch)
+        ready = prepare(
+            task,
+            seed=seed or 0,
+            data=data,
+            device=device,
+            cache=cache,
+            weights=weights,
+            retrain=retrain,
+            check_test=True,
+            on_epoch=on_epoch,
+        )
+    err.print(f"full-precision model: {ready.origin}", markup=False, soft_wrap=True)
+    return ready
+
+
+def print_parts(title: str, columns: Mapping[str, Mapping[str, float]], task: Task) -> None:
+    """A table of what scores are made of, a class (an output) a row.
+
+    Args:
+        title: of the table.
+        columns: heading -> parts of a score, all on data of one task.
+        task: names the classes, and says whether its metric is a fraction.
+    """
+    names = list(dict.fromkeys(name for parts in columns.values() for name in parts))
+    if not names:
+        return
+    fractions = task.score.name not in REGRESSION
+    shown = [[_part(name, task), *(_cell(parts.get(name), fractions) for parts in columns.values())] for name in names]
+    table(title, {"part": "left"} | dict.fromkeys(columns, "right"), shown)
+
+
+def _part(name: str, task: Task) -> str:
+    """``recall_2`` as people read it: the recall of the class with that name."""
+    kind, _, index = name.rpartition("_")
+    if not kind or not index.isdigit():
+        return name.replace("_", " ")
+    return f"{kind.replace('_', ' ')} of {task.classes[int(index)] if int(index) < len(task.classes) else index}"
+
+
+def _cell(value: float | None, fraction: bool) -> str:
+    return "" if value is None else percent(value) if fraction else f"{value:.4g}"
 
 
 def train(
@@ -36,26 +88,36 @@ def train(
     cache: Path | None,
     device: str,
     as_json: bool,
+    weights: Path | None = None,
+    retrain: bool = False,
 ) -> None:
     """Train or read the model, score it, write it where asked."""
-    ready = prepared(task, seed=seed, data=data, cache=cache, device=device)
-    model = ready.model.cpu()
-    [test] = score_on_test(task, [model], seed=seed or 0, data=data)
+    ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
+    model, metric = ready.model.cpu(), ready.task.score
+    [test] = score_on_test(task, [model], seed=seed or 0, data=data, fingerprint=ready.fingerprint)
     result = {
         "task": task,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "mcc": ready.mcc,
-        "test_mcc": test,
+        "metric": metric.name,
+        metric.name: ready.score,
+        f"test_{metric.name}": test.value,
+        "parts": ready.parts,
+        "test_parts": test.parts,
+        "origin": ready.origin,
         "simulated": ready.simulated,
         "weights": str(out) if out else None,
     }
     if out:
-        save_weights(model, out, {"task": task, "mcc": repr(ready.mcc)} | marked(ready))
+        save_weights(model, out, {"task": task, metric.name: repr(ready.score)} | marked(ready))
     if as_json:
         print_json(result)
         return
     if ready.simulated:
         console.print(SIMULATED)
-    console.print(f"{result['parameters']} parameters, MCC {percent(ready.mcc)} (validation), {percent(test)} (test)")
+    console.print(
+        f"{result['parameters']} parameters, {metric.label} {metric.text(ready.score)} (validation), "
+        f"{metric.text(test.value)} (test)"
+    )
+    print_parts("full precision", {"validation": ready.parts, "test": test.parts}, ready.task)
     if out:
         console.print(f"weights: {out}")

@@ -1,16 +1,17 @@
 """The data that curvature is averaged over: one batch, a list of batches or a loader."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 
 Batches = Iterable[Any]
-"""Pairs (x, y), or a single pair."""
+"""Pairs (x, y), or a single pair; x may be tensors nested in any way, see ``ttq_plugin.inputs``."""
 
 
 def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
@@ -27,7 +28,7 @@ def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
     Raises:
         InputError: something that gives none, or a data set, which gives samples.
     """
-    if isinstance(batches, (tuple, list)) and len(batches) == 2 and isinstance(batches[0], Tensor):
+    if isinstance(batches, (tuple, list)) and len(batches) == 2 and _is_one_pair(*batches):
         return [tuple(batches)]
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         raise InputError(
@@ -41,7 +42,7 @@ def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
     return list(batches) if keep and not isinstance(batches, (tuple, list)) else batches
 
 
-def checked(batch: Any, index: int, device: torch.device) -> tuple[Tensor, Any]:
+def checked(batch: Any, index: int, device: torch.device) -> tuple[Any, Any]:
     """One batch as (x, y).
 
     Args:
@@ -50,24 +51,25 @@ def checked(batch: Any, index: int, device: torch.device) -> tuple[Tensor, Any]:
         device: the model's.
 
     Returns:
-        x of shape (batch, ...) and y, which may be anything.
+        x, tensors (batch, ...) nested in any way, and y, which may be anything.
 
     Raises:
         InputError: no pair, an x without samples, or a tensor of x or y on another device.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not inputs.tensors(batch[0]):
         raise InputError(
             f"Each batch must be a pair (x, y) with a tensor x, got {type(batch).__name__} as batch {index}: "
             "let the loader give (input, target)."
         )
     x, y = batch
-    if x.dim() == 0 or len(x) == 0:
+    if not any(tensor.dim() for tensor in inputs.tensors(x)) or inputs.batch_size(x) == 0:
+        came = tuple(x.shape) if isinstance(x, Tensor) else inputs.kind(x)
         raise InputError(
-            f"x must have the shape (batch, ...) with at least one sample, got {tuple(x.shape)} in batch {index}: "
+            f"x must have the shape (batch, ...) with at least one sample, got {came} in batch {index}: "
             "leave out what is empty."
         )
     for name, value in (("x", x), ("y", y)):
-        for tensor in _tensors(value):
+        for tensor in inputs.tensors(value):
             if tensor.device != device:
                 raise InputError(
                     f"Batches must lie on the model's device {device}, got {name} of batch {index} on "
@@ -76,10 +78,6 @@ def checked(batch: Any, index: int, device: torch.device) -> tuple[Tensor, Any]:
     return x, y
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+def _is_one_pair(x: Any, y: Any) -> bool:
+    """Whether these two are inputs and targets of one batch, and not two batches."""
+    return isinstance(x, Tensor | Mapping) or (isinstance(x, tuple) and isinstance(y, Tensor))

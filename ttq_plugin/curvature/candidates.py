@@ -130,7 +130,7 @@ def catalogue(
     methods: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
     scheme: str,
-    example_input: Tensor | None = None,
+    example_input: Any = None,
 ) -> Catalogue:
     """Try every method on every layer; the model is only read.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.untouched import untouched
 
@@ -60,14 +61,14 @@ def explained() -> Iterator[None]:
 
 
 def loss_gradients(
-    model: nn.Module, loss_fn: Loss, x: Tensor, y: Any, weights: list[nn.Parameter], index: int
+    model: nn.Module, loss_fn: Loss, x: Any, y: Any, weights: list[nn.Parameter], index: int
 ) -> list[Tensor | None]:
     """dL/dw of one batch, with its graph; `.grad` is neither read nor written.
 
     Args:
         model: in evaluation mode.
         loss_fn: (output, y) -> scalar.
-        x: (batch, ...).
+        x: tensors (batch, ...).
         y: whatever the loss takes.
         weights: what to differentiate by.
         index: number of the batch, for the message.
@@ -78,7 +79,7 @@ def loss_gradients(
     Raises:
         InputError: a loss that is not a finite scalar, depends on none of the weights, or has no second derivative.
     """
-    loss = loss_fn(model(x), y)
+    loss = loss_fn(inputs.call(model, x), y)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise InputError(f"`loss_fn` must return a scalar tensor, got {came}: average the loss over the batch.")

@@ -14,6 +14,7 @@ import torch
 from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
+from ttq_plugin import inputs
 from ttq_plugin.curvature.batches import Batches, as_batches, checked
 from ttq_plugin.curvature.gradients import Loss, explained, loss_gradients, twice_differentiable
 from ttq_plugin.curvature.layers import candidate_layers
@@ -112,8 +113,8 @@ def _one_pass(
         if index == len(generators):
             generators.append(_generator(seed, index))
         rows = [_probe(gradients, weights, joint, generators[index]) for _ in range(probes)]
-        total += len(x) * torch.stack(rows).cpu()
-        samples += len(x)
+        total += inputs.batch_size(x) * torch.stack(rows).cpu()
+        samples += inputs.batch_size(x)
         del gradients
     if samples == 0:
         raise InputError("`batches` must hold at least one pair (x, y), got none: pass a list or a loader with data.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ttq_plugin.core.layers import LAYER_TYPES
 from ttq_plugin.curvature.budget import Budget
@@ -77,7 +77,7 @@ def build_problem(
     options: Mapping[str, Mapping[str, Any]] | None,
     scheme: str,
     energy_model: EnergyModel,
-    example_input: Tensor | None,
+    example_input: Any,
 ) -> Problem:
     """Check the question and try every method on every layer.
 

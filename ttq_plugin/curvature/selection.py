@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ttq_plugin import inputs
 from ttq_plugin.curvature.batches import as_batches, checked
 from ttq_plugin.curvature.budget import Budget, as_budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
@@ -43,7 +44,7 @@ def generate_config(
     traces: Traces | Iterable[LayerTrace] | None = None,
     scheme: str = "base3",
     energy_model: EnergyModel = _PAPERS,
-    example_input: Tensor | None = None,
+    example_input: Any = None,
 ) -> Selection:
     """Choose a method for each layer: the least loss of accuracy, as curvature predicts it, within a budget.
 
@@ -118,7 +119,7 @@ def select(
     keep_last: bool = False,
     scheme: str = "base3",
     energy_model: EnergyModel = _PAPERS,
-    example_input: Tensor | None = None,
+    example_input: Any = None,
 ) -> Selection:
     """Choose a method for each layer from traces that are known; differentiates nothing.
 
@@ -246,11 +247,11 @@ def _notes(rows: Sequence[Row], unused: Sequence[str], unsettled: Sequence[str])
     return notes
 
 
-def _first_input(batches: Batches, device: torch.device) -> Tensor:
+def _first_input(batches: Batches, device: torch.device) -> Any:
     """One sample of the first batch, (1, ...)."""
     # A shuffling loader draws its order from the global generator.
     with torch.random.fork_rng(devices=[]):
         first = next(iter(batches), None)
     if first is None:
         raise InputError("`batches` must hold at least one pair (x, y), got none: pass a list or a loader with data.")
-    return checked(first, 0, device)[0][:1]
+    return inputs.index(checked(first, 0, device)[0], slice(1))

@@ -23,8 +23,8 @@ from ttq_plugin.deploy.runtime import TernaryRuntime
 from ttq_plugin.deploy.source import Source
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import save_weights
+from ttq_plugin.tasks.scores import score as scored
 from ttq_plugin.tasks.task import Data
-from ttq_plugin.tasks.training import mcc
 
 RUNTIME, RUNTIME8 = "ttq runtime", "ttq runtime int8"
 TORCH, ONNX, INT8 = "torch fp32", "onnxruntime fp32", "onnxruntime int8"
@@ -174,7 +174,7 @@ def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
     x = data.validation.x[:FEW] if data else source.example(FEW)
     expected = source.model(x)
     difference = float((way.call(x) - expected).abs().max() / expected.abs().max())
-    score = mcc(InParts(way.call).eval(), data.validation) if data else None
+    score = scored(InParts(way.call).eval(), data.validation, source.task.score).value if data else None
     size = way.file.stat().st_size
     return {"form": way.name, "file_bytes": size, "max_relative_difference": difference, "mcc": score, "batches": []}
 

@@ -68,8 +68,8 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
         "recipe": asdict(cell.recipe),
         "samples": len(ready.train),
         "refit": cell.refit,
-        "fp_mcc": None if cell.refit else ready.mcc,
-        "metrics": {"mcc": None if cell.refit else ready.mcc},
+        "fp_mcc": None if cell.refit else ready.score,
+        "metrics": {"mcc": None if cell.refit else ready.score},
         "curve": [],
         "notes": [],
         "environment": environment(place.device),
@@ -78,7 +78,8 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
     if cell.settings is not None:
         made = _compressed(cell, ready, place, result)
         models += [made] if made is not None else []
-    scores = score_on_test(task, [m.cpu() for m in models], seed=cell.seed, data=place.data)
+    tested = score_on_test(task, [m.cpu() for m in models], seed=cell.seed, data=place.data)
+    scores = [found.value for found in tested]
     result |= {"fp_test_mcc": scores[0], "test_mcc": scores[-1] if result["metrics"] else None}
     return result | {"seconds": time.perf_counter() - started}
 
@@ -90,7 +91,8 @@ def _load(name: str, source: Path | None, seed: int, *, refit: bool) -> Data:
     if not refit:
         return data
     seen = (data.train, data.validation)
-    return replace(data, train=Split(torch.cat([s.x for s in seen]), torch.cat([s.y for s in seen])))
+    both = Split(torch.cat([s.x for s in seen]), torch.cat([s.y for s in seen]))
+    return replace(data, train=both, overlap=True)
 
 
 def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any]) -> nn.Module | None:

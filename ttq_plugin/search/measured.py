@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.inputs import to_device
 from ttq_plugin.search.objectives import DISK, LATENCY
 from ttq_plugin.search.space import Space
 
@@ -33,7 +34,7 @@ def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
     if asked & LATENCY:
         from ttq_plugin.deploy.runtime import latency
 
-        sample = prepared.validation.x[:1].cpu()
+        sample = to_device(prepared.validation.head(1).x, "cpu")
         # The second in the same minute, on the same load of the machine: their ratio is what counts.
         found |= {
             "latency": latency(model.cpu(), sample),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 
 Step = Callable[[Any, Any], Tensor]
@@ -26,17 +27,17 @@ def at_precision(step: Step, precision: str) -> Step:
         precision: a key of ``PRECISIONS``.
 
     Returns:
-        The step; its logits are float32 whatever the precision.
+        The step; its outputs are float32 whatever the precision.
     """
     dtype = PRECISIONS[precision]
     if dtype is None:
         return step
 
     def stepped(batch: Any, net: Any) -> Tensor:
-        def forward(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, dtype):
-                logits: Tensor = net(x)
-            return logits.float()
+        def forward(*positional: Any, **named: Any) -> Any:
+            with torch.autocast(inputs.first_tensor((positional, named)).device.type, dtype):
+                outputs = net(*positional, **named)
+            return inputs.map_tensors(lambda t: t.float() if t.is_floating_point() else t, outputs)
 
         return step(batch, forward)
 

@@ -1,10 +1,11 @@
-"""The full-precision model, trained once per task, seed and data, then read from the cache."""
+"""The full-precision model: trained once per task, seed and data and then read from the cache, or the user's own."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -12,12 +13,16 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import nn
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, save_weights
+from ttq_plugin.tasks.check import make_model
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
+from ttq_plugin.tasks.identity import identity
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
+from ttq_plugin.tasks.scores import score
 from ttq_plugin.tasks.task import Data, Task
-from ttq_plugin.tasks.training import OnEpoch, mcc, train
+from ttq_plugin.tasks.training import OnEpoch, train
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,20 @@ class FullPrecision:
 
     Attributes:
         model: in eval mode, on the CPU.
-        mcc: Matthews correlation coefficient on the validation split.
-        path: its file in the cache; what else is cached for it lies beside, with another ending.
+        score: the task's metric on the validation split.
+        path: its file in the cache; what else is cached for it lies beside, with another ending. Of the user's own
+            weights, the file that it would have there.
         trained: whether this call trained it.
+        parts: what the score is made of, such as the recall of each class.
+        origin: where it is from, in words: trained, from the cache, or from the user's file.
     """
 
     model: nn.Module
-    mcc: float
+    score: float
     path: Path
     trained: bool
+    parts: dict[str, float] = field(default_factory=dict)
+    origin: str = ""
 
 
 def cache_folder(cache: Path | None = None) -> Path:
@@ -50,9 +60,14 @@ def full_precision(
     seed: int,
     device: str = "cpu",
     cache: Path | None = None,
+    weights: Path | None = None,
+    retrain: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> FullPrecision:
-    """The task's full-precision model for this data and seed, from the cache or trained now.
+    """The task's full-precision model for this data and seed: the user's own, from the cache, or trained now.
+
+    A cached model is used again only where data, recipe, the code of model and loss, and the initial weights are what
+    they were when it was trained.
 
     Args:
         task: what to train.
@@ -60,39 +75,66 @@ def full_precision(
         seed: of the initial weights, dropout and sample order.
         device: where to train.
         cache: folder of trained models, see ``cache_folder``.
+        weights: a safetensors file with the model's state dict; nothing is trained then.
+        retrain: whether to train in any case, and replace what is cached.
         on_epoch: called after each epoch if it is trained.
 
     Returns:
         The model and its score.
 
     Raises:
-        InputError: if the cache folder cannot be written.
+        InputError: if the cache folder cannot be written, or the weights are not the model's.
     """
-    label = f"{task.name}-SIMULATED" if data.simulated else task.name
-    label = re.sub(r"[^\w.-]", "_", label)  # of a user's own task
-    name = f"{label}-seed{seed}-{data.fingerprint()}-{task.recipe.fingerprint()}"
-    path = cache_folder(cache) / f"{name}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        start = make_model(task)
+    if weights is not None:
+        load_weights(start, weights, unsigned=True)
+    path = cache_folder(cache) / f"{_name(task, data, seed, start, own=weights is not None)}.safetensors"
+    if weights is not None:
+        model = start.eval()
+        found = score(model, data.validation, task.score)
+        return FullPrecision(model, found.value, path, False, found.parts, f"from your file {weights}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Two searches that start together train once: the second waits and reads.
         with FileLock(f"{path}.lock"), torch.random.fork_rng():
-            return _cached(task, path) or _trained(task, data, seed, device, path, on_epoch)
+            damaged = None
+            if path.is_file() and not retrain:
+                try:
+                    return _cached(task, data, path)
+                except InputError as error:
+                    damaged = f"trained now: the cached model was damaged ({error})"
+            made = _trained(task, data, seed, device, path, on_epoch)
+            return replace(made, origin=damaged) if damaged else made
     except OSError as error:
         raise InputError(f"the cache folder {path.parent} cannot be written ({error.strerror or error}).") from None
 
 
-def _cached(task: Task, path: Path) -> FullPrecision | None:
-    """The model in the file, or None if there is none or it is damaged (then it is trained again)."""
-    model = task.model().eval()
-    try:
-        return FullPrecision(model, float(load_weights(model, path)["mcc"]), path, trained=False)
-    except (InputError, KeyError, ValueError):
-        return None
+def _name(task: Task, data: Data, seed: int, start: nn.Module, *, own: bool) -> str:
+    """The name of a model's file: the task, and everything that the trained model follows from."""
+    label = f"{task.name}-SIMULATED" if data.simulated else task.name
+    label = re.sub(r"[^\w.-]", "_", label)[:80]  # of a user's own task
+    code = identity(start, task.model, task.loss)
+    recipe = "own" if own else task.recipe.fingerprint()
+    balanced = "-balanced" if task.balanced and not own else ""
+    return f"{label}-seed{seed}-{data.fingerprint()}-{recipe}-{code}{balanced}"
+
+
+def _cached(task: Task, data: Data, path: Path) -> FullPrecision:
+    """The model in the file; InputError if it is damaged (then it is trained again, and that is said)."""
+    with torch.random.fork_rng(devices=[]):
+        model = make_model(task).eval()
+    load_weights(model, path)
+    found = score(model, data.validation, task.score)
+    when = datetime.fromtimestamp(path.stat().st_mtime)
+    origin = f"from the cache ({path}, {when:%Y-%m-%d %H:%M})"
+    return FullPrecision(model, found.value, path, False, found.parts, origin)
 
 
 def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoch: OnEpoch | None) -> FullPrecision:
     torch.manual_seed(seed)
-    model = task.model().to(device)
+    model = make_model(task).to(device)
     recipe = task.recipe
     split = data.train.to(device)
     loss = task.loss_for(split)
@@ -103,7 +145,7 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
         model,
         optimizer,
         schedule.make(optimizer, recipe.course(recipe.lr, recipe.epochs, len(split))),
-        at_precision(lambda batch, net: loss(net(batch[0]), batch[1]), recipe.precision),
+        at_precision(lambda batch, net: loss(inputs.call(net, batch[0]), batch[1]), recipe.precision),
         split,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
@@ -113,7 +155,8 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
         on_epoch=on_epoch,
     )
     model = model.cpu().eval()
-    copy_dropout(task.model(), model)
-    score = mcc(model, data.validation)
-    save_weights(model, path, {"task": task.name, "seed": str(seed), "mcc": repr(score)})
-    return FullPrecision(model, score, path, trained=True)
+    copy_dropout(make_model(task), model)
+    found = score(model, data.validation, task.score)
+    about = {"task": task.name, "seed": str(seed), task.score.name: repr(found.value)}
+    save_weights(model, path, about)
+    return FullPrecision(model, found.value, path, True, found.parts, "trained now")

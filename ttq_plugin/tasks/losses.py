@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 
 TrainingStep = Callable[[tuple[Tensor, Tensor], nn.Module], Tensor]
@@ -222,15 +223,16 @@ class Criterion:
             InputError: if the loss needs a teacher and there is none.
         """
         if not self.needs_teacher:
-            return lambda batch, model: self(model(batch[0]), batch[1], class_weights=class_weights)
+            return lambda batch, model: self(inputs.call(model, batch[0]), batch[1], class_weights=class_weights)
         if teacher is None:
             raise InputError(f"{self.name} must have a teacher, got none: pass the full-precision model.")
         frozen = deepcopy(teacher).eval()
 
         def step(batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
             with torch.no_grad():
-                teacher_logits = frozen(batch[0])
-            return self(model(batch[0]), batch[1], class_weights=class_weights, teacher_logits=teacher_logits)
+                teacher_logits = inputs.call(frozen, batch[0])
+            logits = inputs.call(model, batch[0])
+            return self(logits, batch[1], class_weights=class_weights, teacher_logits=teacher_logits)
 
         return step
 

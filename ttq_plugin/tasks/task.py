@@ -5,38 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
+from ttq_plugin.tasks.metrics import Metric, get_metric
+from ttq_plugin.tasks.samples import Samples, Split, as_samples
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``(logits, labels) -> scalar``."""
+__all__ = ["SPLITS", "Data", "Loss", "Recipe", "Split", "Task"]
 
+SPLITS = ("train", "validation", "test")
 
-@dataclass(frozen=True)
-class Split:
-    """Samples and labels.
-
-    Attributes:
-        x: inputs, float32, shape (samples, ...).
-        y: class indices, int64, shape (samples,).
-    """
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: str) -> Split:
-        """The same samples on ``device``."""
-        return Split(self.x.to(device), self.y.to(device))
+Loss = Callable[[Any, Any], Tensor]
+"""``(outputs, targets) -> scalar``."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +31,34 @@ class Data:
     """Three disjoint splits. A search trains on the first, decides by the second, and is never handed the third.
 
     Attributes:
-        train: learned.
-        validation: decided by.
-        test: scored once, at the end.
+        train: learned; a Split, or a map-style torch Dataset that yields (x, y) or (x, y, group).
+        validation: decided by; likewise.
+        test: scored once, at the end; likewise.
         simulated: whether no person, animal or thing was ever measured for them; every output then says so.
+        collate: makes a batch (x, y) of a list of pairs from a Dataset, such as sequences of unequal length.
+        workers: processes that read ahead from a Dataset.
+        overlap: whether equal samples in two splits are no mistake.
+
+    Raises:
+        InputError: if a split is neither a Split nor a map-style Dataset.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Samples
+    validation: Samples
+    test: Samples
     simulated: bool = False
+    collate: Callable[[list[Any]], Any] | None = None
+    workers: int = 0
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            samples = as_samples(getattr(self, name), name, self.collate, self.workers)
+            object.__setattr__(self, name, samples)
 
     def fingerprint(self) -> str:
         """A short hash of the training and validation samples, part of the names of what is cached."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation):
-            for tensor in (split.x, split.y):
-                digest.update(str(tuple(tensor.shape)).encode())
-                digest.update(tensor.numpy().tobytes())
+        digest = hashlib.sha256("".join(split.digest() for split in (self.train, self.validation)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -128,11 +125,28 @@ class Task:
         name: as on the command line.
         description: one line for people.
         load: ``(source, seed) -> Data``; ``source`` is the user's file, or None for the embedded or environment's one.
+            Equal arguments must give equal data.
         model: makes an untrained model (its initial weights come from torch's global generator).
-        loss: ``(logits, labels) -> scalar``, every sample weighing the same; with a keyword ``weight`` if balanced.
+        loss: ``(outputs, targets) -> scalar``, every sample weighing the same; with a keyword ``weight`` if balanced.
         recipe: how the full-precision model is trained.
+        metric: what models are scored by: a name of ``ttq_plugin.tasks.metrics.METRICS``, or a Metric.
         balanced: whether ``loss_for`` gives every class the same weight, however rare it is.
-        shape: of one sample, without the batch: what the model takes, known without loading data.
+        shape: of one sample, without the batch: what the model takes, where that is known without loading data.
+        classes: what the classes (or labels) are called, by index; their numbers if left empty.
+
+    Raises:
+        InputError: if there is no such metric.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin.tasks.task import Data, Recipe, Split, Task
+        >>> def load(source, seed):
+        ...     x = torch.randn(300, 8, generator=torch.Generator().manual_seed(seed))
+        ...     return Data(*(Split(part, (part[:, 0] > 0).long()) for part in x.split(100)))
+        >>> task = Task("sign", "the sign of a number", load, lambda: torch.nn.Linear(8, 2),
+        ...             torch.nn.functional.cross_entropy, Recipe(epochs=5, lr=0.1), metric="accuracy")
+        >>> task.score.label
+        'accuracy'
     """
 
     name: str
@@ -141,10 +155,21 @@ class Task:
     model: Callable[[], nn.Module]
     loss: Callable[..., Tensor]
     recipe: Recipe
+    _: KW_ONLY
+    metric: str | Metric = "mcc"
     balanced: bool = False
     shape: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
 
-    def loss_for(self, train: Split) -> Loss:
+    def __post_init__(self) -> None:
+        get_metric(self.metric)
+
+    @property
+    def score(self) -> Metric:
+        """The metric itself, whether the task names it or brings it."""
+        return get_metric(self.metric)
+
+    def loss_for(self, train: Samples) -> Loss:
         """The loss to train with.
 
         Args:
@@ -156,9 +181,9 @@ class Task:
         weights = self.class_weights(train)
         return self.loss if weights is None else partial(self.loss, weight=weights)
 
-    def class_weights(self, train: Split) -> Tensor | None:
+    def class_weights(self, train: Samples) -> Tensor | None:
         """Samples / (classes n_c) for a class that n_c samples have, shape (classes,); None if not balanced."""
         if not self.balanced:
             return None
-        counts = train.y.bincount()
+        counts = train.targets().bincount()
         return len(train) / (len(counts) * counts.float())

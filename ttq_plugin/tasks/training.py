@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ttq_plugin.errors import Diverged
-from ttq_plugin.tasks.task import Split
+from ttq_plugin.tasks.samples import Batch, Samples
 
 OnEpoch = Callable[[int, float], None]
 """Called after each epoch with its number (from 1) and its mean training loss."""
-
-
-def batches(split: Split, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split in batches of ``size``, shuffled if a generator is given; the last may be smaller."""
-    order = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
-    for part in order.to(split.y.device).split(size):
-        yield split.x[part], split.y[part]
 
 
 def train(
     model: nn.Module,
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
-    training_step: Callable[[tuple[Tensor, Tensor], nn.Module], Tensor],
-    split: Split,
+    training_step: Callable[[Batch, nn.Module], Tensor],
+    split: Samples,
     *,
     epochs: int,
     batch_size: int,
@@ -59,7 +52,7 @@ def train(
     model.train()
     for epoch in range(1, epochs + 1):
         losses = []
-        for batch in batches(split, batch_size, generator):
+        for batch in split.batches(batch_size, generator):
             optimizer.zero_grad(set_to_none=True)
             loss = training_step(batch, model)
             loss.backward()
@@ -74,21 +67,3 @@ def train(
             scheduler.step(*([mean] if needs_metric else []))
         if on_epoch is not None:
             on_epoch(epoch, mean)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, batch_size: int = 500) -> Tensor:
-    """Predicted classes of the split, shape (samples,), from the model in eval mode; its mode comes back."""
-    training = model.training
-    model.eval()
-    try:
-        return torch.cat([model(x).argmax(dim=1) for x, _ in batches(split, batch_size)])
-    finally:
-        model.train(training)
-
-
-def mcc(model: nn.Module, split: Split) -> float:
-    """Matthews correlation coefficient (multi-class) of the model on the split, in [-1, 1]."""
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(split.y.cpu().numpy(), predict(model, split).cpu().numpy()))

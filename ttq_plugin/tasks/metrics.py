@@ -1,0 +1,147 @@
+"""Metrics by name: what a task is scored by, which direction is better, and how people read it.
+
+Importing this module costs nothing: torch and scikit-learn are imported when a score is computed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ttq_plugin.errors import InputError
+
+NAME = re.compile(r"[A-Za-z_]\w*")
+"""What a metric may be called: constraints, MLflow and command lines all read it as one word."""
+
+TAKEN = re.compile(r"test_.*|.*_(fp32|confirmed)|(recall|f1|iou|dice)_.*|srqw|loss|(cr|ec|latency)_.*|bits_.*|"
+                   r"mult_adds.*|latency|flash|ram|duration_seconds|seed|trial|method|notes|origin|epochs")  # fmt: skip
+"""Names that reports and MLflow use for something else."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a model is scored by.
+
+    Attributes:
+        name: the objective's name, the MLflow metric's (``test_<name>`` on the test split) and the report's.
+        function: ``(outputs, targets) -> float``, given the outputs of the whole split and its targets, on the CPU.
+        higher: whether a higher value is better.
+        low: the least value there can be.
+        high: the largest value there can be.
+        title: how people call it; the name if left empty.
+        fraction: whether tables and pictures show it in percent.
+
+    Raises:
+        InputError: if the name is not one word, or is one that reports use for something else.
+
+    Example:
+        >>> from ttq_plugin.tasks.metrics import Metric
+        >>> def worst(outputs, targets):
+        ...     return float((outputs - targets).abs().max())
+        >>> Metric("worst_error", worst, higher=False).better(1.0, 2.0)
+        True
+    """
+
+    name: str
+    function: Callable[[Any, Any], float]
+    higher: bool = True
+    low: float = -math.inf
+    high: float = math.inf
+    title: str = ""
+    fraction: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise InputError(
+                f"A metric's name must be one word of letters, digits and underscores, got {self.name!r}; "
+                "choose one such as macro_f1."
+            )
+        if TAKEN.fullmatch(self.name):
+            raise InputError(
+                f"A metric cannot be called {self.name!r}, which reports use for something else; rename it."
+            )
+        if not callable(self.function):
+            raise InputError(
+                f"The metric {self.name} needs a function (outputs, targets) -> float, got {self.function!r}."
+            )
+
+    @property
+    def label(self) -> str:
+        """How people call it."""
+        return self.title or self.name
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it is one of ``METRICS``."""
+        return METRICS.get(self.name) is self
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether the first value is the better one."""
+        return one > other if self.higher else one < other
+
+    def text(self, value: float | None) -> str:
+        """A value as people read it: a fraction in percent, others with four significant digits; empty for None."""
+        if value is None:
+            return ""
+        return f"{100 * value:.2f} %" if self.fraction else f"{value:.4g}"
+
+
+def _lazily(name: str) -> Callable[[Any, Any], float]:
+    """The formula of that name, imported when it is first needed."""
+
+    def function(outputs: Any, targets: Any) -> float:
+        from ttq_plugin.tasks import formulas
+
+        return float(getattr(formulas, name)(outputs, targets))
+
+    function.__name__ = name
+    return function
+
+
+def _table(*rows: tuple[str, str, bool, float, float, bool]) -> dict[str, Metric]:
+    return {
+        name: Metric(name, _lazily(name), higher, low, high, title, fraction)
+        for name, title, higher, low, high, fraction in rows
+    }
+
+
+METRICS: dict[str, Metric] = _table(
+    ("mcc", "MCC", True, -1, 1, True),
+    ("accuracy", "accuracy", True, 0, 1, True),
+    ("balanced_accuracy", "balanced accuracy", True, 0, 1, True),
+    ("macro_f1", "macro F1", True, 0, 1, True),
+    ("auroc", "AUROC", True, 0, 1, True),
+    ("average_precision", "average precision", True, 0, 1, True),
+    ("rmse", "RMSE", False, 0, math.inf, False),
+    ("mae", "MAE", False, 0, math.inf, False),
+    ("r2", "R2", True, -math.inf, 1, False),
+    ("dice", "Dice coefficient", True, 0, 1, True),
+    ("iou", "IoU", True, 0, 1, True),
+)
+"""The metrics that a task may name, computed by scikit-learn; ``ttq_plugin.tasks.formulas`` defines them."""
+
+
+def get_metric(metric: str | Metric) -> Metric:
+    """The metric of that name.
+
+    Args:
+        metric: a key of ``METRICS``, or a metric of the user's own.
+
+    Returns:
+        The metric.
+
+    Raises:
+        InputError: if there is none of that name, or an own metric takes a built-in one's name.
+    """
+    if isinstance(metric, Metric):
+        if metric.name in METRICS and not metric.builtin:
+            raise InputError(f"The metric {metric.name!r} is built in; give one of your own another name.")
+        return metric
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise InputError(
+            f"metric must be one of {', '.join(METRICS)}, or a ttq_plugin.tasks.metrics.Metric, got {metric!r}."
+        )
+    return METRICS[metric]
