@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin import inputs
+from ttq_plugin.core.copying import copied
 from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
@@ -272,7 +272,7 @@ def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], o
     from ttq_plugin.nni_adapter.chain import QuantizerChain
 
     task, recipe = prepared.task, prepared.task.recipe
-    model = deepcopy(prepared.model)
+    model = copied(prepared.model)
     set_dropout(model, recipe.dropout if settings.dropout is None else settings.dropout)
     stepping = SCHEDULES[recipe.schedule]
     optimizer = OPTIMIZERS[recipe.optimizer].make(

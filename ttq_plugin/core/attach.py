@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
 
+from ttq_plugin.core.copying import copied
 from ttq_plugin.core.layers import matrix_channel
 from ttq_plugin.core.matrices import Matrix
 from ttq_plugin.core.methods import get_method
@@ -150,7 +150,7 @@ def bake(model: nn.Module) -> nn.Module:
     """
     model = getattr(model, "_orig_mod", model)
     check_detachable(model)
-    plain = deepcopy(model)
+    plain = copied(model)
     detach(plain)
     return plain
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.core import METHODS, Ternarizer, get_method
+from ttq_plugin.core.copying import copied
 from ttq_plugin.core.layers import channel_of, check_layers
 from ttq_plugin.core.matrices import layouts
 from ttq_plugin.errors import InputError
@@ -158,7 +158,7 @@ def catalogue(
     found = {name: [_full_precision(module, counts.get(name, 0))] for name, module in modules.items()}
     rest = {p for p in model.parameters()} - {module.weight for module in modules.values()}
     rest_counts = None if example_input is None else sum(n for name, n in counts.items() if name not in modules)
-    twin = None if example_input is None else deepcopy(model)
+    twin = None if example_input is None else copied(model)
     for method in methods:
         for name, module in modules.items():
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from nni.compression.base.target_space import TargetType
 from nni.compression.base.wrapper import ModuleWrapper
 from torch import Tensor, nn
 
+from ttq_plugin.core.copying import copied
 from ttq_plugin.nni_adapter.folding import folded, norm_of, plain_bias
 
 
@@ -37,7 +37,7 @@ def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapp
     try:
         norms = {id(norm_of(w)) for w in wrappers.values()}
         identities = [name for name, module in model.named_modules() if id(module) in norms]
-        copy = deepcopy(model)
+        copy = copied(model)
     finally:
         for wrapper in active.values():
             wrapper.wrap()

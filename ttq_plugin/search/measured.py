@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +31,14 @@ def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             found["bits_disk"] = 8.0 * save_packed(model, Path(folder) / "model.safetensors").nbytes
     if asked & LATENCY:
+        from ttq_plugin.core.copying import copied
         from ttq_plugin.deploy.runtime import latency
 
         sample = to_device(prepared.validation.head(1).x, "cpu")
         # The second in the same minute, on the same load of the machine: their ratio is what counts.
         found |= {
             "latency": latency(model.cpu(), sample),
-            "latency_fp32": latency(deepcopy(prepared.model).cpu(), sample),
+            "latency_fp32": latency(copied(prepared.model).cpu(), sample),
         }
     return found
 

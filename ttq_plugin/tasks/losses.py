@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttq_plugin import inputs
+from ttq_plugin.core.copying import copied
 from ttq_plugin.errors import InputError
 
 TrainingStep = Callable[[tuple[Tensor, Tensor], nn.Module], Tensor]
@@ -226,7 +226,7 @@ class Criterion:
             return lambda batch, model: self(inputs.call(model, batch[0]), batch[1], class_weights=class_weights)
         if teacher is None:
             raise InputError(f"{self.name} must have a teacher, got none: pass the full-precision model.")
-        frozen = deepcopy(teacher).eval()
+        frozen = copied(teacher).eval()
 
         def step(batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
             with torch.no_grad():

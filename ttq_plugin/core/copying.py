@@ -1,0 +1,121 @@
+"""Copies of models that hold what Python cannot copy: an activation with its graph, a lock, an open file."""
+
+from __future__ import annotations
+
+import io
+import operator
+import pickle
+from copy import deepcopy
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_ALONE = (type, FunctionType, BuiltinFunctionType, ModuleType)
+"""What ``deepcopy`` does not copy either."""
+
+
+def copied(model: Model) -> Model:
+    """A deep copy of a model, whatever it holds beside its parameters.
+
+    Where ``copy.deepcopy`` fails, tensors that are part of a graph (an activation that a forward pass kept, the weight
+    of a layer that torch normalises or prunes by a hook) are copied without it, and objects that cannot be copied are
+    shared with the original.
+
+    Args:
+        model: any module; not changed.
+
+    Returns:
+        The copy.
+    """
+    for make in (deepcopy, lambda whole: _through_pickle(whole, False)):
+        try:
+            result: Model = make(model)
+            return result
+        except Exception:  # noqa: S112 - whatever a class of the user's raises, the next way may be open
+            continue
+    return _through_pickle(model, True)
+
+
+def _through_pickle(model: Model, share_objects: bool) -> Model:
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, share_objects)
+    pickler.dump(model)
+    buffer.seek(0)
+    result: Model = _Unpickler(buffer, pickler.table).load()
+    return result
+
+
+class _Table(list[Any]):
+    """What the pickled stream refers to by number: copies of tensors, and what the copy shares with the original."""
+
+
+class _Pickler(pickle.Pickler):
+    """Writes the structure of a model; tensors and what cannot be written go into a table."""
+
+    def __init__(self, buffer: io.BytesIO, share_objects: bool) -> None:
+        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
+        self.table = _Table()
+        self.share_objects = share_objects
+        # With the objects themselves: a number must not be that of an object that is gone.
+        self._places: dict[int, tuple[object, int]] = {}
+        self._tensors: dict[int, Any] = {}
+
+    def persistent_id(self, obj: Any) -> int | None:  # noqa: D102 - pickle's name
+        if obj is self.table:
+            return -1
+        if isinstance(obj, Tensor):
+            return self._place(obj, _tensor_copy)
+        return self._place(obj, _itself) if isinstance(obj, _ALONE) else None
+
+    def reducer_override(self, obj: Any) -> Any:  # noqa: D102 - pickle's name
+        if isinstance(obj, nn.Module):
+            return object.__new__, (type(obj),), _state(obj)
+        if isinstance(obj, MethodType):
+            return MethodType, (obj.__func__, obj.__self__)
+        try:
+            reduced = NotImplemented if self.share_objects else obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        except Exception:
+            reduced = NotImplemented
+        if isinstance(reduced, tuple) or (self.share_objects and type(obj).__module__ in ("collections", "builtins")):
+            return reduced
+        return operator.getitem, (self.table, self._place(obj, _itself))
+
+    def _place(self, obj: Any, replace: Any) -> int:
+        if id(obj) not in self._places:
+            self.table.append(replace(obj, self._tensors))
+            self._places[id(obj)] = obj, len(self.table) - 1
+        return self._places[id(obj)][1]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what ``_Pickler`` wrote in this process."""
+
+    def __init__(self, buffer: io.BytesIO, table: _Table) -> None:
+        super().__init__(buffer)
+        self.table = table
+
+    def persistent_load(self, pid: int) -> Any:  # noqa: D102 - pickle's name
+        return self.table if pid < 0 else self.table[pid]
+
+
+def _state(module: nn.Module) -> Any:
+    """What a module says is to be copied of it; parametrized ones refuse to, as they must not be pickled into files."""
+    try:
+        return module.__getstate__()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return dict(vars(module))
+
+
+def _tensor_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+    try:
+        result: Tensor = deepcopy(tensor, memo)
+        return result
+    except RuntimeError:
+        return tensor.detach().clone()
+
+
+def _itself(obj: Any, memo: dict[int, Any]) -> Any:
+    return obj
