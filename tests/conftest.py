@@ -13,6 +13,8 @@ import hypothesis
 import pytest
 import torch
 
+from ttq_plugin.names import file_name
+
 # Of every program that the tests start too: two threads a process on two busy cores spend their time waiting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -57,9 +59,13 @@ class Search:
     store: Path
     space: Path
     study: str
+    models: Path
     result: dict
     log: str
 
+
+STUDY = "../../it's a [/b] $mall_ :smile: study's <i>name</i>"
+"""A name is data: never a path, markup, a formula or a word of a shell."""
 
 SMALL_SPACE = """
 task: mnist-cnn
@@ -85,9 +91,12 @@ def search(tmp_path_factory, cache) -> Search:
     folder = tmp_path_factory.mktemp("search")
     space = folder / "space.yaml"
     space.write_text(SMALL_SPACE)
-    command = [sys.executable, "-m", "ttq_plugin.cli", "search", str(space), "--study", "small", "--workers", "2"]
+    command = [sys.executable, "-m", "ttq_plugin.cli", "search", str(space), "--study", STUDY, "--workers", "2"]
     result = subprocess.run(
         [*command, "--cache", str(cache), "--json"], capture_output=True, text=True, cwd=folder, timeout=600
     )
     assert result.returncode == 0, result.stderr
-    return Search(folder, folder / "mlflow_runs", space, "small", json.loads(result.stdout), result.stderr)
+    store = folder / "mlflow_runs"
+    return Search(
+        folder, store, space, STUDY, store / "models" / file_name(STUDY), json.loads(result.stdout), result.stderr
+    )

@@ -68,11 +68,11 @@ def test_the_papers_setting_ran_first(search):
 
 
 def test_front_members_have_their_weights_and_one_test_score(search):
-    kept = {path.name for path in (search.store / "models" / search.study).glob("*.safetensors")}
+    kept = {path.name for path in search.models.glob("*.safetensors")}
     assert kept == {f"trial-{row['trial']}.safetensors" for row in search.result["front"]}
     for row in search.result["front"]:
         model = MnistCNN()
-        load_weights(model, search.store / "models" / search.study / f"trial-{row['trial']}.safetensors")
+        load_weights(model, search.models / f"trial-{row['trial']}.safetensors")
         ternary = [m for m in model.modules() if hasattr(m, "weight") and len(m.weight.unique()) == 3]
         zeros = sum((m.weight == 0).sum().item() for m in ternary)
         assert row["srqw"] == pytest.approx(zeros / sum(m.weight.numel() for m in ternary))
@@ -96,7 +96,7 @@ def test_front_members_are_models_that_mlflow_loads_and_have_epoch_curves(search
         if number not in front:
             continue
         model = MnistCNN().eval()
-        load_weights(model, search.store / "models" / search.study / f"trial-{number}.safetensors")
+        load_weights(model, search.models / f"trial-{number}.safetensors")
         loaded = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
         with torch.inference_mode():
             assert np.array_equal(loaded.predict(samples.numpy()), model(samples).numpy())
@@ -112,7 +112,7 @@ def test_each_trial_of_two_workers_is_bit_for_bit_what_one_alone_makes(search, c
         outcome = trial_code.run(ready, trial_code.Settings(task="mnist-cnn", **trial.user_attrs["parameters"]))
         assert {k: outcome.metrics[k] for k in OBJECTIVES} == dict(zip(OBJECTIVES, trial.values, strict=True))
         assert [float(f"{loss:.6g}") for loss in outcome.losses] == trial.user_attrs["curves"]["loss"]
-        path = search.store / "models" / search.study / f"trial-{trial.number}.safetensors"
+        path = search.models / f"trial-{trial.number}.safetensors"
         if path.is_file():  # the front's
             kept = MnistCNN()
             load_weights(kept, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 
 from ttq_plugin import options
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.names import redact, visible
 from ttq_plugin.tasks import TASKS
 
 METHOD_NAMES = (
@@ -338,18 +340,32 @@ def main() -> None:
     try:
         code = cli(standalone_mode=False)
     except click.UsageError as error:
+        error.message = _shown(error.message)
         error.show()
         code = 2
     except InputError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_shown(str(error))}", err=True)
         code = 2
     except Diverged as error:
-        click.echo(f"Error: {error}; try smaller learning rates.", err=True)
+        click.echo(f"Error: {_shown(str(error))}; try smaller learning rates.", err=True)
         code = 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         code = 130
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            click.echo(_shown(error.code), err=True)
+        code = 1 if isinstance(error.code, str) else error.code
+    except Exception:
+        # A fault of this package: told in full, but not with a password that an address in it may have.
+        click.echo(_shown(traceback.format_exc()), err=True)
+        code = 1
     sys.exit(code)
+
+
+def _shown(text: str) -> str:
+    """A message fit for a terminal: control characters are written instead of obeyed, secrets of URLs hidden."""
+    return visible(redact(text))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,13 @@ class TaskName(click.ParamType):
 
 
 task = click.argument("task", metavar="TASK", type=TaskName())
-store = click.option("--store", default=STORE, show_default=True, help="MLflow folder, or a server's http(s) address.")
+store = click.option(
+    "--store",
+    default=STORE,
+    show_default=True,
+    envvar="TTQ_STORE",
+    help="MLflow folder, or a server's http(s) address.",
+)
 
 storage = click.option(
     "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"

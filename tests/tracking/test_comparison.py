@@ -8,10 +8,12 @@ import pytest
 
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
+from ttq_plugin.names import metric_key
 from ttq_plugin.tracking.comparison import compare_fronts, describe, record_comparison
 
 from .study import make_trial
 
+ODD = "odd: $x$ | <b> %"
 PAIR = ("mcc", "cr_gain_total")
 
 
@@ -33,7 +35,7 @@ def test_numbers_known_by_hand(studies):
     assert found.trials == {"high": 3, "low": 3}
     assert found.hypervolumes["high"] == pytest.approx(0.9 * 0.5 + 0.8 * 0.3)
     assert found.hypervolumes["low"] == pytest.approx(0.9 * 0.5 + 0.85 * 0.1 + 0.5 * 0.1)
-    assert found.hypervolumes["all"] == pytest.approx(0.9 * 0.5 + 0.85 * 0.1 + 0.8 * 0.2)
+    assert found.together == pytest.approx(0.9 * 0.5 + 0.85 * 0.1 + 0.8 * 0.2)
     assert found.coverages == {"high": {"low": 2 / 3}, "low": {"high": 0.5}}
     assert found.attainment == {
         0.85: {"high": {"cr_gain_total": 0.5}, "low": {"cr_gain_total": 0.6}},
@@ -44,13 +46,16 @@ def test_numbers_known_by_hand(studies):
 
 
 def test_it_is_a_run_of_its_own(store, studies, tmp_path):
-    studies["odd: $x$ | <b> %"] = studies["low"]
+    studies |= {ODD: studies["low"], "all": studies["low"]}
     link = record_comparison(store, compare_fronts(studies, PAIR), {"task": "mnist-cnn"})
     experiment = store.client.get_experiment_by_name("comparisons")
     [run] = store.client.search_runs([experiment.experiment_id])
     assert link == f"#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/artifacts/fronts.png"
     assert run.info.status == "FINISHED" and run.data.tags["role"] == "comparison"
-    assert run.data.metrics.keys() == {f"hypervolume/{k}" for k in ("high", "low", "all", "odd: _x_ _ _b_ _")}
+    assert run.data.metrics == pytest.approx(
+        dict.fromkeys(("hypervolume/low", "hypervolume/all", f"hypervolume/{metric_key(ODD)}"), 0.585)
+        | {"hypervolume/high": 0.69, "hypervolume_together": 0.695}
+    )
     picture = store.client.download_artifacts(run.info.run_id, "fronts.png", str(tmp_path))
     with open(picture, "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"

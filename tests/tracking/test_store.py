@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from ttq_plugin.commands.report import default_storage
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import Store, open_store
 
@@ -28,6 +29,15 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="must be a writable directory, got .*file"):
         open_store(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_folder_that_no_address_can_hold_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="must be a folder without"):
+        open_store(tmp_path / name)
+    with pytest.raises(InputError, match="must be a folder without"):
+        default_storage(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_foreign_database_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.commands.console import percent, print_json, table
+from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench import bench as measure
 from ttq_plugin.deploy.source import open_model
@@ -66,7 +67,7 @@ def bench(
     for words, path in (("picture", plot), ("numbers", out)):
         if path:
             console.print(f"{words}: {path}")
-    console.print(f"MLflow: ttq ui{'' if store == 'mlflow_runs' else f' --store {store}'}, then {link}")
+    console.print(f"MLflow: {', then '.join(to_see(store, link))}")
     if simulated:
         console.print(SIMULATED)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, print_json, table
+from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.report import default_storage, front_members, store_folder
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import finished
@@ -54,9 +55,8 @@ def compare(
         err.print("The studies have different seeds, hence different validation splits: MCCs differ by that too.")
     if path:
         out.print(f"picture: {path}")
-    where = "" if store == "mlflow_runs" else f" --store {store}"
-    out.print(f"MLflow:  ttq ui{where}")
-    out.print(f"         {link if '://' in link else 'http://127.0.0.1:5000/' + link}")
+    for head, line in zip(("MLflow:  ", "         "), to_see(store, link), strict=False):
+        out.print(head + line)
 
 
 def _common(loaded: dict[str, Any]) -> list[str]:
@@ -100,4 +100,4 @@ def _print(comparison: Comparison, task: str) -> None:
             best = [reached[name][metric] for name in names]
             row = [f"{for_text(metric)} at MCC >= {100 * floor:.4g} %"]
             rows.append(row + ["none" if v is None else written(metric, v) for v in best])
-    table(f"{task}: {len(names)} fronts, together {volumes['all']:.4f}", headings, rows)
+    table(f"{task}: {len(names)} fronts, together {comparison.together:.4f}", headings, rows)

@@ -87,7 +87,7 @@ def _print(settings: Settings, outcome: Outcome, scores: dict[str, float], ready
     kinds, metric = outcome.report.kinds, ready.task.score
     name, text = metric.name, metric.text
     layers = (f"{name} ({kinds[name]})" if settings.method == MIXED else name for name in outcome.layers)
-    out.print(str(outcome.report), markup=False)
+    out.print(str(outcome.report))
     out.print(
         f"{settings.method} on {', '.join(layers)}: {metric.label} {text(outcome.metrics[name])} (validation; full "
         f"precision {text(ready.score)}), {text(scores[f'test_{name}'])} (test; full precision "

@@ -9,9 +9,11 @@ from typing import Any
 
 from ttq_plugin.commands.confirm import print_confirmed
 from ttq_plugin.commands.console import out, percent, table
+from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.deploy.pyfunc import log_model
+from ttq_plugin.names import file_name
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.runner import Summary
 from ttq_plugin.search.space import Space
@@ -45,7 +47,7 @@ def finish(
     for number, found in confirmed.items():
         recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
-    picture = folder / "fronts" / f"{watch.study}.png"
+    picture = folder / "fronts" / f"{file_name(watch.study)}.png"
     if members:
         picture.parent.mkdir(parents=True, exist_ok=True)
         again = {number: asdict(found) for number, found in confirmed.items()}
@@ -140,6 +142,5 @@ def print_front(result: dict[str, Any], space: Space, store: str) -> None:
         out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
     out.print(f"took {result['seconds']:.0f} s")
     out.print(f"picture: {result['picture']}")
-    where = "" if store == "mlflow_runs" else f" --store {store}"
-    out.print(f"MLflow:  ttq ui{where} --study {result['study']}")
-    out.print(f"         {result['link']}")
+    for head, line in zip(("MLflow:  ", "         "), to_see(store, result["link"], result["study"]), strict=False):
+        out.print(head + line)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ttq_plugin.names import shell
 from ttq_plugin.tracking import TrialRecord
 
 
@@ -21,9 +21,9 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
         A `ttq compress` command; one thread, as the search's workers have: sums depend on the number of threads.
     """
     values = {**record.parameters, "seed": record.seed, **(inputs or {})}
-    words = [f"--{name.replace('_', '-')} {shlex.quote(_text(value))}" for name, value in values.items()
-             if value is not None]  # fmt: skip
-    return " ".join(["OMP_NUM_THREADS=1 ttq compress", shlex.quote(task), *words, "--out compressed.safetensors"])
+    given = {f"--{name.replace('_', '-')}": _text(value) for name, value in values.items() if value is not None}
+    words = [word for option in given.items() for word in option]
+    return f"OMP_NUM_THREADS=1 {shell(['ttq', 'compress', task, *words, '--out', 'compressed.safetensors'])}"
 
 
 def _text(value: Any) -> str:

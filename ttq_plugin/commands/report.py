@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ttq_plugin.commands.console import err, out, percent, print_json
 from ttq_plugin.commands.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume, knee
+from ttq_plugin.names import file_name
 from ttq_plugin.search.importance import importances
 from ttq_plugin.search.ledger import finished
 from ttq_plugin.search.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
-from ttq_plugin.tracking.store import tested
+from ttq_plugin.tracking.store import check_folder, tested
 from ttq_plugin.tracking.words import written
 
 
@@ -49,7 +49,7 @@ def report(
     tests = tested(store, study)
     shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed or 0)}
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
-    target = path or folder / "reports" / f"{quote(study, safe='')}.html"
+    target = path or folder / "reports" / f"{file_name(study)}.html"
     remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
     described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares)
     write_text(target, report_page(described))
@@ -73,7 +73,7 @@ def report(
         return
     values = ", ".join(f"{name} {percent(pick.metrics[name])}" for name in objectives)
     out.print(f"recommended: trial {pick.number} ({values})")
-    out.print(f"             {commands[pick.number]}", markup=False)
+    out.print(f"             {commands[pick.number]}")
     out.print(f"report: {target}")
     if not tests:
         err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
@@ -94,6 +94,7 @@ def store_folder(store: str) -> Path:
 
 def default_storage(folder: Path) -> str:
     """The study database that ``ttq search`` uses when none is named."""
+    check_folder(folder)
     return f"sqlite:///{(folder / 'studies.db').absolute()}"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import err, out, percent, print_json, progress
+from ttq_plugin.commands.lines import to_see
+from ttq_plugin.names import shell
 from ttq_plugin.processes import cores
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
@@ -129,7 +130,7 @@ def _command(table: str, task: str, plan: Plan, data: Path | None, *, gpu: bool)
     words += ["--seed", str(plan.seeds[0])] if plan.seeds[0] else []
     words += ["--device", "cuda"] if gpu else []
     words += ["--data", data.name] if data else []
-    return shlex.join(words)
+    return shell(words)
 
 
 def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) -> None:
@@ -149,7 +150,7 @@ def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) ->
         words = "reached" if goal["reached"] else "NOT reached"
         out.print(f"{goal['row']}: {COLUMNS[goal['column']]} {goal['mean']:.2f}, goal {goal['goal']:.2f}: {words}")
     out.print(f"report: {', '.join(str(path) for path in files)}")
-    out.print(f"MLflow: ttq ui{'' if store == 'mlflow_runs' else f' --store {store}'}, then {link}")
+    out.print(f"MLflow: {', then '.join(to_see(store, link))}")
 
 
 def _beside(entry: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,12 @@ from rich.progress import Progress
 from ttq_plugin.commands.confirm import confirm_all
 from ttq_plugin.commands.console import err, print_json, progress
 from ttq_plugin.commands.front import finish, print_front
+from ttq_plugin.commands.lines import store_words
+from ttq_plugin.commands.report import default_storage, store_folder
 from ttq_plugin.commands.train import marked, prepared
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import file_name, redact, shell
 from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.engines import get_engine
@@ -25,7 +27,6 @@ from ttq_plugin.search.load import load_space
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.schema import schema_text
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import redact
 from ttq_plugin.search.warm import starts
 from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
@@ -108,12 +109,12 @@ class Asked:
     @property
     def folder(self) -> Path:
         """Of models, pictures and, unless told otherwise, the study; a server's store has none of its own."""
-        return Path("mlflow_runs") if "://" in self.store else Path(self.store)
+        return store_folder(self.store)
 
     @property
     def own_storage(self) -> str:
         """The database where none is named."""
-        return f"sqlite:///{(self.folder / 'studies.db').absolute()}"
+        return default_storage(self.folder)
 
     @property
     def places(self) -> dict[str, Any]:
@@ -144,9 +145,9 @@ class _Opened:
     def again(self) -> str:
         """The command that goes on with it, as a shell reads it and without a password."""
         asked = self.asked
-        store = "" if asked.store == "mlflow_runs" else f" --store {asked.store}"
-        storage = "" if self.storage == asked.own_storage else f" --storage '{redact(self.storage)}'"
-        return f"ttq search {asked.space} --resume {self.name}{_words(asked.changes)}{store}{storage}"
+        storage = [] if self.storage == asked.own_storage else ["--storage", redact(self.storage)]
+        words = [*_words(asked.changes), *store_words(asked.store), *storage]
+        return shell(["ttq", "search", asked.space, "--resume", self.name, *words])
 
 
 def search(asked: Asked) -> None:
@@ -243,18 +244,18 @@ def _watch(opened: _Opened, ready: Prepared, bars: Progress) -> Watch:
         "seed": opened.seed,
         f"{ready.task.score.name}_fp32": ready.score,
     }
-    models = opened.asked.folder / "models" / opened.name
+    models = opened.asked.folder / "models" / file_name(opened.name)
     return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)
 
 
-def _words(changes: dict[str, Any]) -> str:
-    """The options that made a space another one, which a study keeps; each with a space before it."""
+def _words(changes: dict[str, Any]) -> list[str]:
+    """The options that made a space another one, which a study keeps."""
     words = [word for name in changes.get("only", ()) for word in ("--method", name)]
     words += ["--objectives", ",".join(changes["objectives"])] if "objectives" in changes else []
     words += [word for text in changes.get("constraints", ()) for word in ("--constraint", text)]
     for key in ("sampler", "timeout", "stagnation"):
         words += [f"--{key}", str(changes[key])] if key in changes else []
-    return "".join(f" {shlex.quote(word)}" for word in words)
+    return words
 
 
 def _nearest(watch: Watch) -> str:

@@ -29,11 +29,12 @@ def ui(
 
     def ready(url: str) -> None:
         if as_json:
-            print_json({"url": url + link})
+            print_json({"url": url})
         else:
-            err.print(f"MLflow: [bold]{url}{link}[/bold]\nCtrl-C ends the server.", soft_wrap=True)
+            err.print(f"MLflow: {url}", style="bold")
+            err.print("Ctrl-C ends the server.")
 
-    serve(opened, host, port, open_link=link if browser else None, ready=ready)
+    serve(opened, host, port, link, ready=ready, browser=browser)
 
 
 def _link(store: Store, study: str | None) -> str:

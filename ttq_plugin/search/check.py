@@ -8,9 +8,11 @@ import optuna
 from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import check_name, redact
+from ttq_plugin.search.confirm import CONFIRMED
 from ttq_plugin.search.samplers import check_grid
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import is_local, open_storage, redact
+from ttq_plugin.search.storage import is_local, open_storage
 from ttq_plugin.search.study import check_same_search, load_study
 
 
@@ -36,6 +38,9 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
         study = load_study(storage, name)
         check_same_search(study, space, seed)
         return int(study.user_attrs["seed"])
+    check_name("the name of a study", name)
+    if name.endswith(CONFIRMED):
+        raise InputError(f"Names that end with {CONFIRMED!r} belong to `ttq search --confirm`, got {name!r}.")
     local = is_local(storage)
     if not local or Path(str(make_url(storage).database)).exists():
         backend = open_storage(storage, create=True)

@@ -26,6 +26,9 @@ from ttq_plugin.search.study import load_study, open_study
 LEVEL = 0.95
 """Of the intervals."""
 
+CONFIRMED = "~confirm"
+"""What a searched study's name gets for the study of its front's other seeds."""
+
 
 @dataclass(frozen=True)
 class Confirmed:
@@ -98,7 +101,7 @@ def confirm_front(
     plain._text = ""  # the file's says what the search stops; these trainings go to their end
     place = get_engine(engine, storage)
     size = positive("workers", workers, place.room)
-    name, seed = f"{study_name}~confirm", int(study.user_attrs["seed"])
+    name, seed = study_name + CONFIRMED, int(study.user_attrs["seed"])
     exists = name in optuna.get_all_study_names(study._storage)
     again = open_study(storage, name, plain, resume=exists, seed=seed)
     wanted = {(number, seed + index) for number in members for index in range(1, seeds + 1)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ class Job:
     """What a worker is to do; it travels to the worker's process, so every part can be pickled.
 
     Attributes:
-        storage: the database URL.
+        storage: the database URL; it may hold a password, so it is not shown.
         study_name: the study's name.
         space: what is searched.
         target: how many trials count in all, unless the study says another number by now.
@@ -51,7 +51,7 @@ class Job:
         release: the study's, which must be the worker's own; None where it cannot differ.
     """
 
-    storage: str
+    storage: str = field(repr=False)
     study_name: str
     space: Space
     target: int

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import redact
 from ttq_plugin.processes import cores
 from ttq_plugin.release import release
 from ttq_plugin.search.crew import Processes
@@ -16,7 +17,7 @@ from ttq_plugin.search.ledger import counted
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE
 from ttq_plugin.search.runner import positive, stop_requests
-from ttq_plugin.search.storage import HEARTBEAT, open_storage, redact
+from ttq_plugin.search.storage import HEARTBEAT, open_storage
 from ttq_plugin.search.study import load_study, stored_space
 from ttq_plugin.search.worker import check_release, work
 

@@ -17,6 +17,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import redact
 from ttq_plugin.release import release
 from ttq_plugin.search.ending import why_ended
 from ttq_plugin.search.engines import Engine, get_engine
@@ -26,7 +27,7 @@ from ttq_plugin.search.locks import lock
 from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT, cause, redact
+from ttq_plugin.search.storage import HEARTBEAT, cause
 from ttq_plugin.search.study import open_study
 from ttq_plugin.search.weights import expect
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import redact, without
 from ttq_plugin.search.patience import patiently
 
 _PATIENCE = 60
@@ -38,19 +39,9 @@ class Unavailable(InputError):
     """The database cannot be reached or read now; that may pass, so a worker waits where a person is told."""
 
 
-def redact(storage: str) -> str:
-    """The URL without its password, for messages and logs; a URL that cannot be parsed is not repeated at all."""
-    try:
-        url = make_url(storage)
-    except ArgumentError:
-        return "(not a database URL)"
-    hidden = {key: "***" if "pass" in key.lower() else value for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
-
-
 def is_local(storage: str) -> bool:
     """Whether only processes of this machine can use the database: then every worker's life can be checked here."""
-    return make_url(storage).get_backend_name() == "sqlite"
+    return _parsed(storage).get_backend_name() == "sqlite"
 
 
 def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> Any:
@@ -158,7 +149,7 @@ def _probe_sqlite(url: URL, create: bool) -> None:
     """
     name = url.database or ""
     if name in {"", ":memory:"} or name.startswith("file:"):
-        raise InputError(f"The storage {redact(str(url))} must name a file: every worker opens it by its path.")
+        raise InputError(f"The storage {url.render_as_string()} must name a file: every worker opens it by its path.")
     path = Path(name)
     if not path.parent.is_dir():
         raise InputError(f"The study database {path} cannot be opened: there is no folder {path.parent}.")
@@ -216,5 +207,4 @@ def cause(error: BaseException, url: URL | str) -> str:
     while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
         error = inner
     text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    password = url.password
-    return text.replace(str(password), "***") if password else text
+    return redact(without(text, url.password))

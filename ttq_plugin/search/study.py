@@ -8,9 +8,10 @@ from typing import Any
 import optuna
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import redact
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT, Unavailable, open_storage, redact
+from ttq_plugin.search.storage import HEARTBEAT, Unavailable, open_storage
 
 
 def open_study(

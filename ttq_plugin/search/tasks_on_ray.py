@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import redact
 from ttq_plugin.release import release
 from ttq_plugin.search.crew import Crew, Exit
 from ttq_plugin.search.job import Job
-from ttq_plugin.search.storage import is_local, redact
+from ttq_plugin.search.storage import is_local
 from ttq_plugin.search.worker import STOP, Hopeless, work
 
 

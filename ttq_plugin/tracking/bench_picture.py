@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.files import write_whole
+from ttq_plugin.names import in_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
     _bars(axes[2], forms, [row["file_bytes"] / 1024 for row in forms], "file, KiB")
     memory = [(row["peak_memory_bytes"] or 0) / 2**20 for row in forms]
     _bars(axes[3], forms, memory, f"peak memory beyond the libraries, MiB, batch {last[0]['batch']}")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(in_picture(title), fontsize=10)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
     return path
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from urllib.parse import quote
 
 from ttq_plugin.fronts import coverage, hypervolume
+from ttq_plugin.names import in_markdown, metric_key
 from ttq_plugin.tracking.comparison_picture import plot_fronts
 from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
 from ttq_plugin.tracking.single import single_run
@@ -25,7 +26,8 @@ class Comparison:
         objectives: the metrics that all of them maximise.
         trials: study -> complete trials.
         fronts: study -> its front's objective vectors.
-        hypervolumes: study -> volume from the corner where every objective is 0; "all" is of the fronts together.
+        hypervolumes: study -> volume from the corner where every objective is 0.
+        together: the same of all fronts together.
         coverages: study -> other study -> share of the other's front that it weakly dominates.
         attainment: floor of MCC -> study -> objective -> best value among trials with at least that MCC; None where
             there is none.
@@ -35,6 +37,7 @@ class Comparison:
     trials: dict[str, int]
     fronts: dict[str, list[tuple[float, ...]]]
     hypervolumes: dict[str, float]
+    together: float
     coverages: dict[str, dict[str, float | None]]
     attainment: dict[float, dict[str, dict[str, float | None]]]
 
@@ -67,13 +70,12 @@ def compare_fronts(
         reached = [metrics for metrics in own if metrics["mcc"] >= floor]
         return {name: max((metrics[name] for metrics in reached), default=None) for name in others}
 
-    volumes = {name: hypervolume(points) for name, points in members.items()}
-    volumes["all"] = hypervolume([point for points in members.values() for point in points])
     return Comparison(
         tuple(objectives),
         {name: len(own) for name, own in able.items()},
         members,
-        volumes,
+        {name: hypervolume(points) for name, points in members.items()},
+        hypervolume([point for points in members.values() for point in points]),
         {a: {b: coverage(members[a], members[b]) for b in members if b != a} for a in members},
         {
             floor: {name: attained(own, floor) for name, own in able.items()}
@@ -95,7 +97,8 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
     """
     tags, note = {"role": "comparison"}, describe(comparison)[:5000]
     with single_run(store, EXPERIMENT, " against ".join(comparison.fronts)[:250], tags, note) as run:
-        values = {f"hypervolume/{_key(name)}": value for name, value in comparison.hypervolumes.items()}
+        values = {f"hypervolume/{metric_key(name)}": value for name, value in comparison.hypervolumes.items()}
+        values["hypervolume_together"] = comparison.together
         given = {"objectives": ",".join(comparison.objectives), **parameters}
         run.log(values, {name: str(value)[:6000] for name, value in given.items() if value is not None})
         plot_fronts(comparison.fronts, comparison.objectives, run.folder / PICTURE)
@@ -106,7 +109,7 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
 def describe(comparison: Comparison) -> str:
     """The comparison as Markdown tables, for the run's note."""
     names = list(comparison.fronts)
-    cells = [name.replace("|", "\\|").replace("<", "&lt;") for name in names]
+    cells = [in_markdown(name) for name in names]
     lines = [f"| | {' | '.join(cells)} |", f"|---|{'---|' * len(names)}"]
     lines.append("| complete trials | " + " | ".join(str(comparison.trials[n]) for n in names) + " |")
     lines.append("| on the front | " + " | ".join(str(len(comparison.fronts[n])) for n in names) + " |")
@@ -120,8 +123,3 @@ def describe(comparison: Comparison) -> str:
             shown = ["none" if v is None else written(metric, v) for v in best]
             lines.append(f"| {metric} (%) at MCC of {floor:.4g} or more | " + " | ".join(shown) + " |")
     return "\n".join(lines)
-
-
-def _key(name: str) -> str:
-    """A study's name as a part of a metric's name, which MLflow restricts."""
-    return "".join(c if c.isalnum() or c in "_-. :" else "_" for c in name)[:200]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from ttq_plugin.names import in_picture
 from ttq_plugin.tracking.picture import draw_edge, in_percent, quiet_frame, write
 from ttq_plugin.tracking.words import for_picture
 
@@ -40,13 +41,12 @@ def plot_fronts(
             flat = [(vector[x], vector[y]) for vector in drawn]
             draw_edge(axes, flat, colour)
             look = {"s": 40, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.7, "zorder": 3}
-            # A name between dollars, or one that begins with an underscore, means something to Matplotlib.
-            label = "\u200b" + name.replace("$", r"\$")
+            label = "\u200b" + in_picture(name)  # Matplotlib leaves out names that begin with an underscore
             axes.scatter(*zip(*flat, strict=True), c=colour, marker=mark, label=label, **look)
         axes.set_xlabel(for_picture(objectives[x]))
         axes.set_ylabel(for_picture(objectives[y]))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9.5)
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.suptitle(in_picture(title), fontsize=12, fontweight="bold")
     return write(figure, path)

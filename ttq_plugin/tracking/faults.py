@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ttq_plugin.names import redact
+
 
 def store_faults() -> tuple[type[Exception], ...]:
     """Errors of a tracking server that is gone, or of a disk that is full; MLflow must be imported already."""
@@ -18,4 +20,4 @@ def explain(error: BaseException) -> str:
     while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
         seen.add(id(inner))
         error = inner
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return redact(" ".join(str(error).split()))[:200] or type(error).__name__

@@ -1,14 +1,14 @@
 """The trade-off front as a picture: one panel for each pair of objectives."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.files import write_whole
 from ttq_plugin.fronts import edge
+from ttq_plugin.names import in_picture
 from ttq_plugin.tracking.labels import place_labels
 from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
 from ttq_plugin.tracking.words import drawn, for_picture
@@ -68,7 +68,7 @@ def plot_front(
         axes.set_ylabel(for_picture(objectives[y]))
     _add_legend(figure, panels[0], columns=4 if len(pairs) > 1 else 2)
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.suptitle(in_picture(title), fontsize=12, fontweight="bold")
     figure.draw_without_rendering()
     for axes, (x, y) in zip(panels, pairs, strict=True):
         place_labels(axes, {number: (vector[x], vector[y]) for number, vector in points.items()}, members, FRONT)
@@ -174,12 +174,5 @@ def _add_legend(figure: "Figure", axes: "Axes", columns: int) -> None:
 
 def write(figure: "Figure", path: Path) -> Path:
     """Render beside the target and rename: a reader sees the old picture or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
-    os.close(handle)
-    try:
-        figure.savefig(name, format="png", facecolor="white")
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", facecolor="white"))
     return path

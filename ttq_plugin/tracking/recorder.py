@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import children, views
@@ -157,8 +156,7 @@ class StudyRecorder:
         client = self.store.client
         experiment = client.get_experiment_by_name(self.study_name)
         if experiment is None:
-            root = self.store.artifacts
-            location = f"{root}/{quote(self.study_name, safe='')}" if root else None
+            location = self.store.artifacts_of(self.study_name)
             return str(client.create_experiment(self.study_name, artifact_location=location))
         if experiment.lifecycle_stage != "active":
             raise InputError(

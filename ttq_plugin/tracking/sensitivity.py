@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ttq_plugin.names import metric_key
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.records import Parameter
 from ttq_plugin.tracking.sensitivity_picture import plot_sensitivity
@@ -40,7 +41,7 @@ def record_sensitivity(
     notes = "\n".join(f"- {note}" for note in selection["notes"])
     tags = {"role": "sensitivity", "task": task}
     with single_run(store, f"{task} sensitivity", title, tags, notes) as run:
-        methods = {f"method.{layer}": method for layer, method in selection["methods"].items()}
+        methods = {f"method.{metric_key(layer)}": method for layer, method in selection["methods"].items()}
         run.log({name: rounded(value) for name, value in _metrics(selection)}, parameters or {}, methods)
         plot_sensitivity(selection, run.folder / "sensitivity.png", title)
         for name, value in (("config.json", config), ("sensitivity.json", selection)):
@@ -54,9 +55,11 @@ def _metrics(selection: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         if selection[name] is not None:
             yield name, selection[name]
     for trace in selection["traces"]:
-        yield f"trace/{trace['name']}", trace["trace"]
-        yield f"trace_error/{trace['name']}", trace["standard_error"]
+        layer = metric_key(trace["name"])
+        yield f"trace/{layer}", trace["trace"]
+        yield f"trace_error/{layer}", trace["standard_error"]
     for row in selection["table"]:
         for option in row["options"]:
-            yield f"sensitivity/{row['layer']}/{option['method']}", option["sensitivity"]
-            yield f"sensitivity_error/{row['layer']}/{option['method']}", option["standard_error"]
+            place = f"{metric_key(row['layer'])}/{option['method']}"
+            yield f"sensitivity/{place}", option["sensitivity"]
+            yield f"sensitivity_error/{place}", option["standard_error"]

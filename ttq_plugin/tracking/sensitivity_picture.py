@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.files import write_whole
+from ttq_plugin.names import in_picture
 from ttq_plugin.tracking.labels import place_labels
 from ttq_plugin.tracking.picture import FRONT, REST
 
@@ -50,7 +51,7 @@ def plot_sensitivity(selection: Mapping[str, Any], path: Path, title: str | None
         entries.values(), entries, loc="outside lower center", ncols=len(entries), frameon=False, fontsize=9.5
     )
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.suptitle(in_picture(title), fontsize=12, fontweight="bold")
     figure.draw_without_rendering()
     place_labels(right, points, set(points), INK)
     write_whole(Path(path), lambda name: figure.savefig(name, format="png", facecolor="white"))
@@ -111,7 +112,7 @@ def _draw_traces(axes: "Axes", traces: Sequence[Row], methods: Mapping[str, str]
 
 
 def _label(name: str, longest: int = 28) -> str:
-    return name if len(name) <= longest else "..." + name[3 - longest :]
+    return in_picture(name if len(name) <= longest else "..." + name[3 - longest :])
 
 
 def _draw_options(axes: "Axes", rows: Sequence[Row | None]) -> None:

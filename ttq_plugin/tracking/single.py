@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking.records import Parameter
@@ -89,8 +88,7 @@ def open_experiment(store: Store, name: str) -> str:
     """The experiment of that name, made where it is missing."""
     experiment = store.client.get_experiment_by_name(name)
     if experiment is None:
-        location = f"{store.artifacts}/{quote(name, safe='')}" if store.artifacts else None
-        return str(store.client.create_experiment(name, artifact_location=location))
+        return str(store.client.create_experiment(name, artifact_location=store.artifacts_of(name)))
     if experiment.lifecycle_stage != "active":
         raise InputError(f"experiment {name!r} must be active in MLflow, got a deleted one; restore it there first.")
     return str(experiment.experiment_id)

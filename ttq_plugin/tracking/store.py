@@ -1,6 +1,8 @@
 """Where MLflow keeps a study: a local directory, or a tracking server that somebody else runs."""
 
 import logging
+import os
+import re
 import socket
 import sqlite3
 import tempfile
@@ -9,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import file_name, redact
 from ttq_plugin.quiet import quiet_mlflow
 
 if TYPE_CHECKING:
@@ -45,6 +48,12 @@ class Store:
         """The root of the artifacts as a file URI; None where the server decides."""
         return (self.directory.absolute() / "artifacts").as_uri() if self.directory else None
 
+    def artifacts_of(self, experiment: str) -> str | None:
+        """The folder of an experiment's artifacts as a file URI, whatever its name; None where the server decides."""
+        # MLflow decodes percent signs once or twice, depending on what is read, so that none may be in the name.
+        folder = file_name(experiment).replace("%", "=")
+        return (self.directory.absolute() / "artifacts" / folder).as_uri() if self.directory else None
+
     @cached_property
     def client(self) -> "MlflowClient":
         """MLflow's client, imported on first use."""
@@ -70,7 +79,7 @@ def open_store(where: str | Path) -> Store:
     """
     scheme = urlsplit(str(where)).scheme if "://" in str(where) else ""
     if scheme in {"http", "https"}:
-        store = Store(server=str(where).rstrip("/"))
+        store = Store(server=_without_login(str(where)).rstrip("/"))
         _check_server(store)
         return store
     if scheme:
@@ -80,10 +89,42 @@ def open_store(where: str | Path) -> Store:
             "--backend-store-uri ...` on it and give that server's address"
         )
     directory = Path(where)
+    check_folder(directory)
     _check_writable(directory)
     store = Store(directory)
     _create_schema(store, directory / ".schema.lock")
     return store
+
+
+def _without_login(address: str) -> str:
+    """The address without its user and password, which MLflow gets where it looks for them: in the environment.
+
+    In the address they would come into links, messages and files.
+
+    Args:
+        address: of a tracking server.
+
+    Returns:
+        The address that may be shown.
+
+    Raises:
+        InputError: if it cannot be read, or has a user without a password.
+    """
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(f"the MLflow server's address {redact(address)} cannot be read ({error}).") from None
+    if parts.username is None:
+        return address
+    if not parts.username or not parts.password:
+        raise InputError(
+            "the MLflow server's address must have a user and a password, or neither, got one of them; a token goes "
+            "into MLFLOW_TRACKING_TOKEN."
+        )
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _check_server(store: Store) -> None:
@@ -97,6 +138,22 @@ def _check_server(store: Store) -> None:
             f"a running MLflow server was required at {parts.hostname}:{port}, got: {error.strerror or error}; start "
             "one there (`ttq ui`), or give a directory"
         ) from None
+
+
+def check_folder(directory: Path) -> None:
+    """Refuse a folder whose name the address of a database in it cannot hold.
+
+    Args:
+        directory: the store's.
+
+    Raises:
+        InputError: if it has a question mark, or a percent sign that begins an encoded byte.
+    """
+    if re.search(r"\?|%[0-9A-Fa-f]{2}", str(directory.absolute())):
+        raise InputError(
+            "the MLflow store must be a folder without ? and % codes in its path, which a database's address cannot "
+            f"hold, got {directory}; give another one"
+        )
 
 
 def _check_writable(directory: Path) -> None:

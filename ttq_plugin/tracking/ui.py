@@ -106,8 +106,10 @@ def serve(
     store: Store,
     host: str = "127.0.0.1",
     port: int = 5000,
-    open_link: str | None = None,
+    link: str = "",
     ready: Callable[[str], object] | None = None,
+    *,
+    browser: bool = False,
 ) -> int:
     """Run the server until it ends or the user stops it with Ctrl-C.
 
@@ -115,8 +117,9 @@ def serve(
         store: a local store that has been opened once.
         host: the interface to listen on; other machines reach only an interface you name.
         port: a free port.
-        open_link: a fragment such as `StudyRecorder.link()` gives, opened in the user's browser.
+        link: a fragment such as `StudyRecorder.link()` gives.
         ready: called with the full address once the server answers.
+        browser: whether to open it in the user's browser.
 
     Returns:
         The server's exit code, 0 after Ctrl-C.
@@ -124,12 +127,12 @@ def serve(
     with ended_like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
         process = start(store, host, port)
         try:
-            base = f"http://{host}:{port}/"
+            base = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
             wait_ready(base, process=process)
             if ready:
-                ready(base + (open_link or ""))
-            if open_link:
-                webbrowser.open(base + open_link)
+                ready(base + link)
+            if browser:
+                webbrowser.open(base + link)
             return process.wait()
         except KeyboardInterrupt:
             return 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from ttq_plugin.names import in_markdown
 from ttq_plugin.tracking.records import TrialRecord
 
 TAG = "mlflow.sharedViewState."
@@ -141,7 +142,7 @@ def _note(experiment_id: str, name: str) -> str:
     front = f"[Trade-off front]({fragment(experiment_id)})"
     members = f"[front members as a table]({fragment(experiment_id, 'front-only', 'TABLE')})"
     everything = f"[all trials]({fragment(experiment_id, 'all-trials', 'TABLE')})"
-    return f"{name}: {front} (red), {members}, {everything}"
+    return f"{in_markdown(name)}: {front} (red), {members}, {everything}"
 
 
 def _state(view: View, objectives: Sequence[str]) -> State:
