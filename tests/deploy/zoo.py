@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ def _load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("zoo_networks", SOURCE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where torch.export looks for a class's code
     threads = torch.get_num_threads()
     spec.loader.exec_module(module)
     torch.set_num_threads(threads)
@@ -44,6 +46,12 @@ SLOW = {"resnet50", "bert-mini", "effnet", "mobilenetv2-hf", "mobilenetv2"}
 NAMES = list(NETWORKS.NETS)
 
 
+def is_ternary(module: nn.Module) -> bool:
+    """Whether ``network`` makes a module's weight ternary."""
+    kinds = {nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear}
+    return type(module) in kinds and module.weight.numel() >= 1000
+
+
 def network(name: str, zeros: float | None = 0.8) -> nn.Module:
     """One of the networks in evaluation mode.
 
@@ -58,7 +66,7 @@ def network(name: str, zeros: float | None = 0.8) -> nn.Module:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-        if zeros is not None and type(module) in {nn.Conv1d, nn.Conv2d, nn.Linear} and module.weight.numel() >= 1000:
+        if zeros is not None and is_ternary(module):
             gain = module.weight[0].numel() ** -0.5 / (1 - zeros) ** 0.5
             set_codes(module.weight, round(zeros * module.weight.numel()), gain, 0.8 * gain)
     return model.eval()

@@ -176,7 +176,7 @@ def takes(model: nn.Module, example: Any, size: int) -> bool:
     return True
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, for a sentence.
 
     Args:

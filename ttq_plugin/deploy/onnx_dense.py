@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
+import io
+import itertools
 import logging
 import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.deploy.agreement import first_line, repeated
 from ttq_plugin.deploy.extras import need
 from ttq_plugin.errors import InputError
+from ttq_plugin.inputs import arguments, call, map_tensors, named_tensors, tensors, to_device
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,14 +28,22 @@ OPSET = 25
 """The first whose DequantizeLinear takes two-bit codes."""
 
 INPUT, OUTPUT = "x", "logits"
+"""Names of a model's only input and only output."""
+
+PREFIX = "model."
 
 
-def to_onnx(model: nn.Module, example_input: Tensor) -> ModelProto:
+def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
     """The graph in evaluation mode, batch size open; BatchNorm is folded into the convolution before it.
 
+    An input or output that lies in a dict is named by its key, of deeper nestings by the keys on the way, joined by
+    dots; a positional argument by the parameter of the model's ``forward``. A model's only tensor is ``x``, its only
+    output ``logits``.
+
     Args:
-        model: any module of one input and one output that torch.export takes; left as it is.
-        example_input: samples (batch, ...) of the shape that will come; their values do not matter.
+        model: any module that torch.export takes; left as it is.
+        example_input: samples (batch, ...) of the shape that will come; their values do not matter. A tuple is the
+            positional arguments, a dict the keyword arguments, anything else the one argument.
 
     Returns:
         A checked model without notes of where it was made (torch writes the source files' paths into it).
@@ -38,38 +54,119 @@ def to_onnx(model: nn.Module, example_input: Tensor) -> ModelProto:
     onnx, _ = need("onnx", "onnxscript")
     plain = copy.deepcopy(model).cpu().eval()
     # Two samples: torch takes a batch of one for a constant.
-    example = example_input[:1].cpu().expand(2, *example_input.shape[1:])
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    example = repeated(to_device(example_input, "cpu"), 2)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                plain,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from None
-    finally:
-        logger.setLevel(level)
-    assert program is not None
-    proto: ModelProto = program.model_proto
-    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise InputError(
-            f"{type(model).__name__} fixes its batch size where it is exported; take sizes from x.shape, not len(x)."
-        )
+        with torch.inference_mode():
+            outputs = call(plain, map_tensors(Tensor.clone, example))
+    except Exception as error:  # whatever the model's own code raises
+        raise InputError(f"{type(model).__name__} does not take the example input: {first_line(error)}.") from error
+    names = input_names(model, example), output_names(outputs)
+    flat, found, said = _Flat(plain, example), tensors(example), type(model).__name__
+    proto = _exported(flat, found, names, said)
+    if _fixed(proto, found):
+        with contextlib.suppress(InputError):
+            proto = _exported(flat, found, names, said, strict=True)
+    if _fixed(proto, found):
+        raise InputError(f"{said} fixes its batch size where it is exported; take sizes from x.shape, not len(x).")
     _forget_origin(proto)
+    _forget_wrapping(proto)
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def input_names(model: nn.Module, inputs: Any) -> list[str]:
+    """Name the tensors of a model's inputs.
+
+    Args:
+        model: The model, whose ``forward`` names positional arguments.
+        inputs: Its inputs.
+
+    Returns:
+        A name for each tensor, in order, no two the same.
+    """
+    positional, named = arguments(inputs)
+    if not named and len(tensors(positional)) == 1 and isinstance(positional[0], Tensor):
+        return [INPUT]
+    words = list(inspect.signature(model.forward).parameters)
+    words += [f"input_{place}" for place in range(len(words), len(positional))]
+    paths = [(words[int(path[0])], *path[1:]) for path, _ in named_tensors(positional)]
+    return _distinct([*paths, *(path for path, _ in named_tensors(named))])
+
+
+def output_names(outputs: Any) -> list[str]:
+    """Name the tensors of a model's outputs.
+
+    Args:
+        outputs: What the model returns.
+
+    Returns:
+        A name for each tensor, in order, no two the same.
+    """
+    if isinstance(outputs, Tensor):
+        return [OUTPUT]
+    return _distinct([("output", *path) for path, _ in named_tensors(outputs)])
+
+
+def _distinct(paths: list[tuple[str, ...]]) -> list[str]:
+    """What lies inside an argument goes without the argument's name, unless two would then be called the same."""
+    short = [".".join(path[1:] if len(path) > 1 and not path[1].isdigit() else path) for path in paths]
+    return short if len(set(short)) == len(short) else [".".join(path) for path in paths]
+
+
+class _Flat(nn.Module):
+    """A model that takes its tensors as a list and returns them as a tuple: nestings that torch need not know."""
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.form = [example]
+
+    def forward(self, found: list[Tensor]) -> tuple[Tensor, ...]:
+        places = itertools.count()
+        return tuple(tensors(call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))))
+
+
+def _batched(tensor: Tensor) -> bool:
+    return bool(tensor.dim()) and len(tensor) == 2
+
+
+def _exported(
+    flat: nn.Module, found: list[Tensor], names: tuple[list[str], list[str]], model: str, strict: bool = False
+) -> ModelProto:
+    """By torch, which is to say nothing but why it cannot; ``strict`` reads the code and understands ``len(x)``."""
+    batch = torch.export.Dim("batch")
+    shapes = ([{0: batch} if _batched(tensor) else {} for tensor in found],)
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exported: Any = flat
+            if strict:
+                exported = torch.export.export(flat, (found,), dynamic_shapes=shapes, strict=True)
+            program = torch.onnx.export(
+                exported,
+                () if strict else (found,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=None if strict else shapes,
+                input_names=names[0],
+                output_names=names[1],
+                verbose=False,
+            )
+    except Exception as error:  # of torch's many kinds, and whatever the model's own code raises
+        raise InputError(f"{model} cannot be exported to ONNX: {first_line(error.__cause__ or error)}.") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    assert program is not None
+    proto: ModelProto = program.model_proto
+    return proto
+
+
+def _fixed(proto: ModelProto, found: list[Tensor]) -> bool:
+    """Whether some input's batch size is a number."""
+    given = zip(proto.graph.input, found, strict=True)
+    return any(_batched(t) and not i.type.tensor_type.shape.dim[0].dim_param for i, t in given)
 
 
 def _forget_origin(proto: ModelProto) -> None:
@@ -79,14 +176,52 @@ def _forget_origin(proto: ModelProto) -> None:
         part.doc_string = ""
 
 
+def _forget_wrapping(proto: ModelProto) -> None:
+    """The tensors' names are the model's own."""
+    short = {t.name: t.name.removeprefix(PREFIX) for t in proto.graph.initializer if t.name.startswith(PREFIX)}
+    taken = {name for node in proto.graph.node for name in node.output} | {i.name for i in proto.graph.input}
+    short = {name: new for name, new in short.items() if new not in taken}
+    for tensor in (*proto.graph.initializer, *proto.graph.value_info):
+        tensor.name = short.get(tensor.name, tensor.name)
+    for node in proto.graph.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+
+
+def feeds(names: list[str], positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Assign tensors to a graph's inputs.
+
+    Args:
+        names: names of the graph's inputs, in order.
+        positional: tensors in that order, in any nesting.
+        named: tensors by name; those of nestings by the keys on the way, joined by dots.
+
+    Returns:
+        Each input's tensor.
+
+    Raises:
+        InputError: if these are not the graph's inputs.
+    """
+    given = tensors(positional)
+    found = dict(zip(names, given, strict=False))
+    found |= {".".join(path): tensor for path, tensor in named_tensors(named)}
+    if found.keys() != set(names) or len(given) > len(names):
+        words = [f"{len(given)} tensors"] if given else []
+        words += [".".join(path) for path, _ in named_tensors(named)]
+        raise InputError(f"the graph's inputs are {', '.join(names)}, got {', '.join(words) or 'none'}.")
+    return found
+
+
 class OnnxModule(nn.Module):
     """An ONNX graph as a module, run by onnxruntime on the CPU.
 
     Args:
-        proto: the graph, with one input and one output.
+        proto: the graph.
         threads: of the computation.
         unpack: multiply two-bit weights out when the graph is loaded, which is faster, instead of in every run, which
             keeps them two bits wide in memory; it must be False for int8 graphs, which would become float ones.
+
+    Raises:
+        InputError: if onnxruntime is missing, or does not accept the graph.
     """
 
     def __init__(self, proto: ModelProto, *, threads: int = 1, unpack: bool = False) -> None:
@@ -97,11 +232,30 @@ class OnnxModule(nn.Module):
         options.log_severity_level = 3
         if unpack:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self.session: Any = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self.session: Any = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no common class of their own
+            raise InputError(f"onnxruntime does not accept the graph: {first_line(error)}.") from error
+        self.names = [given.name for given in self.session.get_inputs()]
+        self.results = [result.name for result in self.session.get_outputs()]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The graph's output of a batch."""
-        [result] = self.session.run(None, {self.session.get_inputs()[0].name: x.detach().cpu().numpy()})
-        return torch.from_numpy(result)
+    def forward(self, *positional: Any, **named: Any) -> Any:
+        """Run a batch.
+
+        Args:
+            positional: the graph's inputs in order, in any nesting.
+            named: the same by their names in the graph.
+
+        Returns:
+            The graph's output; a dict of them by name, where there are several.
+
+        Raises:
+            InputError: if these are not the graph's inputs.
+        """
+        given = feeds(self.names, positional, named)
+        arrays = self.session.run(None, {name: tensor.detach().cpu().numpy() for name, tensor in given.items()})
+        if len(arrays) == 1:
+            return torch.from_numpy(arrays[0])
+        return {name: torch.from_numpy(array) for name, array in zip(self.results, arrays, strict=True)}

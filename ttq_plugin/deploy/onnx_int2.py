@@ -7,7 +7,7 @@ W_p <= W_n it is their minimum, and with one scale DequantizeLinear alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +47,16 @@ class Ternary:
 
 
 def to_int2(proto: ModelProto) -> ModelProto:
-    """A copy in which every ternary weight of a Conv, Gemm or MatMul is two-bit codes: bit for bit the same weights.
+    """A copy in which every ternary tensor is two-bit codes: bit for bit the same weights.
+
+    That holds for whatever reads the tensor: convolutions, transposed ones, linear layers, recurrent ones, embeddings.
 
     Args:
         proto: a graph with float weights, of opset 25 or newer.
 
     Returns:
-        The graph. A weight that is not ternary, or too small for codes to be smaller, stays.
+        The graph. A tensor that is not ternary, or too small for codes to be smaller, stays; so does one whose scales
+        vary along two dimensions, which ONNX cannot hold, and a warning names it.
     """
     [onnx] = need("onnx")
     packed = onnx.ModelProto()
@@ -61,7 +64,8 @@ def to_int2(proto: ModelProto) -> ModelProto:
     graph = packed.graph
     floats = {tensor.name: tensor for tensor in graph.initializer}
     unpacking: list[NodeProto] = []
-    for weight in _ternary_weights(proto):
+    found, left = _ternary_weights(proto)
+    for weight in found:
         graph.initializer.remove(floats[weight.name])
         tensors, nodes = _unpacked(weight)
         graph.initializer.extend(tensors)
@@ -70,39 +74,60 @@ def to_int2(proto: ModelProto) -> ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(packed, full_check=True)
+    if left:
+        warnings.warn(
+            f"{', '.join(left)} stays float in the ONNX graph: its ternary scales vary along two dimensions, and ONNX "
+            "dequantises along one.",
+            stacklevel=2,
+        )
     return packed
 
 
-def _ternary_weights(proto: ModelProto) -> Iterator[Ternary]:
-    """Each once, in the graph's order."""
+def _ternary_weights(proto: ModelProto) -> tuple[list[Ternary], list[str]]:
+    """Each once, in the order of their use; and the names of those that are ternary in a way that ONNX has not."""
     [numpy_helper] = need("onnx.numpy_helper")
     floats = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
+    found, left = [], []
     for node in proto.graph.node:
-        if (axis := _output_axis(node)) is None or node.input[1] not in floats:
-            continue
-        values = numpy_helper.to_array(floats.pop(node.input[1]))
-        found = codes_of(torch.from_numpy(values.copy()), axis)
-        if found is None:
+        for place, name in enumerate(node.input):
+            if name not in floats:
+                continue
+            values = numpy_helper.to_array(floats.pop(name))
+            if values.ndim < 2:
+                continue
+            weight = _ternary(name, values, _output_axis(node, place))
+            if weight is None and _rows_are_ternary(values):
+                left.append(name)
+            elif weight is not None and weight.bytes < values.nbytes:
+                found.append(weight)
+    return found, left
+
+
+def _ternary(name: str, values: NDArray[np.float32], axis: int) -> Ternary | None:
+    """The codes with one pair of scales, or one along some dimension, the likeliest one first."""
+    for dim in dict.fromkeys((axis % values.ndim, *range(values.ndim))):
+        codes = codes_of(torch.from_numpy(values.copy()), dim)
+        if codes is None:
             continue
         rest = None
-        if found.smallest_group < values.size:
-            rest = tuple(dim for dim in range(values.ndim) if dim != axis)
-        weight = Ternary(
-            node.input[1],
-            found.values.numpy(),
-            np.maximum(values.max(rest), 0),
-            np.maximum((-values).max(rest), 0),
-            axis,
-        )
-        if weight.bytes < values.nbytes:
-            yield weight
+        if codes.smallest_group < values.size:
+            rest = tuple(each for each in range(values.ndim) if each != dim)
+        positive, negative = np.maximum(values.max(rest), 0), np.maximum((-values).max(rest), 0)
+        return Ternary(name, codes.values.numpy(), positive, negative, dim)
+    return None
 
 
-def _output_axis(node: NodeProto) -> int | None:
-    """The dimension of output channels in the node's weight; None where it has none."""
+def _rows_are_ternary(values: NDArray[np.float32]) -> bool:
+    """Whether each row along the last dimension is, with zeros among them, and long enough for that to mean much."""
+    rows = torch.from_numpy(values.reshape(-1, values.shape[-1]).copy())
+    return values.shape[-1] >= 8 and bool((rows == 0).any()) and codes_of(rows) is not None
+
+
+def _output_axis(node: NodeProto, place: int) -> int:
+    """The dimension of output channels in a node's weight, if it has one that is usual."""
     if node.op_type == "Gemm":
         return 0 if any(a.name == "transB" and a.i for a in node.attribute) else 1
-    return {"Conv": 0, "MatMul": 1}.get(node.op_type)
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1 if place else 0}.get(node.op_type, 0)
 
 
 def _unpacked(weight: Ternary) -> tuple[list[TensorProto], list[NodeProto]]:

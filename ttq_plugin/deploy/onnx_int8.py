@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from ttq_plugin.deploy.extras import need
+from ttq_plugin.deploy.onnx_dense import OnnxModule, feeds
+from ttq_plugin.deploy.spread import split
 from ttq_plugin.errors import InputError
+from ttq_plugin.inputs import arguments, batch_size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,31 +20,47 @@ QUANTISED = ("Conv", "Gemm", "MatMul", "MaxPool", "Relu", "LeakyRelu", "Reshape"
 """Layers, and what passes their outputs on unchanged in size; sums, LayerNorm and attention stay float."""
 
 
-def to_int8(proto: ModelProto, samples: Tensor, batch: int = 32) -> ModelProto:
+def to_int8(proto: ModelProto, samples: Any, batch: int = 32) -> ModelProto:
     """Quantise with QuantizeLinear / DequantizeLinear pairs: weights a channel, activations by their range, signed.
 
     Args:
         proto: a graph with float weights.
-        samples: real inputs (n, ...), from the training split: their activations' ranges become the scales.
+        samples: real inputs (n, ...) in the convention of the model, from the training split: their activations' ranges
+            become the scales.
         batch: samples that run at once.
 
     Returns:
         The graph; its outputs differ from the float graph's by the rounding of eight bits.
 
     Raises:
-        InputError: if a package is missing, or no sample is given.
+        InputError: if a package is missing, no sample is given, or onnxruntime accepts no int8 form of the graph.
     """
+    if not batch_size(samples):
+        raise InputError("int8 needs real samples to calibrate the activations' ranges with, got none.")
+    need("onnx", "onnxruntime.quantization")
+    # Where onnxruntime moves signed codes through some transposed parts, it then refuses its own graph.
+    for signed in (True, False):
+        quantised = _quantised(proto, split(samples, batch), signed)
+        try:
+            OnnxModule(quantised)
+        except InputError as error:
+            refused = error
+        else:
+            return quantised
+    raise InputError(f"the graph has no int8 form: {refused}")
+
+
+def _quantised(proto: ModelProto, parts: list[Any], signed: bool) -> ModelProto:
+    """With activations in signed or unsigned codes, calibrated on the parts in turn."""
     onnx, quantization, shape_inference = need(
         "onnx", "onnxruntime.quantization", "onnxruntime.quantization.shape_inference"
     )
-    if not len(samples):
-        raise InputError("int8 needs real samples to calibrate the activations' ranges with, got none.")
-    name = proto.graph.input[0].name
-    feeds = iter([{name: part.numpy()} for part in samples.split(batch)])
+    names = [given.name for given in proto.graph.input]
+    numbers = iter([{n: t.numpy() for n, t in feeds(names, *arguments(part)).items()} for part in parts])
 
     class Samples(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def get_next(self) -> dict[str, Any] | None:
-            return next(feeds, None)
+            return next(numbers, None)
 
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, result = (Path(folder, f"{step}.onnx") for step in ("plain", "prepared", "result"))
@@ -58,8 +75,9 @@ def to_int8(proto: ModelProto, samples: Tensor, batch: int = 32) -> ModelProto:
                 Samples(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTISED),
+                nodes_to_exclude=_products(onnx.load(prepared)),
                 per_channel=True,
-                activation_type=quantization.QuantType.QInt8,
+                activation_type=quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
         finally:
@@ -70,3 +88,9 @@ def to_int8(proto: ModelProto, samples: Tensor, batch: int = 32) -> ModelProto:
     del quantised.opset_import[:]
     quantised.opset_import.extend(kept)
     return quantised
+
+
+def _products(proto: ModelProto) -> list[str]:
+    """Names of the matrix products without a weight, such as those of attention and of rotary positions."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [n.name for n in proto.graph.node if n.op_type in {"MatMul", "Gemm"} and weights.isdisjoint(n.input)]
