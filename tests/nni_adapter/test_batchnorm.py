@@ -140,7 +140,7 @@ def test_with_int8_activations(qat_first):
 
 
 def test_nni_cannot_wrap_a_folded_layer_with_a_bias_twice():
-    """What ``folding.keep_bias`` is for."""
+    """What ``folding.move_bias`` is for."""
     model = net()
     config = [{"op_names": ["conv"], "target_names": ["weight"], "quant_dtype": "int8", "fuse_names": [("conv", "bn")]}]
     qat = QATQuantizer(model, config, make_evaluator(model))

@@ -22,6 +22,7 @@ from ttq_plugin.nni_adapter.evaluators import after_steps
 from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import NewGroup, add_groups, check_optimizers, home_of
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
+from ttq_plugin.nni_adapter.lean import adopt
 from ttq_plugin.nni_adapter.undo import Originals, release, unchanged_on_failure
 
 
@@ -141,6 +142,8 @@ class TernaryCompressor(Checkpointed, Compressor):
         return self.method.configure(channel=channel)
 
     def _attach(self, initial: dict[str, tuple[Ternarizer, Params]]) -> None:
+        for wrapper in self._module_wrappers.values():
+            adopt(wrapper)
         for name, wrapper, space in self._ternary_spaces():
             setattr(wrapper, self.state_name, TernaryState(*initial[name]).to(wrapper.weight.device))
             self._use(name, wrapper, space)

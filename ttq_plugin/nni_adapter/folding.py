@@ -7,9 +7,7 @@ with an identity where the BatchNorm was. NNI gives no gradient to the BatchNorm
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from nni.compression.base.fuse_modules import _DEFAULT_OP_LIST_TO_FUSER_METHOD as FUSIBLE
@@ -95,25 +93,16 @@ def plain_bias(wrapper: ModuleWrapper) -> Tensor | None:
     return bias
 
 
-def keep_bias(wrapper: ModuleWrapper) -> None:
+def move_bias(wrapper: ModuleWrapper) -> None:
     """Let a folded layer with a bias be wrapped again after it was unwrapped (another compressor joins, an export).
 
     NNI moves the bias to the wrapper when it wraps, but only the first time: from the second on its forward asserts.
 
     Args:
-        wrapper: NNI's wrapper of a folded layer, wrapped now or not.
+        wrapper: NNI's wrapper of a layer, folded or not, wrapped now.
     """
-    wrapper.wrap = types.MethodType(_wrap, wrapper)
-    if getattr(wrapper.module, "_nni_wrapper", None) is wrapper:
-        _move_bias(wrapper)
-
-
-def _wrap(wrapper: Any) -> None:
-    ModuleWrapper.wrap(wrapper)
-    _move_bias(wrapper)
-
-
-def _move_bias(wrapper: Any) -> None:
+    if norm_of(wrapper) is None or "ternary" not in wrapper._modules:
+        return
     if "bias" in wrapper._parameters and "bias" not in wrapper.quantization_target_spaces:
         wrapper.is_register_bias = True
         if "bias" in wrapper.module._parameters:

@@ -13,8 +13,8 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.export import plain_copy
-from ttq_plugin.nni_adapter.folding import keep_bias, latent, norm_of
-from ttq_plugin.nni_adapter.lean import use_lean_forward
+from ttq_plugin.nni_adapter.folding import latent, move_bias, norm_of
+from ttq_plugin.nni_adapter.lean import turn_off_fused_path
 from ttq_plugin.nni_adapter.register import APPLY_METHOD, register
 
 register()
@@ -36,9 +36,9 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         space.scale = torch.ones(1, device=wrapper.weight.device)
         space.zero_point = torch.zeros(1, device=wrapper.weight.device)
         space.apply_method = APPLY_METHOD
-        use_lean_forward(wrapper)
+        turn_off_fused_path(wrapper)
         if norm_of(wrapper) is not None:
-            keep_bias(wrapper)
+            move_bias(wrapper)
             params, notes = wrapper.ternary.method.init(latent(wrapper), name)
             wrapper.ternary.load(params)
             self.notes += notes
@@ -88,14 +88,18 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
                 raise InputError(f"calibration config names the layer {name!r}, which is not selected here.")
         super().update_calibration_config(calibration_config)
 
-    def export_model(self) -> nn.Module:
+    def export_model(self, model: nn.Module | None = None) -> nn.Module:
         """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
+
+        Args:
+            model: a wrapped copy of the bound model to export instead of it, such as an average of its weights
+                (``AveragedModel(model).module``), or None.
 
         Returns:
             A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model; see ``plain_copy`` for
             what other compressors leave in it.
         """
-        return plain_copy(self.bound_model, self._module_wrappers, self._parameter_order)
+        return plain_copy(self.bound_model if model is None else model, self._module_wrappers, self._parameter_order)
 
 
 class TTQQuantizer(TernaryQuantizer):

@@ -33,14 +33,15 @@ def unchanged_on_failure(
         Nothing.
     """
     modules = {id(module): module for module in (*model.modules(), *wrappers)}
-    before = [(module, {key: _content(value) for key, value in vars(module).items()}) for module in modules.values()]
+    before = [(m, type(m), {key: _content(value) for key, value in vars(m).items()}) for m in modules.values()]
     recipes = _recipes(evaluator)
     kept = [(recipe, deepcopy(recipe.args), deepcopy(recipe.kwargs)) for recipe in recipes]
     try:
         yield
     except BaseException:
-        for module, attributes in before:
+        for module, kind, attributes in before:
             vars(module).clear()
+            module.__class__ = kind
             vars(module).update({key: _restored(*pair) for key, pair in attributes.items()})
         for recipe, args, kwargs in kept:
             recipe.args, recipe.kwargs = args, kwargs
