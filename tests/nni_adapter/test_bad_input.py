@@ -55,7 +55,7 @@ def untouched(model):
             "only weights can be ternary, .* asks for _output_",
         ),
         ([{"op_names": ["conv1"], "target_names": []}], "empty target_names"),
-        (config("relu"), "selects 'relu', a ReLU; only Conv1d, .*, Linear can be ternary"),
+        (config("relu"), "selects 'relu', of the class ReLU; only convolutions, linear layers, .* can be ternary"),
         ([{"op_names": ["conv1"], "t_min": 1.0}], "is not in NNI's format: Wrong key 't_min'"),
         ([{"quant_dtype": "int2"}], "is not in NNI's format"),
         ({"op_names": ["conv1"]}, "config_list must be a list of dicts, got dict"),

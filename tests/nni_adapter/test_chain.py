@@ -332,7 +332,7 @@ BAD = [
         "QATQuantizer: config_list names the layer 'fc9', which the mod",
     ),
     ([integers(entry("int8", "fc1")), ternary("fc9")], "PTTQQuantizer: config_list names the layer 'fc9', which the m"),
-    ([integers(entry("int8", "norm1"))], "config_list selects 'norm1', a BatchNorm2d"),
+    ([integers(entry("int8", "norm1"))], "config_list selects 'norm1', of the class BatchNorm2d"),
     ([integers(entry("uint8", "fc1"))], "quant_dtype must be int2 to int16, such as int8, got 'uint8'"),
     ([integers(entry("int32", "fc1"))], "quant_dtype must be int2 to int16, such as int8, got 'int32'"),
     ([integers({"op_names": ["fc1"]})], "quant_dtype must be int2 to int16, such as int8, got None"),

@@ -149,7 +149,8 @@ def test_training_between_evaluations():
 @pytest.mark.parametrize("name", ["layers.0.self_attn.out_proj", "layers.0.self_attn"])
 def test_attention_projections_are_refused(name):
     model = encoder()
-    message = rf"config_list selects '{name}', a projection of nn.MultiheadAttention, .* cannot reach them; exclude it"
+    what = "a projection of nn.MultiheadAttention, .* cannot reach them" if "out" in name else "of the class Multihead"
+    message = rf"config_list selects '{name}', {what}.*; use ttq_plugin.ternarize, which takes it, or leave it out"
     with pytest.raises(InputError, match=message):
         PTTQQuantizer(model, config(name))
     assert not any(hasattr(m, "_nni_wrapper") for m in model.modules())

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.core.matrices import CONVOLUTIONS, TRANSPOSED, Layout, layouts
+from ttq_plugin.core.matrices import CONVOLUTIONS, EMBEDDINGS, TRANSPOSED, Layout, layouts
 from ttq_plugin.errors import InputError
 
 LAYER_TYPES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-"""The layers that NNI can wrap and whose ``weight`` can then be ternary."""
+"""The layers whose curvature is asked for where nothing else is said."""
 
 
 def channel_of(module: nn.Module, granularity: object) -> int | None:
@@ -76,9 +76,11 @@ def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     for name, module in modules.items():
         weight: Tensor = module.weight  # type: ignore[assignment]
         check_parameter(name, weight)
+        check_embedding(name, module)
         if len(shared := owners.get(id(weight), [])) > 1:
             raise InputError(
-                f"{name}: its weight is shared by {' and '.join(shared)}; untie them, or leave the layer out."
+                f"{name}: its weight is shared by {' and '.join(shared)}; untie them, leave the layer out, or use "
+                "ttq_plugin.ternarize, which takes tied weights."
             )
 
 
@@ -101,3 +103,19 @@ def check_parameter(name: str, weight: Tensor) -> None:
         )
     if not weight.requires_grad:
         raise InputError(f"{name}: the weight is frozen (requires_grad is False); unfreeze it, or leave the layer out.")
+
+
+def check_embedding(name: str, module: nn.Module) -> None:
+    """Check that an embedding, if the module is one, leaves its weight as it is and has gradients for all of it.
+
+    Args:
+        name: what it is called, for messages.
+        module: any layer.
+
+    Raises:
+        InputError: for one that rescales its rows in each pass, or whose gradients are sparse.
+    """
+    if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
+        raise InputError(f"{name}: max_norm would rescale ternary rows in each pass; set it to None, or leave it out.")
+    if isinstance(module, EMBEDDINGS) and module.sparse:
+        raise InputError(f"{name}: its gradients are sparse, which scales cannot learn from; set sparse to False.")

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ttq_plugin.core.layers import check_parameter
+from ttq_plugin.core.layers import check_embedding, check_parameter
 from ttq_plugin.core.matrices import (
-    EMBEDDINGS,
     KINDS,
     Matrix,
     any_matrix,
@@ -123,12 +122,7 @@ def _check(name: str, matrix: Matrix) -> None:
     """The first reason, if any, why a matrix cannot be parametrized where it is held."""
     for (module, _), path in zip(matrix.owners, matrix.paths, strict=True):
         check_plain(path.removesuffix(".weight"), module)
-        if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
-            raise InputError(
-                f"{name}: max_norm would rescale ternary rows in each pass; set it to None, or leave it out."
-            )
-        if isinstance(module, EMBEDDINGS) and module.sparse:
-            raise InputError(f"{name}: its gradients are sparse, which scales cannot learn from; set sparse to False.")
+        check_embedding(name, module)
     if is_sharded(matrix.parameter):
         raise InputError(f"{name}: is sharded already; ternarize before fully_shard.")
     check_parameter(name, matrix.parameter)

@@ -10,11 +10,10 @@ from typing import Any
 from nni.compression.base.config import default_config_schema, select_modules_by_config, trans_legacy_config_list
 from schema import SchemaError
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ttq_plugin.core.layers import LAYER_TYPES
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.folding import check_folding
+from ttq_plugin.nni_adapter.wrappable import check_known, check_wrappable, register_class, wrappable
 
 
 def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -52,27 +51,13 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         asked = [c.get("op_names") or c.get("op_names_re") or c.get("op_types") for c in configs]
         raise InputError(
             f"config_list selects no layer (it asks for {asked}); "
-            f"the model's layers are {', '.join(selectable(model)) or 'none that could be ternary'}."
+            f"the model's layers are {', '.join(wrappable(model)) or 'none that could be ternary'}."
         )
     for name, module in selected.items():
-        if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):
-            raise InputError(
-                f"config_list selects {name!r}, a projection of nn.MultiheadAttention, which reads its weights without "
-                "calling a module, where NNI cannot reach them; exclude it, or use ttq_plugin.ternarize."
-            )
-        if not isinstance(module, LAYER_TYPES):
-            kinds = ", ".join(t.__name__ for t in LAYER_TYPES)
-            raise InputError(f"config_list selects {name!r}, a {type(module).__name__}; only {kinds} can be ternary.")
+        check_wrappable(name, module)
+    for module in selected.values():
+        register_class(module)
     return configs
-
-
-def selectable(model: nn.Module) -> list[str]:
-    """Names of the model's layers that could be ternary through NNI."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, LAYER_TYPES) and not isinstance(module, NonDynamicallyQuantizableLinear)
-    ]
 
 
 def _set_int2(setting: dict[str, Any]) -> None:
@@ -103,11 +88,6 @@ def _check_targets(config: dict[str, Any]) -> None:
 
 
 def _select(model: nn.Module, config: dict[str, Any]) -> dict[str, nn.Module]:
-    names = dict(model.named_modules(remove_duplicate=False))
-    if missing := [n for n in config.get("op_names", []) if n not in names]:
-        raise InputError(
-            f"config_list names the layer {missing[0]!r}, which the model does not have; "
-            f"its layers are {', '.join(selectable(model))}."
-        )
+    check_known(model, config.get("op_names", []))
     modules, _, _ = select_modules_by_config(model, config)
     return dict(modules)

@@ -14,7 +14,8 @@ from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from nni.compression.utils import Evaluator
 from torch import nn
 
-from ttq_plugin.core.layers import TRANSPOSED, check_layers
+from ttq_plugin.core.layers import check_layers
+from ttq_plugin.core.matrices import layouts
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.evaluators import mark_steps
@@ -199,5 +200,12 @@ def _check_integer(model: nn.Module, config: Config) -> None:
     if granularity not in ("default", "out_channel"):
         raise InputError(f"granularity must be default or out_channel for weights, got {granularity!r}.")
     # NNI takes dimension 0 for the output channels of every layer.
-    if granularity == "out_channel" and (found := sorted(n for n, m in modules.items() if isinstance(m, TRANSPOSED))):
-        raise InputError(f"granularity must be default for a transposed convolution, {found[0]!r} is one.")
+    if granularity == "out_channel" and (found := sorted(n for n, m in modules.items() if _lies_transposed(m))):
+        raise InputError(
+            "granularity must be default for an embedding, and for a transposed convolution, "
+            f"{found[0]!r} has its output channels in dimension 1."
+        )
+
+
+def _lies_transposed(module: nn.Module) -> bool:
+    return layouts(module)["weight"].channel != 0
