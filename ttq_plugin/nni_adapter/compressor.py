@@ -23,6 +23,7 @@ from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import NewGroup, add_groups, check_optimizers, home_of
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor
 from ttq_plugin.nni_adapter.lean import adopt
+from ttq_plugin.nni_adapter.names import first_names
 from ttq_plugin.nni_adapter.undo import Originals, release, unchanged_on_failure
 
 
@@ -85,6 +86,7 @@ class TernaryCompressor(Checkpointed, Compressor):
                 evaluator._init_optimizer_helpers(model)
             check_optimizers(evaluator, model)
         self._originals = Originals(model)
+        self._aliases = {name: first for name, first in first_names(model).items() if first in initial}
         with unchanged_on_failure(model, evaluator, (existed_wrappers or {}).values()):
             super().__init__(model, configs, evaluator, existed_wrappers)
             self._attach(initial)

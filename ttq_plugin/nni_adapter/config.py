@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from nni.compression.base.config import default_config_schema, select_modules_by_config, trans_legacy_config_list
+from nni.compression.base.config import default_config_schema, trans_legacy_config_list
 from schema import SchemaError
 from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.folding import check_folding
-from ttq_plugin.nni_adapter.wrappable import check_known, check_wrappable, register_class, wrappable
+from ttq_plugin.nni_adapter.names import check_pattern, resolve
+from ttq_plugin.nni_adapter.wrappable import check_wrappable, register_class, wrappable
 
 
 def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -37,18 +38,19 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         raise InputError(f"config_list must be a list of dicts, got {type(config_list).__name__}.")
     configs: list[dict[str, Any]] = trans_legacy_config_list(deepcopy(list(config_list)))
     selected: dict[str, nn.Module] = {}
-    for config in configs:
+    for index, config in enumerate(configs):
         config.setdefault("target_names", ["weight"])
         config.setdefault("quant_dtype", "int2")
         _check_schema(config)
         _check_targets(config)
         for setting in (config, config.get("target_settings", {}).get("weight", {})):
             _set_int2(setting)
-        chosen = _select(model, config)
-        check_folding(dict(model.named_modules(remove_duplicate=False)), config.get("fuse_names", ()), set(chosen))
-        selected |= chosen
+        configs[index] = config = resolve(model, config)
+        names = config["op_names"]
+        check_folding(dict(model.named_modules()), config.get("fuse_names", ()), set(names))
+        selected |= {name: model.get_submodule(name) for name in names}
     if not selected:
-        asked = [c.get("op_names") or c.get("op_names_re") or c.get("op_types") for c in configs]
+        asked = [c.get("op_names") or c.get("op_names_re") or c.get("op_types") for c in config_list]
         raise InputError(
             f"config_list selects no layer (it asks for {asked}); "
             f"the model's layers are {', '.join(wrappable(model)) or 'none that could be ternary'}."
@@ -57,6 +59,8 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         check_wrappable(name, module)
     for module in selected.values():
         register_class(module)
+    for pattern in (pattern for config in config_list for pattern in config.get("op_names_re") or ()):
+        check_pattern(model, pattern)
     return configs
 
 
@@ -85,9 +89,3 @@ def _check_targets(config: dict[str, Any]) -> None:
         )
     if "weight" not in config["target_names"]:
         raise InputError('config_list has an empty target_names; set it to ["weight"].')
-
-
-def _select(model: nn.Module, config: dict[str, Any]) -> dict[str, nn.Module]:
-    check_known(model, config.get("op_names", []))
-    modules, _, _ = select_modules_by_config(model, config)
-    return dict(modules)

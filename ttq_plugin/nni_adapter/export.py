@@ -36,12 +36,12 @@ def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapp
         wrapper.unwrap()
     try:
         norms = {id(norm_of(w)) for w in wrappers.values()}
-        identities = [name for name, module in model.named_modules() if id(module) in norms]
+        identities = [name for name, module in model.named_modules(remove_duplicate=False) if id(module) in norms]
         copy = copied(model)
     finally:
         for wrapper in active.values():
             wrapper.wrap()
-    modules = dict(copy.named_modules())
+    modules = dict(copy.named_modules(remove_duplicate=False))
     for name, parameters in values.items():
         _write(modules[name], parameters, order.get(name, ["weight", "bias"]))
     for name in identities:

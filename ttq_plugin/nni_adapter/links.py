@@ -19,6 +19,7 @@ from ttq_plugin.core.matrices import layouts
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.evaluators import mark_steps
+from ttq_plugin.nni_adapter.names import resolve
 from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 
 Config = dict[str, Any]
@@ -115,6 +116,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
                 _check_options(link)
                 for config in configs:
                     _check_integer(model, config)
+                configs = [resolve(model, config) for config in configs]
             else:
                 configs = weight_config(model, configs)
         here: dict[int, str] = {}
@@ -144,14 +146,16 @@ def build(
         The quantizers, one a link.
     """
     quantizers: list[TernaryQuantizer | Quantizer] = []
-    for link in links:
+    # Before anything is wrapped: NNI's wrappers are modules too, which a pattern may match.
+    resolved = [[resolve(model, config) for config in configs_of(link)] for link in links]
+    for link, configs in zip(links, resolved, strict=True):
         cls = {**INTEGERS, **TERNARY}[link.compressor]
         keywords = dict(link.options) if link.compressor in INTEGERS else {**options, **link.options}
         with naming(link, links):
             if quantizers:
-                quantizer = cls.from_compressor(quantizers[-1], configs_of(link), **keywords)
+                quantizer = cls.from_compressor(quantizers[-1], configs, **keywords)
             else:
-                quantizer = cls(model, configs_of(link), evaluator, **keywords)
+                quantizer = cls(model, configs, evaluator, **keywords)
         quantizers.append(quantizer)
     return quantizers
 
@@ -194,7 +198,7 @@ def _check_integer(model: nn.Module, config: Config) -> None:
             raise InputError(f"quant_dtype must be int2 to int16, such as int8, got {dtype!r}.")
     if setting.get("quant_scheme", "symmetric") != "symmetric":
         raise InputError(f"quant_scheme must be symmetric for weights, got {setting['quant_scheme']!r}.")
-    modules = select_modules_by_config(model, config)[0]
+    modules = select_modules_by_config(model, resolve(model, config))[0]
     check_layers(model, modules)
     granularity = setting.get("granularity", "default")
     if granularity not in ("default", "out_channel"):

@@ -18,6 +18,7 @@ from ttq_plugin.core.rules import Statistics
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
+from ttq_plugin.nni_adapter.names import resolve
 
 APPLY_METHOD = "ternary_mask"
 """The name under which NNI's wrappers find this plugin while the mask is still free."""
@@ -148,7 +149,7 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
         names = [*plain.get("target_names", ["weight"]), *others]
         quantizing.append(plain | {"target_names": names})
     weight_config(model, quantizing)
-    return [c | {"target_names": ["weight"]} for c in configs]
+    return [resolve(model, c) | {"target_names": ["weight"]} for c in configs]
 
 
 class TTQPruner(TernaryPruner):

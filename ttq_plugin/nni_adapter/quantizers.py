@@ -83,10 +83,11 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         Raises:
             InputError: for a layer that is not selected here, another method, or tensors of another shape.
         """
+        known = {name: name for name in self._module_wrappers} | self._aliases
         for name in calibration_config:
-            if name not in self._module_wrappers:
+            if name not in known:
                 raise InputError(f"calibration config names the layer {name!r}, which is not selected here.")
-        super().update_calibration_config(calibration_config)
+        super().update_calibration_config({known[name]: entry for name, entry in calibration_config.items()})
 
     def export_model(self, model: nn.Module | None = None) -> nn.Module:
         """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
