@@ -31,6 +31,7 @@ TASKS = (
     | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
     | dict.fromkeys(HITS, "ttq_plugin.tasks.hits")
     | dict.fromkeys(ECG, "ttq_plugin.tasks.ecg")
+    | {"watch-cnn": "ttq_plugin.tasks.watch"}
 )
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 

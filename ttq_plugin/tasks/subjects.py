@@ -54,3 +54,45 @@ def three_ways(
         f"{source}: its {noun}s cannot be spread over three splits with every class in each (seed {seed}); "
         f"more {noun}s of class {spread.index(min(spread))} are needed."
     )
+
+
+TRIES = 1000
+"""Orders of the groups that ``drawn`` tries."""
+
+
+def drawn(
+    groups: Integers, labels: Integers, classes: int, seed: int, *, share: float, source: object, noun: str
+) -> tuple[Integers, Integers, Integers]:
+    """As ``three_ways``, but the groups of each split are drawn at random, whatever their sizes.
+
+    This is for groups that are about equally large and have samples of most classes. There, ``three_ways`` would give
+    nearly the same splits for all seeds.
+
+    Args:
+        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: class of each sample, from 0, shape (samples,).
+        classes: how many classes there must be.
+        seed: equal seeds give equal splits.
+        share: fraction of the groups that validate, and of those that test; one at least.
+        source: where the samples are from, for messages.
+        noun: what a group is, for messages.
+
+    Returns:
+        Indices of the three splits, each sorted.
+
+    Raises:
+        InputError: if no order of the groups that was tried has every class in each split.
+    """
+    generator = np.random.default_rng(seed)
+    names = np.unique(groups)
+    count = max(1, round(share * len(names)))
+    for _ in range(TRIES):
+        order = generator.permutation(names)
+        chosen = (order[2 * count :], order[:count], order[count : 2 * count])
+        train, validation, test = (np.flatnonzero(np.isin(groups, part)) for part in chosen)
+        if all(len(np.unique(labels[part])) == classes for part in (train, validation, test)):
+            return train, validation, test
+    raise InputError(
+        f"{source}: its {len(names)} {noun}s cannot be spread over three splits with every class in each "
+        f"(seed {seed}); at least 3 {noun}s of every class are needed."
+    )
