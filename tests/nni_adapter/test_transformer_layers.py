@@ -150,7 +150,7 @@ def test_training_between_evaluations():
 def test_attention_projections_are_refused(name):
     model = encoder()
     what = "a projection of nn.MultiheadAttention, .* cannot reach them" if "out" in name else "of the class Multihead"
-    message = rf"config_list selects '{name}', {what}.*; use ttq_plugin.ternarize, which takes it, or leave it out"
+    message = rf"config_list selects '{name}', {what}.*; use ttq_plugin.ternarize or ttq compress"
     with pytest.raises(InputError, match=message):
         PTTQQuantizer(model, config(name))
     assert not any(hasattr(m, "_nni_wrapper") for m in model.modules())

@@ -90,7 +90,7 @@ def test_nni_trains_these_layers_as_ternarize_does(name, granularity):
         ),
         (
             {"op_types": ["Linear", "LSTM"]},
-            "selects 'lstm', .*; use ttq_plugin.ternarize, which takes it",
+            "selects 'lstm', .*; use ttq_plugin.ternarize or ttq compress",
         ),
         ({"op_names": ["attention"]}, "selects 'attention', of the class MultiheadAttention, which has several"),
         ({"op_names": ["lstm.weight_hh_l0"]}, "names 'lstm.weight_hh_l0', one of several weight matrices of 'lstm'"),

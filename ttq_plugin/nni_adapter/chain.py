@@ -11,6 +11,7 @@ from torch import nn
 
 from ttq_plugin.core.state import TernaryState
 from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.attached import AttachedLayers, plain, split
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.groups import check_optimizers
 from ttq_plugin.nni_adapter.health import Health
@@ -23,6 +24,9 @@ Calibration = dict[str, dict[str, dict[str, Any]]]
 
 class QuantizerChain:
     """Several quantizers on one model, used like one: ``compress``, then ``export_model``.
+
+    Layers that NNI cannot wrap (recurrent ones, attention, tied weights, whole blocks, single parameters) are made
+    ternary by ``ternarize`` and train with the others, where a ternary link's entry names them in ``op_names``.
 
     Integer links come first, then the ternary ones in their order. NNI's QATQuantizer takes an integer layer's scale
     from a moving average of max|w| (0.99 a training forward), so weights that grow are clipped for a while.
@@ -57,6 +61,7 @@ class QuantizerChain:
             raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
         if not isinstance(evaluator, Evaluator):
             raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
+        links, attachments = split(model, links, own)
         check_links(model, links)
         if not evaluator._initialization_complete:
             evaluator._init_optimizer_helpers(model)
@@ -64,6 +69,7 @@ class QuantizerChain:
         self._order = {name: list(module._parameters) for name, module in model.named_modules()}
         self.bound_model = model
         with unchanged_on_failure(model, evaluator):
+            self.attached = AttachedLayers(model, evaluator, attachments)
             self.quantizers = build(model, links, evaluator, own)
 
     @property
@@ -74,7 +80,7 @@ class QuantizerChain:
     @property
     def notes(self) -> list[str]:
         """What the quantizers found worth telling, such as thresholds that were lowered."""
-        return [note for quantizer in self.ternary for note in quantizer.notes]
+        return [note for part in (*self.ternary, self.attached) for note in part.notes]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -84,11 +90,12 @@ class QuantizerChain:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the quantised layers, ternary and integer, sorted."""
-        return tuple(sorted({*self.states(), *self.widths}))
+        wrapped = (name for quantizer in self.ternary for name in quantizer.states())
+        return tuple(sorted({*wrapped, *self.attached.names, *self.widths}))
 
     def states(self) -> dict[str, TernaryState]:
-        """Each ternary layer's scales and thresholds."""
-        return {name: state for quantizer in self.ternary for name, state in quantizer.states().items()}
+        """Each ternary layer's scales and thresholds; attention's stacked projections have one state each."""
+        return {name: state for part in (*self.ternary, self.attached) for name, state in part.states().items()}
 
     def health(self) -> Health:
         """How the ternary layers are doing now; see ``TernaryCompressor.health``.
@@ -97,7 +104,8 @@ class QuantizerChain:
             A row a ternary layer; none where all are integer.
         """
         looks = [quantizer.health() for quantizer in self.ternary]
-        step = looks[-1].step if looks else self.quantizers[-1].current_step
+        step = looks[-1].step if looks else self.quantizers[-1].current_step if self.quantizers else self.attached.steps
+        looks.append(self.attached.health())
         return Health(step, tuple(layer for look in looks for layer in look.layers))
 
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> tuple[nn.Module, Calibration]:
@@ -115,13 +123,16 @@ class QuantizerChain:
         """
         if max_steps is None and max_epochs is None:
             raise InputError("compress needs max_steps or max_epochs, got neither.")
-        model, calibration = self.quantizers[-1].compress(max_steps, max_epochs)
-        return model, calibration
+        if self.quantizers:
+            self.quantizers[-1].compress(max_steps, max_epochs)
+        else:
+            self.attached.train(max_steps, max_epochs)
+        return self.bound_model, self.get_calibration_config()
 
     def get_calibration_config(self) -> Calibration:
         """NNI's calibration config of all layers; see ``TernaryQuantizer.get_calibration_config``."""
-        calibration: Calibration = self.quantizers[-1].get_calibration_config()
-        return calibration
+        calibration: Calibration = self.quantizers[-1].get_calibration_config() if self.quantizers else {}
+        return calibration | self.attached.calibration()
 
     def export_model(self) -> nn.Module:
         """A plain copy: ternary weights exactly ``{-W_n, 0, +W_p}``, integer ones on their grid; training can go on.
@@ -138,7 +149,8 @@ class QuantizerChain:
                     f"the integer layer {name!r} has not been quantised in training yet; call compress, for more steps "
                     "than quant_start_step."
                 )
-        return plain_copy(self.bound_model, self.quantizers[-1]._module_wrappers, self._order)
+        wrappers = self.quantizers[-1]._module_wrappers if self.quantizers else {}
+        return plain(plain_copy(self.bound_model, wrappers, self._order))
 
     def _integer_spaces(self) -> list[tuple[str, Any]]:
         """(layer name, NNI's target space) of every integer weight."""

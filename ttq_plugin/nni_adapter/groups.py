@@ -66,7 +66,7 @@ def _added(name: str) -> bool:
 
 def _own(group: Mapping[str, Any]) -> bool:
     """Whether ``add_groups`` made this group."""
-    return bool(group["params"]) and all(_added(name) for name in group["params"])
+    return bool(group["params"]) and ("ternary_attached" in group or all(_added(name) for name in group["params"]))
 
 
 def check_optimizers(evaluator: Any, model: nn.Module) -> None:
@@ -166,7 +166,7 @@ def home_of(evaluator: Any, layer: str) -> int:
     Returns:
         The index among the evaluator's optimisers.
     """
-    return _holder(optimizers_of(evaluator), f"{layer}.weight")
+    return _holder(optimizers_of(evaluator), layer)
 
 
 def _drop_stale(recipes: Sequence[Recipe], model: nn.Module, new: set[str]) -> None:
@@ -192,7 +192,7 @@ def _homes(
             parts.setdefault(layer, []).append((name, group.options))
     holders: dict[int, list[str]] = {}
     for layer in parts:
-        holders.setdefault(_holder(recipes, f"{layer}.weight"), []).append(layer)
+        holders.setdefault(_holder(recipes, layer), []).append(layer)
     homes: dict[str, int] = {}
     for index, layers in holders.items():
         reason = _refusal(recipes[index], model, [part for layer in layers for part in parts[layer]], plain)
@@ -228,10 +228,11 @@ def _near(recipes: Sequence[Recipe], layer: str, holder: int) -> Iterator[int]:
                 yield index
 
 
-def _holder(recipes: Sequence[Recipe], weight: str) -> int:
-    """The index of the first optimiser that trains this parameter of the plain model, else 0."""
-    holders = (i for i, recipe in enumerate(recipes) if any(weight in group["params"] for group in groups_of(recipe)))
-    return next(holders, 0)
+def _holder(recipes: Sequence[Recipe], layer: str) -> int:
+    """The index of the first optimiser that trains the weight of this layer or parametrization, else 0."""
+    weights = {f"{layer}.weight", f"{layer}.original"}
+    held = (any(weights & set(group["params"]) for group in groups_of(recipe)) for recipe in recipes)
+    return next((index for index, holds in enumerate(held) if holds), 0)
 
 
 def _refusal(

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from ttq_plugin.core.matrices import KINDS, is_weighted, layouts, matrix_name
 from ttq_plugin.errors import InputError
 
-ELSEWHERE = "use ttq_plugin.ternarize, which takes it, or leave it out"
+ELSEWHERE = "use ttq_plugin.ternarize or ttq compress, which take it, or leave it out"
 """What to do with a layer that NNI cannot wrap."""
 
 
