@@ -36,6 +36,8 @@ _HOMES = {
     "packed_info": "ttq_plugin.deploy.packed",
     "save_packed": "ttq_plugin.deploy.packed",
     "InputError": "ttq_plugin.errors",
+    "compress": "ttq_plugin.api",
+    "train": "ttq_plugin.api",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from ttq_plugin import options
+from ttq_plugin.defaults import COMPRESSION
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.names import redact, visible
 from ttq_plugin.tasks import TASKS
@@ -167,10 +168,24 @@ def sensitivity(**given: Any) -> None:
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--alpha", type=float, help="Slope of the surrogate gradient (pTTQ).")
-@click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate of the weights.")
-@click.option("--lr-scale", type=float, default=1e-3, show_default=True, help="Learning rate of the scales.")
-@click.option("--lr-threshold", type=float, default=1e-3, show_default=True, help="Learning rate of the thresholds.")
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--lr", type=float, default=COMPRESSION["lr"], show_default=True, help="Learning rate of the weights.")
+@click.option(
+    "--lr-scale",
+    type=float,
+    default=COMPRESSION["lr_scale"],
+    show_default=True,
+    help="Learning rate of the scales.",
+)
+@click.option(
+    "--lr-threshold",
+    type=float,
+    default=COMPRESSION["lr_threshold"],
+    show_default=True,
+    help="Learning rate of the thresholds.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), default=COMPRESSION["epochs"], show_default=True, help="Passes over the data."
+)
 @click.option("--dropout", type=float, help="While training; default: the recipe's, or the model's own.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of training; default: the recipe's.")
 @click.option(
@@ -179,7 +194,11 @@ def sensitivity(**given: Any) -> None:
     help="Loss to train with, such as generalised-cross-entropy:q=0.5; default: the task's.",
 )
 @click.option(
-    "--share", type=float, default=1.0, show_default=True, help="Quantise at least this share of the weights."
+    "--share",
+    type=float,
+    default=COMPRESSION["share"],
+    show_default=True,
+    help="Quantise at least this share of the weights.",
 )
 @click.option(
     "--granularity",

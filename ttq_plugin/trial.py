@@ -65,6 +65,7 @@ class Outcome:
         health: after each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
         seconds: wall time.
         parts: what the score is made of, such as the recall of each class; validation.
+        metric: name of the task's metric.
     """
 
     metrics: dict[str, float]
@@ -77,6 +78,12 @@ class Outcome:
     health: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
+    metric: str = "mcc"
+
+    @property
+    def score(self) -> float:
+        """The task's metric on validation data."""
+        return self.metrics[self.metric]
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,7 @@ def run(
         health=health,
         seconds=time.perf_counter() - started,
         parts=found.score.parts,
+        metric=prepared.task.score.name,
     )
 
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import epoch_bar, out, print_json, progress
-from ttq_plugin.commands.train import SIMULATED, marked, prepared, print_parts
+from ttq_plugin import api
+from ttq_plugin.commands.console import out, print_json
+from ttq_plugin.commands.train import SIMULATED, marked, print_parts, trained_model
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.packed import load_packed, save_packed
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tasks.scores import score
-from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, run, score_on_test
+from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, score_on_test
 
 IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""
@@ -45,10 +46,10 @@ def compress(
     if "chain" in layers:
         options["method"] = MIXED
     settings = Settings(task=task, seed=seed or 0, **options)
-    ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
-    with progress() as bars:
-        on_epoch = epoch_bar(bars, f"{settings.method} training", settings.epochs)
-        outcome = run(ready, settings, on_epoch=on_epoch, **layers)
+    places = {"data": data, "cache": cache, "device": device, "weights": weights}
+    trained = trained_model(task, seed or 0, places, retrain=retrain, curvature=not layers)
+    ready = trained.prepared
+    outcome = api.compress(trained, **{**options, **layers, "seed": seed or 0})
     if target:
         outcome = _written(target, rest, ready, settings, outcome, layers.get("chain"))
     model = outcome.model.cpu()

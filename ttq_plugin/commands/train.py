@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ttq_plugin.commands.console import epoch_bar, err, percent, print_json, progress, table
+from ttq_plugin import api
+from ttq_plugin.commands.console import err, percent, print_json, table
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.scores import REGRESSION
 from ttq_plugin.tasks.task import Task
-from ttq_plugin.trial import Prepared, prepare, save_weights, score_on_test
+from ttq_plugin.trial import Prepared, save_weights
 
 SIMULATED = "The data are SIMULATED."
 """What every output says of a model that never saw a measured signal."""
@@ -31,24 +33,28 @@ def prepared(
     weights: Path | None = None,
     retrain: bool = False,
 ) -> Prepared:
-    """``trial.prepare`` with a progress bar over the full-precision model's epochs; says where the model is from."""
+    """What compressions share, with a progress bar over the full-precision model's epochs; says where it is from."""
+    places = {"data": data, "cache": cache, "device": device, "weights": weights}
+    return trained_model(task, seed or 0, places, retrain=retrain, curvature=True).prepared
+
+
+def trained_model(task: str, seed: int, places: Mapping[str, Any], **asked: bool) -> api.Trained:
+    """``api.train``, which says what is trained and where the model is from.
+
+    Args:
+        task: its name.
+        seed: of splits and training.
+        places: data, cache, device and weights.
+        **asked: retrain, test and curvature.
+
+    Returns:
+        The full-precision model.
+    """
     described = get_task(task)
     err.print(f"{task}: {described.description}", markup=False)
-    with progress() as bars:
-        on_epoch = epoch_bar(bars, "full-precision model", described.recipe.epochs)
-        ready = prepare(
-            task,
-            seed=seed or 0,
-            data=data,
-            device=device,
-            cache=cache,
-            weights=weights,
-            retrain=retrain,
-            check_test=True,
-            on_epoch=on_epoch,
-        )
-    err.print(f"full-precision model: {ready.origin}", markup=False, soft_wrap=True)
-    return ready
+    trained = api.train(described, seed=seed, **places, **asked)
+    err.print(f"full-precision model: {trained.origin}", markup=False, soft_wrap=True)
+    return trained
 
 
 def print_parts(title: str, columns: Mapping[str, Mapping[str, float]], task: Task) -> None:
@@ -92,9 +98,11 @@ def train(
     retrain: bool = False,
 ) -> None:
     """Train or read the model, score it, write it where asked."""
-    ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
-    model, metric = ready.model.cpu(), ready.task.score
-    [test] = score_on_test(task, [model], seed=seed or 0, data=data, fingerprint=ready.fingerprint)
+    places = {"data": data, "cache": cache, "device": device, "weights": weights}
+    trained = trained_model(task, seed or 0, places, retrain=retrain, test=True)
+    ready, test = trained.prepared, trained.test
+    assert test is not None
+    model, metric = trained.model.cpu(), ready.task.score
     result = {
         "task": task,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -1,0 +1,169 @@
+"""The main steps as functions, for scripts and notebooks; the commands of the same names call them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ttq_plugin.curvature.plan import Link
+from ttq_plugin.defaults import COMPRESSION
+from ttq_plugin.progress import epoch_bar, progress
+from ttq_plugin.settings import Settings
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.scores import Score
+from ttq_plugin.tasks.task import Task
+from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A full-precision model.
+
+    Attributes:
+        model: in evaluation mode.
+        metric: name of the task's metric.
+        score: its value on validation data.
+        parts: what the score is made of, such as the recall of each class.
+        origin: where the model is from, in words: trained now, from the cache, or from the user's file.
+        test: the score on test data; None unless it was asked for.
+        prepared: what compressions of this model share.
+    """
+
+    model: nn.Module
+    metric: str
+    score: float
+    parts: dict[str, float]
+    origin: str
+    test: Score | None = None
+    prepared: Prepared = field(repr=False, kw_only=True)
+
+
+def train(
+    task: str | Task,
+    *,
+    seed: int = 0,
+    data: Path | str | None = None,
+    cache: Path | str | None = None,
+    device: str = "cpu",
+    weights: Path | str | None = None,
+    retrain: bool = False,
+    test: bool = False,
+    curvature: bool = False,
+    show: bool = True,
+) -> Trained:
+    """Train a task's full-precision model, or take it from the cache.
+
+    Args:
+        task: A task, the name of a built-in one, or ``module:attribute``.
+        seed: Random seed of the splits and of the training.
+        data: The user's data file, for tasks that read one.
+        cache: Folder of trained models; None for the user's cache folder.
+        device: Torch's name of the device to train on.
+        weights: A safetensors file with the model's own weights; nothing is trained then.
+        retrain: Whether to train in any case, whatever is in the cache.
+        test: Whether to score the model on the test split too. Decide nothing by that score.
+        curvature: Whether to estimate the layers' Hessian traces as well, which choose the layers of a compression.
+        show: Whether to show a progress bar.
+
+    Returns:
+        The model with its scores.
+
+    Raises:
+        InputError: If the task, its data or the weights cannot be used; the message says what to change.
+
+    Example:
+        >>> import ttq_plugin
+        >>> trained = ttq_plugin.train("mnist-cnn", show=False)
+        >>> trained.metric, trained.score > 0.9
+        ('mcc', True)
+    """  # noqa: DOC502 - raised by what it calls
+    described = task if isinstance(task, Task) else get_task(task)
+    with progress(shown=show) as bars:
+        ready = prepare(
+            described,
+            seed=seed,
+            data=data,
+            cache=cache,
+            device=device,
+            weights=weights,
+            retrain=retrain,
+            curvature=curvature,
+            check_test=True,
+            on_epoch=epoch_bar(bars, "full-precision model", described.recipe.epochs),
+        )
+    tested = None
+    if test:
+        [tested] = score_on_test(described, [ready.model.cpu()], seed=seed, data=data, fingerprint=ready.fingerprint)
+    return Trained(
+        model=ready.model,
+        metric=described.score.name,
+        score=ready.score,
+        parts=ready.parts,
+        origin=ready.origin,
+        test=tested,
+        prepared=ready,
+    )
+
+
+def compress(
+    task: str | Task | Trained,
+    method: str = "pttq",
+    *,
+    seed: int = 0,
+    data: Path | str | None = None,
+    cache: Path | str | None = None,
+    device: str = "cpu",
+    weights: Path | str | None = None,
+    config_list: list[dict[str, Any]] | None = None,
+    chain: Sequence[Link] | None = None,
+    show: bool = True,
+    **numbers: Any,
+) -> Outcome:
+    """Compress a task's full-precision model once.
+
+    Args:
+        task: A task, the name of a built-in one, ``module:attribute``, or what ``train`` returned.
+        method: A key of ``METHODS``; with a chain, ``mixed``.
+        seed: Random seed of the training; of the splits too, unless ``task`` has been trained.
+        data: The user's data file, for tasks that read one.
+        cache: Folder of trained full-precision models; None for the user's cache folder.
+        device: Torch's name of the device to train on.
+        weights: A safetensors file with the full-precision weights.
+        config_list: NNI's list of layers; None for at least ``share`` of the weights, flattest layers first.
+        chain: A method for each layer, such as a ``Selection``'s.
+        show: Whether to show progress bars.
+        **numbers: The method's and the training's numbers, as ``ttq_plugin.settings.Settings`` names them: t, t_min,
+            t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on.
+
+    Returns:
+        The compressed model as ``.model``, its validation score as ``.score``, what it costs as ``.report``.
+
+    Raises:
+        InputError: If the task or a number cannot be used.
+        Diverged: If the training leaves the finite numbers.
+
+    Example:
+        >>> import ttq_plugin
+        >>> outcome = ttq_plugin.compress("mnist-cnn", "pttq", t_min=1.0, t_max=1.0, epochs=2, show=False)
+        >>> sorted(outcome.model.conv2.weight.sign().unique().tolist())
+        [-1.0, 0.0, 1.0]
+    """  # noqa: DOC502 - raised by what it calls
+    settings = Settings(task=_name(task), method=method, seed=seed, **(COMPRESSION | numbers))
+    if isinstance(task, Trained):
+        ready = task.prepared
+    else:
+        options = {"seed": seed, "data": data, "cache": cache, "device": device, "weights": weights}
+        ready = train(task, curvature=config_list is None and chain is None, show=show, **options).prepared  # type: ignore[arg-type]
+    with progress(shown=show) as bars:
+        on_epoch = epoch_bar(bars, f"{method} training", settings.epochs)
+        return run(ready, settings, config_list=config_list, chain=chain, on_epoch=on_epoch)
+
+
+def _name(task: str | Task | Trained) -> str:
+    if isinstance(task, Trained):
+        return task.prepared.task.name
+    return task.name if isinstance(task, Task) else task
