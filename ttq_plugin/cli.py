@@ -375,6 +375,10 @@ def main() -> None:
         if isinstance(error.code, str):
             click.echo(_shown(error.code), err=True)
         code = 1 if isinstance(error.code, str) else error.code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {_shown(f'{where}{error.strerror or error}')[:1000]}.", err=True)
+        code = 1
     except Exception:
         # A fault of this package: told in full, but not with a password that an address in it may have.
         click.echo(_shown(traceback.format_exc()), err=True)

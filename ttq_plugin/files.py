@@ -102,7 +102,10 @@ def read_json(path: Path) -> Any:
     text = data[head:-2]
     if len(data) > LARGEST_JSON or data != _json_head(text) + text + b"}\n":
         raise InputError(f"{path} is damaged, or was not written by this version: its digest does not fit; {REMEDY}.")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # of a text that was given a digest on purpose
+        raise InputError(f"{path} is not JSON, though its digest fits; {REMEDY}.") from None
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:

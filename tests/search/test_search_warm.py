@@ -72,7 +72,7 @@ def test_a_search_begins_with_a_table_that_a_front_was_written_to(space, storage
         ("method,t\ntwn,0.1\n", "line 2: method must be one of this space's methods, pttq, attq, ttq, got 'twn'"),
         ("method,t\nttq,\n", "line 2: t is missing"),
         ("method,t,epoch\nttq,0.1,9\n", "have a column 'epoch'; did you mean epochs?"),
-        ("\x00\xff", "is not a CSV file|need a"),
+        ("\x00\xff", "is damaged or not a CSV file"),
     ],
 )
 def test_a_table_that_does_not_fit(space, storage, tmp_path, text, message):

@@ -87,7 +87,9 @@ def test_a_file_that_is_missing_or_not_a_text(tmp_path):
     with pytest.raises(InputError, match=f"nowhere.csv does not exist; {FORM}"):
         read_csv(tmp_path / "nowhere.csv", CLASSES, 1)
     (tmp_path / "bad.csv").write_bytes(b"PK\x03\x04\xff\xfe\n\x00")
-    with pytest.raises(InputError, match=rf"bad\.csv has 1 values in line 1, not 188; {FORM}"):
+    with pytest.raises(
+        InputError, match=rf"bad\.csv is damaged or not a CSV file \(line 2 holds a zero byte\); {FORM}"
+    ):
         read_csv(tmp_path / "bad.csv", CLASSES, 1)
 
 
@@ -123,6 +125,74 @@ def test_beats_begin_at_their_annotation(tmp_path, rate):
     for beat in beats.signals[:-1]:
         np.testing.assert_allclose(beat[:length], scaled(expected[None])[0], atol=0.03)
         assert beat.min() == 0 and beat.max() == 1
+
+
+@pytest.mark.parametrize("rate, clock", [(360, 1000), (250, 500), (1000, 128), (257, 10_000), (360, 360)])
+def test_beats_begin_at_their_r_peak_whatever_the_annotations_clock(tmp_path, rate, clock):
+    """R peaks stand at known seconds; the annotations count in ticks of their own."""
+    _, at = record(tmp_path, "100", rate=rate, annotate=False)
+    seconds = at / rate
+    ticks = np.rint(seconds * clock).astype(int)
+    wfdb.wrann("100", "atr", ticks, symbol=["N"] * len(at), fs=clock, write_dir=str(tmp_path))
+    beats = read_wfdb(tmp_path)
+    assert beats.signals.shape == (8, 187)
+    length = round(1.2 * 0.8 * 125)
+    for number, beat in enumerate(beats.signals[:-1]):
+        time = np.rint(ticks[number] / clock * 125) / 125 + np.arange(length) / 125
+        expected = sum(np.exp(-(((time - peak) / 0.05) ** 2)) for peak in seconds)
+        np.testing.assert_allclose(beat[:length], scaled(expected[None])[0], atol=0.03)
+        assert np.argmax(beat[:50]) <= 1 and 98 <= 50 + np.argmax(beat[50:length]) <= 102  # its own R, then the next
+
+
+def segments(folder, name, signal, at, *, cuts, rate=360, layout="fixed"):
+    """The record in segments, cut at these samples, with one header over them."""
+    ends = [0, *cuts, len(signal)]
+    lines = []
+    for k, (begin, end) in enumerate(zip(ends, ends[1:], strict=False)):
+        wfdb.wrsamp(f"{name}_{k}", fs=rate, units=["mV"], sig_name=["MLII"], p_signal=signal[begin:end, None],
+                    fmt=["16"], write_dir=str(folder))  # fmt: skip
+        lines.append(f"{name}_{k} {end - begin}")
+    if layout == "variable":
+        (folder / f"{name}_layout.hea").write_text(f"{name}_layout 1 {rate} 0\n~ 0 200 16 0 0 0 0 MLII\n")
+        lines.insert(0, f"{name}_layout 0")
+    (folder / f"{name}.hea").write_text("\n".join([f"{name}/{len(lines)} 1 {rate} {len(signal)}", *lines]) + "\n")
+    wfdb.wrann(name, "atr", at, symbol=["N"] * len(at), write_dir=str(folder))
+
+
+@pytest.mark.parametrize("layout", ["fixed", "variable"])
+@pytest.mark.parametrize("cuts", [[1000], [700, 1400]])
+def test_a_record_of_several_segments_is_one_record(tmp_path, cuts, layout):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    signal, at = record(tmp_path / "whole", "100")
+    segments(tmp_path / "cut", "100", signal, at, cuts=cuts, layout=layout)
+    whole, cut = read_wfdb(tmp_path / "whole"), read_wfdb(tmp_path / "cut")
+    np.testing.assert_allclose(cut.signals, whole.signals, atol=1e-3)
+    assert np.array_equal(cut.labels, whole.labels) and np.array_equal(cut.people, whole.people)
+
+
+def test_headers_that_claim_too_much_are_refused(tmp_path):
+    """Each at once, and none of the memory that it claims."""
+
+    def told(message):
+        with pytest.raises(InputError, match=f"{message}.*{WFDB}") as error:
+            read_wfdb(tmp_path)
+        assert "\n" not in str(error.value)
+
+    signal, at = record(tmp_path, "100", leads=("MLII",))
+    header = (tmp_path / "100.hea").read_text()
+    (tmp_path / "100.hea").write_text(header.replace(str(len(signal)), "100000000000"))
+    told(r"100\.hea claims to have the shape \(100000000000, 1\)")
+    (tmp_path / "100.hea").write_text(header.replace("100.dat", "../../../etc/passwd"))
+    told(r"100(\.hea names| cannot be read)")
+    (tmp_path / "100.hea").write_text("#" * (1 << 21))
+    told(r"100\.hea must have at most 1048576 bytes")
+    (tmp_path / "100.hea").write_text("100/2 1 360 2000\n100 1000\n100 1000\n")
+    with pytest.raises(InputError):
+        read_wfdb(tmp_path)
+    (tmp_path / "100.hea").write_text("100/1 1 360 1000\n101 1000\n")
+    (tmp_path / "101.hea").write_text("101/1 1 360 1000\n101 1000\n")
+    told("the segment '101' must have no segments of its own")
 
 
 def test_slow_hearts_fill_all_samples(tmp_path):

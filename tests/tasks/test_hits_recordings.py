@@ -81,7 +81,7 @@ def spoilt(name, row, value):
         ({"signals": arrays()["signals"], "labels": arrays()["labels"]}, " lacks the dataset subjects;"),
         (arrays() | {"rate": None}, " must have the attribute rate, a number, got None;"),
         (arrays() | {"rate": "fast"}, " must have the attribute rate, a number, got 'fast';"),
-        (arrays() | {"rate": [1.0, 2.0]}, " must have the attribute rate, a number, got array"),
+        (arrays() | {"rate": [1.0, 2.0]}, " must have the attribute rate, a number, got an array"),
         (arrays() | {"rate": 4.4}, ": the rate must lie from 1400 to 14000 samples a second, got 4.4;"),
         (arrays() | {"rate": 44100}, ": the rate must lie from 1400 to 14000 samples a second, got 44100;"),
         (arrays() | {"rate": float("nan")}, ": the rate must lie .* got nan;"),
@@ -224,7 +224,7 @@ def test_a_folder_without_a_table_or_with_damaged_files(tmp_path):
         except InputError as error:
             assert "b.wav" in str(error)
     (folder / "labels.csv").write_bytes(b"\xff\xfe\x00file")
-    with pytest.raises(InputError, match="cannot be read, it is damaged or not a CSV"):
+    with pytest.raises(InputError, match="is damaged or not a CSV"):
         read_folder(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ttq_plugin.commands.train import SIMULATED, marked, print_parts, trained_mo
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.packed import load_packed, save_packed
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import LARGEST_CONFIG, json_value, read_text
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tasks.scores import score
 from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, score_on_test
@@ -126,12 +126,8 @@ def _written(
 
 def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:
     """The file as keywords of ``run``: a config list or a chain; refuses options that would contradict it."""
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"the config list {path} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise InputError(f"the config list {path} is not JSON ({error}); `ttq sensitivity --out` writes one.") from None
+    text = read_text(path, "the config list", LARGEST_CONFIG)
+    value = json_value(text, f"the config list {path}", "`ttq sensitivity --out` writes one")
     if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
         raise InputError(
             f"the config list {path} must be a list of NNI config entries, or a chain, a list of objects with "

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_VALUE, MOST_NODES, read_text
 from ttq_plugin.search.ranges import Problem, Range, unknown
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
@@ -69,12 +70,7 @@ def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = Non
         path = space_path(name)
         if path.stem != name:
             changes = {"task": name, "also": [], **changes}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise InputError(f"{path} {why}; a search space is a YAML file.") from None
-    return parse_space(text, str(path), changes)
+    return parse_space(read_text(path, "the search space", LARGEST_SETTINGS), str(path), changes)
 
 
 def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None) -> Space:
@@ -92,8 +88,10 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
         InputError: the text does not describe a space; one sentence that says what would.
     """
     try:
-        data = yaml.load(text, Loader=_NoDuplicates)  # noqa: S506 (a subclass of SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        data = _constructed(text)
+    except RecursionError:
+        raise InputError(f"{source} is nested deeper than {DEEPEST} levels; a search space needs few.") from None
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is not YAML: {_first_problem(error)}.") from None
     if not isinstance(data, dict):
         keys = ", ".join(Space.model_fields)
@@ -109,8 +107,48 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     return space
 
 
+def _constructed(text: str) -> Any:
+    """The YAML's value, once it is known that it is small, whatever its aliases stand for."""
+    loader = _NoDuplicates(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _size(node, {}, 0)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """How many values a node stands for, aliases written out; raises ValueError if too many, too deep or too long."""
+    if depth > DEEPEST:  # also of an alias within what it stands for
+        raise RecursionError
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > LONGEST_VALUE:
+            raise ValueError(f"a value of {len(node.value)} characters, at most {LONGEST_VALUE} are allowed")
+        return 1
+    if id(node) not in known:
+        inner = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in inner)
+        if known[id(node)] > MOST_NODES:
+            raise ValueError(f"its aliases stand for more than {MOST_NODES} values")
+    return known[id(node)]
+
+
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML where a key that appears twice is an error instead of a silent choice of the last one."""
+    """YAML of few levels, where a key that appears twice is an error instead of a silent choice of the last one."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise RecursionError
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -122,6 +160,16 @@ class _NoDuplicates(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A whole number that a database can keep, and Python can write."""
+        value = super().construct_yaml_int(node)
+        if not -(2**63) <= value < 2**63:
+            raise yaml.constructor.ConstructorError(None, None, "a whole number beyond 64 bits", node.start_mark)
+        return int(value)
+
+
+_NoDuplicates.add_constructor("tag:yaml.org,2002:int", _NoDuplicates.construct_yaml_int)
 
 
 def _first_problem(error: Exception) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import LARGEST_SETTINGS, check_lines
 from ttq_plugin.search.ranges import METHODS, SHARED, Problem
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.study import load_study
@@ -41,6 +42,8 @@ def starts(sources: Sequence[str], space: Space, storage: str) -> list[dict[str,
 
 def _from_csv(path: Path, space: Space) -> list[dict[str, Any]]:
     """Every row, refused where the search could not draw it: a table is written for the space."""
+    if path.is_file():
+        check_lines(path, LARGEST_SETTINGS)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))

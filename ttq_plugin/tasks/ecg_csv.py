@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import check_lines
 
 SAMPLES = 187
 """Of one beat: 1.5 s at 125 Hz, zeros after its end."""
@@ -47,6 +48,7 @@ def read_csv(path: Path, classes: tuple[int, ...], least: int) -> Beats:
     """
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {FORM}.")
+    check_lines(path, form=FORM)
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it is empty: said below
             values = np.loadtxt(path, delimiter=",", comments=None, ndmin=2, encoding="utf-8")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import check_size
 
 FILE = "Epileptic Seizure Recognition.csv"
 SAMPLES = 178
@@ -26,6 +27,9 @@ FORM = (
     f'the CSV "{FILE}" (plain or .gz) is needed: an id such as X21.V1.791 (its last number names the recording), '
     f"columns X1 to X{SAMPLES}, and y from 1 to {CLASSES}"
 )
+LARGEST = 1 << 27
+"""Bytes of the text; the file has 8 million."""
+
 COLUMNS = [*(f"X{i}" for i in range(1, SAMPLES + 1)), "y"]
 _ID = re.compile(r"X\d+\.V1\.(\d{1,9})")
 
@@ -100,9 +104,15 @@ def read(path: Path) -> Chunks:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {FORM}.")
+    check_size(path, LARGEST, FORM)
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise InputError(f"{path} must hold at most {LARGEST} bytes of text, it holds more; {FORM}.")
+        return raw.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read, it is damaged or not a CSV ({error}); {FORM}.") from None
 

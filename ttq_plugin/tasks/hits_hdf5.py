@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.hits_recordings import CLASSES, FORM, SAMPLES, Recordings, check_rate, middle
+from ttq_plugin.limits import LARGEST_ARRAY, check_bytes
+from ttq_plugin.tasks.hdf5 import check_storage, is_readable, read_subjects, words_of
+from ttq_plugin.tasks.hits_recordings import CLASSES, FORM, SAMPLES, Recordings, check_rate
 
 KINDS = {"signals": "iuf", "labels": "iu", "subjects": "iuSO"}
 """NumPy's letters for what a dataset may hold: whole or floating-point numbers, text."""
@@ -36,18 +38,34 @@ def read_hdf5(path: Path) -> Recordings:
         raise InputError(f"{path} cannot be read without h5py: install it (pip install h5py).") from None
     try:
         with h5py.File(path, "r") as file:
-            missing = [name for name in KINDS if not isinstance(file.get(name), h5py.Dataset)]
-            arrays = {name: np.asarray(file[name]) for name in KINDS if name not in missing}
-            rate = file.attrs.get("rate")
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+            for name in KINDS:
+                if name in file and isinstance(file.get(name, getlink=True), h5py.ExternalLink):
+                    raise InputError(f"{path}: {name} lies in another file; copy it into this one; {FORM}.")
+                if not isinstance(file.get(name), h5py.Dataset):
+                    raise InputError(f"{path} lacks the dataset {name}; {FORM}.")
+            rate = _rate(file)
+            _check_rate(path, rate)
+            _check_claims(path, *(file[name] for name in KINDS))
+            signals, labels = file["signals"], np.asarray(file["labels"])
+            first = (signals.shape[2] - SAMPLES) // 2
+            samples = signals[:, :, first : first + SAMPLES]
+            subjects = read_subjects(path, file["subjects"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever h5py meets in a damaged file
         raise InputError(f"{path} cannot be read, it is damaged or not an HDF5 file ({error}); {FORM}.") from None
-    if missing:
-        raise InputError(f"{path} lacks the dataset {missing[0]}; {FORM}.")
-    _check_rate(path, rate)
-    _check_arrays(path, **arrays)
-    subjects = np.unique(arrays["subjects"], return_inverse=True)[1].astype(np.int64)
-    signals = middle(arrays["signals"]).astype(np.float32)
-    return Recordings(signals, arrays["labels"].astype(np.int64), subjects)
+    _check_values(path, samples, labels)
+    people = np.unique(subjects, return_inverse=True)[1].astype(np.int64)
+    return Recordings(samples.astype(np.float32), labels.astype(np.int64), people)
+
+
+def _rate(file: Any) -> Any:
+    """The attribute, if it is one number: an attribute may be as large as a dataset."""
+    if "rate" not in file.attrs:
+        return None
+    if file.attrs.get_id("rate").shape != ():
+        raise InputError(f"{file.filename} must have the attribute rate, a number, got an array; {FORM}.")
+    return file.attrs["rate"]
 
 
 def _check_rate(path: Path, rate: Any) -> None:
@@ -56,15 +74,23 @@ def _check_rate(path: Path, rate: Any) -> None:
     check_rate(path, float(rate))
 
 
-def _check_arrays(path: Path, signals: NDArray[Any], labels: NDArray[Any], subjects: NDArray[Any]) -> None:
-    for name, array in (("signals", signals), ("labels", labels), ("subjects", subjects)):
-        if array.dtype.kind not in KINDS[name]:
-            raise InputError(f"{path}: {name} holds values of type {array.dtype}; {FORM}.")
+def _check_claims(path: Path, signals: Any, labels: Any, subjects: Any) -> None:
+    """Types, shapes and sizes of the datasets, before any of them is read."""
+    for name, dataset in (("signals", signals), ("labels", labels), ("subjects", subjects)):
+        if dataset.dtype.kind not in KINDS[name] or not is_readable(dataset.dtype):
+            raise InputError(f"{path}: {name} holds values of type {words_of(dataset.dtype)}; {FORM}.")
     if signals.ndim != 3 or signals.shape[1] != 2 or signals.shape[2] < SAMPLES:
         raise InputError(f"{path}: signals has shape {signals.shape}, not (n, 2, {SAMPLES} or more); {FORM}.")
-    for name, array in (("labels", labels), ("subjects", subjects)):
-        if array.shape != signals.shape[:1]:
-            raise InputError(f"{path}: {name} has shape {array.shape} beside {len(signals)} signals; {FORM}.")
+    for name, dataset in (("labels", labels), ("subjects", subjects)):
+        if dataset.shape != signals.shape[:1]:
+            raise InputError(f"{path}: {name} has shape {dataset.shape} beside {len(signals)} signals; {FORM}.")
+    check_bytes(f"{path}: signals", (len(signals), 2, SAMPLES), max(4, signals.dtype.itemsize), FORM)
+    check_bytes(f"{path}: subjects", subjects.shape, subjects.dtype.itemsize, FORM, LARGEST_ARRAY // 8)
+    for name, dataset in (("signals", signals), ("labels", labels), ("subjects", subjects)):
+        check_storage(f"{path}: {name}", dataset)
+
+
+def _check_values(path: Path, signals: NDArray[Any], labels: NDArray[Any]) -> None:
     wrong = (labels < 0) | (labels >= CLASSES)
     if wrong.any():
         row = int(wrong.argmax())

@@ -7,14 +7,25 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import check_bytes, check_lines, check_size
 from ttq_plugin.tasks.hits_recordings import CLASSES, FORM, SAMPLES, Recordings, check_rate, middle
 
 LABELS = "labels.csv"
+LARGEST_LABELS = 1 << 26
+"""Bytes of that table."""
+
+LARGEST_WAV = 1 << 28
+"""Bytes of a recording, of which 1400 samples are used."""
+
+MOST_CHUNKS = 1000
+"""Parts of a WAV file; most have three."""
+
 COLUMNS = ("file", "label", "subject")
 
 
@@ -51,6 +62,7 @@ def read_folder(folder: Path) -> Recordings:
     rows = list(_rows(folder / LABELS))
     if not rows:
         raise InputError(f"{folder / LABELS} holds no rows; {FORM}.")
+    check_bytes(f"{folder / LABELS}: its rows", (len(rows), 2, SAMPLES), 4, FORM)
     signals = np.empty((len(rows), 2, SAMPLES), dtype=np.float32)
     common = 0
     for index, row in enumerate(rows):
@@ -67,6 +79,7 @@ def read_folder(folder: Path) -> Recordings:
 def _rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
         raise InputError(f"the table {path} does not exist; {FORM}.")
+    check_lines(path, LARGEST_LABELS, FORM)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
@@ -95,12 +108,40 @@ def _row(where: str, header: list[str], cells: list[str]) -> Row:
     return Row(where, values["file"], int(values["label"]), values["subject"])
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _check_chunks(where: str, path: Path) -> None:
+    """Refuse a file whose parts claim more than there is: SciPy would make room for it first."""
+    size, at = path.stat().st_size, 12
+    with path.open("rb") as file:
+        order: Literal["little", "big"] = "big" if (kind := file.read(4)) == b"RIFX" else "little"
+        if kind == b"RF64":
+            raise InputError(f"{where} is of the kind for more than 4 gigabytes, RF64; save it as a plain WAV; {FORM}.")
+        for _ in range(MOST_CHUNKS):
+            file.seek(at)
+            head = file.read(8)
+            if len(head) < 8:
+                return
+            length = int.from_bytes(head[4:], order)
+            if head[:4] == b"data" and at + 8 + length > size:
+                raise InputError(f"{where} is damaged or not a WAV file ({length} bytes of samples claimed); {FORM}.")
+            at += 8 + length + length % 2
+    raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, it has more; {FORM}.")
+
+
 def _wav(row: Row, path: Path) -> tuple[int, NDArray[np.float32]]:
     """Rate and the middle samples, shape (2, 1400)."""
     from scipy.io import wavfile
 
-    if not path.is_file():
-        raise InputError(f"{row.where}: there is no {path}; {FORM}.")
+    if not _is_file(path):
+        raise InputError(f"{row.where}: there is no {str(path)[:300]}; {FORM}.")
+    check_size(path, LARGEST_WAV, FORM)
+    _check_chunks(f"{row.where}: {path}", path)
     try:
         with warnings.catch_warnings(action="ignore", category=wavfile.WavFileWarning):  # chunks that do not matter
             warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.npz import Header, npz_arrays, npz_headers
 from ttq_plugin.tasks.splits import stratified
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 
@@ -105,25 +105,25 @@ def _from_npz(path: Path) -> tuple[Images, Labels, int]:
     form = f"an .npz with {', '.join(needed)} is needed, images (n, 28, 28) uint8 and labels 0 to 9"
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {form}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in needed}
-    except KeyError as error:
-        raise InputError(f"{path} lacks the array {error.args[0].split()[0]}; {form}.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError) as error:
-        raise InputError(f"{path} cannot be read, it is damaged or not an .npz file ({error}); {form}.") from None
+    headers = npz_headers(path, needed, form)
     for part in ("train", "test"):
-        _check(path, part, arrays[f"x_{part}"], arrays[f"y_{part}"], form)
+        _check_headers(path, part, headers[f"x_{part}"], headers[f"y_{part}"], form)
+    arrays = npz_arrays(path, needed, form)
+    for part in ("train", "test"):
+        _check_labels(path, part, arrays[f"y_{part}"], form)
     images = np.concatenate([arrays["x_train"], arrays["x_test"]])
     labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64)
     return images, labels, len(arrays["y_train"])
 
 
-def _check(path: Path, part: str, x: NDArray[np.generic], y: NDArray[np.generic], form: str) -> None:
-    if x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
+def _check_headers(path: Path, part: str, x: Header, y: Header, form: str) -> None:
+    if len(x.shape) != 3 or x.shape[1:] != (28, 28) or x.dtype != np.uint8:
         raise InputError(f"{path}: x_{part} has shape {x.shape} and type {x.dtype}; {form}.")
     if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"{path}: y_{part} has shape {y.shape} and type {y.dtype} beside {len(x)} images; {form}.")
+        raise InputError(f"{path}: y_{part} has shape {y.shape} and type {y.dtype} beside {x.shape[0]} images; {form}.")
+
+
+def _check_labels(path: Path, part: str, y: NDArray[np.generic], form: str) -> None:
     if len(y) and (y.min() < 0 or y.max() >= CLASSES):
         row = int(np.flatnonzero((y < 0) | (y >= CLASSES))[0])
         raise InputError(f"{path}: y_{part}[{row}] is {y[row]}; {form}.")
