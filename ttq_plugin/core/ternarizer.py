@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, number
 from ttq_plugin.core.native import kernels_for
 from ttq_plugin.core.rules import (
     SCALE_INITS,
@@ -18,7 +18,6 @@ from ttq_plugin.core.rules import (
     Dims,
     Statistics,
     ThresholdRule,
-    full_precision,
 )
 from ttq_plugin.core.step import decide
 from ttq_plugin.core.steps import TERNARY, Step
@@ -30,6 +29,9 @@ Params = dict[str, Tensor]
 
 CLIP = 0.9
 """With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
+
+LARGEST_ALPHA = 1e15
+"""So that ``alpha / sigma`` and all that is multiplied by it stays finite in float32."""
 
 _FIXED = {"name", "rule", "t", "learn_thresholds", "learn_scales", "step", "share_thresholds"}
 """What makes a method that method: no options."""
@@ -82,11 +84,13 @@ class Ternarizer:
 
     def __post_init__(self) -> None:
         for name, value in {**self.t, "alpha": self.alpha}.items():
-            if not math.isfinite(value):
-                raise InputError(f"{name} must be a finite number, got {value}.")
+            if not abs(value) <= LARGEST:
+                raise InputError(f"{name} must be a finite number, at most {LARGEST:.2g}, got {value:g}.")
         self.rule.check(dict(self.t))
         if self.alpha <= 0:
             raise InputError(f"alpha must be positive, got {self.alpha:g}; pTTQ uses 5 by default.")
+        if self.alpha > LARGEST_ALPHA:
+            raise InputError(f"alpha must be at most {LARGEST_ALPHA:g}, got {self.alpha:g}; pTTQ uses 5 by default.")
         if self.channel is not None and not self.step.channels:
             raise InputError(f"{self.name} has one pair of scales a layer, as released; use granularity default.")
         for name, allowed in _CHOICES.items():
@@ -106,7 +110,7 @@ class Ternarizer:
             InputError: for an option that the method does not have, or a value it does not allow.
         """
         given = {k: v for k, v in options.items() if v is not None}
-        t = dict(self.t) | {k: _number(k, v) for k, v in given.items() if k in self.rule.names}
+        t = dict(self.t) | {k: number(k, v) for k, v in given.items() if k in self.rule.names}
         rest = {k: v for k, v in given.items() if k not in self.rule.names}
         allowed = {f.name for f in fields(self)} - _FIXED
         if unknown := sorted(set(rest) - allowed):
@@ -114,7 +118,7 @@ class Ternarizer:
                 f"{self.name} has no option {unknown[0]!r}; it takes {', '.join([*self.rule.names, *sorted(allowed)])}."
             )
         if "alpha" in rest:
-            rest["alpha"] = _number("alpha", rest["alpha"])
+            rest["alpha"] = number("alpha", rest["alpha"])
         return replace(self, t=t, **rest)  # type: ignore[arg-type]
 
     def for_pruning(self) -> Ternarizer:
@@ -127,35 +131,57 @@ class Ternarizer:
         on = self.learn_scales, self.learn_thresholds, self.learn_alpha
         return tuple(itertools.compress(("scales", "thresholds", "alpha"), on))
 
-    def init(self, w: Tensor, name: str = "weight") -> tuple[Params, list[str]]:
+    def init(self, w: Tensor, name: str = "weight", thresholds: Tensor | None = None) -> tuple[Params, list[str]]:
         """Initial parameters for a layer.
 
         Args:
             w: the layer's latent weight, floating point, any shape; not changed.
             name: the layer's name, for messages.
+            thresholds: those to begin with, shape (k, *group), whichever signs they leave empty; None for the method's
+                numbers ``t``.
 
         Returns:
             The parameters, each of shape (k, *group) in float32 at least, and a sentence for each clipped threshold.
 
         Raises:
             InputError: if the weight cannot be ternarised, or a threshold leaves a sign empty and
-                ``on_empty="error"``.
+                ``on_empty="error"``, or even the lowest does.
         """
         w = check_weight(w.detach(), name)
-        # Whole tensors here, floats or not in training: this runs once, on any device.
-        raw = Statistics(w, self.dims(w), numbers=False)
-        s = Statistics(w / raw.absmax, raw.dims, numbers=False) if self.normalize else raw
-        sigma = torch.as_tensor(s.moments[1])
-        if not bool((sigma > 0).all()):
-            raise InputError(f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it.")
-        numbers = torch.tensor([self.t[k] for k in self.rule.names], dtype=w.dtype, device=w.device)
-        t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
-        if self.rule.start is not None:
-            t = self.rule.start(s, t)
-        t, notes = self._without_empty_signs(s, t, name)
+        s, sigma = self.spread(w, name)
+        notes: list[str] = []
+        if thresholds is None:
+            numbers = torch.tensor([self.t[k] for k in self.rule.names], dtype=w.dtype, device=w.device)
+            t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
+            if self.rule.start is not None:
+                t = self.rule.start(s, t)
+            t, notes = self._without_empty_signs(s, t, name)
+        else:
+            t = thresholds
         positive, negative = decide(s.w, self.rule.distances(s, t.unbind(0)))
         scales = SCALE_INITS[self.scale_init](w, positive, negative, s.dims)
+        if self.learn_scales:
+            check_scales(scales, name)
         return {"scales": scales, "thresholds": t, "alpha": torch.full_like(sigma, self.alpha)}, notes
+
+    def spread(self, w: Tensor, name: str) -> tuple[Statistics, Tensor]:
+        """The statistics of a weight that ``check_weight`` accepted, with whole tensors for values, and their sigma.
+
+        Args:
+            w: the layer's latent weight.
+            name: the layer's name, for messages.
+
+        Returns:
+            The statistics as the rule sees them, and the standard deviation of each group.
+
+        Raises:
+            InputError: if a group has one weight only, weights that are all equal, or too small or large a spread.
+        """
+        # Whole tensors here, floats or not in training: this runs once, on any device.
+        raw = Statistics(w, self.dims(w), numbers=False)
+        check_spread(raw, name)
+        s = Statistics(w / raw.absmax, raw.dims, numbers=False) if self.normalize else raw
+        return s, torch.as_tensor(s.moments[1])
 
     def weights(self, w: Tensor, params: Params) -> Tensor:
         """The ternary weight, differentiable in ``w`` and in every learnable parameter.
@@ -206,42 +232,33 @@ class Ternarizer:
         if not bool(empty.any()):
             return t, []
         if self.on_empty == "error":
-            raise InputError(self._empty_message(distances, peaks, torch.as_tensor(s.moments[1]), name))
+            raise InputError(self._empty_message(distances, peaks, s, name))
         clipped = self.rule.invert(s, torch.where(empty, CLIP * peaks, distances))
         t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
+        left = s.stack(self.rule.distances(s, t.unbind(0)))
+        if bool((left >= peaks).any()):
+            where, distance, peak = self._first_empty(left, peaks, s)
+            raise InputError(
+                f"{name}: even its lowest threshold, at {distance:.3g} sigma, leaves no {where} weight, the largest "
+                f"|w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or exclude the layer."
+            )
         values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(self.rule.names, t, strict=True))
         return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
 
-    def _empty_message(self, distances: Tensor, peaks: Tensor, sigma: Tensor, name: str) -> str:
-        row, *group = (distances >= peaks).nonzero()[0].tolist()
-        peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
+    def _empty_message(self, distances: Tensor, peaks: Tensor, s: Statistics, name: str) -> str:
+        where, distance, peak = self._first_empty(distances, peaks, s)
         return (
             f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in self.t.items())}) "
-            f"leaves no {('negative', 'positive')[row]} weight, the largest |w| / sigma there is {peak:.3g}; "
+            f"leaves no {where} weight, the largest |w| / sigma there is {peak:.3g}; "
             'lower it, or pass on_empty="clip".'
         )
 
-
-def check_weight(w: Tensor, name: str) -> Tensor:
-    """``w`` in float32 at least, if a method can ternarise it.
-
-    Args:
-        w: a layer's latent weight.
-        name: the layer's name, for messages.
-
-    Returns:
-        ``w`` itself, or its float32 copy if it is in half precision.
-
-    Raises:
-        InputError: if it is not floating point, has fewer than two values, or holds NaN or infinity.
-    """
-    if not w.is_floating_point():
-        raise InputError(f"{name}: weights must be real floating point, got {w.dtype}.")
-    if w.numel() < 2:
-        raise InputError(f"{name}: needs at least two weights to be ternarised, has {w.numel()}; exclude it.")
-    if not bool(torch.isfinite(w).all()):
-        raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
-    return full_precision(w)
+    def _first_empty(self, distances: Tensor, peaks: Tensor, s: Statistics) -> tuple[str, float, float]:
+        """The first sign without weights, its distance, and its largest weight, both in sigmas."""
+        row, *group = (distances >= peaks).nonzero()[0].tolist()
+        sigma = torch.as_tensor(s.moments[1])
+        peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
+        return ("negative", "positive")[row], distance, peak
 
 
 def keep_positive_(learned: Iterable[Any]) -> None:
@@ -261,9 +278,3 @@ def keep_positive_(learned: Iterable[Any]) -> None:
 def _lowest(x: Tensor) -> float:
     """The least of a few numbers on the CPU; NaN only if the first is."""
     return min(x.tolist()) if x.dim() == 1 else float(x.detach().amin())
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{name} must be a number, got {value!r}.")
-    return float(value)

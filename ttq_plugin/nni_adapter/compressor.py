@@ -131,11 +131,17 @@ class TernaryCompressor(Checkpointed, Compressor):
             check_layers(model, modules)
             for name, module in modules.items():
                 method = self._layer_method(module, config)
-                params, notes = method.init(module.weight, name)
+                params, notes = self._begin(method, module, name, config)
                 initial[name] = method, params
                 self.notes += notes
                 self._parameter_order[name] = list(module._parameters)
         return initial
+
+    def _begin(
+        self, method: Ternarizer, module: nn.Module, name: str, config: dict[str, Any]
+    ) -> tuple[Params, list[str]]:
+        """A layer's initial parameters, and what is to be told of them."""
+        return method.init(module.weight, name)
 
     def _layer_method(self, module: nn.Module, config: dict[str, Any]) -> Ternarizer:
         """The method with the granularity that NNI's config asks for this layer."""

@@ -13,12 +13,16 @@ from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer
+from ttq_plugin.core.checks import check_weight
 from ttq_plugin.core.prune import prune
-from ttq_plugin.core.rules import Statistics
+from ttq_plugin.core.step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.names import resolve
+
+_SETTINGS = {"sparse_ratio", "granularity", "group_id", "min_sparse_ratio", "max_sparse_ratio"}
+"""What may stand in a config's settings for the weight; NNI makes the last three of its legacy format."""
 
 APPLY_METHOD = "ternary_mask"
 """The name under which NNI's wrappers find this plugin while the mask is still free."""
@@ -50,13 +54,20 @@ class TernaryPruner(TernaryCompressor, Pruner):
 
     def _initial(self, model: nn.Module, configs: list[dict[str, Any]]) -> dict[str, tuple[Ternarizer, Params]]:
         initial = super()._initial(model, configs)
+        if self.method.share_thresholds and len(initial) > 1 and any(_asked(c, "sparse_ratio") for c in configs):
+            raise InputError(
+                f"{self.method.name} has the same thresholds in all layers, which can meet no sparse_ratio in each; "
+                "leave sparse_ratio out, or use another method."
+            )
         return {name: (method.for_pruning(), params) for name, (method, params) in initial.items()}
 
-    def _layer_method(self, module: nn.Module, config: dict[str, Any]) -> Ternarizer:
-        method = super()._layer_method(module, config)
-        setting = config.get("target_settings", {}).get("weight", {})
-        ratio = setting.get("sparse_ratio", config.get("sparse_ratio"))
-        return method if ratio is None else at_sparsity(method, module.weight, ratio)
+    def _begin(
+        self, method: Ternarizer, module: nn.Module, name: str, config: dict[str, Any]
+    ) -> tuple[Params, list[str]]:
+        ratio = _asked(config, "sparse_ratio")
+        if ratio is None:
+            return super()._begin(method, module, name, config)
+        return method.for_pruning().init(module.weight, name, at_sparsity(method, module.weight, ratio, name))
 
     def _set_default_sparse_granularity(self, target_space: Any) -> None:
         """Element-wise: NNI's own default for pruners is the output channel."""
@@ -102,27 +113,61 @@ class TernaryPruner(TernaryCompressor, Pruner):
             space.apply_method = "mul"
 
 
-def at_sparsity(method: Ternarizer, w: Tensor, ratio: float) -> Ternarizer:
-    """The method with thresholds that put this share of the weights into the dead zone.
+def at_sparsity(method: Ternarizer, w: Tensor, ratio: float, name: str) -> Tensor:
+    """Thresholds that put this share of a layer's weights into the dead zone, those nearest to zero.
+
+    Where channels have thresholds of their own, near is meant in each channel's standard deviation.
 
     Args:
-        method: any method whose rule can be inverted.
+        method: any method.
         w: the layer's weight.
         ratio: share to prune, in (0, 1).
+        name: the layer's name, for messages.
 
     Returns:
-        The method with other numbers ``t``.
+        Thresholds of shape (k, *group).
 
     Raises:
-        InputError: for a ratio outside (0, 1).
+        InputError: for a ratio outside (0, 1), or one that no thresholds of this method reach.
     """
-    if not 0 < ratio < 1:
-        raise InputError(f"sparse_ratio must lie in (0, 1), got {ratio:g}.")
-    flat = w.detach().abs().flatten()
-    s = Statistics(w, None, numbers=False)
-    distance = flat.kthvalue(max(1, round(ratio * flat.numel()))).values
-    numbers = method.rule.invert(s, torch.stack((distance, distance)))
-    return method.configure(**dict(zip(method.rule.names, numbers.tolist(), strict=True)))
+    w = check_weight(w.detach(), name)
+    s, sigma = method.spread(w, name)
+    sizes = (s.w.abs() / sigma).flatten().sort().values
+    count = min(round(ratio * sizes.numel()), sizes.numel() - 1)
+    # Between the last weight to prune and the first to keep, so that rounding moves neither.
+    nearest = sizes[count] / 2 if count == 0 else (sizes[count - 1] + sizes[count]) / 2
+    thresholds = method.rule.invert(s, torch.stack((nearest * sigma, nearest * sigma)))
+    positive, negative = decide(s.w, method.rule.distances(s, thresholds.unbind(0)))
+    reached = int(sizes.numel() - positive.sum() - negative.sum())
+    if abs(reached - count) > 1:
+        raise InputError(
+            f"{name}: {method.name} cannot prune {ratio:.1%} of this layer, its thresholds come as near as "
+            f"{reached / sizes.numel():.1%}, because of the weights' mean or of equal weights; ask for that, or use "
+            "another method, such as attq."
+        )
+    return thresholds
+
+
+def _asked(config: dict[str, Any], key: str) -> Any:
+    """What a config asks for the weight."""
+    return config.get("target_settings", {}).get("weight", {}).get(key, config.get(key))
+
+
+def _check_setting(config: dict[str, Any]) -> None:
+    """Refuse what NNI's own pruners would do and these do not."""
+    setting = config.get("target_settings", {}).get("weight", {})
+    if unknown := sorted(set(setting) - _SETTINGS):
+        raise InputError(f"the ternary pruners have no setting {unknown[0]!r}; they take sparse_ratio and granularity.")
+    ratio = _asked(config, "sparse_ratio")
+    if ratio is None:
+        return
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
+        raise InputError(f"sparse_ratio must lie in (0, 1), got {ratio!r}.")
+    least, most = setting.get("min_sparse_ratio", 0), setting.get("max_sparse_ratio", 1)
+    if not least <= ratio <= most:
+        raise InputError(
+            f"sparse_ratio must lie between min_sparse_ratio and max_sparse_ratio, got {ratio} for {least} to {most}."
+        )
 
 
 def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,6 +189,7 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
         config.pop("quant_dtype", None)
         if old:
             config["target_names"] = ["weight"]
+        _check_setting(config)
         plain = {k: v for k, v in config.items() if k not in ("sparse_ratio", "target_settings")}
         others = {k: {} for k in config.get("target_settings", {}) if k != "weight"}
         names = [*plain.get("target_names", ["weight"]), *others]

@@ -1,0 +1,106 @@
+"""What a weight and an option must be before a method takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core.rules import SMALLEST, Statistics, full_precision, total
+from ttq_plugin.errors import InputError
+
+LARGEST = torch.finfo(torch.float32).max
+"""The largest number that float32 holds."""
+
+
+def check_weight(w: Tensor, name: str) -> Tensor:
+    """``w`` in float32 at least, if a method can ternarise it.
+
+    Args:
+        w: a layer's latent weight.
+        name: the layer's name, for messages.
+
+    Returns:
+        ``w`` itself, or its float32 copy if it is in half precision.
+
+    Raises:
+        InputError: if it is not floating point, has fewer than two values, or holds NaN or infinity.
+    """
+    if not w.is_floating_point():
+        raise InputError(f"{name}: weights must be real floating point, got {w.dtype}.")
+    if w.numel() < 2:
+        raise InputError(f"{name}: needs at least two weights to be ternarised, has {w.numel()}; exclude it.")
+    if not bool(torch.isfinite(w).all()):
+        raise InputError(f"{name}: weights must be finite, found NaN or infinity; repair or retrain the layer first.")
+    return full_precision(w)
+
+
+def check_spread(s: Statistics, name: str) -> None:
+    """Check that a weight's standard deviation can be computed, for each group that has one.
+
+    Args:
+        s: the weight's statistics, before any division, with whole tensors for values.
+        name: the layer's name, for messages.
+
+    Raises:
+        InputError: if a group has one weight only, weights that are all equal, or a spread whose square its precision
+            cannot hold.
+    """
+    ones = torch.ones_like(s.w)
+    if s.dims is not None and bool((total(ones, s.dims) < 2).any()):
+        raise InputError(
+            f"{name}: thresholds of each channel need at least two weights in it, here each has one; use granularity "
+            "default."
+        )
+    size = torch.as_tensor(s.absmax)
+    # Of weights of a size about 1, so that it neither under- nor overflows.
+    relative = torch.as_tensor(
+        Statistics(s.w / size.clamp_min(torch.finfo(s.w.dtype).tiny), s.dims, numbers=False).moments[1]
+    )
+    if not bool((relative * (size > 0) > 0).all()):
+        raise InputError(f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it.")
+    least = torch.finfo(s.w.dtype).tiny ** 0.4
+    sigma = relative.double() * size.double()
+    if bool((wrong := (sigma < least) | (sigma > 1 / least)).any()):
+        raise InputError(
+            f"{name}: the weights' standard deviation must lie between {least:.0e} and {1 / least:.0e} to be computed "
+            f"in {str(s.w.dtype).removeprefix('torch.')}, got {sigma[wrong][0].item():.3g}; rescale the layer, or "
+            "exclude it."
+        )
+
+
+def check_scales(scales: Tensor, name: str) -> None:
+    """Check that initial scales lie above the bound to which learned ones are raised.
+
+    Args:
+        scales: ``(W_p, W_n)``.
+        name: the layer's name, for messages.
+
+    Raises:
+        InputError: if one does not: the first training step would multiply it.
+    """
+    if bool((scales < SMALLEST).any()):
+        raise InputError(
+            f"{name}: its weights are too small, the mean of those kept is {scales.min().item():.3g}, and a learned "
+            f"scale is at least {SMALLEST:g}; rescale the layer, or exclude it."
+        )
+
+
+def number(name: str, value: object) -> float:
+    """An option's value as a float.
+
+    Args:
+        name: what it is called, for the message.
+        value: what was given.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: if it is no number, or larger than any float.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{name} must be a number, got {value!r}.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{name} must be at most {LARGEST:.2g}, got an integer beyond all floats.") from None
