@@ -215,25 +215,22 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
-class Pair(nn.Module):
-    def forward(self, x):
-        return x + 1, x
-
-
 def test_what_cannot_be_exported(tmp_path):
     x, linear = torch.randn(1, 4), nn.Linear(4, 2)
     for model, name, message in (
-        (Bessel(), "model", "Bessel uses special_bessel_j0, for which there is no C code; there is for add,"),
-        (Pair(), "model", "Pair must return one tensor"),
+        (Bessel(), "model", "Bessel uses special_bessel_j0, for which there is no C code; export it to ONNX instead."),
+        (nn.Sequential(nn.Identity(), Bessel()), "model", "uses special_bessel_j0 in its layer 1, for which"),
         (nn.Conv1d(1, 1, 3, padding="same"), "model", "padding 'same' has no C code|cannot be exported"),
         (
             nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2, track_running_stats=False)),
             "model",
-            "uses batch_norm, for which there is no C code",
+            "uses batch_norm in its layer 1, for which there is no C code",
         ),
         (linear, "2nd", "must be a C identifier, got '2nd'"),
         (linear, "a/b", "must be a C identifier"),
         (linear, "while", "must be a C identifier"),
+        (linear, "math", "must not be that of a header of C itself, got 'math'"),
+        (linear, "StdInt", "must not be that of a header of C itself, got 'StdInt'"),
     ):
         sample = torch.randn(1, 1, 8) if isinstance(model, (nn.Conv1d, nn.Sequential)) else x
         with pytest.raises(InputError, match=message):

@@ -51,7 +51,7 @@ def test_any_network_in_three_forms(name):
         warnings.simplefilter("error")
         packed = to_int2(proto)
     ternary = {m.weight.data_ptr() for m in model.modules() if zoo.is_ternary(m)}
-    assert len(codes(packed)) == len(ternary)
+    assert len(codes(packed) - {"cls"}) == len(ternary)  # a token of zeros alone is ternary, too
     for batch in (1, 2, 5):
         y = zoo.inputs(name, batch)
         assert agrees(floats, model, y) and agrees(OnnxModule(packed), model, y)

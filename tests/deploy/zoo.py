@@ -30,6 +30,11 @@ def _load() -> ModuleType:
 NETWORKS = _load()
 
 
+def _bert() -> Any:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    return NETWORKS.T.BertConfig(vocab_size=1000, **sizes)
+
+
 def _gpt2() -> Any:
     drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     return NETWORKS.T.GPT2Config(vocab_size=1000, n_layer=2, n_embd=64, n_head=4, use_cache=False, **drops)
@@ -39,10 +44,15 @@ SMALLER = {
     "vit-tiny-hf": lambda: NETWORKS.vit(48, 2, 3),
     "vit-torch": lambda: NETWORKS.VitTorch(48, 2, 3),
     "gpt2-2l": lambda: NETWORKS.Out(NETWORKS.T.GPT2LMHeadModel(_gpt2()), "logits"),
+    "bert-mini": lambda: NETWORKS.Out(NETWORKS.T.BertForSequenceClassification(_bert()), "logits"),
     "llama": lambda: NETWORKS.llama(64, 2),
 }
-SMALLER_INPUTS = {"resnet18": NETWORKS.img(3, 32), "gpt2-2l": NETWORKS.tok(1000, 16)}
-SLOW = {"resnet50", "bert-mini", "effnet", "mobilenetv2-hf", "mobilenetv2"}
+SMALLER_INPUTS = {
+    "resnet18": NETWORKS.img(3, 32),
+    "gpt2-2l": NETWORKS.tok(1000, 16),
+    "bert-mini": NETWORKS.tok(1000, 32),
+}
+SLOW = {"resnet50", "effnet", "mobilenetv2-hf", "mobilenetv2"}
 NAMES = list(NETWORKS.NETS)
 
 

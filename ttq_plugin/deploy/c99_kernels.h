@@ -89,6 +89,22 @@ static int next_weight(reader *r, const layer *l, uint32_t limit, uint32_t *inde
 }
 #endif
 
+#if USE_GAPS || USE_TRITS || USE_BYTES
+/* Whether the input holds infinite or undefined numbers, which make zero weights matter: 0 * NaN is NaN. */
+static int unusual(const layer *l, const float *x)
+{
+    uint32_t channel, row, column;
+    for (channel = 0; channel < (uint32_t)l->channels * l->groups; channel++)
+        for (row = 0; row < l->rows; row++)
+            for (column = 0; column < l->columns; column++) {
+                float value = x[channel * l->channel_step + row * l->row_step + column * l->column_step];
+                if (value - value != 0.0f)
+                    return 1;
+            }
+    return 0;
+}
+#endif
+
 /* acc += weight * (the input, shifted to where weight j of an output channel looks), zeros beyond the edges. */
 static void shift_add(float *acc, float weight, const layer *l, const float *x, uint32_t j)
 {
@@ -145,7 +161,7 @@ static void finish(const layer *l, uint32_t channel, float *y)
                     if (l->negative)
                         value -= negative * minus[at];
 #endif
-                    if ((i == 0 && j == 0) || value > best)
+                    if ((i == 0 && j == 0) || value > best || value != value) /* not a number stays */
                         best = value;
                 }
             }
@@ -160,6 +176,9 @@ static void run_layer(const layer *l, const float *x, float *y)
     uint32_t taps = (uint32_t)l->channels * l->kernel_rows * l->kernel_columns;
     uint32_t positions = (uint32_t)l->out_rows * l->out_columns;
     uint32_t channel, i;
+#if USE_GAPS || USE_TRITS || USE_BYTES
+    int odd = l->kind != FLOATS && unusual(l, x);
+#endif
 #if USE_GAPS || USE_TRITS
     reader r = {0};
     r.codes = l->codes;
@@ -174,19 +193,25 @@ static void run_layer(const layer *l, const float *x, float *y)
             plus[i] = 0.0f;
 #if USE_GAPS || USE_TRITS
         if (l->kind == GAPS || l->kind == TRITS) {
-            uint32_t index = 0;
+            uint32_t index = 0, next = channel * taps;
             int sign;
             for (i = 0; i < positions; i++)
                 minus[i] = 0.0f;
-            while ((sign = next_weight(&r, l, (channel + 1) * taps, &index)) != 0)
+            while ((sign = next_weight(&r, l, (channel + 1) * taps, &index)) != 0) {
+                for (; odd && next < index; next++)
+                    shift_add(plus, 0.0f, l, source, next - channel * taps);
+                next = index + 1;
                 shift_add(sign > 0 ? plus : minus, 1.0f, l, source, index - channel * taps);
+            }
+            for (; odd && next < (channel + 1) * taps; next++)
+                shift_add(plus, 0.0f, l, source, next - channel * taps);
         }
 #endif
 #if USE_BYTES
         if (l->kind == BYTES) {
             const int8_t *weights = (const int8_t *)l->codes + channel * taps;
             for (i = 0; i < taps; i++)
-                if (weights[i])
+                if (weights[i] || odd)
                     shift_add(plus, (float)weights[i], l, source, i);
         }
 #endif
@@ -206,9 +231,7 @@ static void run_layer(const layer *l, const float *x, float *y)
 /* ---- Everything else. ---- */
 
 #if USE_MAP
-enum { COPY, ADD, MULTIPLY };
-
-/* y = a, a + b or a * b over four dimensions; a step of 0 repeats. */
+/* y = an operation on a and b over four dimensions; a step of 0 repeats. */
 static void map(int what, const dim n[4], float *y, const dim ys[4], const float *a, const dim as[4], const float *b,
                 const dim bs[4])
 {
@@ -219,8 +242,7 @@ static void map(int what, const dim n[4], float *y, const dim ys[4], const float
                 for (m = 0; m < n[3]; m++) {
                     float left = a[i * as[0] + j * as[1] + k * as[2] + m * as[3]];
                     float right = b[i * bs[0] + j * bs[1] + k * bs[2] + m * bs[3]];
-                    y[i * ys[0] + j * ys[1] + k * ys[2] + m * ys[3]] =
-                        what == COPY ? left : what == ADD ? left + right : left * right;
+                    y[i * ys[0] + j * ys[1] + k * ys[2] + m * ys[3]] = apply(what, left, right);
                 }
 }
 #endif
@@ -256,37 +278,41 @@ static void normalise(uint32_t rows, uint32_t n, float eps, const float *weight,
 
 #if USE_ATTEND
 typedef struct {
-    dim heads, queries, keys, width, value_width;
-    dim q[3], k[3], v[3]; /* steps of head, token, feature */
+    dim heads, queries, keys, width, value_width, shared; /* heads that share one head of keys and values */
+    dim q[3], k[3], v[3], mask[3];                        /* steps of head, token, feature; of head, query, key */
     float scale;
+    uint8_t causal;
 } attention;
 
-/* softmax(q k^T scale) v; y lies as (head, token, feature). */
-static void attend(const attention *t, const float *q, const float *k, const float *v, float *y)
+/* softmax(q k^T scale + mask) v; y lies as (head, token, feature). */
+static void attend(const attention *t, const float *q, const float *k, const float *v, const float *mask, float *y)
 {
     static float scores[KEYS];
     uint32_t head, query, key, i;
     for (head = 0; head < t->heads; head++)
         for (query = 0; query < t->queries; query++, y += t->value_width) {
             const float *from = q + head * t->q[0] + query * t->q[1];
+            uint32_t keys = t->causal && query + 1 < t->keys ? query + 1 : t->keys;
             float largest = 0.0f, sum = 0.0f;
-            for (key = 0; key < t->keys; key++) {
-                const float *to = k + head * t->k[0] + key * t->k[1];
+            for (key = 0; key < keys; key++) {
+                const float *to = k + head / t->shared * t->k[0] + key * t->k[1];
                 float score = 0.0f;
                 for (i = 0; i < t->width; i++)
                     score += from[i * t->q[2]] * to[i * t->k[2]];
                 scores[key] = score * t->scale;
+                if (mask)
+                    scores[key] += mask[head * t->mask[0] + query * t->mask[1] + key * t->mask[2]];
                 if (key == 0 || scores[key] > largest)
                     largest = scores[key];
             }
-            for (key = 0; key < t->keys; key++) {
+            for (key = 0; key < keys; key++) {
                 scores[key] = expf(scores[key] - largest);
                 sum += scores[key];
             }
             for (i = 0; i < t->value_width; i++) {
                 float mixed = 0.0f;
-                for (key = 0; key < t->keys; key++)
-                    mixed += scores[key] * v[head * t->v[0] + key * t->v[1] + i * t->v[2]];
+                for (key = 0; key < keys; key++)
+                    mixed += scores[key] * v[head / t->shared * t->v[0] + key * t->v[1] + i * t->v[2]];
                 y[i] = mixed / sum;
             }
         }

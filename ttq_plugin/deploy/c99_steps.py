@@ -38,7 +38,7 @@ class View:
 
 @dataclass
 class Step:
-    """One operation: ``layer``, ``map``, ``normalise``, ``attend`` or ``activate``.
+    """One operation: ``layer``, ``map``, ``normalise``, ``attend``, ``reduce`` or another that the writer knows.
 
     Attributes:
         kind: which.
@@ -59,15 +59,25 @@ class Program:
 
     Attributes:
         steps: in order.
-        input: the sample.
-        output: the result, contiguous.
-        tensors: constants by name: parameters and buffers.
+        input: the sample; several inputs lie one behind the other.
+        output: the result, contiguous; several likewise.
+        tensors: constants by name: parameters, buffers, and what could be computed from them beforehand.
+        shapes: of each input and of each output, in order, without the batch.
     """
 
     steps: list[Step]
     input: Buffer
     output: View
     tensors: dict[str, Tensor]
+    shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
+
+    def used(self) -> set[str]:
+        """Names of the constants that the steps read."""
+        found = {view.buffer.constant for step in self.steps for view in step.inputs if view.buffer.constant}
+        for step in self.steps:
+            more = {**step.more, **(step.more.get("norm") or {})}
+            found |= {value for value in more.values() if isinstance(value, str) and value in self.tensors}
+        return found
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -81,6 +91,11 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return given
 
 
+def kind_of(node: fx.Node) -> str:
+    """Name of a node's operation, without namespace and overload."""
+    return str(node.target._schema.name.split("::")[1])  # type: ignore[union-attr]
+
+
 def pair(value: Any, lead: int = 1) -> tuple[int, int]:
     """(rows, columns); of one dimension the rows are ``lead``."""
     numbers = [value] if isinstance(value, int) else list(value)
@@ -91,6 +106,8 @@ def geometry(node: fx.Node, given: dict[str, Any], source: Tensor) -> dict[str, 
     """How a convolution looks at its input (1, channels, [rows,] columns)."""
     if isinstance(given["padding"], str):
         raise InputError(f"a convolution with padding {given['padding']!r} has no C code; give it as numbers.")
+    if source.dim() != given["weight"].meta["val"].dim():
+        raise InputError("a convolution of one sample without a batch dimension has no C code; keep the batch.")
     image = source if source.dim() == 4 else source.unsqueeze(2)
     shape = node.meta["val"].shape
     kernel = given["weight"].meta["val"].shape[2:]

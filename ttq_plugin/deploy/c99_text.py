@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
-KERNELS = "c99_kernels.h"
+KERNELS = ("c99_kernels.h", "c99_more.h")
 
 
 def number(value: float) -> str:
@@ -29,11 +30,11 @@ def plain(text: str) -> str:
     return " ".join(text.replace("*/", "* /").replace("/*", "/ *").split())
 
 
-def header(name: str, about: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
-    """The .h file; ``shapes`` are those of one sample and of its output."""
+def header(name: str, about: str, shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]) -> str:
+    """The .h file; ``shapes`` are those of one sample's inputs and outputs."""
     upper = name.upper()
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    forms = [" x ".join(map(str, shape)) for shape in shapes]
+    sizes = [sum(int(np.prod(shape)) for shape in several) for several in shapes]
+    forms = ["; ".join(" x ".join(map(str, shape)) or "1" for shape in several) for several in shapes]
     first = plain(about or name)
     return f"""/* {first}. Written by ttq-plugin. */
 #ifndef {upper}_H
@@ -57,24 +58,52 @@ void {name}_run(const float input[{upper}_INPUTS], float output[{upper}_OUTPUTS]
 """
 
 
-def source(name: str, switches: dict[str, bool], sizes: dict[str, int], wide: bool, parts: dict[str, str]) -> str:
+def applied(operations: dict[str, str]) -> str:
+    """The function that does what ``map`` does to each number; ``operations`` in C by their names."""
+    names = ", ".join(["COPY", *operations])
+    cases = "".join(f"    case {what}:\n        return {code};\n" for what, code in operations.items())
+    return f"""enum {{ {names} }};
+
+static float apply(int what, float a, float b)
+{{
+    (void)b;
+    switch (what) {{
+{cases}    default:
+        return a;
+    }}
+}}
+"""
+
+
+def source(
+    name: str,
+    switches: dict[str, bool],
+    sizes: dict[str, int],
+    operations: dict[str, str],
+    wide: bool,
+    parts: dict[str, str],
+) -> str:
     """The .c file.
 
     Args:
         name: of the files and the function.
         switches: USE_* -> whether this model needs it.
-        sizes: of the static buffers PLANE, KEYS and ARENA, in floats.
+        sizes: of the static buffers PLANE, KEYS, HIDDEN and ARENA, in floats.
+        operations: what is done to single numbers, in C, by name.
         wide: whether some dimension needs 32 bits.
         parts: ``constants`` and ``body``.
 
     Returns:
         The text.
     """
-    kernels = files("ttq_plugin.deploy").joinpath(KERNELS).read_text()
+    kernels = "".join(files("ttq_plugin.deploy").joinpath(each).read_text() for each in KERNELS)
     numbers = {switch: int(used) for switch, used in switches.items()} | sizes
     defined = "\n".join(f"#define {key} {number}" for key, number in numbers.items())
     arena = "static float arena[ARENA];\n\n" if sizes["ARENA"] else ""
-    math = "#include <math.h>\n" if switches["USE_NORMALISE"] or switches["USE_ATTEND"] else ""
+    curves = any(re.search(r"f\(", code) for code in operations.values())
+    needed = curves or any(switches[f"USE_{kind}"] for kind in ("NORMALISE", "ATTEND", "RECUR"))
+    math = "#include <math.h>\n" if needed else ""
+    function = applied(operations) + "\n" if switches["USE_MAP"] else ""
     return f"""#include "{name}.h"
 
 {math}#include <stddef.h>
@@ -84,7 +113,7 @@ def source(name: str, switches: dict[str, bool], sizes: dict[str, int], wide: bo
 
 typedef {"uint32_t" if wide else "uint16_t"} dim;
 
-{kernels}
+{function}{kernels}
 /* ---- This model. ---- */
 
 {parts["constants"]}

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
-import io
-import itertools
-import logging
-import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,19 +12,15 @@ from torch import Tensor, nn
 
 from ttq_plugin.deploy.agreement import first_line, repeated
 from ttq_plugin.deploy.extras import need
+from ttq_plugin.deploy.flat import PREFIX, Flat, hushed, input_names, output_names, reason
 from ttq_plugin.errors import InputError
-from ttq_plugin.inputs import arguments, call, map_tensors, named_tensors, tensors, to_device
+from ttq_plugin.inputs import call, map_tensors, named_tensors, tensors, to_device
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 25
 """The first whose DequantizeLinear takes two-bit codes."""
-
-INPUT, OUTPUT = "x", "logits"
-"""Names of a model's only input and only output."""
-
-PREFIX = "model."
 
 
 def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
@@ -61,7 +51,7 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
     except Exception as error:  # whatever the model's own code raises
         raise InputError(f"{type(model).__name__} does not take the example input: {first_line(error)}.") from error
     names = input_names(model, example), output_names(outputs)
-    flat, found, said = _Flat(plain, example), tensors(example), type(model).__name__
+    flat, found, said = Flat(plain, example), tensors(example), type(model).__name__
     proto = _exported(flat, found, names, said)
     if _fixed(proto, found):
         with contextlib.suppress(InputError):
@@ -75,58 +65,6 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
     return proto
 
 
-def input_names(model: nn.Module, inputs: Any) -> list[str]:
-    """Name the tensors of a model's inputs.
-
-    Args:
-        model: The model, whose ``forward`` names positional arguments.
-        inputs: Its inputs.
-
-    Returns:
-        A name for each tensor, in order, no two the same.
-    """
-    positional, named = arguments(inputs)
-    if not named and len(tensors(positional)) == 1 and isinstance(positional[0], Tensor):
-        return [INPUT]
-    words = list(inspect.signature(model.forward).parameters)
-    words += [f"input_{place}" for place in range(len(words), len(positional))]
-    paths = [(words[int(path[0])], *path[1:]) for path, _ in named_tensors(positional)]
-    return _distinct([*paths, *(path for path, _ in named_tensors(named))])
-
-
-def output_names(outputs: Any) -> list[str]:
-    """Name the tensors of a model's outputs.
-
-    Args:
-        outputs: What the model returns.
-
-    Returns:
-        A name for each tensor, in order, no two the same.
-    """
-    if isinstance(outputs, Tensor):
-        return [OUTPUT]
-    return _distinct([("output", *path) for path, _ in named_tensors(outputs)])
-
-
-def _distinct(paths: list[tuple[str, ...]]) -> list[str]:
-    """What lies inside an argument goes without the argument's name, unless two would then be called the same."""
-    short = [".".join(path[1:] if len(path) > 1 and not path[1].isdigit() else path) for path in paths]
-    return short if len(set(short)) == len(short) else [".".join(path) for path in paths]
-
-
-class _Flat(nn.Module):
-    """A model that takes its tensors as a list and returns them as a tuple: nestings that torch need not know."""
-
-    def __init__(self, model: nn.Module, example: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.form = [example]
-
-    def forward(self, found: list[Tensor]) -> tuple[Tensor, ...]:
-        places = itertools.count()
-        return tuple(tensors(call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))))
-
-
 def _batched(tensor: Tensor) -> bool:
     return bool(tensor.dim()) and len(tensor) == 2
 
@@ -137,10 +75,8 @@ def _exported(
     """By torch, which is to say nothing but why it cannot; ``strict`` reads the code and understands ``len(x)``."""
     batch = torch.export.Dim("batch")
     shapes = ([{0: batch} if _batched(tensor) else {} for tensor in found],)
-    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with hushed():
             exported: Any = flat
             if strict:
                 exported = torch.export.export(flat, (found,), dynamic_shapes=shapes, strict=True)
@@ -155,9 +91,7 @@ def _exported(
                 verbose=False,
             )
     except Exception as error:  # of torch's many kinds, and whatever the model's own code raises
-        raise InputError(f"{model} cannot be exported to ONNX: {first_line(error.__cause__ or error)}.") from None
-    finally:
-        logging.disable(logging.NOTSET)
+        raise InputError(f"{model} cannot be exported to ONNX: {reason(error)}.") from None
     assert program is not None
     proto: ModelProto = program.model_proto
     return proto

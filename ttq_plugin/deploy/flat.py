@@ -1,0 +1,112 @@
+"""A model that takes a list of tensors and returns a tuple of them, for exporters that know no other nestings."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+from torch import Tensor, nn
+
+from ttq_plugin.deploy.agreement import first_line
+from ttq_plugin.inputs import arguments, call, map_tensors, named_tensors, tensors
+
+INPUT, OUTPUT = "x", "logits"
+"""Names of a model's only input and only output."""
+
+PREFIX = "model."
+"""What the names of parameters begin with in the flat model."""
+
+
+class Flat(nn.Module):
+    """A model between flat inputs and outputs.
+
+    Args:
+        model: The model.
+        example: Inputs of it; what is no tensor in them stays what it is.
+    """
+
+    def __init__(self, model: nn.Module, example: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.form = [example]  # in a list, so that a module in it would be none of ours
+
+    def forward(self, found: list[Tensor]) -> tuple[Tensor, ...]:
+        """Call the model with these tensors in their places, and take the tensors out of what it returns."""
+        places = itertools.count()
+        return tuple(tensors(call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))))
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep torch's exporters from printing graphs, warnings and progress.
+
+    Yields:
+        Nothing.
+    """
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def reason(error: BaseException) -> str:
+    """Why torch could not export a model.
+
+    Args:
+        error: what it raised.
+
+    Returns:
+        A clause without a full stop.
+    """
+    said = first_line(error.__cause__ or error)
+    if "data-dependent" in said:
+        return f"its code decides by the values of tensors, which a graph cannot ({said})"
+    return said
+
+
+def input_names(model: nn.Module, inputs: Any) -> list[str]:
+    """Name the tensors of a model's inputs.
+
+    Args:
+        model: The model, whose ``forward`` names positional arguments.
+        inputs: Its inputs.
+
+    Returns:
+        A name for each tensor, in order, no two the same.
+    """
+    positional, named = arguments(inputs)
+    if not named and len(tensors(positional)) == 1 and isinstance(positional[0], Tensor):
+        return [INPUT]
+    words = list(inspect.signature(model.forward).parameters)
+    words += [f"input_{place}" for place in range(len(words), len(positional))]
+    paths = [(words[int(path[0])], *path[1:]) for path, _ in named_tensors(positional)]
+    return _distinct([*paths, *(path for path, _ in named_tensors(named))])
+
+
+def output_names(outputs: Any) -> list[str]:
+    """Name the tensors of a model's outputs.
+
+    Args:
+        outputs: What the model returns.
+
+    Returns:
+        A name for each tensor, in order, no two the same.
+    """
+    if isinstance(outputs, Tensor):
+        return [OUTPUT]
+    return _distinct([("output", *path) for path, _ in named_tensors(outputs)])
+
+
+def _distinct(paths: list[tuple[str, ...]]) -> list[str]:
+    """What lies inside an argument goes without the argument's name, unless two would then be called the same."""
+    short = [".".join(path[1:] if len(path) > 1 and not path[1].isdigit() else path) for path in paths]
+    return short if len(set(short)) == len(short) else [".".join(path) for path in paths]
