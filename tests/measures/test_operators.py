@@ -336,3 +336,40 @@ def test_a_report_of_several_inputs_counts_attention_and_names_the_rest():
         assert (report.mult_adds, report.mult_adds_fp32) == (5 * 24 + products, 5 * 64 + products)
         assert report.uncounted == ("act (_prelu_kernel)",)
         assert "mult-adds not counted: act (_prelu_kernel)" in str(report)
+
+
+def test_a_matrix_of_several_has_its_own_share():
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 5, batch_first=True)
+    set_codes(lstm.weight_hh_l0, 33)
+    expected = {"weight_ih_l0": 7 * 60, "weight_hh_l0": 7 * 67, "bias_ih_l0": 7 * 20, "bias_hh_l0": 7 * 20}
+    assert tally(lstm, torch.randn(2, 7, 3)).parameters == expected
+    encoder = nn.TransformerEncoderLayer(8, 2, 6, batch_first=True)
+    found = tally(encoder, torch.randn(2, 5, 8))
+    assert found.parameters["self_attn.in_proj_weight"] == 5 * 192
+    assert found.parameters["self_attn.out_proj.weight"] == 5 * 64
+    assert found.mult_adds["self_attn"] - 5 * 192 == 2 * 25 * 8
+
+
+def test_matrices_in_one_piece_of_memory_are_told_apart():
+    """As a recurrent layer keeps them on a GPU."""
+    model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False))
+    whole = torch.ones(42)
+    model[0].weight.data, model[1].weight.data = whole[:24].view(6, 4), whole[24:].view(3, 6)
+    found = tally(model, torch.randn(2, 4))
+    assert found.mult_adds == {"0": 24, "1": 18} and found.parameters == {"0.weight": 24, "1.weight": 18}
+
+
+def test_rows_of_a_report_share_a_recurrent_layers_mult_adds():
+    torch.manual_seed(0)
+    model = nn.GRU(3, 5, batch_first=True)
+    twin = copy.deepcopy(model)
+    set_codes(twin.weight_hh_l0, 33)
+    report = measure(model, twin, torch.randn(2, 7, 3))
+    rows = {row.name: (row.kind, row.mult_adds, row.mult_adds_fp32) for row in report.layers}
+    assert rows == {
+        "weight_ih_l0": ("float", 7 * 45, 7 * 45),
+        "weight_hh_l0": ("ternary", 7 * 42, 7 * 75),
+        "": ("float", 7 * 30, 7 * 30),
+    }
+    assert (report.mult_adds, report.mult_adds_fp32) == (7 * 117, 7 * 150)

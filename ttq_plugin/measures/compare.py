@@ -51,15 +51,14 @@ def measure(
     _check_twins(full_precision, compressed)
     selected = select_layers(full_precision, compressed, layers, widths)
     tally = mult_adds.tally(compressed, example_input)
-    counts = tally.mult_adds
-    counts_fp32 = mult_adds.count(full_precision, example_input)
+    tallies = (tally, mult_adds.tally(full_precision, example_input))
     twins = dict(full_precision.named_modules(remove_duplicate=False))
     seen: set[nn.Parameter] = set()
     rows = []
     for name, module in compressed.named_modules():
-        if module._parameters or name in counts:
+        if module._parameters or name in tally.mult_adds:
             twin = twins.get(name, module)  # only a module without parameters can lack a twin
-            rows += _rows(name, module, twin, selected, seen, (counts.get(name, 0), counts_fp32.get(name, 0)))
+            rows += _rows(name, module, twin, selected, seen, tallies)
     return CompressionReport(tuple(rows), energy_model, tally.uncounted)
 
 
@@ -82,20 +81,30 @@ def _rows(
     twin: nn.Module,
     selected: dict[nn.Parameter, Codes],
     seen: set[nn.Parameter],
-    counts: tuple[int, int],
+    tallies: tuple[mult_adds.Tally, mult_adds.Tally],
 ) -> list[LayerReport]:
     """The rows of one module: one a matrix if it has several, then its own; what is in `seen` costs nothing again."""
     own = {key: p for key, p in module._parameters.items() if p is not None}
     keys = [key for key in own if key in layouts(module) or own[key] in selected]
     rows = []
+    counts = _pair(tally.mult_adds.get(name, 0) for tally in tallies)
     for key in keys:
         if key != "weight":
-            rows.append(_row(matrix_name(name, key), module, twin, [key], key, selected, seen, (0, 0)))
+            matrix = matrix_name(name, key)
+            inside = _pair(tally.parameters.get(matrix, 0) for tally in tallies)
+            rows.append(_row(matrix, module, twin, [key], key, selected, seen, inside))
+            counts = (counts[0] - inside[0], counts[1] - inside[1])
     rest = [key for key in own if key == "weight" or key not in keys]
     weight = "weight" if "weight" in keys else None
     if rest or not rows or any(counts):
         rows.append(_row(name, module, twin, rest, weight, selected, seen, counts))
     return rows
+
+
+def _pair(numbers: Iterable[int]) -> tuple[int, int]:
+    """The compressed model's number and its twin's."""
+    compressed, full_precision = numbers
+    return compressed, full_precision
 
 
 def _row(

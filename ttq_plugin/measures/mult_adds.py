@@ -43,10 +43,13 @@ class Tally:
         mult_adds: name of module -> mult-adds a sample. A product belongs to the module that holds its weight, else to
             the one that computes it.
         uncounted: modules, each with an operator that multiplies there and is not counted.
+        parameters: name of parameter -> how many of its module's mult-adds are made with it, rounded down; parameters
+            that are not used as they are, such as a masked weight's, are not among them.
     """
 
     mult_adds: dict[str, int]
     uncounted: tuple[str, ...]
+    parameters: dict[str, int]
 
 
 def nonzeros(values: Tensor | None) -> int:
@@ -96,7 +99,8 @@ def tally(model: nn.Module, example_input: Any) -> Tally:
         ) from error
     batch = inputs.batch_size(example_input)
     totals = {name: -(-total // batch) for name, total in counter.totals.items()}
-    return Tally(totals, tuple(dict.fromkeys(counter.uncounted)))
+    parameters = {name: total // batch for name, total in counter.parameters.items()}
+    return Tally(totals, tuple(dict.fromkeys(counter.uncounted)), parameters)
 
 
 class _Values:
@@ -160,13 +164,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.totals: Counter[str] = Counter()
+        self.parameters: Counter[str] = Counter()
         self.uncounted: list[str] = []
         self._values = _Values(model)
         self._names = {module: name for name, module in model.named_modules()}
-        self._owners: dict[int, list[nn.Module]] = {}
+        self._owners: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in self._names:
-            for parameter in module.parameters(recurse=False):
-                self._owners.setdefault(_address(parameter), []).append(module)
+            for key, parameter in module.named_parameters(recurse=False):
+                self._owners.setdefault(_address(parameter), []).append((module, key))
         self._running: list[nn.Module] = [model]
 
     @contextmanager
@@ -207,8 +212,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self._module(given)
         rule = rule_of(namespace, name)
         if rule is not None:
-            if found := rule(args, result, self._values):
-                self.totals[self._names[module]] += found
+            for number, weight in rule(args, result, self._values):
+                self._add(module, number, weight)
         elif name in ("add", "add_"):
             self._add_bias(module, given, result)
         elif is_heavy(namespace, name) or (name not in FREE and self._mixes(given)):
@@ -219,7 +224,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = self._names[module]
         vectors = [t for t in given if t.dim() == 1 and _address(t) in self._owners]
         if name in self.totals and len(vectors) == 1 and self._mixes(given):
-            self.totals[name] += bias(vectors[0], result, self._values)
+            self._add(module, *bias(vectors[0], result, self._values))
+
+    def _add(self, module: nn.Module, number: int, weight: Tensor | None) -> None:
+        """Note mult-adds of a module, and with which of its parameters they are made."""
+        if not number:
+            return
+        name = self._names[module]
+        self.totals[name] += number
+        held = [] if weight is None else [key for owner, key in self._owned(weight) if owner is module]
+        if held:
+            self.parameters[f"{name}.{held[0]}" if name else held[0]] += number
 
     def _mixes(self, given: Sequence[Tensor]) -> bool:
         """Whether weights meet what depends on the input."""
@@ -228,8 +243,21 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _module(self, given: Sequence[Tensor]) -> nn.Module:
         """The module that holds a parameter among them, preferably the one that runs; else the one that runs."""
         running = self._running[-1]
-        owners = [owner for tensor in given for owner in self._owners.get(_address(tensor), ())]
+        owners = [owner for tensor in given for owner, _ in self._owned(tensor)]
         return owners[0] if owners and running not in owners else running
+
+    def _owned(self, tensor: Tensor) -> list[tuple[nn.Module, str]]:
+        """The places of the parameter that a tensor is, or is a view of; several where it is tied."""
+        owners = self._owners.get(_address(tensor), [])
+        if len(owners) < 2:
+            return owners
+        # A recurrent layer on a GPU keeps all its parameters in one piece of memory.
+        return [(owner, key) for owner, key in owners if _holds(owner.get_parameter(key), tensor)]
+
+
+def _holds(parameter: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor begins in the memory of a parameter."""
+    return 0 <= tensor.data_ptr() - parameter.data_ptr() < parameter.numel() * parameter.element_size()
 
 
 def _address(tensor: Tensor) -> int:

@@ -24,11 +24,14 @@ class Weights(Protocol):
         """The non-zeros of a weight, the number of elements of anything else."""
 
 
-Rule = Callable[[Sequence[Any], Any, Weights], int]
-"""``(arguments, result, weights) -> mult-adds``; arguments are positional, as in torch's schema."""
+Part = tuple[int, Tensor | None]
+"""Mult-adds, and the weight or bias that they are made with; None where activations meet."""
+
+Rule = Callable[[Sequence[Any], Any, Weights], list[Part]]
+"""``(arguments, result, weights) -> parts``; arguments are positional, as in torch's schema."""
 
 
-def product(a: Tensor, b: Tensor, weights: Weights) -> int:
+def product(a: Tensor, b: Tensor, weights: Weights) -> Part:
     """Multiplications of a matrix product: sum over k of nnz(a[:, k]) nnz(b[k, :]).
 
     Args:
@@ -41,20 +44,20 @@ def product(a: Tensor, b: Tensor, weights: Weights) -> int:
     """
     m, n = a.shape[-2], b.shape[-1]
     if weights.is_weight(a) and weights.is_weight(b):
-        return int((torch.count_nonzero(a, -2) * torch.count_nonzero(b, -1)).sum())
+        return int((torch.count_nonzero(a, -2) * torch.count_nonzero(b, -1)).sum()), b
     if weights.is_weight(a):
-        return weights.size(a) * n
-    return weights.size(b) * m
+        return weights.size(a) * n, a
+    return weights.size(b) * m, b if weights.is_weight(b) else None
 
 
-def bias(value: Tensor | None, out: Tensor, weights: Weights) -> int:
+def bias(value: Tensor | None, out: Tensor, weights: Weights) -> Part:
     """nnz(b) for each time that it is added; 0 for what is no weight, such as a residual."""
     if value is None or not value.numel() or not weights.is_weight(value):
-        return 0
-    return weights.size(value) * (out.numel() // value.numel())
+        return 0, None
+    return weights.size(value) * (out.numel() // value.numel()), value
 
 
-def convolution(arguments: Sequence[Any], out: Tensor, weights: Weights) -> int:
+def convolution(arguments: Sequence[Any], out: Tensor, weights: Weights) -> list[Part]:
     """nnz(w) x output positions + nnz(b) x output positions; padding counts as data.
 
     A transposed convolution spreads each input by the whole kernel: nnz(w) x input positions.
@@ -69,16 +72,16 @@ def convolution(arguments: Sequence[Any], out: Tensor, weights: Weights) -> int:
     """
     x, weight, shift, *_ = arguments
     walked = x if arguments[6] else out
-    return weights.size(weight) * (walked.numel() // walked.shape[1]) + bias(shift, out, weights)
+    return [(weights.size(weight) * (walked.numel() // walked.shape[1]), weight), bias(shift, out, weights)]
 
 
-def attention(arguments: Sequence[Any], out: Any, weights: Weights) -> int:
+def attention(arguments: Sequence[Any], out: Any, weights: Weights) -> list[Part]:
     """QK^T and AV: batch x heads x L x S x (E + Ev); a causal mask saves nothing here. Softmax is not counted."""
     query, key, value, *_ = arguments
-    return int(math.prod(query.shape[:-1])) * int(key.shape[-2]) * int(query.shape[-1] + value.shape[-1])
+    return [(int(math.prod(query.shape[:-1])) * int(key.shape[-2]) * int(query.shape[-1] + value.shape[-1]), None)]
 
 
-def recurrent(parameters: Sequence[Tensor], x: Tensor, weights: Weights) -> int:
+def recurrent(parameters: Sequence[Tensor], x: Tensor, weights: Weights) -> list[Part]:
     """Steps x (nnz of the matrices and biases); the gates' products of activations are not counted.
 
     Args:
@@ -89,23 +92,23 @@ def recurrent(parameters: Sequence[Tensor], x: Tensor, weights: Weights) -> int:
     Returns:
         The mult-adds of the whole batch.
     """
-    return sum(weights.size(p) for p in parameters) * (x.numel() // x.shape[-1])
+    return [(weights.size(p) * (x.numel() // x.shape[-1]), p) for p in parameters]
 
 
-def scaling(arguments: Sequence[Any], out: Tensor, weights: Weights) -> int:
+def scaling(arguments: Sequence[Any], out: Tensor, weights: Weights) -> list[Part]:
     """Multiplying activations by a parameter, as hand-written normalisations do: nnz x how often each is used."""
     tensors = [a for a in arguments[:2] if isinstance(a, Tensor)]
     if all(map(weights.is_known, tensors)):  # a weight is made, such as a masked one
-        return 0
-    return sum(bias(tensor, out, weights) for tensor in tensors)
+        return []
+    return [bias(tensor, out, weights) for tensor in tensors]
 
 
 def _matrices(first: int, shift: int | None = None) -> Rule:
     """The rule of a matrix product whose matrices are arguments `first` and the next, with a bias at `shift`."""
 
-    def rule(arguments: Sequence[Any], out: Tensor, weights: Weights) -> int:
-        extra = 0 if shift is None else bias(arguments[shift], out, weights)
-        return product(arguments[first], arguments[first + 1], weights) + extra
+    def rule(arguments: Sequence[Any], out: Tensor, weights: Weights) -> list[Part]:
+        extra = [] if shift is None else [bias(arguments[shift], out, weights)]
+        return [product(arguments[first], arguments[first + 1], weights), *extra]
 
     return rule
 
@@ -113,17 +116,17 @@ def _matrices(first: int, shift: int | None = None) -> Rule:
 def _vector(first: int, shift: int | None = None) -> Rule:
     """The same for a matrix, or vector, times a vector."""
 
-    def rule(arguments: Sequence[Any], out: Tensor, weights: Weights) -> int:
+    def rule(arguments: Sequence[Any], out: Tensor, weights: Weights) -> list[Part]:
         a, b = arguments[first], arguments[first + 1]
-        extra = 0 if shift is None else bias(arguments[shift], out, weights)
-        return product(a if a.dim() > 1 else a.unsqueeze(0), b.unsqueeze(-1), weights) + extra
+        extra = [] if shift is None else [bias(arguments[shift], out, weights)]
+        return [product(a if a.dim() > 1 else a.unsqueeze(0), b.unsqueeze(-1), weights), *extra]
 
     return rule
 
 
-def _elements(arguments: Sequence[Any], out: Any, weights: Weights) -> int:
+def _elements(arguments: Sequence[Any], out: Any, weights: Weights) -> list[Part]:
     """Normalisation: one an element, scale and shift; statistics are not counted."""
-    return int((out if isinstance(out, Tensor) else out[0]).numel())
+    return [((out if isinstance(out, Tensor) else out[0]).numel(), None)]
 
 
 RULES: dict[str, Rule] = {
@@ -141,8 +144,8 @@ RULES: dict[str, Rule] = {
     # Without biases (argument 12) zeros stand in their places.
     "mkldnn_rnn_layer": lambda a, out, weights: recurrent(a[1:5] if a[12] else a[1:3], a[0], weights),
     "_cudnn_rnn": lambda a, out, weights: recurrent(a[1], a[0], weights),
-    "_thnn_fused_lstm_cell": lambda a, out, weights: sum(bias(b, a[0], weights) for b in a[3:5]),
-    "_thnn_fused_gru_cell": lambda a, out, weights: sum(bias(b, a[0], weights) for b in a[3:5]),
+    "_thnn_fused_lstm_cell": lambda a, out, weights: [bias(b, a[0], weights) for b in a[3:5]],
+    "_thnn_fused_gru_cell": lambda a, out, weights: [bias(b, a[0], weights) for b in a[3:5]],
     **dict.fromkeys(("mul", "mul_", "div", "div_"), scaling),
     **dict.fromkeys(
         (
