@@ -151,6 +151,20 @@ def test_text_cannot_be_decoded_more_often_than_it_is_there(tmp_path):
         read(tmp_path, HEADER + program)
 
 
+@pytest.mark.parametrize(
+    "value", [{"X": [EXAMPLE["X"][0]] * 500}, dict.fromkeys(range(500), [1.5] * 500)], ids=["an array", "a list"]
+)
+def test_values_cannot_be_repeated_without_end(tmp_path, value):
+    with pytest.raises(InputError, match="holds the same values many times"):
+        read(tmp_path, saved(value))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttq_plugin.tasks.pickled_array.LARGEST_TABLE", 100)
+    with pytest.raises(InputError, match="must have at most 100 bytes"):
+        read(tmp_path, saved(EXAMPLE))
+
+
 def array(dtype, shape, content):
     """A program that describes an array with any state that an author likes."""
     kind = (

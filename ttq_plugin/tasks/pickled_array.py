@@ -10,7 +10,7 @@ that reads pickles. It is safe for four reasons:
   refused, and is not imported.
 - Even those names do not lead to numpy's code: each stands for a small class or function below, which notes what
   describes an array. (Numpy's own ``dtype.__setstate__`` takes flags that let bytes pass for pointers.)
-- Arrays are made from bytes and one of a few numeric types, by ``numpy.frombuffer``.
+- Arrays are made from bytes and one of a few numeric types, by ``numpy.frombuffer``, and no more than the file holds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.limits import LARGEST_TABLE, check_size
 
 INSTRUCTIONS = frozenset(
     "PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD "
@@ -64,10 +65,11 @@ def read_pickled_object(path: Path, form: str) -> Any:
     """
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {form}.")
+    check_size(path, LARGEST_TABLE, form)
     try:
         program = _program(path.read_bytes())
         _check(program)
-        return _plain(_Unpickler(program).load())
+        return _plain(_Unpickler(program).load(), len(program))
     except Exception as error:  # whatever a damaged program makes pickle and numpy raise
         why = str(error) or type(error).__name__
         raise InputError(f"{path} cannot be read, it is damaged or of another form ({why}); {form}.") from None
@@ -191,14 +193,19 @@ class _Unpickler(pickle.Unpickler):
         return text.encode("latin1")
 
 
-def _plain(holder: Any) -> Any:
+def _plain(holder: Any, most: int) -> Any:
     """The object that an array holds; its values, and items of lists among them, are arrays instead of descriptions."""
     if not isinstance(holder, _Array):
         raise ValueError("it holds no array")
     value = holder.items()[0]
-    if isinstance(value, dict):
-        return {key: _member(item) for key, item in value.items()}
-    return _member(value)
+    members = value.values() if isinstance(value, dict) else [value]
+    left = most
+    for member in members:  # a program of n bytes can repeat what it holds until n^2 / 4 bytes are asked for
+        for item in member if isinstance(member, (list, tuple)) else [member]:
+            left -= 1 + (len(item.content or ()) if isinstance(item, _Array) else 0)
+            if left < 0:
+                raise ValueError("it holds the same values many times")
+    return {key: _member(item) for key, item in value.items()} if isinstance(value, dict) else _member(value)
 
 
 def _member(value: Any) -> Any:
