@@ -58,4 +58,22 @@ def read_calibration(state: TernaryState, entry: dict[str, Any], name: str) -> P
                 f"{name}: calibrated {key} must be finite and of shape {tuple(state.params[key].shape)}, "
                 f"got shape {tuple(value.shape)}."
             )
+    _check_range(state, params, name)
     return params
+
+
+def _check_range(state: TernaryState, params: Params, name: str) -> None:
+    """Refuse numbers that no training can have left."""
+    if bool((params["scales"] < 0).any()):
+        raise InputError(
+            f"{name}: calibrated scales must not be negative, got {params['scales'].min().item():g}; the negative "
+            "weights' scale_negative is a size too."
+        )
+    if not bool((params["alpha"] > 0).all()):
+        raise InputError(f"{name}: calibrated alpha must be positive, got {params['alpha'].min().item():g}.")
+    rows = params["thresholds"].reshape(len(params["thresholds"]), -1).T.tolist()
+    for numbers in rows if state.method.rule.names else ():
+        try:
+            state.method.rule.check(dict(zip(state.method.rule.names, numbers, strict=True)))
+        except InputError as error:
+            raise InputError(f"{name}: calibrated {error}") from None

@@ -19,9 +19,10 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.checkpoint import Checkpointed
 from ttq_plugin.nni_adapter.epochs import call_each_epoch, check_knows_epochs
 from ttq_plugin.nni_adapter.evaluators import after_steps
+from ttq_plugin.nni_adapter.export import effective
 from ttq_plugin.nni_adapter.folding import latent
 from ttq_plugin.nni_adapter.groups import NewGroup, add_groups, check_optimizers, home_of
-from ttq_plugin.nni_adapter.health import Health, HealthMonitor
+from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
 from ttq_plugin.nni_adapter.lean import adopt
 from ttq_plugin.nni_adapter.names import first_names
 from ttq_plugin.nni_adapter.undo import Originals, release, unchanged_on_failure
@@ -197,6 +198,17 @@ class TernaryCompressor(Checkpointed, Compressor):
             name: getattr(wrapper, self.state_name).codes(latent(wrapper))
             for name, wrapper, _ in self._ternary_spaces()
         }
+
+    def _looks(self) -> list[Look]:
+        """What ``health`` is to look at."""
+        return [
+            Look(name, getattr(wrapper, self.state_name), latent(wrapper), self._exported(wrapper))
+            for name, wrapper, _ in self._ternary_spaces()
+        ]
+
+    def _exported(self, wrapper: ModuleWrapper) -> Tensor:
+        """The weight that an export would write."""
+        return effective(wrapper)["weight"]
 
     def health(self) -> Health:
         """How the layers are doing now, and how many signs flipped since this was asked last.

@@ -31,7 +31,7 @@ def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapp
     """
     active = {n: m._nni_wrapper for n, m in model.named_modules() if "_nni_wrapper" in m._modules}
     wrappers = {**known, **active}
-    values = {name: _effective(wrapper) for name, wrapper in wrappers.items()}
+    values = {name: effective(wrapper) for name, wrapper in wrappers.items()}
     for wrapper in active.values():
         wrapper.unwrap()
     try:
@@ -51,8 +51,15 @@ def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapp
 
 
 @torch.no_grad()
-def _effective(wrapper: ModuleWrapper) -> dict[str, Tensor]:
-    """The parameters with which the wrapper's layer computes in eval mode."""
+def effective(wrapper: ModuleWrapper) -> dict[str, Tensor]:
+    """The parameters with which a wrapper's layer computes in eval mode.
+
+    Args:
+        wrapper: NNI's wrapper of a layer; not changed.
+
+    Returns:
+        Name -> value, as an export would write it.
+    """
     spaces = (wrapper.pruning_target_spaces, wrapper.quantization_target_spaces)
     found = {k: v.target for s in spaces for k, v in s.items() if v.type is TargetType.PARAMETER}
     targets: dict[str, Any] = {name: value for name, value in found.items() if value is not None}

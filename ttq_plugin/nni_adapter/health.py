@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.rules import SMALLEST
+from ttq_plugin.core.state import TernaryState
 
 if TYPE_CHECKING:
     from ttq_plugin.nni_adapter.compressor import TernaryCompressor
@@ -22,9 +23,9 @@ class LayerHealth:
 
     Attributes:
         name: the layer.
-        zeros: share of its weights in the dead zone.
+        zeros: share of its weights that an export would write as zero.
         flips: share of its weights whose code changed since the last look; 0 at the first.
-        scales: (W_p, W_n), the mean over channels where each has its own.
+        scales: (W_p, W_n) as an export would write them, the mean over channels where each has its own.
         thresholds: the method's numbers by name, likewise.
         problem: what is wrong with the layer in one sentence, or None.
     """
@@ -64,6 +65,35 @@ class Health:
         return numbers
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a compressor shows of a layer.
+
+    Attributes:
+        name: the layer.
+        state: its scales and thresholds.
+        latent: the weight that the ternary step sees.
+        exported: the weight that an export would write.
+    """
+
+    name: str
+    state: TernaryState
+    latent: Tensor
+    exported: Tensor
+
+    def damage(self) -> str | None:
+        """What of the layer is no finite number any more, in one sentence, or None."""
+        params = self.state.params
+        found = {"weight": self.latent, "scale": params["scales"], "threshold": params["thresholds"]}
+        for what, values in (found | {"alpha": params["alpha"]}).items():
+            if not bool(torch.isfinite(values).all()):
+                return (
+                    f"a {what} is NaN or infinite, the training diverged; lower its learning rate and begin again, or "
+                    "go on from an earlier checkpoint."
+                )
+        return None
+
+
 class HealthMonitor:
     """Looks at a compressor's layers, when asked and every so many steps.
 
@@ -97,26 +127,32 @@ class HealthMonitor:
     def look(self) -> Health:
         """The layers as they are now; a new problem is warned of once."""
         layers = []
-        states = self.compressor.states()
-        for name, codes in self.compressor.codes().items():
-            before = self._codes.get(name, codes)
-            state = states[name]
-            problem = _problem(codes, state.params)
+        for look in self.compressor._looks():
+            state, codes = look.state, look.state.codes(look.latent)
+            before = self._codes.get(look.name, codes)
+            scales = state.method.scales(look.latent, state.params)
+            problem = look.damage() or _problem(codes, scales, state.method.learn_scales)
             numbers = zip(state.method.rule.names, state.thresholds, strict=True)
-            positive, negative = (row.mean().item() for row in state.scales)
+            positive, negative = (row.mean().item() for row in scales)
             layers.append(
                 LayerHealth(
-                    name=name,
-                    zeros=(codes == 0).float().mean().item(),
+                    name=look.name,
+                    zeros=(look.exported == 0).float().mean().item(),
                     flips=(codes != before).float().mean().item(),
                     scales=(positive, negative),
                     thresholds={key: row.mean().item() for key, row in numbers},
                     problem=problem,
                 )
             )
-            self._codes[name] = codes
-            self._warn(name, problem)
+            self._codes[look.name] = codes
+            self._warn(look.name, problem)
         return Health(self.compressor.steps, tuple(layers))
+
+    @torch.no_grad()
+    def warn_of_damage(self) -> None:
+        """Warn of layers that hold NaN or infinity, once."""
+        for look in self.compressor._looks():
+            self._warn(look.name, look.damage())
 
     def _warn(self, name: str, problem: str | None) -> None:
         if problem is not None and (name, problem) not in self._warned:
@@ -124,10 +160,9 @@ class HealthMonitor:
             warnings.warn(f"{name}: {problem}", stacklevel=4)
 
 
-def _problem(codes: Tensor, params: dict[str, Tensor]) -> str | None:
-    """What is wrong with a layer of these codes, if something is."""
-    scales = params["scales"]
-    if bool((scales <= SMALLEST).any()):
+def _problem(codes: Tensor, scales: Tensor, learned: bool) -> str | None:
+    """What is wrong with a layer of these codes and scales, if something is."""
+    if learned and bool((scales <= SMALLEST).any()):
         where = "a scale" if scales.numel() <= 2 else "some channel's scale"
         return f"{where} fell to zero, so that sign does nothing there; lower lr_scale."
     if not bool(codes.any()):

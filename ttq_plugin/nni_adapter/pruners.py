@@ -75,6 +75,10 @@ class TernaryPruner(TernaryCompressor, Pruner):
     def _use(self, name: str, wrapper: ModuleWrapper, space: Any) -> None:
         space.apply_method = "mul"
 
+    def _exported(self, wrapper: ModuleWrapper) -> Tensor:
+        state = wrapper.ternary_mask
+        return wrapper.weight * (state.codes(wrapper.weight) != 0)
+
     def compress(
         self, max_steps: int | None = None, max_epochs: int | None = None
     ) -> tuple[nn.Module, dict[str, dict[str, Tensor]]]:

@@ -98,8 +98,10 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 
         Returns:
             A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model; see ``plain_copy`` for
-            what other compressors leave in it.
+            what other compressors leave in it. A layer with NaN or infinity is warned of.
         """
+        if model is None:
+            self._monitor.warn_of_damage()
         return plain_copy(self.bound_model if model is None else model, self._module_wrappers, self._parameter_order)
 
 
