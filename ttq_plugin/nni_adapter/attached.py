@@ -18,7 +18,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.calibration import ternary_entry
 from ttq_plugin.nni_adapter.evaluators import after_steps
 from ttq_plugin.nni_adapter.groups import NewGroup, add_groups
-from ttq_plugin.nni_adapter.health import Health, HealthMonitor
+from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
 from ttq_plugin.nni_adapter.links import TERNARY, Config, Link
 from ttq_plugin.nni_adapter.recipes import groups_of, optimizers_of
 from ttq_plugin.nni_adapter.undo import release
@@ -182,6 +182,11 @@ class AttachedLayers:
     def codes(self) -> dict[str, Tensor]:
         """Each matrix's signs (int8), or each part's."""
         return {name: state.codes(latent()) for name, (state, latent) in self._states.items()}
+
+    def looks(self) -> list[Look]:
+        """What ``health`` is to look at."""
+        found = ((name, state, latent()) for name, (state, latent) in self._states.items())
+        return [Look(name, state, w, state.method.weights(w, state.params)) for name, state, w in found]
 
     def health(self) -> Health:
         """How the matrices are doing; see ``TernaryCompressor.health``."""

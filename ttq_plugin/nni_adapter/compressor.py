@@ -199,7 +199,7 @@ class TernaryCompressor(Checkpointed, Compressor):
             for name, wrapper, _ in self._ternary_spaces()
         }
 
-    def _looks(self) -> list[Look]:
+    def looks(self) -> list[Look]:
         """What ``health`` is to look at."""
         return [
             Look(name, getattr(wrapper, self.state_name), latent(wrapper), self._exported(wrapper))

@@ -127,7 +127,7 @@ class HealthMonitor:
     def look(self) -> Health:
         """The layers as they are now; a new problem is warned of once."""
         layers = []
-        for look in self.compressor._looks():
+        for look in self.compressor.looks():
             state, codes = look.state, look.state.codes(look.latent)
             before = self._codes.get(look.name, codes)
             scales = state.method.scales(look.latent, state.params)
@@ -151,7 +151,7 @@ class HealthMonitor:
     @torch.no_grad()
     def warn_of_damage(self) -> None:
         """Warn of layers that hold NaN or infinity, once."""
-        for look in self.compressor._looks():
+        for look in self.compressor.looks():
             self._warn(look.name, look.damage())
 
     def _warn(self, name: str, problem: str | None) -> None:
