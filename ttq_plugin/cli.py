@@ -68,7 +68,7 @@ def cli() -> None:
     help="Seconds between signs of life of a worker elsewhere; three missed, and its trial is run again.",
 )
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Search this method of the space; repeatable.")
-@click.option("--objectives", metavar="A,B,...", help="Two or more quantities to maximise, instead of the space's.")
+@click.option("--objectives", metavar="A,B,...", help="Two or more quantities to optimise, instead of the space's.")
 @click.option("--constraint", "constraints", multiple=True, metavar="'mcc >= 0.9'", help="A limit; repeatable.")
 @click.option("--sampler", metavar="NAME", help="tpe, gp, nsga2, random or grid  [default: the space's, mostly tpe]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="No trial begins after so many seconds.")
@@ -84,7 +84,7 @@ def cli() -> None:
 def search(**given: Any) -> None:
     """Search ternary compressions and leave a trade-off front in MLflow.
 
-    SPACE is a space file, or the name of a built-in one. Objectives are maximised together; the papers' settings are
+    SPACE is a space file, or the name of a built-in one. Objectives are optimised together; the papers' settings are
     tried first. Ctrl-C ends the search and keeps what is finished.
     """
     from ttq_plugin.commands.search import Asked
@@ -233,15 +233,15 @@ def compress(context: click.Context, **values: Any) -> None:
 @cli.command()
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
 @click.option(
-    "--mcc-floor", "mcc_floors", type=float, multiple=True,
-    help="Show the best gains at this MCC or more; repeatable  [default: the best MCC less 1, 2 and 5 points]",
+    "--floor", "--mcc-floor", "floors", type=float, multiple=True,
+    help="Show the best gains at this score or better; repeatable  [default: the best score less 1, 2 and 5 points]",
 )  # fmt: skip
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
 @options.storage
 @options.store
 @options.common
 def compare(**given: Any) -> None:
-    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of MCC; a run in MLflow."""
+    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of the score; a run in MLflow."""
     from ttq_plugin.commands.compare import compare as command
 
     command(**given)
@@ -249,7 +249,13 @@ def compare(**given: Any) -> None:
 
 @cli.command()
 @click.argument("study")
-@click.option("--mcc-floor", type=float, help="Recommend a member with at least this MCC on validation data.")
+@click.option(
+    "--floor",
+    "--mcc-floor",
+    "floor",
+    type=float,
+    help="Recommend a member with this score or better on validation data.",
+)
 @click.option(
     "--out", "path", type=click.Path(path_type=Path), help="The page  [default: reports/STUDY.html in the store]"
 )

@@ -8,6 +8,64 @@ from collections.abc import Sequence
 from ttq_plugin.errors import InputError
 
 
+class Objective(str):
+    """An objective's name, which knows whether a higher value is better and how people read it.
+
+    Everything that searches, ranks or compares fronts maximises ``upward`` values; records, tables, MLflow and pictures
+    hold the natural ones. A plain string is the name of an objective that is better when higher.
+
+    Args:
+        name: the name.
+        higher: whether a higher value is better.
+        label: how people call it; empty for what is known of the name.
+        fraction: whether people read it in percent; None for what is known of the name.
+    """
+
+    higher: bool
+    label: str
+    fraction: bool | None
+
+    def __new__(cls, name: str, higher: bool = True, label: str = "", fraction: bool | None = None) -> Objective:
+        """Make the string with what it knows."""
+        made = super().__new__(cls, name)
+        made.higher, made.label, made.fraction = higher, label, fraction
+        return made
+
+    def __reduce__(self) -> tuple[type[Objective], tuple[str, bool, str, bool | None]]:
+        return Objective, (str(self), self.higher, self.label, self.fraction)
+
+    @property
+    def on_test(self) -> Objective:
+        """The same quantity on the test split."""
+        return Objective(f"test_{self}", self.higher, self.label, self.fraction)
+
+
+def is_higher(name: str) -> bool:
+    """Whether a higher value of an objective is better."""
+    return name.higher if isinstance(name, Objective) else True
+
+
+def upward(name: str, value: float) -> float:
+    """A value of an objective as a number of which more is better: the only place that flips a direction.
+
+    Args:
+        name: the objective, an ``Objective`` where lower is better.
+        value: its natural value.
+
+    Returns:
+        The value where higher is better. Else a strictly decreasing function of it, which for errors lies in (0, 1]:
+        no error is 1, and the hypervolume's corner at 0 is an infinite one.
+    """
+    if is_higher(name):
+        return value
+    return 1 / (1 + value) if value >= 0 else 1 - value
+
+
+def upward_vector(objectives: Sequence[str], values: Sequence[float]) -> tuple[float, ...]:
+    """The values of several objectives as ``upward`` numbers."""
+    return tuple(upward(name, value) for name, value in zip(objectives, values, strict=True))
+
+
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float] | float = 0.0) -> float:
     """The exact volume between the reference and what the points dominate (Zitzler & Thiele 1998), by moocore.
 
@@ -95,20 +153,21 @@ def knee(points: Sequence[Sequence[float]]) -> int:
     return distances.index(min(distances))
 
 
-def edge(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+def edge(points: Sequence[Sequence[float]], objectives: Sequence[str] = ("", "")) -> list[Sequence[float]]:
     """The points that are best in two objectives alone: where a projection of a front ends.
 
     Args:
-        points: pairs, both maximised.
+        points: pairs of natural values.
+        objectives: the two objectives; both are maximised unless an ``Objective`` says otherwise.
 
     Returns:
-        The pairs that no other one covers, each once, by the first falling and the second rising.
+        The pairs that no other one covers, each once, the first objective getting worse and the second better.
     """
-    best: list[Sequence[float]] = []
-    for point in sorted(points, reverse=True):
-        if not best or point[1] > best[-1][1]:
-            best.append(point)
-    return best
+    best: list[tuple[Sequence[float], Sequence[float]]] = []
+    for turned, point in sorted(((upward_vector(objectives, point), point) for point in points), reverse=True):
+        if not best or turned[1] > best[-1][0][1]:
+            best.append((turned, point))
+    return [point for _, point in best]
 
 
 def _covers(one: Sequence[float], other: Sequence[float]) -> bool:

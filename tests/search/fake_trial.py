@@ -3,7 +3,7 @@
 data is a comma-separated list of words: sleep=0.1, diverge, nan, inf, bug, nometric, kill=FILE (the first trial that
 finds FILE missing creates it and kills its worker), always-kill=METHOD, badinput, badprepare, die, hang (every
 trial but the papers' own waits for ever), collapse (odd numbers of epochs lose conv1 in the second one; validation MCC
-rises in proportion to the epochs), fraction (MCC is one).
+rises in proportion to the epochs), fraction (MCC is one), rmse (it takes MCC's place, an error that falls with it).
 """
 
 import os
@@ -73,10 +73,16 @@ def run(prepared, settings, on_epoch=None, on_look=None):
         del metrics["mcc"]
     if "fraction" in prepared:
         metrics["mcc"] /= 100
+    if "rmse" in prepared:
+        metrics["rmse"] = 110 - metrics.pop("mcc")
     metrics["energy"] = float("inf")
     for epoch in range(1, settings.epochs + 1 if on_look else 0):
         dead = ("conv1",) if "collapse" in prepared and epoch >= 2 and settings.epochs % 2 else ()
-        done = {**metrics, "mcc": metrics["mcc"] * epoch / settings.epochs}
+        done = {**metrics}
+        if "rmse" in prepared:
+            done["rmse"] = metrics["rmse"] + settings.epochs - epoch
+        else:
+            done["mcc"] = metrics["mcc"] * epoch / settings.epochs
         on_look(Look(epoch, dead, lambda done=done: done))
     model = f"{settings.method} {settings.lr}"
     return SimpleNamespace(

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.fronts import hypervolume
+from ttq_plugin.fronts import hypervolume, upward_vector
 from ttq_plugin.search import ending
 from ttq_plugin.search.early import EXPERIENCE, Judge
 from ttq_plugin.search.ending import stagnates
@@ -89,7 +89,7 @@ def judge_of(space_text, finals, looks=(0.5, 0.3, 0.3), limits=()):
         trial.set_user_attr("metrics", metrics)
         for limit in space.limits:
             trial.set_constraint(str(limit), limit.violation(metrics[limit.name]))
-        study.tell(trial, list(values))
+        study.tell(trial, list(upward_vector(space.objectives, values)))
     return Judge(study, space, epochs=10), space
 
 

@@ -27,7 +27,7 @@ from ttq_plugin.tasks import TASKS
 # What is replaced in the good file, by what, and the whole sentence that answers.
 WRONG = {
     "unknown key": ("trials: 6", "trails: 6", "space.yaml: unknown key 'trails' (did you mean trials?), allowed: task, "
-                    "also, objectives, constraints, sampler, trials, timeout, stagnation, seed, stop_early, "
+                    "also, metric, objectives, constraints, sampler, trials, timeout, stagnation, seed, stop_early, "
                     "granularity, parameters, methods, only, paper."),
     "unknown parameter": ("  share:", "  shares:",
                           "space.yaml: parameters: unknown key 'shares' (did you mean share?), "
@@ -129,7 +129,7 @@ WRONG = {
                             "space.yaml: stagnation must be greater than or equal to 5, got 2."),
     "no time": ("trials: 6", "timeout: 0", "space.yaml: timeout must be greater than 0, got 0."),
     "unknown early stop": ("trials: 6", "stop_early: {floor: 0.5}", "space.yaml: stop_early: unknown key 'floor' "
-                           "(did you mean mcc_floor?), allowed: collapsed, mcc_floor, dominated."),
+                           "(did you mean mcc_floor?), allowed: collapsed, score_floor, mcc_floor, dominated."),
     "floor above all": ("trials: 6", "stop_early: {mcc_floor: 2}",
                         "space.yaml: stop_early.mcc_floor must be less than or equal to 1, got 2."),
     "only what is there": ("trials: 6", "only: [pttk]", "space.yaml: only[0]: unknown method 'pttk' (did you mean "
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_said_in_one_sentence(space_text, old, new, sentence):
 @pytest.mark.parametrize("text", ["", "- a\n", "just words", "3"])
 def test_a_file_that_is_no_mapping(text):
     with pytest.raises(
-        InputError, match=r"^space.yaml must be a mapping with keys among task, also, objectives, .* got "
+        InputError, match=r"^space.yaml must be a mapping with keys among task, also, metric, objectives, .* got "
     ):
         parse_space(text, "space.yaml")
 

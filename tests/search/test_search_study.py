@@ -49,8 +49,8 @@ def test_resume_needs_a_study_and_a_new_one_needs_a_free_name(space, storage):
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("[mcc, cr_gain_total, ec_gain_total]", "[mcc, srqw]", "maximises mcc, cr_gain_total, ec_gain_total, but the "
-         "space asks for mcc, srqw; a study keeps its objectives"),
+        ("[mcc, cr_gain_total, ec_gain_total]", "[mcc, srqw]", "has the objectives mcc, cr_gain_total, ec_gain_total, "
+         "but the space asks for mcc, srqw; a study keeps its objectives"),
         ("[mcc, cr_gain_total, ec_gain_total]", "[mcc, ec_gain_total, cr_gain_total]", "a study keeps its objectives"),
         ("task: mnist-cnn", "task: esr-2dcnn", "searches mnist-cnn, not esr-2dcnn"),
         ("  attq: {t_min: {low: -2, high: -0.25}, t_max: {low: 0.25, high: 2}}\n", "", "keeps its methods"),

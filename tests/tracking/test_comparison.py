@@ -42,7 +42,7 @@ def test_numbers_known_by_hand(studies):
         0.95: {"high": {"cr_gain_total": None}, "low": {"cr_gain_total": None}},
     }
     assert list(compare_fronts(studies, PAIR).attainment) == [0.89, 0.88, 0.85]
-    assert "| cr_gain_total (%) at MCC of 0.95 or more | none | none |" in describe(found)
+    assert "| compression gain CR_G^T (%) at MCC >= 95 % | none | none |" in describe(found)
 
 
 def test_it_is_a_run_of_its_own(store, studies, tmp_path):

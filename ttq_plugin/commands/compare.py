@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ttq_plugin.commands.console import err, out, print_json, table
 from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.report import default_storage, front_members, store_folder
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ledger import finished
+from ttq_plugin.search.space import Space
 from ttq_plugin.search.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, open_store
-from ttq_plugin.tracking.comparison import Comparison, compare_fronts, record_comparison
+from ttq_plugin.tracking.comparison import Comparison, at_floor, compare_fronts, record_comparison
 from ttq_plugin.tracking.comparison_picture import plot_fronts
-from ttq_plugin.tracking.words import for_text, written
+from ttq_plugin.tracking.words import written
 
 
 def compare(
     studies: Sequence[str],
     store: str,
     storage: str | None,
-    mcc_floors: Sequence[float],
+    floors: Sequence[float],
     path: Path | None,
     *,
     as_json: bool,
@@ -36,13 +36,14 @@ def compare(
         raise InputError(f"a comparison needs at least two different studies, got {', '.join(names)}; name another.")
     url = storage or default_storage(store_folder(store))
     loaded = {name: load_study(url, name) for name in names}
-    objectives = _common(loaded)
+    spaces = {name: stored_space(study) for name, study in loaded.items()}
+    objectives, score = _common(spaces), spaces[names[0]].score
     records = {name: [TrialRecord(**record) for record in finished(study)] for name, study in loaded.items()}
     for name, own in records.items():
         front_members(name, own, objectives)  # refuses a study without any
-    comparison = compare_fronts(records, objectives, sorted(mcc_floors))
+    comparison = compare_fronts(records, objectives, sorted(floors), score)
     seeds = {name: study.user_attrs["seed"] for name, study in loaded.items()}
-    task = stored_space(loaded[names[0]]).task
+    task = spaces[names[0]].task
     opened = open_store(store)
     if path:
         plot_fronts(comparison.fronts, objectives, path, f"{task}: {len(names)} studies")
@@ -52,30 +53,33 @@ def compare(
         return
     _print(comparison, task)
     if len(set(seeds.values())) > 1:
-        err.print("The studies have different seeds, hence different validation splits: MCCs differ by that too.")
+        err.print("The studies have different seeds, hence different validation splits: scores differ by that too.")
     if path:
         out.print(f"picture: {path}")
     for head, line in zip(("MLflow:  ", "         "), to_see(store, link), strict=False):
         out.print(head + line)
 
 
-def _common(loaded: dict[str, Any]) -> list[str]:
+def _common(spaces: dict[str, Space]) -> list[str]:
     """The objectives that all studies have, in the first one's order.
 
     Args:
-        loaded: name -> optuna.Study.
+        spaces: name -> what the study searched.
 
     Returns:
         At least two names.
 
     Raises:
-        InputError: the studies are of different tasks, or share fewer than two objectives.
+        InputError: the studies are of different tasks or metrics, or share fewer than two objectives.
     """
-    tasks = {name: stored_space(study).task for name, study in loaded.items()}
+    tasks = {name: space.task for name, space in spaces.items()}
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} ({task})" for name, task in tasks.items())
         raise InputError(f"the studies must search the same task, got {told}; compare those of one task.")
-    kept = {name: list(study.user_attrs["objectives"]) for name, study in loaded.items()}
+    if len({space.metric for space in spaces.values()}) > 1:
+        told = ", ".join(f"{name} ({space.metric.name})" for name, space in spaces.items())
+        raise InputError(f"the studies must be scored by the same metric, got {told}; compare those of one metric.")
+    kept = {name: list(space.objectives) for name, space in spaces.items()}
     common = [name for name in next(iter(kept.values())) if all(name in own for own in kept.values())]
     if len(common) < 2:
         told = "; ".join(f"{name}: {', '.join(own)}" for name, own in kept.items())
@@ -98,6 +102,6 @@ def _print(comparison: Comparison, task: str) -> None:
     for floor, reached in comparison.attainment.items():
         for metric in next(iter(reached.values())):
             best = [reached[name][metric] for name in names]
-            row = [f"{for_text(metric)} at MCC >= {100 * floor:.4g} %"]
+            row = [at_floor(comparison, metric, floor)]
             rows.append(row + ["none" if v is None else written(metric, v) for v in best])
     table(f"{task}: {len(names)} fronts, together {comparison.together:.4f}", headings, rows)

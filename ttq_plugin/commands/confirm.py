@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.progress import Progress
 
-from ttq_plugin.commands.console import out, percent
+from ttq_plugin.commands.console import out
 from ttq_plugin.search.confirm import Confirmed, confirm_front
 from ttq_plugin.search.space import Space
+from ttq_plugin.tracking.words import with_unit, written
 
 
 def confirm_all(
@@ -41,6 +42,8 @@ def print_confirmed(rows: Sequence[Mapping[str, Any]], space: Space) -> None:
         if (found := row.get("confirmed")) is None:
             continue
         numbers = zip(space.objectives, found["mean"], found["high"], strict=True)
-        told = ", ".join(f"{name} {percent(mean)} +- {100 * (high - mean):.2f}" for name, mean, high in numbers)
+        told = ", ".join(
+            f"{name} {with_unit(name, mean)} +- {written(name, high - mean)}" for name, mean, high in numbers
+        )
         runs = f"{found['runs']} other seeds" + (f", {found['failed']} failed" if found["failed"] else "")
         out.print(f"trial {row['trial']}: {told} ({runs}){'' if found['holds'] else '  FALLS OFF the front'}")

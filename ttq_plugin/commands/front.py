@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.confirm import print_confirmed
-from ttq_plugin.commands.console import out, percent, table
+from ttq_plugin.commands.console import out, table
 from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.deploy.pyfunc import log_model
+from ttq_plugin.fronts import upward
 from ttq_plugin.names import file_name
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.runner import Summary
 from ttq_plugin.search.space import Space
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tracking import StudyRecorder, plot_front
+from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial import load_weights, score_on_test
 
 HEADINGS = {
-    "mcc": "MCC val",
     "cr_gain_total": "CR_G",
     "cr_gain_quantized": "CR_G quant",
     "ec_gain_total": "EC_G",
@@ -42,7 +43,7 @@ def finish(
     curves: str,
 ) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
-    recorder, members = watch.recorder, sorted(watch.members())
+    recorder, members, score = watch.recorder, sorted(watch.members()), watch.space.score
     scores = _test(watch, members, data, seed)
     for number, found in confirmed.items():
         recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
@@ -59,7 +60,7 @@ def finish(
             "origin": r.origin,
             **{k: v for k, v in r.parameters.items() if v is not None},
             **r.metrics,
-            "test_mcc": scores.get(r.number),
+            score.on_test: scores.get(r.number),
             "notes": list(r.notes),
             **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
         }
@@ -75,10 +76,11 @@ def finish(
             "lost": summary.lost,
             "pruned": summary.pruned,
         },
+        "metric": score,
         "ended": summary.ended,
         "saved_seconds": summary.saved,
-        "full_precision": {"mcc": watch.ready.score, "test_mcc": scores.get(-1)},
-        "front": sorted(rows, key=lambda row: -row["mcc"]),
+        "full_precision": {score: watch.ready.score, score.on_test: scores.get(-1)},
+        "front": sorted(rows, key=lambda row: -upward(score, row[score])),
         "picture": str(picture.absolute()) if members else None,
         "link": recorder.link("127.0.0.1", 5000),
     }
@@ -114,19 +116,22 @@ def _log_model(recorder: StudyRecorder, number: int, path: Path, model: Any, tas
 
 def print_front(result: dict[str, Any], space: Space, store: str) -> None:
     """The front as a table, with what happened to the search and where its picture and its MLflow are."""
-    counts, full = result["trials"], result["full_precision"]
+    counts, full, score = result["trials"], result["full_precision"], space.score
     metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
     headings = {"trial": "right", "method": "left", "from": "left"}
-    numbers = {HEADINGS.get(name, name): "right" for name in metrics} | {"MCC test": "right", "epochs": "right"}
-    baseline = ["", "fp32", ""] + [percent(full["mcc"]) if m == "mcc" else "" for m in metrics]
-    rows = [[*baseline, percent(full["test_mcc"]), ""]]
+    names = HEADINGS | {score: f"{label_of(score)} val"}
+    numbers = [names.get(name, name) for name in metrics] + [f"{label_of(score)} test", "epochs"]
+    baseline = ["", "fp32", ""] + [with_unit(score, full[score]) if m == score else "" for m in metrics]
+    rows = [[*baseline, with_unit(score, full[score.on_test]), ""]]
     rows += [
         [str(row["trial"]), row["method"], row["origin"]]
-        + [percent(row[m]) if m in row else "" for m in metrics]
-        + [percent(row["test_mcc"]), str(row["epochs"])]
+        + [with_unit(m, row.get(m)) for m in metrics]
+        + [with_unit(score, row[score.on_test]), str(row["epochs"])]
         for row in result["front"]
     ]
-    table(f"{result['study']}: the front of {counts['complete']} trials", headings | numbers, rows)
+    table(
+        f"{result['study']}: the front of {counts['complete']} trials", headings | dict.fromkeys(numbers, "right"), rows
+    )
     if result["simulated"]:
         out.print(SIMULATED)
     if counts["failed"]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import err, out, percent, print_json
+from ttq_plugin.commands.console import err, out, print_json
 from ttq_plugin.commands.remake import remake
 from ttq_plugin.errors import InputError
-from ttq_plugin.fronts import hypervolume, knee
+from ttq_plugin.fronts import Objective, hypervolume, is_higher, knee, upward
 from ttq_plugin.names import file_name
 from ttq_plugin.search.importance import importances
 from ttq_plugin.search.ledger import finished
@@ -17,14 +17,14 @@ from ttq_plugin.search.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
 from ttq_plugin.tracking.store import check_folder, tested
-from ttq_plugin.tracking.words import written
+from ttq_plugin.tracking.words import label_of, with_unit, written
 
 
 def report(
     study: str,
     store: str,
     storage: str | None,
-    mcc_floor: float | None,
+    floor: float | None,
     path: Path | None,
     *,
     as_json: bool,
@@ -37,41 +37,43 @@ def report(
 
     folder = store_folder(store)
     loaded = load_study(storage or default_storage(folder), study)
-    task, objectives = stored_space(loaded).task, list(loaded.user_attrs["objectives"])
+    space = stored_space(loaded)
+    task, objectives, score = space.task, space.objectives, space.score
     records = [TrialRecord(**record) for record in finished(loaded)]
     members = front_members(study, records, objectives)
     confirmed = {int(number): found for number, found in loaded.user_attrs.get("confirmed", {}).items()}
     fallen = {number for number, found in confirmed.items() if not found["holds"]}
-    pick, why = recommended([m for m in members if m.number not in fallen] or members, objectives, mcc_floor)
+    pick, why = recommended([m for m in members if m.number not in fallen] or members, objectives, floor, score)
     inputs = loaded.user_attrs.get("inputs")
     complete = [record for record in records if objective_vector(record, objectives) is not None]
     commands = {record.number: remake(task, record, inputs) for record in complete}
-    tests = tested(store, study)
+    tests = tested(store, study, score)
     shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed or 0)}
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
     target = path or folder / "reports" / f"{file_name(study)}.html"
     remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
-    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares)
+    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares, score)
     write_text(target, report_page(described))
     result = {
         "study": study,
         "report": str(target.absolute()),
         "trials": len(records),
         "front": sorted(record.number for record in members),
-        "hypervolume": hypervolume([[record.metrics[name] for name in objectives] for record in members]),
+        "hypervolume": hypervolume([objective_vector(record, objectives) or () for record in members]),
         "pick": {
             "trial": pick.number,
             **{k: v for k, v in pick.parameters.items() if v is not None},
             **pick.metrics,
-            "test_mcc": tests.get(pick.number),
+            score.on_test: tests.get(pick.number),
         },
+        "metric": score,
         "command": commands[pick.number],
         "importances": shares,
     }
     if as_json:
         print_json(result)
         return
-    values = ", ".join(f"{name} {percent(pick.metrics[name])}" for name in objectives)
+    values = ", ".join(f"{name} {with_unit(name, pick.metrics[name])}" for name in objectives)
     out.print(f"recommended: trial {pick.number} ({values})")
     out.print(f"             {commands[pick.number]}")
     out.print(f"report: {target}")
@@ -119,14 +121,18 @@ def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequen
 
 
 def recommended(
-    members: Sequence[TrialRecord], objectives: Sequence[str], floor: float | None
+    members: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    floor: float | None,
+    score: str = Objective("mcc"),
 ) -> tuple[TrialRecord, str]:
     """The front's knee, among its members of enough accuracy.
 
     Args:
         members: of the front.
         objectives: its axes.
-        floor: the least MCC on validation data; None for any.
+        floor: the least score on validation data, of an error the most; None for any.
+        score: the task's metric.
 
     Returns:
         The member, and why it is the one.
@@ -134,14 +140,15 @@ def recommended(
     Raises:
         InputError: no member reaches the floor.
     """
-    able = [record for record in members if floor is None or record.metrics["mcc"] >= floor]
+    reached = {record.number: upward(score, record.metrics[score]) for record in members}
+    able = [record for record in members if floor is None or reached[record.number] >= upward(score, floor)]
+    bound = "" if floor is None else f"{label_of(score)} {'>=' if is_higher(score) else '<='} {floor:g}"
     if not able:
-        best = max(record.metrics["mcc"] for record in members)
-        raise InputError(f"no member of the front has an MCC of at least {floor:g}; the best has {best:.4f}.")
-    vectors: list[Mapping[str, Any]] = [record.metrics for record in able]
-    index = knee([[metrics[name] for name in objectives] for metrics in vectors])
-    among = "the front" if floor is None else f"the {len(able)} members of the front with an MCC of at least {floor:g}"
-    return able[index], (
+        best = max(members, key=lambda record: reached[record.number]).metrics[score]
+        raise InputError(f"no member of the front has {bound}; the best has {best:.4f}.")
+    vectors = [objective_vector(record, objectives) or () for record in able]
+    among = "the front" if floor is None else f"the {len(able)} members of the front with {bound}"
+    return able[knee(vectors)], (
         f"The knee of {among}: nearest to the best value of every objective, each scaled to its range there. A "
         "compromise, not a verdict: another weighing of accuracy and size picks another member."
     )

@@ -242,7 +242,7 @@ def _watch(opened: _Opened, ready: Prepared, bars: Progress) -> Watch:
         "sampler": space.sampler,
         "trials": opened.target,
         "seed": opened.seed,
-        f"{ready.task.score.name}_fp32": ready.score,
+        f"{space.score}_fp32": ready.score,
     }
     models = opened.asked.folder / "models" / file_name(opened.name)
     return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.progress import Progress
 
-from ttq_plugin.commands.console import err, percent
+from ttq_plugin.commands.console import err
 from ttq_plugin.commands.train import marked
+from ttq_plugin.fronts import upward
 from ttq_plugin.search.patience import patiently
 from ttq_plugin.search.space import Space
 from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial import Prepared
 
 LAST_PATIENCE = 60.0
@@ -64,7 +67,9 @@ class Watch:
         if self._recorder is None:
             store = self.store if isinstance(self.store, Store) else open_store(self.store)
             tags = {"task": self.space.task} | marked(self.ready)
-            self._recorder = StudyRecorder(store, self.study, self.space.objectives, self.parameters, tags)
+            self._recorder = StudyRecorder(
+                store, self.study, self.space.objectives, self.parameters, tags, self.space.score
+            )
         return self._recorder
 
     def members(self) -> set[int]:
@@ -80,8 +85,10 @@ class Watch:
             self._forget_dominated()
         if len(self.records) > self._logged and time.monotonic() >= self._again:
             self._log()
-        complete = [r.metrics["mcc"] for r in self.records if r.state == "complete" and "mcc" in r.metrics]
-        best = f"best MCC {percent(max(complete))}, " if complete else ""
+        score = self.space.score
+        complete = [r.metrics[score] for r in self.records if r.state == "complete" and score in r.metrics]
+        found = max(complete, key=partial(upward, score), default=None)
+        best = "" if found is None else f"best {label_of(score)} {with_unit(score, found)}, "
         note = f"{best}front {len(self.members())}, running {len(running)}"
         # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
         done = min(len(self.records), self.target - len(running))

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import upward, upward_vector
 from ttq_plugin.search.early import dominates
 from ttq_plugin.search.engines import get_engine
 from ttq_plugin.search.job import Job
@@ -40,7 +41,7 @@ class Confirmed:
         mean: of each objective.
         low: lower end of the mean's interval (Student's t, 95 %), of each objective.
         high: upper end.
-        holds: whether no other member's mean dominates this one's upper ends, and no training failed.
+        holds: whether no other member's mean dominates this one's better ends, and no training failed.
     """
 
     runs: int
@@ -115,7 +116,7 @@ def confirm_front(
     job = Job(storage, name, plain, target, seed, _text(data), device, _text(cache), None, trial_module)
     with stop_requests() as stop:
         summary = run_job(again, job, place, size, stop, on_poll=on_poll, pause=pause)
-    found = judge(_runs(again, wanted), space.objectives)
+    found = judge(_runs(again, wanted, space.objectives), space.objectives)
     study.set_user_attr("confirmed", {str(number): asdict(result) for number, result in found.items()})
     return found, summary.interrupted or summary.error is not None
 
@@ -124,7 +125,7 @@ def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[
     """Means, intervals, and which members hold.
 
     Args:
-        runs: of each member, the objective vectors of its trainings, None for one that failed.
+        runs: of each member, the objectives' natural values of its trainings, None for one that failed.
         objectives: their names.
 
     Returns:
@@ -147,13 +148,18 @@ def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[
         )
     assert all(len(result.mean) == len(objectives) for result in found.values())
     return {
-        number: Confirmed(**{**asdict(result), "holds": not result.failed and not _off(number, found)})
+        number: Confirmed(**{**asdict(result), "holds": not result.failed and not _off(number, found, objectives)})
         for number, result in found.items()
     }
 
 
-def _off(number: int, found: Mapping[int, Confirmed]) -> bool:
-    return any(dominates(other.mean, found[number].high) for key, other in found.items() if key != number)
+def _off(number: int, found: Mapping[int, Confirmed], objectives: tuple[str, ...]) -> bool:
+    """Whether another member's mean dominates the better end of each of this one's intervals."""
+    own = found[number]
+    ends = zip(objectives, own.low, own.high, strict=True)
+    best = tuple(max(upward(name, low), upward(name, high)) for name, low, high in ends)
+    means = (upward_vector(objectives, other.mean) for key, other in found.items() if key != number)
+    return any(dominates(mean, best) for mean in means)
 
 
 def _half_width(values: tuple[float, ...]) -> float:
@@ -171,11 +177,14 @@ def _key(trial: Any) -> tuple[int, int]:
     return trial.user_attrs["member"], trial.user_attrs["seed"]
 
 
-def _runs(study: Any, wanted: set[tuple[int, int]]) -> dict[int, list[tuple[float, ...] | None]]:
+def _runs(
+    study: Any, wanted: set[tuple[int, int]], objectives: tuple[str, ...]
+) -> dict[int, list[tuple[float, ...] | None]]:
     runs: dict[int, list[tuple[float, ...] | None]] = {}
     for trial in sorted(_counting(study), key=_key):
         if _key(trial) in wanted and trial.state.is_finished():
-            values = tuple(trial.values) if trial.state == TrialState.COMPLETE else None
+            complete = trial.state == TrialState.COMPLETE
+            values = tuple(trial.user_attrs["metrics"][name] for name in objectives) if complete else None
             runs.setdefault(trial.user_attrs["member"], []).append(values)
     return runs
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from ttq_plugin.search.objectives import OBJECTIVES, Constraint, gains
+from ttq_plugin.fronts import is_higher, upward
+from ttq_plugin.search.objectives import Constraint, gains
 from ttq_plugin.search.patience import PATIENCE, patiently
 from ttq_plugin.search.space import Space
 
@@ -67,9 +68,10 @@ class Judge:
             return
         numbers = self._wanted(look.measure())
         self.looks[self._times[self.epoch]] = numbers
-        floor = self.space.stop_early.mcc_floor
-        if floor is not None and numbers["mcc"] < floor:
-            raise optuna.TrialPruned(f"validation MCC {numbers['mcc']:.3f} below {floor:g} {when}")
+        score, floor = self.space.score, self.space.stop_early.floor
+        if floor is not None and upward(score, numbers[score]) < upward(score, floor):
+            side = "below" if score.higher else "above"
+            raise optuna.TrialPruned(f"validation {score.label} {numbers[score]:.3f} {side} {floor:g} {when}")
         if self.space.stop_early.dominated and (why := self._hopeless(numbers)):
             raise optuna.TrialPruned(f"{why} {when}")
 
@@ -79,7 +81,7 @@ class Judge:
 
     def _wanted(self, metrics: Mapping[str, float]) -> dict[str, float]:
         metrics = gains(metrics)
-        names = dict.fromkeys(["mcc", *self.space.objectives, *(c.name for c in self.space.limits)])
+        names = dict.fromkeys([self.space.score, *self.space.objectives, *(c.name for c in self.space.limits)])
         return {name: metrics[name] for name in names if name in metrics}
 
     def _hopeless(self, now: Mapping[str, float]) -> str | None:
@@ -94,30 +96,39 @@ class Judge:
         for limit in self.space.limits:
             if limit.name in now and limit.violation(now[limit.name]) + _best_change(limit, pairs) > 0:
                 return f"{limit} stays broken"
-        bound = [optimistic(name, now, pairs) for name in self.space.objectives]
+        bound = [optimistic(name, now, pairs, self._best(name)) for name in self.space.objectives]
         front = (trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values()))
         if any(dominates(trial.values, bound) for trial in front):
             return "dominated at best"
         return None
 
+    def _best(self, name: str) -> float:
+        """The best value that an objective can have at all."""
+        known = self.space.quantities[name]
+        return known.high if is_higher(name) else known.low
+
 
 def optimistic(
-    name: str, now: Mapping[str, float], pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
+    name: str,
+    now: Mapping[str, float],
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+    best: float,
 ) -> float:
-    """The most that an objective is expected to end at.
+    """The most that an objective is expected to end at, as an upward number.
 
     Args:
         name: of the objective.
         now: the trial's numbers at this look.
         pairs: of each complete trial, its numbers at this look and at its end.
+        best: the best value there is.
 
     Returns:
         today's value and the largest rise there was; where either is unknown (a quantity that only a finished model is
-        measured for), the highest value there is.
+        measured for), the best value there is.
     """
-    rises = [end[name] - then[name] for then, end in pairs if name in then and name in end]
-    highest = OBJECTIVES[name].high
-    return min(highest, now[name] + max(0.0, *rises)) if name in now and rises else highest
+    rises = [upward(name, end[name]) - upward(name, then[name]) for then, end in pairs if name in then and name in end]
+    highest = upward(name, best)
+    return min(highest, upward(name, now[name]) + max(0.0, *rises)) if name in now and rises else highest
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:

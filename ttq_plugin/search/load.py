@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ttq_plugin.errors import InputError
 from ttq_plugin.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_VALUE, MOST_NODES, read_text
 from ttq_plugin.search.ranges import Problem, Range, unknown
+from ttq_plugin.search.scored import Scored
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
 
@@ -188,12 +189,14 @@ def _sentence(error: ValidationError) -> str:
     if isinstance(problem, Problem):
         path, message = path + problem.path, str(problem)
     elif first["type"] == "extra_forbidden":
-        # Other names are checked before pydantic sees them: only these three can have extra keys.
-        models: tuple[type[BaseModel], ...] = (Space, StopEarly, Range)
-        allowed = models[min(len(path), len(models)) - 1].model_fields
+        # Other names are checked before pydantic sees them: only these four can have extra keys.
+        inner: dict[Any, type[BaseModel]] = {"stop_early": StopEarly, "metric": Scored}
+        model = Space if len(path) == 1 else inner.get(path[0], Range)
+        allowed = model.model_fields
         path, message = path[:-1], unknown("key", path[-1], allowed)
     elif first["type"] == "missing":
-        fields = Space.model_fields if len(path) == 1 else Range.model_fields
+        inside = Scored if path[0] == "metric" else Range
+        fields = Space.model_fields if len(path) == 1 else inside.model_fields
         required = [name for name, field in fields.items() if field.is_required()]
         message = f"is missing, required here: {', '.join(required)}"
     else:

@@ -1,4 +1,4 @@
-"""What a search may maximise or limit: each quantity's name, meaning and range, and the one place that flips one."""
+"""What a search may optimise or limit: each quantity's name, meaning and range."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.ranges import unknown
+from ttq_plugin.tasks.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Quantity:
     high: float = math.inf
 
 
-OBJECTIVES: dict[str, Quantity] = {
-    "mcc": Quantity("Matthews correlation coefficient on validation data", -1, 1),
+GAINS: dict[str, Quantity] = {
     "cr_gain_total": Quantity("storage saved in the whole model, 34 bits a non-zero weight as in the papers", high=1),
     "cr_gain_quantized": Quantity("the same in the quantised layers alone", high=1),
     "cr_gain_entropy": Quantity("storage saved in the whole model, at the Shannon bound of its weights", high=1),
@@ -32,9 +32,9 @@ OBJECTIVES: dict[str, Quantity] = {
     "srqw": Quantity("zeros among the ternary weights", 0, 1),
     "latency_gain": Quantity("time saved by the packed runtime, measured here on one thread", high=1),
 }
-"""All are maximised: what should shrink enters as its gain (see `gains`), so no other place knows a direction."""
+"""What a search may optimise beside the task's metric; all are maximised: what should shrink enters as its gain."""
 
-LIMITED: dict[str, Quantity] = OBJECTIVES | {
+PLAIN: dict[str, Quantity] = {
     "bits_coo34": Quantity("bits of the whole model, 34 a non-zero weight", 0),
     "bits_entropy": Quantity("bits of the whole model at the Shannon bound", 0),
     "bits_base3": Quantity("bits of the whole model, five weights a byte", 0),
@@ -44,7 +44,19 @@ LIMITED: dict[str, Quantity] = OBJECTIVES | {
     "ec_total": Quantity("joules a sample", 0),
     "latency": Quantity("seconds a sample, measured here on one thread", 0),
 }
-"""What a constraint may name: the objectives, and the plain quantities behind the gains."""
+"""The plain quantities behind the gains, which a constraint may name too."""
+
+
+def of_metric(metric: Metric) -> dict[str, Quantity]:
+    """The task's metric as a quantity under its name."""
+    return {metric.name: Quantity(f"{metric.label} on validation data", metric.low, metric.high)}
+
+
+OBJECTIVES: dict[str, Quantity] = of_metric(METRICS["mcc"]) | GAINS
+"""What a search of a task that is scored by MCC may optimise."""
+
+LIMITED: dict[str, Quantity] = OBJECTIVES | PLAIN
+"""What a constraint of such a search may name."""
 
 DISK = frozenset({"cr_gain_disk", "bits_disk"})
 """Quantities that need the packed file to be written."""
@@ -78,7 +90,7 @@ class Constraint:
     """A limit on one quantity of a trial.
 
     Attributes:
-        name: of the quantity, a key of `LIMITED`.
+        name: of the quantity.
         least: whether the limit is the least value, else it is the most.
         limit: in the quantity's unit; fractions for scores and gains.
     """
@@ -88,11 +100,12 @@ class Constraint:
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> Constraint:
+    def parse(cls, text: str, quantities: Mapping[str, Quantity] = LIMITED) -> Constraint:
         """A constraint such as `mcc >= 0.90`.
 
         Args:
             text: a quantity, >= or <=, and a number.
+            quantities: what may be limited, by name.
 
         Returns:
             The constraint.
@@ -104,15 +117,15 @@ class Constraint:
         if match is None:
             raise InputError(f"must be a quantity, >= or <=, and a number, such as mcc >= 0.90, got {text!r}")
         name, sign, number = match.groups()
-        if name not in LIMITED:
-            raise InputError(unknown("quantity", name, LIMITED))
+        if name not in quantities:
+            raise InputError(unknown("quantity", name, quantities))
         try:
             limit = float(number)
         except ValueError:
             limit = math.nan
         if not math.isfinite(limit):
             raise InputError(f"must have a finite number behind {sign}, got {number!r}")
-        found = LIMITED[name]
+        found = quantities[name]
         if (sign == ">=" and limit > found.high) or (sign == "<=" and limit < found.low):
             most, edge = ("at most", found.high) if sign == ">=" else ("at least", found.low)
             raise InputError(f"nothing satisfies {text.strip()!r}: {name} is {most} {edge:g}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ttq_plugin.search.objectives import LIMITED, OBJECTIVES
+from ttq_plugin.search.objectives import GAINS, LIMITED, OBJECTIVES
 from ttq_plugin.search.ranges import METHODS, SHARED
 from ttq_plugin.search.samplers import SAMPLERS
 from ttq_plugin.search.space import Space
 from ttq_plugin.tasks import OWN, TASKS
+from ttq_plugin.tasks.metrics import METRICS, NAME
 
 WORDS = {
     "lr": "Learning rate of the weights.",
@@ -34,9 +35,20 @@ def space_schema() -> dict[str, Any]:
     of["also"]["items"]["enum"] = list(TASKS)
     of["sampler"] |= {"enum": list(SAMPLERS), "description": _listed(SAMPLERS)}
     of["objectives"] |= {"minItems": 2, "uniqueItems": True}
-    of["objectives"]["items"] |= {"enum": list(OBJECTIVES), "description": _meanings(OBJECTIVES)}
-    names = "|".join(LIMITED)
-    of["constraints"]["items"] |= {"pattern": rf"^\s*({names})\s*(>=|<=)\s*\S+\s*$", "description": _meanings(LIMITED)}
+    of["objectives"]["items"] |= {"description": _meanings(OBJECTIVES)}
+    of["constraints"]["items"] |= {"description": _meanings(LIMITED)}
+    of["metric"] = {
+        "anyOf": [{"type": "string", "enum": list(METRICS)}, {"$ref": "#/$defs/Scored"}],
+        "description": Space.model_fields["metric"].description,
+    }
+    schema["$defs"]["Scored"]["required"] = ["name"]
+    # With a metric of the file's or of an own task, its name is an objective too.
+    own_task = {"properties": {"task": {"pattern": f"^{OWN.pattern}$"}}, "required": ["task"]}
+    schema |= {
+        "if": {"anyOf": [{"required": ["metric"]}, own_task]},
+        "then": _named([*METRICS, *GAINS], [NAME.pattern]),
+        "else": _named(list(OBJECTIVES), list(LIMITED)),
+    }
     of["only"]["items"]["enum"] = list(METHODS)
     of["parameters"] |= _object({name: _range(name) for name in SHARED}, ["lr", "lr_scale", "epochs"])
     methods = {method: _object({name: _range(name) for name in own}, list(own)) for method, own in METHODS.items()}
@@ -50,6 +62,15 @@ def space_schema() -> dict[str, Any]:
 def schema_text() -> str:
     """The schema as the file beside the built-in spaces."""
     return json.dumps(space_schema(), indent=1) + "\n"
+
+
+def _named(objectives: list[str], limited: list[str]) -> dict[str, Any]:
+    """Which names objectives and constraints may have; where the metric's can be any, so can theirs."""
+    known: dict[str, Any] = {"enum": objectives}
+    if NAME.pattern in limited:
+        known = {"anyOf": [known, {"pattern": f"^{NAME.pattern}$"}]}
+    limits = {"pattern": rf"^\s*({'|'.join(limited)})\s*(>=|<=)\s*\S+\s*$"}
+    return {"properties": {"objectives": {"items": known}, "constraints": {"items": limits}}}
 
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:

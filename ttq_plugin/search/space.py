@@ -13,12 +13,14 @@ from pydantic import (
     PrivateAttr,
     StrictInt,
     StrictStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.objectives import OBJECTIVES, Constraint, check_together
+from ttq_plugin.fronts import Objective
+from ttq_plugin.search.objectives import GAINS, PLAIN, Constraint, Quantity, check_together
 from ttq_plugin.search.ranges import (
     LEARNS_SCALES,
     LEARNS_THRESHOLDS,
@@ -34,6 +36,7 @@ from ttq_plugin.search.ranges import (
     unknown,
 )
 from ttq_plugin.search.samplers import SAMPLERS
+from ttq_plugin.search.scored import Scored
 from ttq_plugin.search.stopping import StopEarly
 from ttq_plugin.tasks import OWN, TASKS
 
@@ -51,7 +54,10 @@ class Space(BaseModel):
     also: tuple[StrictStr, ...] = Field(
         default=(), description="More tasks that this space is for: a built-in space is found under their names too."
     )
-    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all maximised together.")
+    metric: Scored = Field(
+        default=Scored(name="mcc"), description="What trials are scored by: a metric's name, or what is known of yours."
+    )
+    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all optimised together.")
     constraints: tuple[StrictStr, ...] = Field(
         default=(), description="Limits such as mcc >= 0.90; a trial that breaks one is not on the front."
     )
@@ -124,11 +130,12 @@ class Space(BaseModel):
 
     @field_validator("constraints")
     @classmethod
-    def _good_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        limits = []
+    def _good_constraints(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        limits: list[Constraint] = []
+        known = _metric_of(info).quantity | GAINS | PLAIN
         for index, text in enumerate(value):
             try:
-                limits.append(Constraint.parse(text))
+                limits.append(Constraint.parse(text, known))
                 check_together(limits)
             except InputError as error:
                 raise Problem((index,), str(error)) from None
@@ -137,20 +144,32 @@ class Space(BaseModel):
     @property
     def limits(self) -> tuple[Constraint, ...]:
         """The constraints."""
-        return tuple(Constraint.parse(text) for text in self.constraints)
+        return tuple(Constraint.parse(text, self.quantities) for text in self.constraints)
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What may be limited: the metric, the gains and the quantities behind them."""
+        return self.metric.quantity | GAINS | PLAIN
+
+    @property
+    def score(self) -> Objective:
+        """The task's metric, whether or not it is an objective."""
+        return self.metric.objective
 
     @field_validator("objectives")
     @classmethod
-    def _known_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_objectives(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        metric = _metric_of(info)
+        known = metric.quantity | GAINS
         for index, name in enumerate(value):
-            if name not in OBJECTIVES:
-                raise Problem((index,), unknown("objective", name, OBJECTIVES))
+            if name not in known:
+                raise Problem((index,), unknown("objective", name, known))
             if name in value[:index]:
                 raise Problem((index,), f"{name} is named twice; each objective may appear once")
         if len(value) < 2:
-            known = ", ".join(OBJECTIVES)
-            raise Problem((), f"needs at least two objectives for a trade-off, got {len(value)}; allowed: {known}")
-        return value
+            allowed = ", ".join(known)
+            raise Problem((), f"needs at least two objectives for a trade-off, got {len(value)}; allowed: {allowed}")
+        return tuple(metric.objective if name == metric.name else Objective(name) for name in value)
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -180,6 +199,7 @@ class Space(BaseModel):
             if "lr_threshold" not in self.parameters:
                 raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
         self._check_attq()
+        self._check_floor()
         if self.granularity == "out_channel" and (without := [m for m in self.methods if m in ONE_PAIR]):
             why = f"out_channel is not for {without[0]}; leave that method out, or the granularity"
             raise Problem(("granularity",), why)
@@ -210,6 +230,19 @@ class Space(BaseModel):
                 f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
                 f"and t_max from {own['t_max'].low:g}",
             )
+
+    def _check_floor(self) -> None:
+        """A floor must be a value that the metric can have, and be said once."""
+        stop, here = self.stop_early, ("stop_early", "mcc_floor")
+        if stop.mcc_floor is not None and self.metric.name != "mcc":
+            raise Problem(here, f"is for the metric mcc, but this task's is {self.metric.name}; say score_floor")
+        if stop.mcc_floor is not None and stop.score_floor is not None:
+            raise Problem(here, "says what score_floor says; leave one of them out")
+        known = self.quantities[self.metric.name]
+        if stop.score_floor is not None and not known.low <= stop.score_floor <= known.high:
+            ends = f"[{known.low:g}, {known.high:g}]"
+            raise Problem(("stop_early", "score_floor"), f"must lie in {ends} for {self.metric.name}, "
+                          f"got {stop.score_floor:g}")  # fmt: skip
 
     def check_setting(self, here: tuple[str | int, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
         """One setting under plain names with its numbers as numbers.
@@ -303,3 +336,9 @@ class Space(BaseModel):
         given = {name: values[key] for name, key in self._names(method)}
         fine = {} if self.granularity == "default" else {"granularity": self.granularity}
         return {"task": self.task, "method": method, **every, **given, **fine, "seed": seed}
+
+
+def _metric_of(info: ValidationInfo) -> Scored:
+    """The metric that was read before; the default where that one was refused, which is what will be told."""
+    metric: Scored = info.data.get("metric", Scored(name="mcc"))
+    return metric

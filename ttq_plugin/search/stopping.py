@@ -15,8 +15,13 @@ class StopEarly(BaseModel):
     collapsed: StrictBool = Field(
         default=False, description="After any epoch: a layer has no weight left that does anything."
     )
+    score_floor: FiniteFloat | None = Field(
+        default=None,
+        description="After a quarter, a half, three quarters of the epochs: the task's metric on validation data is "
+        "worse than this.",
+    )
     mcc_floor: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = Field(
-        default=None, description="After a quarter, a half, three quarters of the epochs: validation MCC below this."
+        default=None, description="The same as score_floor, of a task whose metric is mcc."
     )
     dominated: StrictBool = Field(
         default=False,
@@ -27,4 +32,9 @@ class StopEarly(BaseModel):
     @property
     def looks(self) -> bool:
         """Whether validation data must be looked at during the training."""
-        return self.dominated or self.mcc_floor is not None
+        return self.dominated or self.floor is not None
+
+    @property
+    def floor(self) -> float | None:
+        """The value of the task's metric that a training must reach by then."""
+        return self.mcc_floor if self.score_floor is None else self.score_floor

@@ -120,9 +120,14 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
     name = study.study_name
     before = stored_space(study)
     kept, asked = list(study.user_attrs.get("objectives", [])), list(space.objectives)
+    if before.metric != space.metric:
+        raise InputError(
+            f"The study {name!r} is scored by {_described(before)}, but the task's metric is {_described(space)}; "
+            "use another study name."
+        )
     if kept != asked or len(study.directions) != len(asked):
         raise InputError(
-            f"The study {name!r} maximises {', '.join(kept)}, but the space asks for {', '.join(asked)}; "
+            f"The study {name!r} has the objectives {', '.join(kept)}, but the space asks for {', '.join(asked)}; "
             "a study keeps its objectives, so use another study name."
         )
     if before.task != space.task:
@@ -148,3 +153,7 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
         raise InputError(
             f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to go on with it."
         )
+
+
+def _described(space: Space) -> str:
+    return f"{space.metric.name} ({'higher' if space.metric.higher else 'lower'} is better)"

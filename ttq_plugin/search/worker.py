@@ -19,6 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.fronts import upward_vector
 from ttq_plugin.processes import die_with_parent
 from ttq_plugin.search.early import Judge
 from ttq_plugin.search.ending import why_ended
@@ -192,8 +193,9 @@ def _run_one(
         outcome = code.run(prepared, code.Settings(**settings), **hooks)
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
         metrics = gains(metrics | measured(job.space, outcome.model, prepared))
-        values = [metrics[name] for name in job.space.objectives]
-        _refuse_infinite(job.space.objectives, values)
+        natural = [metrics[name] for name in job.space.objectives]
+        _refuse_infinite(job.space.objectives, natural)
+        values = list(upward_vector(job.space.objectives, natural))
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
         with lock(job.storage, job.study_name, "ask"):
             lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)

@@ -16,8 +16,8 @@ COLOUR = "mlflow.runColor"
 FRONT_COLOUR, REST_COLOUR = "#d62728", "#b8bcc2"
 # MLflow's own names for how a run can end; a pruned trial was stopped on purpose.
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
-# Logged of every trial beside its objectives.
-SHOWN = ("mcc", "srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
+# Logged of every trial beside its objectives and the task's metric.
+SHOWN = ("srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
 _LONGEST_TAG = 5000
 # Metrics that MLflow takes in one call.
 _AT_ONCE = 1000
@@ -30,7 +30,7 @@ class Child:
     run_id: str
     done: bool
     pareto: bool
-    test_mcc: float | None = None
+    test: float | None = None
     curved: bool = False
 
 
@@ -39,8 +39,18 @@ def membership(pareto: bool) -> dict[str, str]:
     return {"pareto": str(pareto).lower(), COLOUR: FRONT_COLOUR if pareto else REST_COLOUR}
 
 
-def existing(store: Store, experiment_id: str, parent: str) -> dict[int, Child]:
-    """Every child run of a study by its trial number, the earliest where a number came twice."""
+def existing(store: Store, experiment_id: str, parent: str, score: str) -> dict[int, Child]:
+    """Every child run of a study by its trial number, the earliest where a number came twice.
+
+    Args:
+        store: where MLflow keeps it.
+        experiment_id: the study's experiment.
+        parent: the study's run.
+        score: the task's metric.
+
+    Returns:
+        What is known of each.
+    """
     children: dict[int, Child] = {}
     token = None
     while True:
@@ -54,16 +64,16 @@ def existing(store: Store, experiment_id: str, parent: str) -> dict[int, Child]:
         for run in page:
             number = run.data.tags.get("trial", "")
             if number.isdigit():  # not a run that a user nested there by hand
-                children.setdefault(int(number), _child(run))
+                children.setdefault(int(number), _child(run, score))
         token = page.token
         if not token:
             return children
 
 
-def _child(run: "Run") -> Child:
+def _child(run: "Run", score: str) -> Child:
     done = run.info.status in STATUS.values()
     pareto, numbers = run.data.tags.get("pareto") == "true", run.data.metrics
-    return Child(run.info.run_id, done, pareto, numbers.get("test_mcc"), curved="loss" in numbers)
+    return Child(run.info.run_id, done, pareto, numbers.get(f"test_{score}"), curved="loss" in numbers)
 
 
 def create(

@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from urllib.parse import quote
 
-from ttq_plugin.fronts import coverage, hypervolume
+from ttq_plugin.fronts import coverage, hypervolume, is_higher, upward, upward_vector
 from ttq_plugin.names import in_markdown, metric_key
 from ttq_plugin.tracking.comparison_picture import plot_fronts
-from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
-from ttq_plugin.tracking.words import written
+from ttq_plugin.tracking.words import for_text, is_fraction, label_of, written
 
 EXPERIMENT = "comparisons"
 PICTURE = "fronts.png"
@@ -23,14 +24,15 @@ class Comparison:
     """What several studies reached in the same objectives; every number is of one search each.
 
     Attributes:
-        objectives: the metrics that all of them maximise.
+        objectives: the metrics that all of them optimise.
         trials: study -> complete trials.
-        fronts: study -> its front's objective vectors.
+        fronts: study -> its front's objectives, natural values.
         hypervolumes: study -> volume from the corner where every objective is 0.
         together: the same of all fronts together.
         coverages: study -> other study -> share of the other's front that it weakly dominates.
-        attainment: floor of MCC -> study -> objective -> best value among trials with at least that MCC; None where
-            there is none.
+        attainment: floor of the score -> study -> objective -> best value among trials that reach that floor; None
+            where there is none.
+        score: the task's metric.
     """
 
     objectives: tuple[str, ...]
@@ -40,48 +42,82 @@ class Comparison:
     together: float
     coverages: dict[str, dict[str, float | None]]
     attainment: dict[float, dict[str, dict[str, float | None]]]
+    score: str = "mcc"
 
 
 def compare_fronts(
-    studies: Mapping[str, Sequence[TrialRecord]], objectives: Sequence[str], floors: Sequence[float] = ()
+    studies: Mapping[str, Sequence[TrialRecord]],
+    objectives: Sequence[str],
+    floors: Sequence[float] = (),
+    score: str = "mcc",
 ) -> Comparison:
     """Compare fronts.
 
     Args:
         studies: name -> finished trials; each has at least one complete trial.
-        objectives: two or more metrics that all of them have, all maximised.
-        floors: of the MCC on validation data; by default the best one found less 1, 2 and 5 points.
+        objectives: two or more metrics that all of them have.
+        floors: of the task's metric on validation data; by default the best one found less 1, 2 and 5 points, and of a
+            metric that is no fraction 1, 2 and 5 % worse than the best.
+        score: the task's metric.
 
     Returns:
         The comparison.
     """
-    members, able = {}, {}
+    members, points, able = {}, {}, {}
     for name, records in studies.items():
         numbers = front(records, objectives)
-        vectors = {record.number: objective_vector(record, objectives) for record in records}
+        vectors = {record.number: natural_vector(record, objectives) for record in records}
         members[name] = [vector for number, vector in vectors.items() if vector is not None and number in numbers]
+        points[name] = [upward_vector(objectives, vector) for vector in members[name]]
         able[name] = [
             record.metrics for record in records if vectors[record.number] is not None and not record.violated
         ]
-    best = max(metrics["mcc"] for own in able.values() for metrics in own)
-    others = [name for name in objectives if name != "mcc"]
+    best = max((metrics[score] for own in able.values() for metrics in own), key=partial(upward, score))
+    others = [name for name in objectives if name != score]
 
     def attained(own: list[dict[str, float]], floor: float) -> dict[str, float | None]:
-        reached = [metrics for metrics in own if metrics["mcc"] >= floor]
-        return {name: max((metrics[name] for metrics in reached), default=None) for name in others}
+        reached = [metrics for metrics in own if upward(score, metrics[score]) >= upward(score, floor)]
+        return {
+            name: max((metrics[name] for metrics in reached), key=partial(upward, name), default=None)
+            for name in others
+        }
 
     return Comparison(
         tuple(objectives),
         {name: len(own) for name, own in able.items()},
         members,
-        {name: hypervolume(points) for name, points in members.items()},
-        hypervolume([point for points in members.values() for point in points]),
-        {a: {b: coverage(members[a], members[b]) for b in members if b != a} for a in members},
+        {name: hypervolume(own) for name, own in points.items()},
+        hypervolume([point for own in points.values() for point in own]),
+        {a: {b: coverage(points[a], points[b]) for b in points if b != a} for a in points},
         {
             floor: {name: attained(own, floor) for name, own in able.items()}
-            for floor in floors or [round(best - way, 4) for way in _WAYS]
+            for floor in floors or [_worse(score, best, way) for way in _WAYS]
         },
+        score,
     )
+
+
+def _worse(score: str, best: float, way: float) -> float:
+    """A value that much worse than the best one: points of a fraction, a share of any other."""
+    if is_fraction(score):
+        return round(best - way if is_higher(score) else best + way, 4)
+    return float(f"{best - way * abs(best) if is_higher(score) else best + way * abs(best):.5g}")
+
+
+def at_floor(comparison: Comparison, metric: str, floor: float) -> str:
+    """What a row of the attainment tells, in plain characters.
+
+    Args:
+        comparison: whose row it is.
+        metric: the objective.
+        floor: of the score.
+
+    Returns:
+        Such as "compression gain CR_G^T (%) at MCC >= 90 %".
+    """
+    sign = ">=" if is_higher(comparison.score) else "<="
+    value = f"{100 * floor:.4g} %" if is_fraction(comparison.score) else f"{floor:.4g}"
+    return f"{for_text(metric)} at {label_of(comparison.score)} {sign} {value}"
 
 
 def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[str, object]) -> str:
@@ -121,5 +157,5 @@ def describe(comparison: Comparison) -> str:
         for metric in next(iter(reached.values())):
             best = [reached[n][metric] for n in names]
             shown = ["none" if v is None else written(metric, v) for v in best]
-            lines.append(f"| {metric} (%) at MCC of {floor:.4g} or more | " + " | ".join(shown) + " |")
+            lines.append(f"| {at_floor(comparison, metric, floor)} | " + " | ".join(shown) + " |")
     return "\n".join(lines)

@@ -18,8 +18,8 @@ def plot_fronts(
     """Draw fronts and write the picture atomically.
 
     Args:
-        fronts: study -> its members' objective vectors.
-        objectives: two or more metric names, all maximised; the first three are drawn.
+        fronts: study -> its members' objectives, natural values.
+        objectives: two or more metric names; the first three are drawn.
         path: the PNG file to write.
         title: a line above the panels.
 
@@ -39,7 +39,7 @@ def plot_fronts(
             colour, mark = COLOURS[index % len(COLOURS)], MARKS[index % len(MARKS)]
             drawn = [in_percent(vector, objectives) for vector in vectors]
             flat = [(vector[x], vector[y]) for vector in drawn]
-            draw_edge(axes, flat, colour)
+            draw_edge(axes, flat, (objectives[x], objectives[y]), colour)
             look = {"s": 40, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.7, "zorder": 3}
             label = "\u200b" + in_picture(name)  # Matplotlib leaves out names that begin with an underscore
             axes.scatter(*zip(*flat, strict=True), c=colour, marker=mark, label=label, **look)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_whole
-from ttq_plugin.fronts import edge
+from ttq_plugin.fronts import edge, is_higher
 from ttq_plugin.names import in_picture
 from ttq_plugin.tracking.labels import place_labels
-from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.words import drawn, for_picture
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def plot_front(
 
     Args:
         records: the trials; only complete ones are drawn.
-        objectives: two or more metric names, all maximised; the first three are drawn.
+        objectives: two or more metric names; the first three are drawn.
         path: the PNG file to write.
         title: a line above the panels.
         confirmed: of front members that were trained again with other seeds, `mean`, `low` and `high` of each objective
@@ -57,12 +57,12 @@ def plot_front(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     members = front(records, objectives)
-    vectors = {record.number: objective_vector(record, objectives) for record in records}
+    vectors = {record.number: natural_vector(record, objectives) for record in records}
     points = {number: in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
     published = {record.number for record in records if record.origin == "paper"}
     for axes, (x, y) in zip(panels, pairs, strict=True):
         flat: Points = {number: (vector[x], vector[y]) for number, vector in points.items()}
-        _draw_panel(axes, flat, members, published)
+        _draw_panel(axes, flat, members, published, (objectives[x], objectives[y]))
         _draw_confirmed(axes, objectives, (x, y), confirmed or {})
         axes.set_xlabel(for_picture(objectives[x]))
         axes.set_ylabel(for_picture(objectives[y]))
@@ -76,7 +76,7 @@ def plot_front(
 
 
 def in_percent(vector: tuple[float, ...], objectives: Sequence[str]) -> tuple[float, ...]:
-    """An objective vector as it is drawn."""
+    """Objectives' natural values as they are drawn."""
     return tuple(drawn(name, value) for value, name in zip(vector, objectives, strict=True))
 
 
@@ -90,9 +90,9 @@ def quiet_frame(axes: "Axes") -> None:
     axes.margins(0.09)
 
 
-def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int]) -> None:
+def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int], pair: tuple[str, str]) -> None:
     quiet_frame(axes)
-    draw_edge(axes, [points[number] for number in members], FRONT)
+    draw_edge(axes, [points[number] for number in members], pair, FRONT)
     rest = points.keys() - members
     groups = (
         ("dominated trial", rest - published, "o", 24, REST),
@@ -115,7 +115,7 @@ def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[
                 edgecolors="white",
                 linewidths=0.7,
             )
-    hidden = _zoom(axes, points, members)
+    hidden = _zoom(axes, points, members, pair)
     if hidden:
         axes.text(0.01, 0.01, f"{hidden} more outside", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
     if not points:
@@ -143,13 +143,18 @@ def _draw_confirmed(
         )  # fmt: skip
 
 
-def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
+def _zoom(axes: "Axes", points: Points, members: set[int], pair: tuple[str, str]) -> int:
     """Cut an axis where a few far outliers would squeeze the front into less than a third; count who falls out."""
     outside: set[int] = set()
     for axis, name in enumerate("xy"):
         inner = [points[number][axis] for number in members]
-        span = max(inner, default=0.0) - min(inner, default=0.0)
-        far = {number for number, point in points.items() if point[axis] < min(inner, default=0.0) - 2 * span}
+        least, most = min(inner, default=0.0), max(inner, default=0.0)
+        span, higher = most - least, is_higher(pair[axis])
+        far = {
+            number
+            for number, point in points.items()
+            if (point[axis] < least - 2 * span if higher else point[axis] > most + 2 * span)
+        }
         if span and far and len(far) <= len(points) / 5:
             near = [points[number][axis] for number in points.keys() - far]
             margin = 0.09 * (max(near) - min(near))
@@ -158,9 +163,9 @@ def _zoom(axes: "Axes", points: Points, members: set[int]) -> int:
     return len(outside)
 
 
-def draw_edge(axes: "Axes", points: Sequence[tuple[float, ...]], colour: str) -> None:
+def draw_edge(axes: "Axes", points: Sequence[tuple[float, ...]], pair: tuple[str, str], colour: str) -> None:
     """The edge of what a front reaches in a panel's two objectives alone."""
-    best = edge(points)
+    best = edge(points, pair)
     if len(best) > 1:
         xs, ys = zip(*best, strict=True)
         axes.step(xs, ys, where="post", color=colour, alpha=0.35, linewidth=1.4, zorder=2)

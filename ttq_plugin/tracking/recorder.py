@@ -26,9 +26,10 @@ class StudyRecorder:
     Args:
         store: where MLflow keeps the study.
         study_name: the experiment's name.
-        objectives: metric names, all maximised; at least two.
+        objectives: metric names; at least two.
         parameters: of the study (seed, task, sampler, trials, method): parameters of its run.
         tags: more tags of its run.
+        score: the task's metric; logged of every trial, as `test_<score>` of front members.
     """
 
     def __init__(
@@ -38,17 +39,18 @@ class StudyRecorder:
         objectives: Sequence[str],
         parameters: Mapping[str, Parameter] | None = None,
         tags: Mapping[str, str] | None = None,
+        score: str = "mcc",
     ):
         if len(objectives) < 2:
             raise InputError(f"a study needs at least two objectives, got {list(objectives)}; name another metric")
-        self.store, self.study_name, self.objectives = store, study_name, tuple(objectives)
+        self.store, self.study_name, self.objectives, self.score = store, study_name, tuple(objectives), score
         self._method = (parameters or {}).get("method")
         self.experiment_id = self._get_or_create_experiment()
         run = self._open_study_run(dict(tags or {}))
         self.run_id: str = run.info.run_id
         self._created: int = run.info.start_time
         self._log_study_parameters(run, parameters or {})
-        self._children = children.existing(store, self.experiment_id, self.run_id)
+        self._children = children.existing(store, self.experiment_id, self.run_id, score)
         self._experiment_tags: dict[str, str] = dict(store.client.get_experiment(self.experiment_id).tags)
 
     def sync(self, records: Sequence[TrialRecord]) -> None:
@@ -66,29 +68,29 @@ class StudyRecorder:
                 child = children.create(self.store, self.experiment_id, self.run_id, record, pareto, method)
                 self._children[record.number] = child
             if not child.done:
-                children.fill(self.store, child, record, self.objectives)
+                children.fill(self.store, child, record, (*self.objectives, self.score))
             if child.pareto != pareto:
                 self._tag_run(child.run_id, children.membership(pareto))
                 child.pareto = pareto
         self._tag_experiment(records)
 
     def log_test(self, number: int, value: float) -> None:
-        """Add the test MCC of a front member to its run.
+        """Add the test score of a front member to its run.
 
         Args:
             number: the trial.
-            value: its MCC on the test set.
+            value: of the task's metric on the test set.
 
         Raises:
             InputError: when the trial is not on the front: testing every trial would make the test set a second
                 validation set.
         """
-        child = self._child(number)
+        child, name = self._child(number), f"test_{self.score}"
         if not child.pareto:
-            raise InputError(f"test_mcc is for members of the front, got trial {number}; sync first, or leave it out")
-        if child.test_mcc != children.rounded(value):
-            child.test_mcc = children.rounded(value)
-            self.store.client.log_metric(child.run_id, "test_mcc", child.test_mcc)
+            raise InputError(f"{name} is for members of the front, got trial {number}; sync first, or leave it out")
+        if child.test != children.rounded(value):
+            child.test = children.rounded(value)
+            self.store.client.log_metric(child.run_id, name, child.test)
 
     def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float]) -> None:
         """Tell what other seeds gave for a front member.
@@ -104,8 +106,8 @@ class StudyRecorder:
             self.store.client.log_metric(run_id, f"{name}_confirmed", children.rounded(value))
 
     def tested(self) -> dict[int, float]:
-        """The test MCC of each trial that has one: what was tested once is not tested again."""
-        return {number: child.test_mcc for number, child in self._children.items() if child.test_mcc is not None}
+        """The test score of each trial that has one: what was tested once is not tested again."""
+        return {number: child.test for number, child in self._children.items() if child.test is not None}
 
     def log_file(self, path: Path, artifact_path: str | None = None, number: int | None = None) -> None:
         """Attach a file to the study's run, or with `number` to a trial's.
@@ -202,7 +204,7 @@ class StudyRecorder:
 
     def _tag_experiment(self, records: Sequence[TrialRecord]) -> None:
         tags = views.experiment_tags(
-            self.experiment_id, self.study_name, records, self.objectives, created=self._created
+            self.experiment_id, self.study_name, records, self.objectives, created=self._created, score=self.score
         )
         for name, value in tags.items():
             if self._experiment_tags.get(name) != value:
@@ -226,7 +228,7 @@ class StudyRecorder:
     def _write_artifacts(self, records: Sequence[TrialRecord]) -> None:
         tests = self.tested()
         with tempfile.TemporaryDirectory() as directory:
-            self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv"))
+            self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv", self.score))
             members = front(records, self.objectives)
             title = f"{self.study_name}: {len(records)} trials, {len(members)} on the front"
             self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title))

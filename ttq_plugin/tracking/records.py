@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ttq_plugin.fronts import upward_vector
+
 Parameter = int | float | str | None
 
 
@@ -41,6 +43,12 @@ class TrialRecord:
 
 
 def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """The objectives of a complete trial as numbers of which more is better; None as for `natural_vector`."""
+    values = natural_vector(record, objectives)
+    return None if values is None else upward_vector(objectives, values)
+
+
+def natural_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """The objectives of a complete trial; None when it is not complete or one is missing or not finite."""
     values = tuple(record.metrics.get(name, math.nan) for name in objectives)
     comparable = record.state == "complete" and all(math.isfinite(value) for value in values)
@@ -48,14 +56,14 @@ def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[fl
 
 
 def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
-    """The non-dominated ones of the complete trials that break no constraint, every objective maximised.
+    """The non-dominated ones of the complete trials that break no constraint.
 
     A trial is dominated when another is at least as good everywhere and better somewhere; trials with equal vectors do
     not dominate each other, so they stay or go together.
 
     Args:
         records: trials in any order and state.
-        objectives: the names of the metrics that are maximised.
+        objectives: the names of the metrics; maximised, unless an `Objective` says that lower is better.
 
     Returns:
         The numbers of the trials on the front.

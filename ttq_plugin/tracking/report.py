@@ -10,10 +10,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ttq_plugin.fronts import hypervolume_over_trials
+from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
 from ttq_plugin.tracking import report_figures as figures
 from ttq_plugin.tracking.picture import in_percent
-from ttq_plugin.tracking.records import TrialRecord, front, objective_vector
+from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
 from ttq_plugin.tracking.words import for_page, written
 
 PAGE = Path(__file__).with_name("report.html")
@@ -26,14 +26,15 @@ class Study:
     Attributes:
         name: the study's.
         facts: what was searched and how, for the head of the page.
-        objectives: metric names, all maximised.
+        objectives: metric names.
         records: the finished trials.
         commands: for each complete trial the command that re-makes it.
         pick: the recommended member's number.
         why: what makes it the recommended one.
-        tests: test MCC of the members that were tested.
+        tests: test score of the members that were tested.
         remarks: more to tell of a trial, by its number.
         importances: heading -> objective -> parameter -> (share, standard error).
+        score: the task's metric.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Study:
     tests: Mapping[int, float] = field(default_factory=dict)
     remarks: Mapping[int, str] = field(default_factory=dict)
     importances: Mapping[str, figures.Shares] = field(default_factory=dict)
+    score: Objective = Objective("mcc")
 
 
 def report_page(study: Study) -> str:
@@ -60,7 +62,6 @@ def report_page(study: Study) -> str:
     from plotly.offline import get_plotlyjs
 
     members = front(study.records, study.objectives)
-    vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
     records = sorted(study.records, key=lambda record: record.number)
     points = [
         figures.Point(
@@ -71,8 +72,9 @@ def report_page(study: Study) -> str:
             record.origin == "paper",
         )
         for record in records
-        if (vector := vectors[record.number]) is not None
+        if (vector := natural_vector(record, study.objectives)) is not None
     ]
+    vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
     volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
     drawn = {f"pair{i}": figure for i, figure in enumerate(figures.projections(points, study.objectives))}
     pairs = _boxes(drawn)
@@ -111,7 +113,8 @@ def _hover(record: TrialRecord, study: Study) -> str:
     names = list(dict.fromkeys([*study.objectives, *(("srqw",) if "srqw" in record.metrics else ())]))
     values = [f"{for_page(name)}: {written(name, record.metrics[name])}" for name in names]
     if record.number in study.tests:
-        values.append(f"{for_page('test_mcc')}: {written('test_mcc', study.tests[record.number])}")
+        test = study.score.on_test
+        values.append(f"{for_page(test)}: {written(test, study.tests[record.number])}")
     values += [f"breaks {html.escape(text)}" for text in record.violated]
     values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
@@ -153,18 +156,20 @@ def _shares(importances: Mapping[str, figures.Shares]) -> str:
 
 
 def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
-    first = study.objectives[0]
-    rows = sorted((r for r in records if r.number in members), key=lambda r: (-r.metrics[first], r.number))
+    first, test = study.objectives[0], study.score.on_test
+    rows = sorted(
+        (r for r in records if r.number in members), key=lambda r: (-upward(first, r.metrics[first]), r.number)
+    )
     metrics = list(dict.fromkeys([*study.objectives, *(m for m in ("srqw",) if all(m in r.metrics for r in rows))]))
     settings = list(dict.fromkeys(name for r in rows for name, value in r.parameters.items() if value is not None))
     tested = [r.number for r in rows if r.number in study.tests]
-    heads = ["trial", *map(for_page, metrics), *([for_page("test_mcc")] if tested else []), *map(html.escape, settings)]
+    heads = ["trial", *map(for_page, metrics), *([for_page(test)] if tested else []), *map(html.escape, settings)]
     body = []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
         cells += [written(name, r.metrics[name]) for name in metrics]
         if tested:
-            cells.append(written("test_mcc", study.tests[r.number]) if r.number in study.tests else "")
+            cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
         cells += ["" if r.parameters.get(n) is None else html.escape(_number(r.parameters[n])) for n in settings]
         mark = ' class="pick"' if r.number == study.pick else ""
         body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")

@@ -57,7 +57,7 @@ def _groups(points: Sequence[Point]) -> list[tuple[str, list[Point], Figure]]:
 
 
 def _projection(points: Sequence[Point], objectives: Sequence[str], x: int, y: int) -> Figure:
-    best = edge([(point.place[x], point.place[y]) for point in points if point.member])
+    best = edge([(point.place[x], point.place[y]) for point in points if point.member], (objectives[x], objectives[y]))
     line = {"color": FRONT, "width": 1.5, "shape": "hv"}
     data: list[Figure] = [
         {

@@ -191,15 +191,16 @@ def _write_ahead(store: Store) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def tested(where: str | Path, study: str) -> dict[int, float]:
-    """The test MCC of a study's members that have one, by trial; nothing is made where there is no store.
+def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, float]:
+    """The test score of a study's members that have one, by trial; nothing is made where there is no store.
 
     Args:
         where: as for `open_store`.
         study: its name.
+        score: the task's metric.
 
     Returns:
-        Trial number -> test MCC.
+        Trial number -> its value on the test split.
     """
     if "://" not in str(where) and not (Path(where) / "mlflow.db").is_file():
         return {}
@@ -207,6 +208,6 @@ def tested(where: str | Path, study: str) -> dict[int, float]:
     experiment = store.client.get_experiment_by_name(study)
     if experiment is None:
         return {}
-    condition = "tags.role = 'trial' and metrics.test_mcc >= -1"
-    runs = store.client.search_runs([experiment.experiment_id], condition, max_results=50_000)
-    return {int(run.data.tags["trial"]): run.data.metrics["test_mcc"] for run in runs}
+    name = f"test_{score}"
+    runs = store.client.search_runs([experiment.experiment_id], "tags.role = 'trial'", max_results=50_000)
+    return {int(run.data.tags["trial"]): run.data.metrics[name] for run in runs if name in run.data.metrics}

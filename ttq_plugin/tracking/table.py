@@ -4,30 +4,36 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ttq_plugin.fronts import upward
 from ttq_plugin.tracking.records import TrialRecord, front
 
 
 def write_front(
-    records: Sequence[TrialRecord], objectives: Sequence[str], tests: Mapping[int, float], path: Path
+    records: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    tests: Mapping[int, float],
+    path: Path,
+    score: str = "mcc",
 ) -> Path:
     """Write the front members as CSV, best first objective first.
 
     Args:
         records: the trials.
-        objectives: the metrics that are maximised; their columns come before the other metrics.
-        tests: trial number -> test MCC of the members that were tested.
+        objectives: the metrics that span the front; their columns come before the other metrics.
+        tests: trial number -> test score of the members that were tested.
         path: the file to write.
+        score: the task's metric.
 
     Returns:
         The path that was written.
     """
     numbers = front(records, objectives)
     members = [record for record in records if record.number in numbers]
-    members.sort(key=lambda record: (-record.metrics[objectives[0]], record.number))
+    members.sort(key=lambda record: (-upward(objectives[0], record.metrics[objectives[0]]), record.number))
     parameters = list(dict.fromkeys(name for member in members for name in member.parameters))
     others = sorted({name for member in members for name in member.metrics} - set(objectives))
     metrics = [*objectives, *others]
-    tested = ["test_mcc"] if any(number in tests for number in numbers) else []
+    tested = [f"test_{score}"] if any(number in tests for number in numbers) else []
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "origin", *parameters, *metrics, *tested])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from ttq_plugin.fronts import is_higher
 from ttq_plugin.names import in_markdown
 from ttq_plugin.tracking.records import TrialRecord
 
@@ -31,10 +32,11 @@ class View:
     Attributes:
         name: in MLflow's list of views.
         condition: MLflow's filter.
-        order: what the runs are sorted by, descending.
+        order: what the runs are sorted by.
         pairs: objectives against each other, a chart each.
         parameters: axes of the parallel coordinates; None for no such chart.
         columns: of the run table, after the objectives and the method.
+        ascending: whether the least comes first.
     """
 
     name: str
@@ -43,6 +45,7 @@ class View:
     pairs: tuple[tuple[str, str], ...]
     parameters: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
+    ascending: bool = False
 
 
 def fragment(experiment_id: str, view: str = "front", mode: str = "CHART") -> str:
@@ -62,7 +65,12 @@ def fragment(experiment_id: str, view: str = "front", mode: str = "CHART") -> st
 
 
 def experiment_tags(
-    experiment_id: str, name: str, records: Sequence[TrialRecord], objectives: Sequence[str], created: int
+    experiment_id: str,
+    name: str,
+    records: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    created: int,
+    score: str = "mcc",
 ) -> dict[str, str]:
     """Every tag of the experiment that shapes the interface.
 
@@ -70,37 +78,39 @@ def experiment_tags(
         experiment_id: the study's experiment.
         name: the study's name, for the note.
         records: the trials; they tell which parameters were searched.
-        objectives: the metrics on the axes, all maximised.
+        objectives: the metrics on the axes.
         created: a fixed time in milliseconds, so that the same records give the same tags.
+        score: the task's metric.
 
     Returns:
         Tag names and values.
     """
     tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _note(experiment_id, name)}
-    for key, view in study_views(records, objectives).items():
+    for key, view in study_views(records, objectives, score).items():
         packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(_state(view, objectives)).encode())).decode()
         envelope = {"name": view.name, "createdAt": created, "updatedAt": created, "state": packed}
         tags[TAG + key] = json.dumps(envelope)
     return tags
 
 
-def study_views(records: Sequence[TrialRecord], objectives: Sequence[str]) -> dict[str, View]:
+def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score: str = "mcc") -> dict[str, View]:
     """The views of a study: the front, its members, all trials, a pair of objectives each, a method each.
 
     Args:
         records: the trials; they tell which methods and parameters were searched.
-        objectives: the metrics on the axes, all maximised.
+        objectives: the metrics on the axes.
+        score: the task's metric.
 
     Returns:
         The views by the word that stands for each in an address.
     """
     searched, pairs = tuple(searched_parameters(records)), tuple(combinations(objectives, 2))
-    settings = ("metrics.`test_mcc`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
+    settings = (f"metrics.`test_{score}`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
     ends = ("tags.`pareto`", "tags.`reason`", "metrics.`duration_seconds`")
-    first = f"metrics.`{objectives[0]}`"
+    first, rising = f"metrics.`{objectives[0]}`", not is_higher(objectives[0])
     views = {
         "front": View("Trade-off front", TRIALS, FRONT_FIRST, pairs, searched),
-        "front-only": View("Front members only", MEMBERS, first, pairs, searched, settings),
+        "front-only": View("Front members only", MEMBERS, first, pairs, searched, settings, ascending=rising),
         "all-trials": View("All trials, failed ones too", TRIALS, FRONT_FIRST, pairs, searched, settings + ends),
     }
     if len(pairs) > 1:
@@ -150,7 +160,7 @@ def _state(view: View, objectives: Sequence[str]) -> State:
     return {
         "searchFilter": view.condition,
         "orderByKey": view.order,
-        "orderByAsc": False,
+        "orderByAsc": view.ascending,
         "selectedColumns": columns,
         "columnOrder": ["tags.`mlflow.runName`", "runDateAndNestInfo", *columns, "duration"],
         "runsHiddenMode": "SHOW_ALL",

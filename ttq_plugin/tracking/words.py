@@ -1,32 +1,58 @@
 """What a reader calls each measure, in pictures and on pages."""
 
+import html
 import re
 
-# Those named here are fractions, drawn in percent. Between dollars: Matplotlib's notation for the papers' symbols.
-READABLE = {
-    "mcc": "MCC (validation, %)",
-    "test_mcc": "MCC (test, %)",
-    "srqw": "zero weights SRQW (%)",
-    "cr_gain_total": "compression gain $CR_G^T$ (%)",
-    "cr_gain_quantized": "compression gain $CR_G^Q$ (%)",
-    "cr_gain_entropy": "compression gain, entropy bound (%)",
-    "cr_gain_base3": "compression gain, 5 weights a byte (%)",
-    "cr_gain_dense2": "compression gain, 2 bits a weight (%)",
-    "cr_gain_disk": "compression gain of the file (%)",
-    "ec_gain_total": "energy gain $EC_G^T$ (%)",
-    "latency_gain": "time gain, measured (%)",
+from ttq_plugin.fronts import Objective
+from ttq_plugin.tasks.metrics import METRICS
+
+# Fractions, drawn in percent. Between dollars: Matplotlib's notation for the papers' symbols.
+GAINS = {
+    "srqw": "zero weights SRQW",
+    "cr_gain_total": "compression gain $CR_G^T$",
+    "cr_gain_quantized": "compression gain $CR_G^Q$",
+    "cr_gain_entropy": "compression gain, entropy bound",
+    "cr_gain_base3": "compression gain, 5 weights a byte",
+    "cr_gain_dense2": "compression gain, 2 bits a weight",
+    "cr_gain_disk": "compression gain of the file",
+    "ec_gain_total": "energy gain $EC_G^T$",
+    "latency_gain": "time gain, measured",
 }
 _SYMBOL = re.compile(r"\$(\w+?)_(\w)\^(\w)\$")
 
 
+def is_fraction(name: str) -> bool:
+    """Whether a measure is read in percent."""
+    if isinstance(name, Objective) and name.fraction is not None:
+        return name.fraction
+    metric = METRICS.get(name.removeprefix("test_"))
+    return name in GAINS if metric is None else metric.fraction
+
+
+def label_of(name: str) -> str:
+    """What people call a measure, without its unit and split."""
+    return _score_label(name) or GAINS.get(name, name)
+
+
+def _score_label(name: str) -> str | None:
+    """What people call a task's metric; None of what is none. Dollars would be taken for mathematics."""
+    if isinstance(name, Objective) and name.label:
+        return name.label.replace("$", "")
+    metric = METRICS.get(name.removeprefix("test_"))
+    return None if metric is None else metric.label
+
+
 def for_picture(name: str) -> str:
-    """A measure's name with its unit, in Matplotlib's notation."""
-    return READABLE.get(name, name)
+    """A measure's name with its split and unit, in Matplotlib's notation."""
+    split = "test" if name.startswith("test_") else "validation"
+    notes = [split] if _score_label(name) else []
+    notes += ["%"] if is_fraction(name) else []
+    return f"{label_of(name)} ({', '.join(notes)})" if notes else label_of(name)
 
 
 def for_page(name: str) -> str:
     """The same in HTML."""
-    return _SYMBOL.sub(r"\1<sub>\2</sub><sup>\3</sup>", for_picture(name))
+    return _SYMBOL.sub(r"\1<sub>\2</sub><sup>\3</sup>", html.escape(for_picture(name)))
 
 
 def for_text(name: str) -> str:
@@ -36,9 +62,16 @@ def for_text(name: str) -> str:
 
 def drawn(name: str, value: float) -> float:
     """A value as it is drawn: fractions in percent."""
-    return 100 * value if name in READABLE else value
+    return 100 * value if is_fraction(name) else value
 
 
 def written(name: str, value: float) -> str:
-    """A value as it is written: fractions in percent, others with four significant digits."""
-    return f"{100 * value:.2f}" if name in READABLE else f"{value:.4g}"
+    """A value as it is written under a heading: fractions in percent, others with four significant digits."""
+    return f"{100 * value:.2f}" if is_fraction(name) else f"{value:.4g}"
+
+
+def with_unit(name: str, value: float | None) -> str:
+    """The same with its unit, for a sentence or a table of mixed units; empty for None."""
+    if value is None:
+        return ""
+    return f"{written(name, value)} %" if is_fraction(name) else written(name, value)
