@@ -84,8 +84,9 @@ def cli() -> None:
 def search(**given: Any) -> None:
     """Search ternary compressions and leave a trade-off front in MLflow.
 
-    SPACE is a space file, or the name of a built-in one. Objectives are optimised together; the papers' settings are
-    tried first. Ctrl-C ends the search and keeps what is finished.
+    SPACE is a space file, the name of a built-in one, or module:attribute, a task of your own: its space follows from
+    its recipe. Objectives are optimised together; the papers' settings are tried first. Ctrl-C ends the search and
+    keeps what is finished.
     """
     from ttq_plugin.commands.search import Asked
     from ttq_plugin.commands.search import search as command

@@ -53,10 +53,10 @@ def test_a_study_of_any_name_is_finished_and_told(store, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_models_and_pages_stay_in_the_store(tmp_path, name):
-    space = SimpleNamespace(task="mnist-cnn", sampler="tpe")
+    space = SimpleNamespace(task="mnist-cnn", sampler="tpe", score="mcc")
     asked = SimpleNamespace(folder=tmp_path / "store")
     opened = search._Opened(asked, space, name, "sqlite:///x.db", "store", 0, [], 3)
-    ready = SimpleNamespace(mcc=0.5, simulated=False)
+    ready = SimpleNamespace(score=0.5, simulated=False)
     with Progress(disable=True) as bars:
         models = search._watch(opened, ready, bars).models
     assert models.resolve().parent == (tmp_path / "store" / "models").resolve()

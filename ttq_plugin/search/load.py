@@ -12,10 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_VALUE, MOST_NODES, read_text
+from ttq_plugin.search.defaults import default_text
 from ttq_plugin.search.ranges import Problem, Range, unknown
-from ttq_plugin.search.scored import Scored
+from ttq_plugin.search.scored import Scored, entry
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.stopping import StopEarly
+from ttq_plugin.tasks import OWN, TASKS, get_task
+from ttq_plugin.tasks.metrics import METRICS
 
 _FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
 """Inside the installed package (the wheel puts them there), else at the root of a checkout."""
@@ -47,14 +50,17 @@ def space_path(name: str) -> Path:
     """
     if name in _index():
         return _index()[name]
-    raise InputError(unknown("search space", name, built_in()) + " (built in), or the path of a YAML file.")
+    kinds = "built in; or the path of a YAML file, or module:attribute for a task of your own"
+    raise InputError(f"{unknown('search space', name, built_in())} ({kinds}).")
 
 
 def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
-    """The search space of a file, or the built-in one of that name.
+    """The search space of a file, the built-in one of that name, or the default one of a task.
+
+    The task is imported: its metric is the space's, and of a task without a file all else follows from its recipe.
 
     Args:
-        path_or_name: the path of a YAML file, or a name such as mnist-cnn.
+        path_or_name: the path of a YAML file, a name such as mnist-cnn, or a task of one's own, module:attribute.
         changes: keys of the file that are to have other values, such as {"only": ["pttq"]}.
 
     Returns:
@@ -68,10 +74,29 @@ def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = Non
         if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
             raise InputError(f"There is no space file {path}; built in are the names {', '.join(built_in())}.")
         name = str(path_or_name)
+        if name not in _index() and (name in TASKS or OWN.fullmatch(name)):
+            return parse_space(default_text(get_task(name)), f"the default space of {name}", changes)
         path = space_path(name)
         if path.stem != name:
             changes = {"task": name, "also": [], **changes}
-    return parse_space(read_text(path, "the search space", LARGEST_SETTINGS), str(path), changes)
+    text = read_text(path, "the search space", LARGEST_SETTINGS)
+    data = _mapping(text, str(path)) | changes
+    return parse_space(text, str(path), changes | _metric_of_task(data, str(path)))
+
+
+def _metric_of_task(data: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The task's metric as a change of a file that does not name it; nothing where it does, or needs not."""
+    name = data.get("task")
+    if not isinstance(name, str) or (name not in TASKS and not OWN.fullmatch(name)):
+        return {}  # refused with everything else
+    found = entry(get_task(name).score)
+    if "metric" not in data:
+        return {} if found == entry(METRICS["mcc"]) else {"metric": found}
+    said = data["metric"]
+    named = said.get("name") if isinstance(said, Mapping) else said
+    if named != found["name"] or (isinstance(said, Mapping) and said.get("higher", found["higher"]) != found["higher"]):
+        raise InputError(f"{source}: metric must be {name}'s own, {found['name']}, got {named!r}; leave it out.")
+    return {"metric": found}
 
 
 def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None) -> Space:
@@ -88,15 +113,7 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     Raises:
         InputError: the text does not describe a space; one sentence that says what would.
     """
-    try:
-        data = _constructed(text)
-    except RecursionError:
-        raise InputError(f"{source} is nested deeper than {DEEPEST} levels; a search space needs few.") from None
-    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError) as error:
-        raise InputError(f"{source} is not YAML: {_first_problem(error)}.") from None
-    if not isinstance(data, dict):
-        keys = ", ".join(Space.model_fields)
-        raise InputError(f"{source} must be a mapping with keys among {keys}, got {_short(data)}.")
+    data = _mapping(text, source)
     if changes:
         data |= changes
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
@@ -106,6 +123,20 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
         raise InputError(f"{source}: {_sentence(error)}.") from None
     space._text = text
     return space
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    """A file's keys and values; InputError if it is none."""
+    try:
+        data = _constructed(text)
+    except RecursionError:
+        raise InputError(f"{source} is nested deeper than {DEEPEST} levels; a search space needs few.") from None
+    except (yaml.YAMLError, ValueError, OverflowError, TypeError, AttributeError) as error:
+        raise InputError(f"{source} is not YAML: {_first_problem(error)}.") from None
+    if not isinstance(data, dict):
+        keys = ", ".join(Space.model_fields)
+        raise InputError(f"{source} must be a mapping with keys among {keys}, got {_short(data)}.")
+    return data
 
 
 def _constructed(text: str) -> Any:

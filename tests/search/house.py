@@ -1,0 +1,30 @@
+"""A regression of one's own, as a user's module: scikit-learn's diabetes data, scored by RMSE, trained in a second."""
+
+import torch
+from sklearn.datasets import load_diabetes
+from torch import nn
+
+from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tasks.task import Data, Recipe, Split, Task
+
+
+def load(source, seed):
+    x, y = load_diabetes(return_X_y=True)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    x = torch.tensor(x, dtype=torch.float32)[order] * 20
+    y = torch.tensor(y, dtype=torch.float32)[order, None] / 100
+    return Data(*(Split(x[rows], y[rows]) for rows in (slice(242), slice(242, 342), slice(342, None))))
+
+
+def model():
+    return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+def worst(outputs, targets):
+    return float((outputs - targets).abs().max())
+
+
+RECIPE = Recipe(epochs=9, lr=3e-3, batch_size=16)
+TASK = Task("diabetes", "progression of a disease", load, model, nn.functional.mse_loss, RECIPE, metric="rmse")
+WORST = Task("worst", "the worst of all errors", load, model, nn.functional.mse_loss, RECIPE,
+             metric=Metric("worst_error", worst, higher=False, title="worst error"))  # fmt: skip
