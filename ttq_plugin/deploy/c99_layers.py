@@ -38,6 +38,8 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
         source = build.value(given["input"])
         more |= {"weight": build.name_of(given["weight"]), "bias": build.name_of(given["bias"])}
         more |= geometry(node, given, source.meta)
+        beyond = build.padding.get(given["input"], (0, 0))
+        more["padding"] = (more["padding"][0] + beyond[0], more["padding"][1] + beyond[1])
     last = node
     while len(last.users) == 1:
         [follower] = last.users

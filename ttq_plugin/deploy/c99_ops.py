@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ttq_plugin.deploy.c99_parts import PARTS, Operation
-from ttq_plugin.deploy.c99_steps import Step, View, kind_of
+from ttq_plugin.deploy.c99_steps import Step, View, arguments, kind_of
 
 if TYPE_CHECKING:
     from ttq_plugin.deploy.c99_program import Builder
@@ -65,7 +65,8 @@ BINARY |= {"minimum": "MINIMUM", "__mul__": "MULTIPLY", "__add__": "ADD", "prelu
 
 def unary(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """A function of each number."""
-    return build.map(UNARY[kind_of(node).removesuffix("_")], [build.value(node.args[0])])
+    what = UNARY[kind_of(node).removesuffix("_")]
+    return build.map(what, [build.value(node.args[0])], into=build.own(node, node.args[0]))
 
 
 def binary(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
@@ -78,7 +79,7 @@ def binary(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
         other = View(other.buffer, other.meta.view(-1, *[1] * (one.meta.dim() - 2)))
     if given.get("alpha", 1) != 1:
         other = build.map("MULTIPLY", [other, build.value(given["alpha"])])
-    return build.map(BINARY[kind], [one, other])
+    return build.map(BINARY[kind], [one, other], into=build.own(node, node.args[0]) or build.own(node, node.args[1]))
 
 
 def reversed_subtract(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
@@ -100,19 +101,20 @@ def bounded(low: Any, high: Any) -> Operation:
 
     def step(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
         result = build.value(given["self"])
-        made: View | None = None
+        made = build.own(node, given["self"])
         for what, bound in (("MAXIMUM", low), ("MINIMUM", high)):
             limit = given[bound] if isinstance(bound, str) else bound
             if limit is not None and not (isinstance(limit, float) and math.isinf(limit)):
                 result = made = build.map(what, [result, build.value(limit)], into=made)
-        return made or build.copied(result)
+        return result
 
     return step
 
 
 def activate(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """ReLU or LeakyReLU."""
-    source, output = build.packed(build.value(given["self"])), build.new(node)
+    source = build.packed(build.value(given["self"]))
+    output = build.own(node, given["self"]) or build.new(node)
     slope = float(given.get("negative_slope", 0.0))
     build.steps.append(Step("activate", output, [source], {"slope": slope}))
     return output
@@ -121,7 +123,7 @@ def activate(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
 def gelu(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """Exact, or by tanh."""
     what = "GELU_TANH" if given["approximate"] == "tanh" else "GELU"
-    return build.map(what, [build.value(given["self"])])
+    return build.map(what, [build.value(given["self"])], into=build.own(node, given["self"]))
 
 
 def hard(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
@@ -141,7 +143,7 @@ def plain(what: str, **wanted: Any) -> Operation:
         for name, value in wanted.items():
             if given[name] != value:
                 raise build.missing(node, f"{kind_of(node)} with {name}={given[name]}")
-        return build.map(what, [build.value(given["self"])])
+        return build.map(what, [build.value(given["self"])], into=build.own(node, given["self"]))
 
     return step
 
@@ -186,10 +188,13 @@ def pad(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """Constants around a copy; negative padding cuts."""
     if given.get("mode", "constant") != "constant":
         raise build.missing(node, f"pad with mode {given['mode']}")
-    source, output = build.value(given["self"]), build.new(node)
+    source, amounts = build.value(given["self"]), list(given["pad"])
+    if not given["value"] and _before_convolutions(node, amounts, source):
+        build.padding[node] = amounts[2] if len(amounts) == 4 else 0, amounts[0]
+        return source
+    output = build.new(node)
     build.copy(build.value(given["value"] or 0.0), output)
     inner, outer = source.meta, output.meta
-    amounts = list(given["pad"])
     for place in range(len(amounts) // 2):
         before, after = amounts[2 * place : 2 * place + 2]
         dim = inner.dim() - 1 - place
@@ -197,6 +202,19 @@ def pad(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
         outer = outer.narrow(dim, max(0, before), outer.shape[dim] - max(0, before) - max(0, after))
     build.copy(View(source.buffer, inner), View(output.buffer, outer))
     return output
+
+
+def _before_convolutions(node: fx.Node, amounts: list[int], source: View) -> bool:
+    """Whether only convolutions see the zeros, which take what lies beyond the edges for zeros anyway."""
+    if min(amounts) < 0 or len(amounts) > 2 * (source.meta.dim() - 2):
+        return False
+    return all(
+        isinstance(user.target, torch._ops.OpOverload)
+        and kind_of(user) in {"conv1d", "conv2d"}
+        and user.args[0] is node
+        and not isinstance(arguments(user)["padding"], str)
+        for user in node.users
+    )
 
 
 OPS: dict[str, Operation] = {

@@ -58,6 +58,7 @@ class Builder:
     Attributes:
         steps: what was added.
         tensors: constants by name.
+        padding: rows above and columns to the left that convolutions add for a node that is padded with zeros.
     """
 
     def __init__(self, exported: torch.export.ExportedProgram, name: str) -> None:
@@ -75,6 +76,7 @@ class Builder:
         self.absorbed: set[fx.Node] = set()
         self.done: set[fx.Node] = set()
         self.steps: list[Step] = []
+        self.padding: dict[fx.Node, tuple[int, int]] = {}
 
     def build(self) -> Program:
         """All steps.
@@ -87,7 +89,7 @@ class Builder:
         """
         given = [n for n in self.graph.nodes if n.op == "placeholder" and n.name not in self.names]
         sizes = [node.meta["val"].numel() for node in given]
-        sample = Buffer(sum(sizes))
+        sample = self.sample = Buffer(sum(sizes))
         for place, node in enumerate(given):
             self.values[node] = self.part(sample, sum(sizes[:place]), node.meta["val"].shape)
         results: list[View] = []
@@ -247,18 +249,43 @@ class Builder:
         several = isinstance(seen, tuple | list)
         self.values[node] = [View(source.buffer, s) for s in seen] if several else View(source.buffer, seen)
 
+    def _later(self, buffer: Buffer, node: fx.Node) -> list[fx.Node]:
+        """Values in a buffer that something after a node reads."""
+        found = []
+        for other, value in self.values.items():
+            views = value if isinstance(value, list) else [value]
+            if other is not node and any(view is not None and view.buffer is buffer for view in views):
+                if any(user is not node and user not in self.done for user in other.users):
+                    found.append(other)
+        return found
+
+    def own(self, node: fx.Node, value: Any) -> View | None:
+        """Where an operation on each number may write its result: over its operand, if nothing reads that any more.
+
+        Args:
+            node: the operation.
+            value: its operand, a node or a number.
+
+        Returns:
+            The operand's place, or None.
+        """
+        if not isinstance(value, fx.Node) or self.values[value].meta.shape != node.meta["val"].shape:
+            return None
+        view: View = self.values[value]
+        others = [self.values[other] for other in node.all_input_nodes if other is not value]
+        if any(isinstance(other, View) and other.buffer is view.buffer for other in others):
+            return None  # a transpose of the operand, say, which would be written over before it is read
+        whole = view.contiguous and view.meta.numel() == view.buffer.size
+        kept = view.buffer.constant is not None or view.buffer is self.sample
+        return view if whole and not kept and not self._later(view.buffer, node) else None
+
     def _write_back(self, node: fx.Node) -> None:
         """An operation in place: whoever sees the same memory later must see the result."""
         target = self.values[node.args[0]]
-        later = [
-            other
-            for other, value in self.values.items()
-            if isinstance(value, View) and value.buffer is target.buffer and other is not node
-            if any(user is not node and user not in self.done for user in other.users)
-        ]
+        later = self._later(target.buffer, node)
         if later and (target.buffer.constant or any(other.op == "placeholder" for other in later)):
             raise InputError(f"{self.name} changes an input or a parameter in place, for which there is no C code.")
-        if later:
+        if later and self.values[node].buffer is not target.buffer:
             self.values[node] = self.copy(self.values[node], target)
 
     # Constants.
