@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import pickle
+from collections.abc import Callable
 from copy import deepcopy
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
@@ -30,10 +31,10 @@ def copied(model: Model) -> Model:
     Returns:
         The copy.
     """
-    for make in (deepcopy, lambda whole: _through_pickle(whole, False)):
+    ways: tuple[Callable[[Model], Model], ...] = (deepcopy, lambda whole: _through_pickle(whole, False))
+    for make in ways:
         try:
-            result: Model = make(model)
-            return result
+            return make(model)
         except Exception:  # noqa: S112 - whatever a class of the user's raises, the next way may be open
             continue
     return _through_pickle(model, True)

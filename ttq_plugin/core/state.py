@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,72 @@ class TernaryState(nn.Module):
         """Signs of the ternary weight, int8, of w's shape."""
         return self.method.codes(w, self.params)
 
+    @property
+    def _owner(self) -> TernaryState:
+        """Whose thresholds these are: its own, or another layer's where all learn the same."""
+        owner: TernaryState = vars(self).get("_shared_with", self)
+        return owner
+
+    def share(self, others: Sequence[TernaryState]) -> None:
+        """Let other states learn this one's thresholds. A state dict then holds them once, under this one's name.
+
+        Args:
+            others: of the same shapes.
+        """
+        # Not registered with torch, which would take them for parts of this module.
+        vars(self)["_sharing"] = list(others)
+        for other in others:
+            vars(other)["_shared_with"] = self
+        self._share_again()
+
+    def _share_again(self) -> None:
+        """Let all hold the owner's tensor, which loading and moving replace."""
+        for other in vars(self._owner).get("_sharing", ()):
+            registry = other._parameters if "thresholds" in other._parameters else other._buffers
+            registry["thresholds"] = self._owner.thresholds
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._share_again()
+        return result
+
+    def get_extra_state(self) -> Tensor:
+        """The method's name, as a tensor, which every format of a state dict takes."""
+        return torch.tensor(list(self.method.name.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing is taken from it: ``_load_from_state_dict`` has compared it."""
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._owner is not self:
+            del destination[f"{prefix}thresholds"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        named = state_dict.get(f"{prefix}_extra_state")
+        found = self.method.name if named is None else bytes(named.tolist()).decode(errors="replace")
+        if found != self.method.name:
+            error_msgs.append(
+                f"{prefix.removesuffix('.')} is of the method {found!r}, this layer's is {self.method.name!r}; load it "
+                "into a model that was made ternary by that method."
+            )
+            return
+        missing: list[str] = []
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
+        # Older state dicts have no name, and shared thresholds stand under their owner's name alone.
+        absent = {f"{prefix}_extra_state"} | ({f"{prefix}thresholds"} if self._owner is not self else set())
+        missing_keys += [key for key in missing if key not in absent]
+        self._share_again()
+
     @torch.no_grad()
     def load(self, params: Params) -> None:
         """Copy values into this state's tensors.
@@ -69,14 +136,14 @@ def share_thresholds(states: Sequence[TernaryState]) -> None:
     """Let all layers learn one set of thresholds, beginning from the lowest of theirs (one may have been clipped).
 
     Args:
-        states: the layers' states; afterwards all hold the first one's tensor.
+        states: the layers' states; afterwards all hold the first one's tensor, also when it is loaded or moved.
 
     Raises:
         InputError: if the layers have thresholds of different shapes; nothing is changed then.
     """
     if len({state.thresholds.shape for state in states}) > 1:
         raise InputError("layers with one threshold a channel cannot share them; use granularity default.")
-    shared = states[0].thresholds
-    for state in states[1:]:
-        torch.minimum(shared, state.thresholds, out=shared)
-        state.thresholds = shared
+    owner, *others = states
+    for state in others:
+        torch.minimum(owner.thresholds, state.thresholds, out=owner.thresholds)
+    owner.share(others)
