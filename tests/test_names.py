@@ -203,6 +203,7 @@ def test_passwords_in_urls_are_hidden(scheme, password):
 def test_other_secrets_are_hidden():
     assert redact("https://ghp_token@host/x") == "https://***@host/x"
     assert redact("amqp://:hunter2@host") == "amqp://:***@host"
+    assert redact("postgresql:/me:hunter2@host/name") == "postgresql:/me:***@host/name"  # as a path is written
     assert redact("postgresql://me:hun ter2@host/name") == "postgresql://me:***@host/name"
     assert "hunter2" not in redact("postgresql://host/name?sslpassword=hunter2&user=me")
     assert (

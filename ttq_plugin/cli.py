@@ -383,8 +383,8 @@ def main() -> None:
             click.echo(_shown(error.code), err=True)
         code = 1 if isinstance(error.code, str) else error.code
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {_shown(f'{where}{error.strerror or error}')[:1000]}.", err=True)
+        where = f" ({str(error.filename)[:300]})" if error.filename else ""
+        click.echo(f"Error: {_shown(f'{error.strerror or error}{where}')}.", err=True)
         code = 1
     except Exception:
         # A fault of this package: told in full, but not with a password that an address in it may have.

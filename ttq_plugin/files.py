@@ -79,6 +79,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, _json_head(text) + text + b"}\n")
 
 
+def digest_of(value: Any) -> str:
+    """A digest of a value that JSON takes, for files that others read too; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def read_json(path: Path) -> Any:
     """Read what ``write_json`` wrote.
 

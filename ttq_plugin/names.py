@@ -27,20 +27,24 @@ LONGEST_NAME = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys, what turns the writing direction, and what is no character."""
 
-_C_WORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
-    "asm bool catch class delete explicit export false friend main mutable namespace new operator private protected "
-    "public template this throw true try typeid typename using virtual assert complex ctype errno fenv inttypes "
-    "iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio stdlib string tgmath time wchar "
-    "wctype".split()
+C_HEADERS = frozenset(
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
+    "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
 )
-"""Keywords of C and C++, and the standard headers that a file of the same name would hide."""
+"""Of C's own: a header of that name beside the source would hide it."""
+
+_C_KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm bool "
+    "catch class delete explicit export false friend mutable namespace new operator private protected public template "
+    "this throw true try typeid typename using virtual main".split()
+)
+"""Of C and C++, and the function that begins a program."""
 
 _SECRET = r"(?:pass|pwd|secret|token|api_?key|auth|credential|sig)"
 _VALUE = re.compile(rf"((?:^|[?&;\s])[^=&;\s]*{_SECRET}[^=&;\s]*=)[^&\s]*", re.IGNORECASE)
-_USER = re.compile(r"([A-Za-z][\w+.-]*://)([^\s:/@]*)(:?)(\S*)@")
-_TOKEN = re.compile(r"(https?://)[^\s:/@?#]+@", re.IGNORECASE)
+_USER = re.compile(r"([A-Za-z][\w+.-]*:/+)([^\s:/@]*)(:?)(\S*)@")
+_TOKEN = re.compile(r"(https?:/+)[^\s:/@?#]+@", re.IGNORECASE)
 
 
 def check_name(what: str, name: str) -> None:
@@ -143,7 +147,7 @@ def c_identifier(name: str) -> str:
     Returns:
         The name itself where it is one already, else its letters and digits and a digest.
     """
-    fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name) and name.lower() not in _C_WORDS
+    fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name) and name.lower() not in C_HEADERS | _C_KEYWORDS
     if fits and not re.search(r"_[0-9a-f]{12}$", name):
         return name
     kept = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:16]

@@ -229,6 +229,7 @@ def test_what_cannot_be_exported(tmp_path):
         (linear, "2nd", "must be a C identifier, got '2nd'"),
         (linear, "a/b", "must be a C identifier"),
         (linear, "while", "must be a C identifier"),
+        (linear, "my net", "must be a C identifier, got 'my net'; my_net_[0-9a-f]{12} is possible"),
         (linear, "math", "must not be that of a header of C itself, got 'math'"),
         (linear, "StdInt", "must not be that of a header of C itself, got 'StdInt'"),
     ):

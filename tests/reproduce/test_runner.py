@@ -57,6 +57,22 @@ def test_nothing_is_trained_twice_and_what_changed_is_trained_again(tmp_path):
     assert go(changed, Folder(tmp_path / "cells", "other data"), tmp_path)[0] == 3
 
 
+def test_a_result_with_a_changed_number_does_not_count(tmp_path):
+    [cell] = some(rows=("ttq",))[:1]
+    folder = Folder(tmp_path, "own")
+    folder.keep(cell, {"test_mcc": 0.361, "curve": [0.1, 0.2], "notes": ["é"]})
+    kept = folder.known(cell)
+    assert kept["test_mcc"] == 0.361 and kept["fingerprint"] == cell.fingerprint("own")
+    path = tmp_path / f"{cell.key}.json"
+    text = path.read_text()
+    path.write_text(text.replace("0.361", "0.961"))
+    assert "0.961" in path.read_text() and folder.known(cell) is None
+    path.write_text(text.replace("0.361", "0.3610"))  # the same number
+    assert folder.known(cell) == kept
+    path.write_text("[" * 100_000)
+    assert folder.known(cell) is None
+
+
 def test_a_refit_learns_the_validation_split_and_reports_nothing_of_it(tmp_path):
     todo = some(rows=("ttq",))
     again = [replace(cell, refit=True) for cell in todo]

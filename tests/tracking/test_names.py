@@ -8,12 +8,14 @@ import pytest
 from rich.progress import Progress
 
 from tests.tracking.studies import fill_study
-from ttq_plugin.commands import console, report, search
+from ttq_plugin.cli import main
+from ttq_plugin.commands import compare, console, report, search
 from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.remake import remake
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import file_name, name_of_file
+from ttq_plugin.names import file_name, metric_key, name_of_file
 from ttq_plugin.search.check import check_study
+from ttq_plugin.search.job import Job
 from ttq_plugin.search.load import parse_space
 from ttq_plugin.tracking import StudyRecorder, open_store
 from ttq_plugin.tracking.sensitivity import record_sensitivity
@@ -177,3 +179,76 @@ def test_layers_of_any_name_are_logged(store):
     run = store.client.get_run(link.rpartition("/")[2])
     assert sum(name.startswith("trace/") for name in run.data.metrics) == len(traces)
     assert run.info.status == "FINISHED"
+
+
+POSTGRES = "postgresql://me:hunter2@127.0.0.1:1/name?sslpassword=hunter2"
+SERVER = "http://me:hunter2@127.0.0.1:9/mlflow"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "mnist-cnn", "--storage", POSTGRES],
+        ["search", "mnist-cnn", "--store", SERVER],
+        ["search", "mnist-cnn", "--store", "postgresql://me:hunter2@host/name"],
+        ["search", "mnist-cnn", "--storage", "me:hunter2@host/name"],
+        ["search", "mnist-cnn", "--storage", "nosuch://me:hunter2@host/name"],
+        ["search", "mnist-cnn", "--resume", "x", "--storage", POSTGRES],
+        ["search", POSTGRES],
+        ["search", "mnist-cnn", "--warm-start", "x.csv", "--storage", POSTGRES, "--store", SERVER],
+        ["worker", "--storage", POSTGRES],
+        ["worker", "--storage", POSTGRES, "--study", "x"],
+        ["report", "x", "--storage", POSTGRES],
+        ["report", POSTGRES, "--store", SERVER],
+        ["compare", "a", "b", "--storage", POSTGRES],
+        ["ui", "--store", SERVER],
+        ["ui", SERVER],
+        ["bench", POSTGRES, "--store", SERVER],
+        ["export", SERVER, "--to", "c"],
+        ["train", SERVER],
+    ],
+)
+def test_no_command_repeats_a_password(tmp_path, monkeypatch, capfd, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ttq", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr()
+    assert ended.value.code == 2 and told.err and "hunter2" not in told.out + told.err
+    for path in everything(tmp_path):
+        assert not (tmp_path / path).is_file() or b"hunter2" not in (tmp_path / path).read_bytes()
+
+
+def test_a_fault_of_our_own_is_told_without_passwords(monkeypatch, capfd):
+    def broken(**given):
+        raise RuntimeError(f"no idea what {POSTGRES} is")
+
+    monkeypatch.setattr("ttq_plugin.commands.ui.ui", broken)
+    monkeypatch.setattr("sys.argv", ["ttq", "ui"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr().err
+    assert ended.value.code == 1 and "Traceback" in told and "hunter2" not in told and "me:***@127.0.0.1" in told
+
+
+def test_an_operating_systems_error_is_a_sentence(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("sys.argv", ["ttq", "report", "x", "--store", "x" * 5000])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr().err
+    assert ended.value.code == 1 and len(told.splitlines()) == 1 and "Traceback" not in told
+
+
+def test_a_job_is_shown_without_its_storage():
+    assert "hunter2" not in repr(Job(POSTGRES, "x", None, 3, 0))
+
+
+def test_studies_of_any_name_are_compared(tmp_path, capsys, store):
+    names = ("all", "x/y", "x_y", "[/b]$x_$")
+    for name in names:
+        fill_study(store.directory / "studies.db", name, 8)
+    compare.compare(names, str(store.directory), None, [0.5], tmp_path / "p.png", as_json=False)
+    told = capsys.readouterr().out
+    assert all(name in told for name in names) and "picture:" in told
+    [run] = store.client.search_runs([store.client.get_experiment_by_name("comparisons").experiment_id])
+    assert set(run.data.metrics) == {"hypervolume_together", *(f"hypervolume/{metric_key(name)}" for name in names)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,7 @@ from ttq_plugin.deploy.c99_text import header
 from ttq_plugin.deploy.c99_writer import Writer
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
-
-KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
-)
-
-
-HEADERS = frozenset(
-    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
-    "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
-)
-"""Of C's own: a header of that name beside the source would hide it."""
+from ttq_plugin.names import C_HEADERS, c_identifier
 
 
 @dataclass(frozen=True)
@@ -77,10 +65,11 @@ def export_c(
         InputError: if the name is no C identifier, the module cannot be exported, a weight is not finite, or the
             folder cannot be written.
     """
-    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in KEYWORDS:
-        raise InputError(f"the name of C files must be a C identifier, got {name!r}.")
-    if name.lower() in HEADERS:  # not every file system tells upper from lower case
-        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}.")
+    other = f"{c_identifier(name)} is possible"
+    if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
+        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
+    if name != c_identifier(name):
+        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
     program = trace(model, example_input)
     used = {key: program.tensors[key] for key in sorted(program.used())}
     bad = [key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all()]

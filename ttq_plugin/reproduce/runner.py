@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_text
+from ttq_plugin.files import digest_of, write_text
 from ttq_plugin.processes import become_worker, ended_like_ctrl_c
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.reproduce.train import Place, train_cell
@@ -44,14 +44,18 @@ class Folder:
         """The cell's result if it was made with the same settings and data; a damaged file counts as none."""
         try:
             result: Result = json.loads(self._file(cell).read_text())
-        except (OSError, ValueError):
+            digest = result.pop("digest", None)  # earlier versions wrote none
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+            return None
+        if digest is not None and digest != digest_of(result):
             return None
         return result if result.get("fingerprint") == cell.fingerprint(self.data) else None
 
     def keep(self, cell: Cell, result: Result) -> Result:
         """Write the cell's result, whole or not at all; returns it with its fingerprint."""
         marked = result | {"fingerprint": cell.fingerprint(self.data)}
-        write_text(self._file(cell), json.dumps(marked, indent=1, allow_nan=False) + "\n")
+        whole = marked | {"digest": digest_of(marked)}
+        write_text(self._file(cell), json.dumps(whole, indent=1, allow_nan=False) + "\n")
         return marked
 
     def _file(self, cell: Cell) -> Path:

@@ -47,6 +47,9 @@ GLOBALS = {
 }
 """The names that numpy 1 and 2 write, and what each stands for here (see ``_Unpickler``)."""
 
+LARGEST = 1 << 26
+"""Bytes of a file; pickle makes room for places up to the file's length."""
+
 _NUMERIC = re.compile(r"b1|[iu][1248]|f[248]")
 
 
@@ -65,6 +68,7 @@ def read_pickled_object(path: Path, form: str) -> Any:
     """
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {form}.")
+    check_size(path, LARGEST, form)
     check_size(path, LARGEST_TABLE, form)
     try:
         program = _program(path.read_bytes())
