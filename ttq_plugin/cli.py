@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from ttq_plugin import options
 from ttq_plugin.defaults import COMPRESSION
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.frames import explain, user_frame
 from ttq_plugin.names import redact, visible
 from ttq_plugin.tasks import TASKS
 
@@ -378,6 +379,11 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         code = 130
+    except Exception as error:
+        if user_frame(error) is None:
+            raise
+        click.echo(f"Error: {_shown(explain(error))}.", err=True)  # their line, not fifty of ours
+        code = 1
     except SystemExit as error:
         if isinstance(error.code, str):
             click.echo(_shown(error.code), err=True)

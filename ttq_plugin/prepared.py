@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ttq_plugin.curvature import LayerTrace, Traces, layer_traces
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import read_json, write_json
+from ttq_plugin.seeds import seeded
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.check import check_task, load_data, make_model
 from ttq_plugin.tasks.full_precision import full_precision
@@ -98,7 +99,9 @@ def prepare(
     described = task if isinstance(task, Task) else get_task(task)
     _check_device(device)
     splits = load_data(described, Path(data) if data else None, seed)
-    check_task(described, splits, make_model(described), test=check_test)
+    with seeded(seed):
+        untrained = make_model(described)
+    check_task(described, splits, untrained, test=check_test)
     trained = full_precision(
         described,
         splits,

@@ -21,6 +21,7 @@ from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights
 from ttq_plugin.measures import CompressionReport, measure
 from ttq_plugin.prepared import Prepared, prepare
+from ttq_plugin.seeds import seeded
 from ttq_plugin.settings import LSQ, MIXED, Settings
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.check import load_data
@@ -147,8 +148,7 @@ def run(
             on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
 
     links = _links(prepared, settings, config_list, chain)
-    with torch.random.fork_rng(devices=[prepared.device] if prepared.device.startswith("cuda") else []):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed, prepared.device):
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
     found = _measured(prepared, quantizers)
@@ -239,7 +239,7 @@ def check_same_data(task: Task, found: str, expected: str | None) -> None:
     if expected is not None and found != expected:
         raise InputError(
             f"load of {task.name} must give the same data for the same arguments, but gave other samples than before; "
-            "draw every random number in it from its seed."
+            "draw every random number in it from its seed, or give a Dataset that augments an attribute `fingerprint`."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ttq_plugin import api
 from ttq_plugin.commands.console import err, percent, print_json, table
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.check import TaskWarning
 from ttq_plugin.tasks.scores import REGRESSION
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial import Prepared, save_weights
@@ -52,7 +54,14 @@ def trained_model(task: str, seed: int, places: Mapping[str, Any], **asked: bool
     """
     described = get_task(task)
     err.print(f"{task}: {described.description}", markup=False)
-    trained = api.train(described, seed=seed, **places, **asked)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", TaskWarning)
+        trained = api.train(described, seed=seed, **places, **asked)
+    for warning in told:
+        if issubclass(warning.category, TaskWarning):
+            err.print(f"note: {warning.message}", markup=False, soft_wrap=True)
+        else:
+            warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     err.print(f"full-precision model: {trained.origin}", markup=False, soft_wrap=True)
     return trained
 

@@ -10,6 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.frames import explain
 
 if TYPE_CHECKING:
     from ttq_plugin.tasks.task import Task
@@ -70,8 +71,9 @@ def _own(name: str) -> Task:
     try:
         value = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        raise InputError(f"the task {name!r} cannot be imported from {here} ({why}).") from error
+        found = getattr(sys.modules.get(module), "__file__", None) if isinstance(error, AttributeError) else None
+        where = f"; {module} is {found}" if found else ""
+        raise InputError(f"the task {name!r} cannot be imported from {here} ({explain(error)}{where}).") from error
     if not isinstance(value, Task):
         raise InputError(f"{name} must be a ttq_plugin.tasks.task.Task, got {type(value).__name__}.")
     return replace(value, name=name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, save_weights
+from ttq_plugin.seeds import seeded
 from ttq_plugin.tasks.check import make_model
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.identity import identity
@@ -85,8 +87,12 @@ def full_precision(
     Raises:
         InputError: if the cache folder cannot be written, or the weights are not the model's.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    if weights is not None and retrain:
+        raise InputError(
+            "Your own weights are taken as they are, so that nothing can be trained again; leave out either weights "
+            "or retrain."
+        )
+    with seeded(seed):
         start = make_model(task)
     if weights is not None:
         load_weights(start, weights, unsigned=True)
@@ -95,37 +101,47 @@ def full_precision(
         model = start.eval()
         found = score(model, data.validation, task.score)
         return FullPrecision(model, found.value, path, False, found.parts, f"from your file {weights}")
+    # Two searches that start together train once: the second waits and reads.
+    with _locked(path):
+        origin = "trained now"
+        if path.is_file() and not retrain:
+            try:
+                load_weights(start, path)
+            except InputError as error:
+                origin = f"trained now: the cached model was damaged ({error})"
+            else:
+                return _cached(task, data, start.eval(), path)
+        with seeded(seed, device):
+            return replace(_trained(task, data, seed, device, path, on_epoch), origin=origin)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; only what the folder itself refuses is its fault, not what a user's code raises inside."""
+    lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two searches that start together train once: the second waits and reads.
-        with FileLock(f"{path}.lock"), torch.random.fork_rng():
-            damaged = None
-            if path.is_file() and not retrain:
-                try:
-                    return _cached(task, data, path)
-                except InputError as error:
-                    damaged = f"trained now: the cached model was damaged ({error})"
-            made = _trained(task, data, seed, device, path, on_epoch)
-            return replace(made, origin=damaged) if damaged else made
+        lock.acquire()
     except OSError as error:
         raise InputError(f"the cache folder {path.parent} cannot be written ({error.strerror or error}).") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _name(task: Task, data: Data, seed: int, start: nn.Module, *, own: bool) -> str:
     """The name of a model's file: the task, and everything that the trained model follows from."""
     label = f"{task.name}-SIMULATED" if data.simulated else task.name
     label = re.sub(r"[^\w.-]", "_", label)[:80]  # of a user's own task
-    code = identity(start, task.model, task.loss)
+    code = identity(start, task.model, task.loss, getattr(data.train, "collate", None))
     recipe = "own" if own else task.recipe.fingerprint()
     balanced = "-balanced" if task.balanced and not own else ""
     return f"{label}-seed{seed}-{data.fingerprint()}-{recipe}-{code}{balanced}"
 
 
-def _cached(task: Task, data: Data, path: Path) -> FullPrecision:
-    """The model in the file; InputError if it is damaged (then it is trained again, and that is said)."""
-    with torch.random.fork_rng(devices=[]):
-        model = make_model(task).eval()
-    load_weights(model, path)
+def _cached(task: Task, data: Data, model: nn.Module, path: Path) -> FullPrecision:
+    """The model that the file filled, scored."""
     found = score(model, data.validation, task.score)
     when = datetime.fromtimestamp(path.stat().st_mtime)
     origin = f"from the cache ({path}, {when:%Y-%m-%d %H:%M})"
@@ -133,7 +149,6 @@ def _cached(task: Task, data: Data, path: Path) -> FullPrecision:
 
 
 def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoch: OnEpoch | None) -> FullPrecision:
-    torch.manual_seed(seed)
     model = make_model(task).to(device)
     recipe = task.recipe
     split = data.train.to(device)
@@ -159,4 +174,4 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
     found = score(model, data.validation, task.score)
     about = {"task": task.name, "seed": str(seed), task.score.name: repr(found.value)}
     save_weights(model, path, about)
-    return FullPrecision(model, found.value, path, True, found.parts, "trained now")
+    return FullPrecision(model, found.value, path, True, found.parts)

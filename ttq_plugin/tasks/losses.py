@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ttq_plugin import inputs
 from ttq_plugin.core.copying import copied
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.readings import main_output
 
 TrainingStep = Callable[[tuple[Tensor, Tensor], nn.Module], Tensor]
 """``((x, labels), model) -> loss``."""
@@ -223,15 +224,17 @@ class Criterion:
             InputError: if the loss needs a teacher and there is none.
         """
         if not self.needs_teacher:
-            return lambda batch, model: self(inputs.call(model, batch[0]), batch[1], class_weights=class_weights)
+            return lambda batch, model: self(
+                main_output(inputs.call(model, batch[0])), batch[1], class_weights=class_weights
+            )
         if teacher is None:
             raise InputError(f"{self.name} must have a teacher, got none: pass the full-precision model.")
         frozen = copied(teacher).eval()
 
         def step(batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
             with torch.no_grad():
-                teacher_logits = inputs.call(frozen, batch[0])
-            logits = inputs.call(model, batch[0])
+                teacher_logits = main_output(inputs.call(frozen, batch[0]))
+            logits = main_output(inputs.call(model, batch[0]))
             return self(logits, batch[1], class_weights=class_weights, teacher_logits=teacher_logits)
 
         return step

@@ -20,7 +20,7 @@ def check_overlap(splits: Mapping[str, Samples]) -> None:
     """Check that no two splits hold the same samples.
 
     Args:
-        splits: by name; those read from a Dataset are not compared sample by sample.
+        splits: by name.
 
     Raises:
         InputError: if more than 1 % of the smaller split's samples, inputs and targets, are in the other too.
@@ -28,7 +28,8 @@ def check_overlap(splits: Mapping[str, Samples]) -> None:
     for (one, first), (other, second) in combinations(splits.items(), 2):
         if first is second or (not isinstance(first, Split) and first == second):
             raise InputError(f"The splits {one} and {other} must hold different samples, got the same object for both.")
-    hashes = {name: _rows(split) for name, split in splits.items() if isinstance(split, Split)}
+    # A Dataset's samples and those of tensors are hashed differently, and so are compared among their kind.
+    hashes = {name: _rows(split) if isinstance(split, Split) else split.rows() for name, split in splits.items()}
     for (one, first), (other, second) in combinations(hashes.items(), 2):
         known = {key: row for row, key in enumerate(first)}
         shared = [(known[key], row) for row, key in enumerate(second) if key in known]

@@ -75,8 +75,9 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
     """Read outputs and targets as classes.
 
     One logit a sample, (n,) or (n, 1), is binary; (n, classes, ...) with whole-number targets (n, ...) is multi-class,
-    also with the classes last as in token classification; equal shapes (n, labels) are multi-label, unless every row of
-    the targets sums to one: then they are probabilities of classes. More dimensions are positions.
+    also with the classes last as in token classification (where both would do, the classes are the second dimension, as
+    torch's losses have it); equal shapes (n, labels) are multi-label, unless every row of the targets sums to one: then
+    they are probabilities of classes. More dimensions are positions.
 
     Args:
         outputs: the model's.
@@ -97,8 +98,16 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
         raise InputError(f"Outputs and targets must have one row a sample, got {_shapes(logits, truth)}.")
     if logits.dim() == truth.dim() + 1 and logits.shape[1] == 1 and logits.shape[2:] == truth.shape[1:]:
         return _binary(logits.squeeze(1), truth)
+    if logits.dim() == truth.dim() + 1 and logits.shape[-1] == 1 and logits.shape[:-1] == truth.shape:
+        return _binary(logits.squeeze(-1), truth)
     if logits.shape == truth.shape and (logits.dim() == 1 or logits.shape[1] == 1):
         return _binary(logits, truth)
+    if logits.shape == truth.shape and logits.dim() == 3 and not _are_shares(truth.movedim(1, -1).flatten(0, -2)):
+        raise InputError(
+            f"Outputs and targets of three dimensions may be masks or labels at positions, got {_shapes(logits, truth)}"
+            "; give masks a channel, (n, 1, height, width), and sequences too, (n, 1, positions), or give "
+            "the task a Metric of your own."
+        )
     if logits.shape == truth.shape and logits.dim() >= 2:
         return _several(logits.movedim(1, -1), truth.movedim(1, -1))
     if logits.dim() == truth.dim() + 1 and logits.shape[2:] == truth.shape[1:]:
@@ -120,10 +129,15 @@ def _binary(logits: Tensor, truth: Tensor) -> Reading:
 def _several(logits: Tensor, truth: Tensor) -> Reading:
     """Equal shapes (..., k): labels that go together, or probabilities of classes."""
     scores, truth = logits.flatten(0, -2), truth.flatten(0, -2)
-    if bool(((truth.double().sum(1) - 1).abs() < 1e-4).all()):
+    if _are_shares(truth):
         return Reading(MULTICLASS, scores, scores.argmax(1), truth.argmax(1), scores.shape[1])
     _check_binary(truth)
     return Reading(MULTILABEL, scores, (scores > 0).long(), truth.long(), scores.shape[1])
+
+
+def _are_shares(truth: Tensor) -> bool:
+    """Whether each row, (..., classes), adds up to one."""
+    return bool(((truth.double().sum(1) - 1).abs() < 1e-4).all())
 
 
 def _multiclass(logits: Tensor, truth: Tensor) -> Reading:

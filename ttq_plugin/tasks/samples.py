@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
+from ttq_plugin.seeds import seeded
 
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples, both of any nesting."""
@@ -158,11 +159,14 @@ class Stream:
             Inputs and targets.
         """
         order = [part.tolist() for part in seeded_order(len(self), generator).split(size)]
+        # Of the workers' own random numbers: they follow the order, and nobody else's move.
+        noise = torch.Generator().manual_seed(int(hashlib.sha256(repr(order).encode()).hexdigest()[:15], 16))
         loader = DataLoader(
             _Pairs(self.dataset),
             batch_sampler=order,  # type: ignore[arg-type]
             num_workers=self.workers,
             collate_fn=self._collated,
+            generator=noise,
         )
         for x, y in loader:
             yield inputs.to_device(x, self.device), inputs.to_device(y, self.device)
@@ -203,10 +207,29 @@ class Stream:
         self._scan()
         return list(self._cache["broken"])
 
+    @property
+    def uneven(self) -> bool:
+        """Whether targets of different batches cannot be joined, since their shapes differ."""
+        self._scan()
+        return bool(self._cache["uneven"])
+
+    def rows(self) -> list[bytes]:
+        """A hash of each sample, inputs and target."""
+        self._scan()
+        return list(self._cache["rows"])
+
     def _collated(self, pairs: list[Any]) -> Batch:
         from torch.utils.data import default_collate
 
-        made = default_collate(pairs) if self.collate is None else self.collate(pairs)
+        try:
+            made = default_collate(pairs) if self.collate is None else self.collate(pairs)
+        except (RuntimeError, TypeError) as error:
+            if self.collate is not None:
+                raise
+            raise InputError(
+                f"Samples of a Dataset must make one batch of tensors, but torch cannot ({str(error).splitlines()[0]})"
+                "; give Data(..., collate=...) a function that pads or converts them."
+            ) from None
         if not isinstance(made, (tuple, list)) or len(made) != 2:
             raise InputError(
                 f"The collate function must return a pair (x, y), got {type(made).__name__}; it is given a list of "
@@ -218,27 +241,35 @@ class Stream:
         """One pass in order, under fixed seeds, so that random augmentations look the same each time."""
         if self._cache:
             return
-        found, targets, groups, broken = hashlib.sha256(), [], [], []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            pairs = []
+        targets, groups, broken, rows, pairs = [], [], [], [], []
+        with seeded(0):
             for number in range(len(self)):
                 item = _pair(self.dataset[number])
                 groups += list(item[2:])
+                row = hashlib.blake2b(digest_size=16)
                 for place, tree in enumerate(item[:2]):
                     for path, tensor in inputs.named_tensors(_tensors_of(tree)):
-                        _feed(found, (str(place), *path), tensor)
+                        _feed(row, (str(place), *path), tensor)
                         if place == 0 and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                             broken.append(number)
-                pairs.append((0, item[1]))
+                rows.append(row.digest())
+                pairs.append(item[:2])
                 if len(pairs) == FROM_DISK or number + 1 == len(self):
-                    targets.append(_tensors_of(_only_targets(pairs, self.collate)))
+                    targets.append(self._collated(pairs)[1])
                     pairs = []
+        if groups and len(groups) != len(self):
+            raise InputError(
+                f"A Dataset must tell the group of every sample or of none, got {len(groups)} groups for {len(self)} "
+                "samples."
+            )
+        joined = _joined(targets)
         self._cache.update(
-            digest=found.hexdigest(),
-            targets=_joined(targets),
-            groups=groups if len(groups) == len(self) else None,
+            digest=hashlib.sha256(b"".join(rows)).hexdigest(),
+            targets=targets if joined is None else joined,
+            uneven=joined is None,
+            groups=groups or None,
             broken=broken,
+            rows=rows,
         )
 
 
@@ -300,8 +331,8 @@ def _tensors_of(tree: Any) -> Any:
     """The nesting with NumPy arrays, numbers and lists of numbers as tensors."""
     if isinstance(tree, np.ndarray | np.generic | int | float):
         return torch.as_tensor(tree)
-    if isinstance(tree, list) and tree and all(isinstance(item, int | float | np.generic) for item in tree):
-        return torch.as_tensor(np.asarray(tree))
+    if isinstance(tree, list) and (numbers := _numbers(tree)) is not None:
+        return torch.as_tensor(numbers)
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):
         return tuple(_tensors_of(part) for part in tree)
     if isinstance(tree, list):
@@ -311,22 +342,25 @@ def _tensors_of(tree: Any) -> Any:
     return tree
 
 
-def _only_targets(pairs: list[Any], collate: Callable[[list[Any]], Any] | None) -> Any:
-    """Targets of some samples as one batch; a collate function may need the inputs, so each target stays its own."""
-    from torch.utils.data import default_collate
-
-    targets = [y for _, y in pairs]
+def _numbers(tree: list[Any]) -> NDArray[Any] | None:
+    """A list of numbers, or of such lists of one length, as an array; None for anything else."""
+    leaf: Any = tree
+    while isinstance(leaf, list) and leaf:
+        leaf = leaf[0]
+    if not isinstance(leaf, int | float | np.generic):
+        return None
     try:
-        return default_collate(targets)
-    except (RuntimeError, TypeError):  # of unequal length
-        return targets
+        found = np.asarray(tree)
+    except ValueError:  # of unequal length
+        return None
+    return found if found.dtype.kind in "biuf" else None
 
 
 def _joined(parts: Sequence[Any]) -> Any:
     try:
         return inputs.join(parts)
     except (InputError, RuntimeError, IndexError):
-        return list(parts)
+        return None
 
 
 def _group_array(groups: Any) -> NDArray[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ttq_plugin import inputs
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.frames import explain
+from ttq_plugin.frames import explain, of_the_user
+from ttq_plugin.seeds import seeded
 from ttq_plugin.tasks import formulas
 from ttq_plugin.tasks.metrics import Metric, get_metric
-from ttq_plugin.tasks.readings import MULTILABEL, read_classes, read_values
+from ttq_plugin.tasks.readings import MULTILABEL, main_output, read_classes, read_values
 from ttq_plugin.tasks.samples import Samples
 
 LOST = 0.1
@@ -38,27 +39,30 @@ class Score:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-@torch.no_grad()
-def outputs_of(model: nn.Module, samples: Samples) -> tuple[Any, Any]:
+def outputs_of(
+    model: nn.Module, samples: Samples, read: Callable[[Any], Any] = lambda outputs: outputs
+) -> tuple[Any, Any]:
     """A model's outputs on a split, and the targets, both on the CPU.
 
     Args:
         model: put into evaluation mode; its mode comes back.
-        samples: on the model's device.
+        samples: on the model's device; augmentations at random are the same each time.
+        read: takes what is needed of the outputs of a batch.
 
     Returns:
         Outputs and targets, the batches joined.
 
     Raises:
-        InputError: if the batches' outputs cannot be joined.
+        InputError: if the batches' outputs cannot be joined, or the user's code fails.
     """
     training = model.training
     model.eval()
     outputs, targets = [], []
     try:
-        for x, y in samples.batches(samples.scoring_batch):
-            outputs.append(inputs.to_device(inputs.call(model, x), "cpu"))
-            targets.append(inputs.to_device(y, "cpu"))
+        with torch.no_grad(), seeded(0), of_the_user("Scoring the model", always=False):
+            for x, y in samples.batches(samples.scoring_batch):
+                outputs.append(inputs.to_device(read(inputs.call(model, x)), "cpu"))
+                targets.append(inputs.to_device(y, "cpu"))
     finally:
         model.train(training)
     return _joined(outputs, "outputs"), _joined(targets, "targets")
@@ -90,18 +94,26 @@ def score(model: nn.Module, samples: Samples, metric: str | Metric = "mcc") -> S
         InputError: if the metric does not fit what the model returns.
         Diverged: if the metric is not a finite number.
     """
-    return score_outputs(*outputs_of(model, samples), get_metric(metric))
+    metric = get_metric(metric)
+    read = main_output if metric.builtin else lambda outputs: outputs
+    return score_outputs(*outputs_of(model, samples, read), metric)
 
 
 def score_outputs(outputs: Any, targets: Any, metric: Metric) -> Score:
     """The same from outputs and targets; see ``score``."""
     try:
+        if metric.builtin and bool(torch.isnan(main_output(outputs)).any()):
+            raise Diverged("the model's outputs are NaN")
         value = metric.function(outputs, targets)
+    except Diverged:
+        raise
     except InputError as error:
         raise InputError(f"The metric {metric.name} does not fit: {error}") from None
     except Exception as error:
         if not metric.builtin:
             raise InputError(f"The metric {metric.name} failed: {explain(error)}.") from error
+        if not bool(torch.isfinite(main_output(outputs)).all()):
+            raise Diverged("the model's outputs are infinite") from error
         raise InputError(f"The metric {metric.name} cannot be computed: {explain(error)}.") from error
     return Score(_number(value, metric), parts(outputs, targets, metric))
 
@@ -109,8 +121,10 @@ def score_outputs(outputs: Any, targets: Any, metric: Metric) -> Score:
 def _number(value: Any, metric: Metric) -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise InputError(f"The metric {metric.name} must return a number, got {type(value).__name__}.")
+    shape = tuple(getattr(value, "shape", ()))
+    if isinstance(value, bool) or not hasattr(value, "__float__") or shape:
+        came = f"a {type(value).__name__} of the shape {shape}" if shape else type(value).__name__
+        raise InputError(f"The metric {metric.name} must return a number, got {came}.")
     if not math.isfinite(value := float(value)):
         raise Diverged(f"the metric {metric.name} is {value}")
     return value

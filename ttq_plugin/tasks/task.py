@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.metrics import Metric, get_metric
+from ttq_plugin.tasks.readings import IGNORED
 from ttq_plugin.tasks.samples import Samples, Split, as_samples
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
 
@@ -79,7 +82,7 @@ class Recipe:
         dropout: probability of every dropout while training; None for the model's own.
 
     Raises:
-        InputError: for another optimiser, schedule or precision, or a dropout outside [0, 1).
+        InputError: for another optimiser, schedule or precision, or a number outside its range.
     """
 
     epochs: int
@@ -98,6 +101,11 @@ class Recipe:
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
         check_dropout(self.dropout)
+        for name in ("epochs", "batch_size"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} of a recipe must be a positive whole number, got {value!r}.")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"lr of a recipe must be positive and finite, got {self.lr!r}.")
 
     def course(self, lr: float, epochs: int, samples: int) -> Course:
         """What the schedule of a training with this recipe is fitted to."""
@@ -135,7 +143,7 @@ class Task:
         classes: what the classes (or labels) are called, by index; their numbers if left empty.
 
     Raises:
-        InputError: if there is no such metric.
+        InputError: if there is no such metric, or load, model or loss is no function.
 
     Example:
         >>> import torch
@@ -163,6 +171,14 @@ class Task:
 
     def __post_init__(self) -> None:
         get_metric(self.metric)
+        if isinstance(self.model, nn.Module):
+            raise InputError(
+                f"model of a task must be a function that makes the untrained model, got a {type(self.model).__name__}"
+                " itself; give its class, or a function without arguments that returns a new one."
+            )
+        for name in ("load", "model", "loss"):
+            if not callable(value := getattr(self, name)):
+                raise InputError(f"{name} of a task must be a function, got {type(value).__name__}.")
 
     @property
     def score(self) -> Metric:
@@ -185,5 +201,19 @@ class Task:
         """Samples / (classes n_c) for a class that n_c samples have, shape (classes,); None if not balanced."""
         if not self.balanced:
             return None
-        counts = train.targets().bincount()
-        return len(train) / (len(counts) * counts.float())
+        targets = train.targets()
+        parts = [part.reshape(-1) for part in (targets if isinstance(targets, list) else [targets]) if _whole(part)]
+        if not parts or isinstance(targets, list) and len(parts) < len(targets):
+            raise InputError(
+                f"A balanced loss needs targets that are class indices (int64), got {inputs.kind(targets)}; leave "
+                "balanced out and weigh the classes in your own loss."
+            )
+        known = torch.cat([part[part != IGNORED] for part in parts])
+        if len(known) and int(known.min()) < 0:
+            raise InputError(f"Labels must be class indices from 0 on, got {int(known.min())}; map them to 0, 1, ...")
+        counts = known.bincount()
+        return len(known) / (len(counts) * counts.float())
+
+
+def _whole(targets: Any) -> bool:
+    return isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ttq_plugin.errors import Diverged
+from ttq_plugin.frames import of_the_user
+from ttq_plugin.inputs import batch_size as samples_of
 from ttq_plugin.tasks.samples import Batch, Samples
 
 OnEpoch = Callable[[int, float], None]
@@ -47,19 +49,22 @@ def train(
 
     Raises:
         Diverged: if an epoch's loss is NaN or infinite.
+        InputError: if the user's code fails; the message names its line.
     """
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for epoch in range(1, epochs + 1):
         losses = []
-        for batch in split.batches(batch_size, generator):
-            optimizer.zero_grad(set_to_none=True)
-            loss = training_step(batch, model)
-            loss.backward()
-            optimizer.step()
-            if scheduler is not None and every_batch:
-                scheduler.step()
-            losses.append(loss.detach())
+        with of_the_user(f"Training in epoch {epoch} of {epochs}", always=False):
+            for batch in split.batches(batch_size, generator):
+                optimizer.zero_grad(set_to_none=True)
+                if (loss := _loss(training_step, batch, model, last=bool(losses))) is None:
+                    continue
+                loss.backward()
+                optimizer.step()
+                if scheduler is not None and every_batch:
+                    scheduler.step()
+                losses.append(loss.detach())
         mean = torch.stack(losses).mean().item()
         if not torch.isfinite(torch.tensor(mean)):
             raise Diverged(f"the training loss became {mean} in epoch {epoch} of {epochs}")
@@ -67,3 +72,13 @@ def train(
             scheduler.step(*([mean] if needs_metric else []))
         if on_epoch is not None:
             on_epoch(epoch, mean)
+
+
+def _loss(step: Callable[[Batch, nn.Module], Tensor], batch: Batch, model: nn.Module, *, last: bool) -> Tensor | None:
+    """The loss of a batch; None for one sample left over at an epoch's end that BatchNorm cannot learn from."""
+    try:
+        return step(batch, model)
+    except ValueError as error:
+        if last and "more than 1 value per channel" in str(error) and samples_of(batch[0]) == 1:
+            return None
+        raise
