@@ -379,11 +379,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         code = 130
-    except Exception as error:
-        if user_frame(error) is None:
-            raise
-        click.echo(f"Error: {_shown(explain(error))}.", err=True)  # their line, not fifty of ours
-        code = 1
     except SystemExit as error:
         if isinstance(error.code, str):
             click.echo(_shown(error.code), err=True)
@@ -392,9 +387,11 @@ def main() -> None:
         where = f" ({str(error.filename)[:300]})" if error.filename else ""
         click.echo(f"Error: {_shown(f'{error.strerror or error}{where}')}.", err=True)
         code = 1
-    except Exception:
-        # A fault of this package: told in full, but not with a password that an address in it may have.
-        click.echo(_shown(traceback.format_exc()), err=True)
+    except Exception as error:
+        # Of the user's own code their line, not fifty of ours. A fault of this package is told in full, but not with a
+        # password that an address in it may have.
+        text = traceback.format_exc() if user_frame(error) is None else f"Error: {explain(error)}."
+        click.echo(_shown(text), err=True)
         code = 1
     sys.exit(code)
 

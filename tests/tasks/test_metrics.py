@@ -177,21 +177,66 @@ def test_a_regressions_target_may_lack_the_outputs_single_dimension(draw):
 @pytest.mark.parametrize(
     "name, outputs, targets, message",
     [
-        ("mcc", torch.zeros(4, 3), torch.tensor([1, 2, 3, 3]), "Labels must be class indices from 0 to 2, got 1 to 3; subtract 1"),
-        ("mcc", torch.zeros(4, 2), torch.tensor([-1, 1, -1, 1]), "from 0 to 1, got -1 to 1; map them to 0, 1, ..."),
+        (
+            "mcc",
+            torch.zeros(4, 3),
+            torch.tensor([1, 2, 3, 3]),
+            "Labels must be class indices from 0 to 2, got 1 to 3; subtract 1",
+        ),
+        (
+            "mcc",
+            torch.zeros(4, 2),
+            torch.tensor([-1, 1, -1, 1]),
+            "from 0 to 1, got -1 to 1; map them to 0, 1 and so on",
+        ),
         ("mcc", torch.zeros(4, 2), torch.tensor([0, 1, 2, 6]), "from 0 to 1, got 0 to 6; give the model 7 outputs"),
-        ("mcc", torch.zeros(4), torch.tensor([-1, 1, -1, 1]), "With one logit a label, targets must be 0 and 1, got -1, 1; map -1 to 0"),
-        ("mcc", torch.zeros(4, 1), torch.tensor([0.5, 1.5, 0, 1]), "got 0, 0.5, 1, 1.5; map them so, or score a regression by rmse"),
-        ("mcc", torch.zeros(4, 2), torch.tensor([0.0, 1, 0, 1]), r"Class targets must be whole numbers \(int64\).*convert them with .long"),
-        ("mcc", torch.zeros(4, 2), torch.zeros(4, 3), r"needs class outputs \(n, classes\) with targets \(n,\).*got outputs of the shape \(4, 2\) and float32 targets of the shape \(4, 3\)"),
+        (
+            "mcc",
+            torch.zeros(4),
+            torch.tensor([-1, 1, -1, 1]),
+            "With one logit a label, targets must be 0 and 1, got -1, 1; map -1 to 0",
+        ),
+        (
+            "mcc",
+            torch.zeros(4, 1),
+            torch.tensor([0.5, 1.5, 0, 1]),
+            "got 0, 0.5, 1, 1.5; map them so, or score a regression by rmse",
+        ),
+        (
+            "mcc",
+            torch.zeros(4, 2),
+            torch.tensor([0.0, 1, 0, 1]),
+            r"Class targets must be whole numbers \(int64\).*convert them with .long",
+        ),
+        (
+            "mcc",
+            torch.zeros(4, 2),
+            torch.zeros(4, 3),
+            r"needs class outputs .n, classes. with targets .n,.*got outputs of the shape .4, 2. and float32 targets",
+        ),
         ("mcc", torch.zeros(4, 2), torch.zeros(3).long(), "Outputs and targets must have one row a sample"),
         ("mcc", torch.zeros(4, 2), {"a": torch.zeros(4)}, "needs targets that are one tensor, got dict"),
-        ("mcc", (torch.zeros(4, 2), torch.zeros(4, 2)), torch.zeros(4).long(), "reads one output tensor, or the one called logits, but the model returns 2"),
-        ("auroc", torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]), r"auroc needs samples of every class in the split, got none \(or nothing else\) of class 2"),
-        ("average_precision", torch.zeros(3, 2), torch.tensor([[0.0, 1], [1, 1], [1, 1]]), "of class 1; split the data so that"),
+        (
+            "mcc",
+            (torch.zeros(4, 2), torch.zeros(4, 2)),
+            torch.zeros(4).long(),
+            "reads one output tensor, or the one called logits, but the model returns 2",
+        ),
+        (
+            "auroc",
+            torch.zeros(4, 3),
+            torch.tensor([0, 1, 0, 1]),
+            r"auroc needs samples of every class in the split, got none \(or nothing else\) of class 2",
+        ),
+        (
+            "average_precision",
+            torch.zeros(3, 2),
+            torch.tensor([[0.0, 1], [1, 1], [1, 1]]),
+            "of class 1; split the data so that",
+        ),
         ("rmse", torch.zeros(4), [1, 2, 3, 4], "needs targets that are one tensor, got list"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_one_sentence(name, outputs, targets, message):
     with pytest.raises(InputError, match=f"^The metric {name} does not fit: .*{message}") as caught:
         value(name, outputs, targets)
@@ -246,7 +291,11 @@ def failing(outputs, targets):
 @pytest.mark.parametrize(
     "function, error, message",
     [
-        (failing, InputError, r"The metric own failed: KeyError: 'missing' \(test_metrics.py, line \d+, in failing: return {}"),
+        (
+            failing,
+            InputError,
+            r"The metric own failed: KeyError: 'missing' \(test_metrics.py, line \d+, in failing: return {}",
+        ),
         (lambda o, t: "good", InputError, "The metric own must return a number, got str"),
         (lambda o, t: None, InputError, "must return a number, got NoneType"),
         (lambda o, t: True, InputError, "must return a number, got bool"),
@@ -254,7 +303,7 @@ def failing(outputs, targets):
         (lambda o, t: math.nan, Diverged, "the metric own is nan"),
         (lambda o, t: torch.tensor(math.inf), Diverged, "the metric own is inf"),
     ],
-)  # fmt: skip
+)
 def test_own_metrics_that_fail(function, error, message):
     with pytest.raises(error, match=message):
         score_outputs(torch.zeros(3), torch.zeros(3), Metric("own", function))

@@ -63,19 +63,15 @@ def _check_value(task: Task, model: nn.Module, function: Loss, outputs: Any, few
             ".item()."
         )
     _check_pairing(function, outputs, few.y)
-    _check_gradient(what, model, loss, few.y)
+    _check_gradient(what, model, loss)
 
 
-def _check_gradient(what: str, model: nn.Module, loss: Tensor, targets: Any) -> None:
+def _check_gradient(what: str, model: nn.Module, loss: Tensor) -> None:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     try:
         gradients = torch.autograd.grad(loss.reshape(()), weights, allow_unused=True)
     except RuntimeError as error:
-        if any(tensor.dtype == torch.float64 for tensor in inputs.tensors(targets)):
-            raise InputError(
-                "The targets must have the dtype of the outputs, float32, got float64; convert them, as by y.float()."
-            ) from error
-        raise InputError(f"{what} has no gradient: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{what} must have a gradient, but has none ({str(error).splitlines()[0]}).") from error
     if all(gradient is None for gradient in gradients):
         raise InputError("The loss must depend on the model's weights, got one that uses none of them.")
 

@@ -170,7 +170,7 @@ def check_indices(truth: Tensor, classes: int) -> None:
     if low == 1 and high == classes:
         advice = "subtract 1 from them"
     elif low < 0:
-        advice = "map them to 0, 1, ..."
+        advice = "map them to 0, 1 and so on"
     else:
         advice = f"give the model {high + 1} outputs"
     raise InputError(f"Labels must be class indices from 0 to {classes - 1}, got {low} to {high}; {advice}.")

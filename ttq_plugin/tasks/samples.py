@@ -222,7 +222,10 @@ class Stream:
         from torch.utils.data import default_collate
 
         try:
-            made = default_collate(pairs) if self.collate is None else self.collate(pairs)
+            if self.collate is None:
+                made = tuple(_as_it_was(default_collate([pair[k] for pair in pairs]), pairs[0][k]) for k in (0, 1))
+            else:
+                made = self.collate(pairs)
         except (RuntimeError, TypeError) as error:
             if self.collate is not None:
                 raise
@@ -354,6 +357,15 @@ def _numbers(tree: list[Any]) -> NDArray[Any] | None:
     except ValueError:  # of unequal length
         return None
     return found if found.dtype.kind in "biuf" else None
+
+
+def _as_it_was(batch: Any, sample: Any) -> Any:
+    """A batch with the tuples of its samples, of which torch makes lists: a tuple is a model's arguments."""
+    if isinstance(batch, Mapping):
+        return {key: _as_it_was(part, sample[key]) for key, part in batch.items()}
+    if isinstance(batch, list | tuple) and isinstance(sample, list | tuple) and not hasattr(sample, "_fields"):
+        return type(sample)(_as_it_was(part, item) for part, item in zip(batch, sample, strict=True))
+    return batch
 
 
 def _joined(parts: Sequence[Any]) -> Any:

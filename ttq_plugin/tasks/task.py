@@ -176,6 +176,11 @@ class Task:
                 f"model of a task must be a function that makes the untrained model, got a {type(self.model).__name__}"
                 " itself; give its class, or a function without arguments that returns a new one."
             )
+        if isinstance(self.loss, type) and issubclass(self.loss, nn.Module):
+            raise InputError(
+                f"loss of a task must be a function (outputs, targets) -> scalar, got the class {self.loss.__name__}; "
+                "give an instance of it."
+            )
         for name in ("load", "model", "loss"):
             if not callable(value := getattr(self, name)):
                 raise InputError(f"{name} of a task must be a function, got {type(value).__name__}.")
@@ -210,7 +215,9 @@ class Task:
             )
         known = torch.cat([part[part != IGNORED] for part in parts])
         if len(known) and int(known.min()) < 0:
-            raise InputError(f"Labels must be class indices from 0 on, got {int(known.min())}; map them to 0, 1, ...")
+            raise InputError(
+                f"Labels must be class indices from 0 on, got {int(known.min())}; map them to 0, 1 and so on."
+            )
         counts = known.bincount()
         return len(known) / (len(counts) * counts.float())
 
