@@ -87,6 +87,21 @@ def linear():
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
+class RecurrentNet(nn.Module):
+    """An embedding tied to the head, and a recurrent layer between."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(4, 2)
+        self.gru = nn.GRU(2, 1, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2, 4)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        states, _ = self.gru(self.embed((2 * x[..., 0]).long().abs().clamp(max=3)) + x)
+        return self.head(states.mean(1))
+
+
 SHAPES = {
     linear: (4,),
     ConvNet: (1, 8),
@@ -94,16 +109,21 @@ SHAPES = {
     SdpaNet: (3, 4),
     InPlaceNet: (1, 3, 3),
     SharedNet: (4,),
+    RecurrentNet: (3, 2),
 }
 """Shape of one sample of each network."""
 
 LAYERS = {
     linear: ["0", "2"],
     ConvNet: ["conv", "up", "fc"],
-    AttentionNet: ["encoder.self_attn.out_proj", "encoder.linear1", "encoder.linear2", "head"],
+    AttentionNet: [
+        *("encoder.self_attn.in_proj_weight", "encoder.self_attn.out_proj"),
+        *("encoder.linear1", "encoder.linear2", "head"),
+    ],
     SdpaNet: ["query", "key", "value", "head"],
     InPlaceNet: ["conv", "again", "fc"],
     SharedNet: ["twice", "tied", "head"],
+    RecurrentNet: ["embed", *(f"gru.weight_{kind}_l0{way}" for way in ("", "_reverse") for kind in ("ih", "hh"))],
 }
 """The layers that have a trace of their own."""
 
@@ -119,6 +139,11 @@ def example(make, samples=6, dtype=torch.float64):
     return model, x, y
 
 
+def parameter_of(name):
+    """The parameter that a layer's name, or a matrix's, stands for."""
+    return name if name.rpartition(".")[2].startswith(("weight_", "in_proj")) else f"{name}.weight"
+
+
 def exact_traces(model, loss_fn, x, y, names):
     """Diagonal of the dense Hessian of each named layer's weight, by double backward, summed."""
     training = model.training
@@ -126,7 +151,7 @@ def exact_traces(model, loss_fn, x, y, names):
     found = {}
     with sdpa_kernel(SDPBackend.MATH):
         for name in names:
-            weight = model.get_submodule(name).weight
+            weight = model.get_parameter(parameter_of(name))
             (g,) = torch.autograd.grad(loss_fn(model(x), y), weight, create_graph=True)
             total = 0.0
             for i, entry in enumerate(g.flatten()):
@@ -139,7 +164,7 @@ def exact_traces(model, loss_fn, x, y, names):
 
 def functional_trace(model, loss_fn, x, y, name):
     """The same by torch.func: the dense Hessian of the loss as a function of one weight."""
-    key, training = f"{name}.weight", model.training
+    key, training = parameter_of(name), model.training
     model.eval()
     weight = model.get_parameter(key).detach()
     with sdpa_kernel(SDPBackend.MATH):

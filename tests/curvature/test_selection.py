@@ -73,10 +73,14 @@ def test_first_and_last_layer_stay():
 
 def test_attention_output_only_if_included():
     model, x, y = example(AttentionNet)
-    name = "encoder.self_attn.out_proj"
     found = generate_config(model, CE, [(x, y)], 1.0, max_probes=2)
-    assert name not in [row.layer for row in found.rows] and found.methods[name] == "fp32"
-    assert name in select(model, found.traces, 1.0, include=[name]).layers
+    for name in ("encoder.self_attn.out_proj", "encoder.self_attn.in_proj_weight"):
+        assert name not in [row.layer for row in found.rows] and found.methods[name] == "fp32"
+        assert f"{name}: stays in full precision, like all of nn.MultiheadAttention that" in str(found.notes)
+        included = select(model, found.traces, 1.0, include=[name])
+        assert name in included.layers and f"{name}: stays" not in str(included.notes)
+    both = select(model, found.traces, 1.0, include=["encoder.self_attn"])
+    assert {"encoder.self_attn.out_proj", "encoder.self_attn.in_proj_weight"} <= set(both.layers)
 
 
 @pytest.mark.parametrize(

@@ -185,14 +185,15 @@ def test_what_cannot_be_quantised_stays_and_is_told():
         "constant": {"fp32", "int8"},
         "positive": {"fp32", "int8"},
         "single": {"fp32", "int8"},
+        "tied": {"fp32", "pttq"},
         "plain": {"fp32", "int8", "pttq"},
     }
     assert selection.share == 1
-    assert selection.methods["frozen"] == selection.methods["tied"] == "fp32"
+    assert selection.methods["frozen"] == "fp32" and selection.methods["tied"] == "pttq"
     notes = "\n".join(selection.notes)
     for text in (
         "frozen: stays in full precision, the weight is frozen",
-        "tied: stays in full precision, its weight is shared by tied.weight and other.weight",
+        "tied: int8 is no candidate, NNI's quantizers of integers cannot wrap it",
         "constant: pttq is no candidate, all weights are equal",
         "positive: pttq is no candidate, no weight is negative",
         "single: pttq is no candidate, needs at least two weights",

@@ -16,6 +16,7 @@ from .nets import (
     AttentionNet,
     ConvNet,
     InPlaceNet,
+    RecurrentNet,
     SdpaNet,
     SharedNet,
     exact_traces,
@@ -49,6 +50,14 @@ def test_every_layer_is_within_its_standard_error(make, joint):
     assert (abs(traces - exact) < 4 * errors).all()
     pooled = np.sqrt((errors**2).mean(0) / 20)
     assert (abs(traces.mean(0) - exact) < 4 * pooled).all()
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_recurrent_matrices_and_a_tied_embedding_have_traces_of_their_own(joint):
+    """Likewise; some of these traces are nearly zero, where the errors cannot be."""
+    traces, errors, exact = estimates(RecurrentNet, joint, 64, 20)
+    assert (errors > 0).all() and (abs(traces - exact) < 4 * errors).all()
+    assert (abs(traces.mean(0) - exact) < 4 * np.sqrt((errors**2).mean(0) / 20)).all()
 
 
 @pytest.mark.parametrize("make", ISSUE)

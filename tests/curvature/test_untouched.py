@@ -253,7 +253,7 @@ def parametrised(model):
     return model
 
 
-NO_LAYER = "must have a convolution or linear layer whose weight requires gradients, got none: unfreeze"
+NO_LAYER = "must have a layer with a weight matrix that requires gradients, got none: unfreeze"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ NO_LAYER = "must have a convolution or linear layer whose weight requires gradie
         (lambda m: m.half(), {}, "float32 or float64 weights, got torch.float16 in layer 'conv': call model.float"),
         (lambda m: m.bfloat16(), {}, "float32 or float64 weights, got torch.bfloat16 in layer 'conv'"),
         (lambda m: m.requires_grad_(False), {}, NO_LAYER),
-        (lambda m: nn.Sequential(nn.BatchNorm1d(1), nn.Embedding(3, 2)), {}, NO_LAYER),
+        (lambda m: nn.Sequential(nn.BatchNorm1d(1), nn.EmbeddingBag(3, 2)), {}, NO_LAYER),
         (parametrised, {}, NO_LAYER),
         (lambda m: nn.Sequential(m, nn.LazyLinear(3)), {}, "must know their shape, got '1' without one: run the model"),
         (lambda m: m, {"max_probes": 1}, "At least 2 probes are needed, one gives no standard error; got 1"),

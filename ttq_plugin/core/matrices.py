@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -62,6 +63,16 @@ class Matrix:
         module, key = self.owners[0]
         return module.get_parameter(key)
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is the one matrix of one layer, which is called to use it: what NNI can wrap."""
+        return len(self.owners) == 1 and self.owners[0][1] == "weight" and uses_its_weight(self.module)
+
+    @property
+    def of_attention(self) -> bool:
+        """Whether ``nn.MultiheadAttention`` reads it."""
+        return isinstance(self.module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear))
+
 
 def is_conv1d(module: nn.Module) -> bool:
     """Whether it is Hugging Face's ``Conv1D``, a linear layer whose weight lies transposed; asked without importing."""
@@ -71,6 +82,11 @@ def is_conv1d(module: nn.Module) -> bool:
 def is_weighted(module: nn.Module) -> bool:
     """Whether the module is a layer whose one matrix is its ``weight``."""
     return isinstance(module, WEIGHTED) or is_conv1d(module)
+
+
+def uses_its_weight(module: nn.Module) -> bool:
+    """Whether the module is a layer of one matrix that is called to use it; attention calls none of its own."""
+    return is_weighted(module) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
 def layouts(module: nn.Module) -> dict[str, Layout]:

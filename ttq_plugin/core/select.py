@@ -62,8 +62,8 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
         if path not in modules or not hasattr(modules[path], str(key)):
             raise InputError(f"layers names {name!r}, which the model does not have; {available}.")
         found |= _one(model, modules[path], path, key)
-    for name, matrix in found.items():
-        _check(name, matrix)
+    for matrix in found.values():
+        check_matrix(matrix)
     return found
 
 
@@ -118,8 +118,16 @@ def check_plain(name: str, module: nn.Module) -> None:
         raise InputError(f"{name}: already has a parametrization; bake or remove it first.")
 
 
-def _check(name: str, matrix: Matrix) -> None:
-    """The first reason, if any, why a matrix cannot be parametrized where it is held."""
+def check_matrix(matrix: Matrix) -> None:
+    """Check that a matrix can be ternary wherever it is held.
+
+    Args:
+        matrix: of a model with plain weights.
+
+    Raises:
+        InputError: with the first reason why it cannot be parametrized.
+    """
+    name = matrix.name
     for (module, _), path in zip(matrix.owners, matrix.paths, strict=True):
         check_plain(path.removesuffix(".weight"), module)
         check_embedding(name, module)

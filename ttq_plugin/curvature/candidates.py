@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.core import METHODS, Ternarizer, get_method
+from ttq_plugin.core import METHODS, get_method
 from ttq_plugin.core.copying import copied
-from ttq_plugin.core.layers import channel_of, check_layers
-from ttq_plugin.core.matrices import layouts
+from ttq_plugin.core.layers import channel_of, matrix_channel
+from ttq_plugin.core.matrices import Matrix, matrices
+from ttq_plugin.core.select import check_matrix, part_name
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
 from ttq_plugin.measures.mult_adds import count, nonzeros
@@ -136,7 +137,7 @@ def catalogue(
 
     Args:
         model: in full precision.
-        layers: names of convolutions and linear layers.
+        layers: names of weight matrices.
         methods: as `read_methods` returns them, and `options` likewise.
         options: method -> keywords of its quantizer.
         scheme: one of `storage.SCHEMES`, for ternary weights.
@@ -145,33 +146,36 @@ def catalogue(
     Returns:
         The candidates; a layer that a method cannot quantise lacks it, and the notes say why.
     """
-    modules: dict[str, nn.Module] = {}
+    known = matrices(model)
+    chosen: dict[str, Matrix] = {}
     notes: list[str] = []
     for name in layers:
-        module = model.get_submodule(name)
         try:
-            check_layers(model, {name: module})
-            modules[name] = module
+            check_matrix(known[name])
+            chosen[name] = known[name]
         except InputError as error:
             notes.append(_note(name, "stays in full precision", error))
-    counts = {} if example_input is None else count(model, example_input)
-    found = {name: [_full_precision(module, counts.get(name, 0))] for name, module in modules.items()}
-    rest = {p for p in model.parameters()} - {module.weight for module in modules.values()}
-    rest_counts = None if example_input is None else sum(n for name, n in counts.items() if name not in modules)
+    counts = {} if example_input is None else _mult_adds(model, chosen, example_input)
+    found = {name: [_full_precision(matrix, counts.get(name, 0))] for name, matrix in chosen.items()}
+    rest = {p for p in model.parameters()} - {matrix.parameter for matrix in chosen.values()}
+    rest_counts = counts.get("")
     twin = None if example_input is None else copied(model)
     for method in methods:
-        for name, module in modules.items():
+        for name, matrix in chosen.items():
             try:
-                candidate, quantised, said = _try(name, module, method, options.get(method, {}), scheme)
+                candidate, quantised, said = _try(matrix, method, options.get(method, {}), scheme)
             except InputError as error:
                 notes.append(_note(name, f"{method} is no candidate", error))
                 continue
-            found[name].append(candidate)
+            # A matrix product counts each weight as often as the others.
+            share = nonzeros(quantised) / max(nonzeros(matrix.parameter), 1)
+            found[name].append(replace(candidate, mult_adds=round(counts.get(name, 0) * share)))
             notes += [_note(name, method, sentence) for sentence in said]
             if twin is not None:
-                twin.get_submodule(name).get_parameter("weight").copy_(quantised)
+                twin.get_parameter(matrix.paths[0]).copy_(quantised)
         if twin is not None and example_input is not None:
-            found = _counted(found, method, count(twin, example_input))
+            alone = [name for name in chosen if chosen[name].alone]
+            found = _counted(found, method, alone, count(twin, example_input))
     return Catalogue(
         {name: tuple(row) for name, row in found.items()},
         FLOAT_BITS * sum(p.numel() for p in rest),
@@ -181,30 +185,46 @@ def catalogue(
     )
 
 
+def _mult_adds(model: nn.Module, chosen: Mapping[str, Matrix], example_input: Any) -> dict[str, int]:
+    """Mult-adds a sample of each matrix, with the bias if the layer has no other matrix; of all else under ``""``."""
+    counts = count(model, example_input)
+    total, found = sum(counts.values()), dict[str, int]()
+    twin = copied(model)
+    for name, matrix in chosen.items():
+        if matrix.alone:
+            found[name] = counts.get(name, 0)
+            continue
+        # What a layer of several matrices counts, or layers of one, is told apart by taking this one away.
+        weight = twin.get_parameter(matrix.paths[0])
+        kept = weight.clone()
+        weight.zero_()
+        found[name] = total - sum(count(twin, example_input).values())
+        weight.copy_(kept)
+    return {**found, "": total - sum(found.values())}
+
+
 def _note(layer: str, what: str, why: object) -> str:
     return f"{layer}: {what}, {str(why).removeprefix(f'{layer}: ')}"
 
 
-def _full_precision(module: nn.Module, mult_adds: int) -> Candidate:
-    weight = module.get_parameter("weight")
+def _full_precision(matrix: Matrix, mult_adds: int) -> Candidate:
+    weight = matrix.parameter
     return Candidate(FULL_PRECISION, 0.0, FLOAT_BITS * weight.numel(), nonzeros(weight), mult_adds)
 
 
-def _try(
-    name: str, module: nn.Module, method: str, options: Mapping[str, Any], scheme: str
-) -> tuple[Candidate, Tensor, list[str]]:
+def _try(matrix: Matrix, method: str, options: Mapping[str, Any], scheme: str) -> tuple[Candidate, Tensor, list[str]]:
     """The candidate, the quantised weight, and what was changed to make it possible."""
-    w = module.get_parameter("weight").detach()
+    name, w = matrix.name, matrix.parameter.detach()
     n, notes = w.numel(), list[str]()
     if method in WIDTHS:
+        if not matrix.alone:
+            raise InputError(f"{name}: NNI's quantizers of integers cannot wrap it.")
         width, scales = WIDTHS[method], 1
         quantised = integer_weight(w, width)
         bits: float = integer(n, width, scales)
     else:
-        ternarizer = _ternarizer(module, method, options)
-        params, notes = ternarizer.init(w, name)
-        quantised = ternarizer.weights(w, params)
-        codes = codes_of(quantised, layouts(module)["weight"].channel)
+        quantised, notes = _ternary(matrix, method, options)
+        codes = codes_of(quantised, matrix.layout.channel, matrix.layout.parts)
         if codes is None:
             raise InputError(f"{name}: {method} leaves values that are not finite; exclude it.")
         width, scales, bits = CODE_BITS[codes.kind], codes.scales, weight_bits(codes)[scheme]
@@ -214,19 +234,32 @@ def _try(
     return Candidate(method, distance, bits, transfers(nonzeros(quantised), width, scales)), quantised, notes
 
 
-def _ternarizer(module: nn.Module, method: str, options: Mapping[str, Any]) -> Ternarizer:
-    """The method as its quantizer would use it; a threshold that empties a sign is lowered unless `options` say not."""
+def _ternary(matrix: Matrix, method: str, options: Mapping[str, Any]) -> tuple[Tensor, list[str]]:
+    """The weight as the method would use it; a threshold that empties a sign is lowered unless `options` say not."""
     own = {"on_empty": "clip", **options}
-    granularity = own.pop("granularity", None)
-    return get_method(method).configure(**own).configure(channel=channel_of(module, granularity))
+    channel = matrix_channel(matrix.name, matrix.layout, own.pop("granularity", None))
+    ternarizer = get_method(method).configure(**own).configure(channel=channel)
+    parts = matrix.layout.parts if channel is None else 1
+    made, notes = [], list[str]()
+    for index, part in enumerate(matrix.parameter.detach().chunk(parts)):
+        params, said = ternarizer.init(part, part_name(matrix.name, index, parts))
+        made.append(ternarizer.weights(part, params))
+        notes += said
+    return (made[0] if parts == 1 else torch.cat(made)), notes
 
 
-def _counted(found: dict[str, list[Candidate]], method: str, counts: Mapping[str, int]) -> dict[str, list[Candidate]]:
-    """The candidates, those of `method` with their mult-adds."""
+def _counted(
+    found: dict[str, list[Candidate]], method: str, alone: Sequence[str], counts: Mapping[str, int]
+) -> dict[str, list[Candidate]]:
+    """The candidates, those of `method` for layers of one matrix with what these really take, biases included."""
     return {
         name: [
-            replace(candidate, mult_adds=counts.get(name, 0)) if candidate.method == method else candidate
+            replace(candidate, mult_adds=counts.get(name, 0))
+            if candidate.method == method and name in alone
+            else candidate
             for candidate in row
         ]
+        if name in alone
+        else row
         for name, row in found.items()
     }

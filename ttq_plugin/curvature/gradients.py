@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ttq_plugin import inputs
@@ -33,6 +34,8 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),
+        # cuDNN's recurrent layers have no gradient in evaluation mode, and no second one at all.
+        cudnn.flags(enabled=cudnn.enabled and not any(isinstance(m, nn.RNNBase) for m in model.modules())),
     ):
         yield
 

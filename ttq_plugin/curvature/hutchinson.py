@@ -15,6 +15,7 @@ from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
 from ttq_plugin import inputs
+from ttq_plugin.core.matrices import Matrix
 from ttq_plugin.curvature.batches import Batches, as_batches, checked
 from ttq_plugin.curvature.gradients import Loss, explained, loss_gradients, twice_differentiable
 from ttq_plugin.curvature.layers import candidate_layers
@@ -52,7 +53,7 @@ def layer_traces(
         batches: pairs (x, y) with tensors x of shape (batch, ...), on the model's device, or one such pair. Passed
             over once, with one batch's graph in memory at a time; with `tol` the batches of a loader are kept. Each
             has probes of its own: for the same data, batches of 32 to 64 and few probes give the smaller error.
-        layers: names of the layers; None takes every convolution and linear layer with a trainable weight.
+        layers: names of the layers; None takes every weight matrix that is trained.
         max_probes: probes to draw; with `tol`, at most.
         tol: stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
         joint: one product over all layers a probe, or (False) one a layer. Joint, a probe costs as much as one of the
@@ -73,8 +74,8 @@ def layer_traces(
         raise InputError(f"At least 2 probes are needed, one gives no standard error; got {limit}.")
     if tol is not None and not tol > 0:
         raise InputError(f"`tol` must be positive, or None for exactly `max_probes` probes; got {tol}.")
-    modules = candidate_layers(model, layers)
-    weights = [module.get_parameter("weight") for module in modules.values()]
+    chosen = candidate_layers(model, layers)
+    weights = [matrix.parameter for matrix in chosen.values()]
     drawn = torch.zeros(0, len(weights), dtype=torch.float64, device="cpu")
     generators: list[torch.Generator] = []
     with twice_differentiable(model, weights[0].device):
@@ -83,10 +84,10 @@ def layer_traces(
             more = limit if tol is None else min(ROUND, limit - len(drawn))
             new, used, samples = _one_pass(model, loss_fn, batches, weights, more, joint, seed, generators)
             drawn = torch.cat([drawn, new])
-            found = _summary(modules, drawn, used)
+            found = _summary(chosen, drawn, used)
             if tol is not None and len(drawn) > 1 and all(layer.relative_error < tol for layer in found):
                 break
-    unused = tuple(name for name, is_used in zip(modules, used, strict=True) if not is_used)
+    unused = tuple(name for name, is_used in zip(chosen, used, strict=True) if not is_used)
     return Traces(tuple(found), unused, samples, seed, joint, tol)
 
 
@@ -158,11 +159,11 @@ def _signs(weight: Tensor, generator: torch.Generator) -> Tensor:
     return (2 * bits - 1).to(weight).view_as(weight)
 
 
-def _summary(modules: dict[str, nn.Module], drawn: Tensor, used: list[bool]) -> list[LayerTrace]:
+def _summary(chosen: dict[str, Matrix], drawn: Tensor, used: list[bool]) -> list[LayerTrace]:
     """Mean and standard error (std / sqrt(probes)) of the samples (probes, layers), for the layers in use."""
     means, errors = drawn.mean(0).tolist(), (drawn.std(0) / math.sqrt(len(drawn))).tolist()
     found = []
-    for (name, module), is_used, mean, error in zip(modules.items(), used, means, errors, strict=True):
+    for (name, matrix), is_used, mean, error in zip(chosen.items(), used, means, errors, strict=True):
         if not is_used:
             continue
         if not math.isfinite(mean):
@@ -170,7 +171,5 @@ def _summary(modules: dict[str, nn.Module], drawn: Tensor, used: list[bool]) -> 
                 f"The loss must have finite second derivatives, got {mean} in layer {name!r}: avoid square roots and "
                 "norms at zero."
             )
-        found.append(
-            LayerTrace(name, type(module).__name__, module.get_parameter("weight").numel(), mean, error, len(drawn))
-        )
+        found.append(LayerTrace(name, type(matrix.module).__name__, matrix.parameter.numel(), mean, error, len(drawn)))
     return found

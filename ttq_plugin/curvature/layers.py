@@ -1,4 +1,4 @@
-"""The layers whose curvature is asked for, and what is required of them."""
+"""The weight matrices whose curvature is asked for, and what is required of them."""
 
 from collections.abc import Iterable
 
@@ -6,41 +6,47 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ttq_plugin.core.layers import LAYER_TYPES
+from ttq_plugin.core.matrices import Matrix, matrices, named_matrices
 from ttq_plugin.errors import InputError
 
 
-def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
-    """The convolutions and linear layers with a trainable weight; frozen ones are skipped, shared weights count once.
+def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Matrix]:
+    """The weight matrices that can be trained, one at a time; frozen ones are skipped, shared weights count once.
 
-    A weight computed from other parameters (`torch.nn.utils.parametrize`) is none of the layer's own: it is skipped.
+    A weight computed from other parameters (`torch.nn.utils.parametrize`) is none of the layer's own: it is skipped,
+    and so are `nn.EmbeddingBag`s, which have no second derivative.
 
     Args:
         model: any module.
-        layers: names to keep, in the model's order; None keeps all.
+        layers: names to keep, in the model's order, as `ternarize` takes them; None keeps all.
 
     Returns:
-        Name -> module, in the model's order.
+        Name -> matrix, in the model's order; a layer whose one matrix it is gives it its name.
 
     Raises:
         InputError: no layer is left, a name is not a candidate, or a weight has half precision or no shape yet.
     """
-    seen: set[nn.Parameter] = set()
-    found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
-        if isinstance(module, LAYER_TYPES) and weight is not None and weight.requires_grad and weight not in seen:
-            seen.add(weight)
-            found[name] = module
+    known = matrices(model)
+    found = {
+        name: matrix
+        for name, matrix in known.items()
+        if matrix.parameter.requires_grad and not isinstance(matrix.module, nn.EmbeddingBag)
+    }
     if not found:
         raise InputError(
-            "The model must have a convolution or linear layer whose weight requires gradients, got none: "
-            "unfreeze the layers to be measured."
+            "The model must have a layer with a weight matrix that requires gradients, got none: unfreeze the layers "
+            "to be measured."
         )
     if layers is not None:
-        found = _keep(found, list(layers))
-    for name, module in found.items():
-        weight = module.get_parameter("weight")
+        chosen = expanded(model, known, list(layers))
+        if unknown := [name for name in chosen if name not in found] or ([] if chosen else ["an empty list"]):
+            raise InputError(
+                "`layers` must name layers with a trainable weight, got "
+                f"{', '.join(map(repr, unknown)) if chosen else unknown[0]}; the model has {', '.join(found)}."
+            )
+        found = {name: matrix for name, matrix in found.items() if name in chosen}
+    for name, matrix in found.items():
+        weight = matrix.parameter
         if is_lazy(weight):
             raise InputError(f"Layers must know their shape, got {name!r} without one: run the model once before.")
         if weight.dtype not in (torch.float32, torch.float64):
@@ -51,11 +57,19 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
     return found
 
 
-def _keep(found: dict[str, nn.Module], names: list[str]) -> dict[str, nn.Module]:
-    unknown = [name for name in names if name not in found]
-    if unknown or not names:
-        raise InputError(
-            "`layers` must name convolutions or linear layers with a trainable weight, got "
-            f"{', '.join(map(repr, unknown)) or 'an empty list'}; the model has {', '.join(found)}."
-        )
-    return {name: module for name, module in found.items() if name in names}
+def expanded(model: nn.Module, known: dict[str, Matrix], names: Iterable[str]) -> list[str]:
+    """Names of matrices in place of names of modules that hold several; what stands for none stays as it is.
+
+    Args:
+        model: the model.
+        known: its `matrices`.
+        names: as a user gave them.
+
+    Returns:
+        The names, each once.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        inside = [matrix.name for matrix in named_matrices(model, name, known)] if isinstance(name, str) else []
+        found |= dict.fromkeys(inside or [name])
+    return list(found)

@@ -2,22 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from ttq_plugin.core.layers import LAYER_TYPES
+from ttq_plugin.core.matrices import matrices
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, Candidate, Catalogue, catalogue, read_methods
+from ttq_plugin.curvature.layers import expanded
 from ttq_plugin.curvature.solve import ROUNDING, Numbers, Picks, smallest, total
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
 from ttq_plugin.measures.storage import SCHEMES
-
-ATTENTION_OUTPUT = "NonDynamicallyQuantizableLinear"
-"""`nn.MultiheadAttention.out_proj`: its weight is read without calling the module, so NNI's wrapper never acts on it.
-It is taken only if `include` names it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Problem:
         options: method -> keywords of its quantizer.
         scheme: how ternary weights are stored.
         energy_model: joules an operation.
+        notes: what a reader must know of layers that are no candidates.
     """
 
     layers: dict[str, tuple[Candidate, ...]]
@@ -53,6 +51,7 @@ class Problem:
     options: dict[str, dict[str, Any]]
     scheme: str
     energy_model: EnergyModel
+    notes: tuple[str, ...] = ()
 
     def bits(self, layers: Sequence[str] = (), picks: Picks = ()) -> float:
         """Bits of the whole stored model; layers that are not named stay in full precision."""
@@ -104,6 +103,7 @@ def build_problem(
         raise InputError("An energy budget needs an `example_input` (batch, ...) to count operations on, got none.")
     names, own = read_methods(methods, options)
     _check_layers(model, layers)
+    rules = _in_matrices(model, rules)
     kept = kept_layers(model, layers, rules)
     free = [name for name in layers if name not in kept]
     if not free:
@@ -115,16 +115,30 @@ def build_problem(
         reasons = " ".join(note for note in known.notes if note.startswith(f"{lost[0]}:"))
         raise InputError(f"A layer that can be quantised is needed, {lost[0]!r} cannot be: {reasons}")
     offered = {name: row[1:] if name in rules.include else row for name, row in rows.items()}
-    return Problem(offered, dict(layers), known, budget, rules.include, own, scheme, energy_model)
+    notes = tuple(
+        f"{name}: stays in full precision, like all of nn.MultiheadAttention that `include` does not name."
+        for name in layers
+        if name in kept and name not in rules.exclude and matrices(model)[name].of_attention
+    )
+    return Problem(offered, dict(layers), known, budget, rules.include, own, scheme, energy_model, notes)
+
+
+def _in_matrices(model: nn.Module, rules: Rules) -> Rules:
+    """The rules with the names of matrices for those of the modules that hold them."""
+    known = matrices(model)
+    return replace(
+        rules,
+        exclude=tuple(expanded(model, known, rules.exclude)),
+        include=tuple(expanded(model, known, rules.include)),
+    )
 
 
 def _check_layers(model: nn.Module, layers: Mapping[str, int]) -> None:
     """Raise InputError unless the model has these layers, with as many weights."""
-    modules = dict(model.named_modules())
+    known = matrices(model)
     for name, n in layers.items():
-        weight = modules[name]._parameters.get("weight") if isinstance(modules.get(name), LAYER_TYPES) else None
-        if weight is None or weight.numel() != n:
-            has = "no such layer" if weight is None else f"{weight.numel()} there"
+        has = f"{known[name].parameter.numel()} there" if name in known else "no such layer"
+        if has != f"{n} there":
             raise InputError(f"`traces` must be of this model, got {n} weights in {name!r}; the model has {has}.")
 
 
@@ -137,25 +151,38 @@ def kept_layers(model: nn.Module, layers: Iterable[str], rules: Rules) -> set[st
         rules: what the user wants.
 
     Returns:
-        Names, those of attention's output projections among them.
+        Names, those of attention's projections among them that `include` does not name.
 
     Raises:
         InputError: for rules that name other layers or contradict each other.
     """
+    rules = _in_matrices(model, rules)
     layers = list(layers)
-    known = ", ".join(layers)
     for option, names in (("exclude", rules.exclude), ("include", rules.include)):
         if unknown := [name for name in names if name not in layers]:
-            raise InputError(f"`{option}` must name candidate layers, got {unknown[0]!r}; they are {known}.")
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYER_TYPES)}
+            raise InputError(
+                f"`{option}` must name candidate layers, got {unknown[0]!r}; they are {', '.join(layers)}."
+            )
+    known = matrices(model)
+    rows = list(_layers_in_order(model).values())
     kept = dict.fromkeys(rules.exclude, "exclude")
-    kept |= {next(iter(modules)): "keep_first"} if rules.keep_first else {}
-    kept |= {next(reversed(modules)): "keep_last"} if rules.keep_last else {}
+    kept |= dict.fromkeys(rows[0], "keep_first") if rules.keep_first else {}
+    kept |= dict.fromkeys(rows[-1], "keep_last") if rules.keep_last else {}
     for name in rules.include:
         if name in kept:
             raise InputError(f"A layer can be in `{kept[name]}` or in `include`, got {name!r} in both: drop one.")
-    attention = [n for n in layers if type(modules[n]).__name__ == ATTENTION_OUTPUT and n not in rules.include]
-    return {*kept, *attention}
+    return {*kept, *(name for name in layers if known[name].of_attention and name not in rules.include)}
+
+
+def _layers_in_order(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Each module that holds matrices -> their names, in the model's order."""
+    owners = {(module, key): matrix.name for matrix in matrices(model).values() for module, key in matrix.owners}
+    found: dict[nn.Module, list[str]] = {}
+    for module in model.modules():
+        for key in module._parameters:
+            if (module, key) in owners:
+                found.setdefault(module, []).append(owners[module, key])
+    return found
 
 
 @dataclass(frozen=True)

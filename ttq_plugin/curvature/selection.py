@@ -79,7 +79,7 @@ def generate_config(
     """  # noqa: DOC502 - raised by what it calls
     wish = as_budget(budget)
     if traces is None:
-        sizes = {name: module.get_parameter("weight").numel() for name, module in candidate_layers(model).items()}
+        sizes = {name: matrix.parameter.numel() for name, matrix in candidate_layers(model).items()}
         if wish.energy is not None and example_input is None:
             batches = as_batches(batches, keep=isinstance(batches, Iterator))
             example_input = _first_input(batches, next(model.parameters()).device)
@@ -207,7 +207,7 @@ def _solve(problem: Problem, traces: Traces) -> Selection:
         energy_fp32=problem.energy(),
         scheme=problem.scheme,
         traces=traces.layers,
-        notes=(*problem.catalogue.notes, *_notes(rows, unused, traces.unsettled)),
+        notes=(*problem.notes, *problem.catalogue.notes, *_notes(rows, unused, traces.unsettled)),
     )
 
 

@@ -19,10 +19,9 @@ from ttq_plugin.nni_adapter.calibration import ternary_entry
 from ttq_plugin.nni_adapter.evaluators import after_steps
 from ttq_plugin.nni_adapter.groups import NewGroup, add_groups
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
-from ttq_plugin.nni_adapter.links import TERNARY, Config, Link
+from ttq_plugin.nni_adapter.links import LSQ, TERNARY, Config, Link
 from ttq_plugin.nni_adapter.recipes import groups_of, optimizers_of
 from ttq_plugin.nni_adapter.undo import release
-from ttq_plugin.nni_adapter.wrappable import can_wrap
 
 RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
 
@@ -55,7 +54,9 @@ class Attachment:
     rates: dict[str, float | None]
 
 
-def split(model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]) -> tuple[list[Link], list[Attachment]]:
+def split(
+    model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]
+) -> tuple[list[Link], list[Attachment], list[str]]:
     """Part what NNI wraps from what it cannot.
 
     Args:
@@ -64,7 +65,8 @@ def split(model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]) 
         defaults: keywords of the quantizers where a link does not say otherwise.
 
     Returns:
-        The links without these layers, those that are empty then left out, and how the layers become ternary.
+        The links without these layers, those that are empty then left out; how the layers become ternary; and a
+        sentence for each that stays in full precision, because NNI's LsqQuantizer has it.
 
     Raises:
         InputError: if a method whose layers share thresholds has layers of both kinds.
@@ -72,17 +74,22 @@ def split(model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]) 
     known = matrices(model)
     rest: list[Link] = []
     attachments: list[Attachment] = []
+    notes: list[str] = []
     for link in links:
         kept: list[Config] = []
         found: list[tuple[Config, list[str]]] = []
         for config in link.config_list:
-            names = config.get("op_names") if link.compressor in TERNARY else None
+            names = config.get("op_names") if link.compressor in (*TERNARY, LSQ) else None
             apart = [name for name in names or () if _needs_attaching(model, name, known)]
             if apart:
                 found.append((config, apart))
                 config = {**config, "op_names": [name for name in names or () if name not in apart]}
             if not apart or config["op_names"]:
                 kept.append(config)
+        if link.compressor == LSQ:
+            apart = [name for _, names in found for name in names]
+            notes += [f"{name}: stays in full precision, NNI's {LSQ} cannot wrap it." for name in apart]
+            found = []
         made = [_attachment(link, config, names, {**defaults, **link.options}) for config, names in found]
         if made and kept and made[0].method == "pttq-global":
             raise InputError(
@@ -91,8 +98,8 @@ def split(model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]) 
             )
         attachments += made
         if kept:
-            rest.append(link if not made else PlainLink(link.compressor, kept, link.options))
-    return rest, attachments
+            rest.append(PlainLink(link.compressor, kept, link.options))
+    return rest, attachments, notes
 
 
 def _needs_attaching(model: nn.Module, name: object, known: Mapping[str, Matrix]) -> bool:
@@ -100,9 +107,7 @@ def _needs_attaching(model: nn.Module, name: object, known: Mapping[str, Matrix]
     if not isinstance(name, str):
         return False
     found = named_matrices(model, name, known)
-    module = dict(model.named_modules(remove_duplicate=False)).get(name)
-    tied = any(len(matrix.owners) > 1 for matrix in found)
-    return bool(found) and (module is None or not can_wrap(module) or tied)
+    return bool(found) and not (name in dict(model.named_modules(remove_duplicate=False)) and found[0].alone)
 
 
 def _attachment(link: Link, config: Config, names: Sequence[str], options: dict[str, Any]) -> Attachment:
@@ -122,15 +127,18 @@ class AttachedLayers:
         model: the model, not wrapped; changed in place.
         evaluator: NNI's, initialised on this model.
         attachments: from ``split``.
+        notes: likewise.
 
     Raises:
         InputError: for what ``ternarize`` refuses, or an optimiser that cannot take the new parameters; the caller puts
             the model back.
     """
 
-    def __init__(self, model: nn.Module, evaluator: Any, attachments: Sequence[Attachment]) -> None:
+    def __init__(
+        self, model: nn.Module, evaluator: Any, attachments: Sequence[Attachment], notes: Sequence[str] = ()
+    ) -> None:
         self.model, self.evaluator = model, evaluator
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self.steps = 0
         self.names: tuple[str, ...] = ()
         self._states: dict[str, tuple[TernaryState, Callable[[], Tensor]]] = {}

@@ -61,7 +61,7 @@ class QuantizerChain:
             raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
         if not isinstance(evaluator, Evaluator):
             raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
-        links, attachments = split(model, links, own)
+        links, attachments, notes = split(model, links, own)
         check_links(model, links)
         if not evaluator._initialization_complete:
             evaluator._init_optimizer_helpers(model)
@@ -69,7 +69,7 @@ class QuantizerChain:
         self._order = {name: list(module._parameters) for name, module in model.named_modules()}
         self.bound_model = model
         with unchanged_on_failure(model, evaluator):
-            self.attached = AttachedLayers(model, evaluator, attachments)
+            self.attached = AttachedLayers(model, evaluator, attachments, notes)
             self.quantizers = build(model, links, evaluator, own)
 
     @property

@@ -7,21 +7,16 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from ttq_plugin.core.matrices import KINDS, is_weighted, layouts, matrix_name
+from ttq_plugin.core.matrices import KINDS, layouts, matrix_name, uses_its_weight
 from ttq_plugin.errors import InputError
 
 ELSEWHERE = "use ttq_plugin.ternarize or ttq compress, which take it, or leave it out"
 """What to do with a layer that NNI cannot wrap."""
 
 
-def can_wrap(module: nn.Module) -> bool:
-    """Whether NNI can wrap a layer: its one matrix is its ``weight``, and it is called to use it."""
-    return is_weighted(module) and not isinstance(module, NonDynamicallyQuantizableLinear)
-
-
 def wrappable(model: nn.Module) -> list[str]:
     """Names of the model's layers that could be ternary through NNI."""
-    return [name for name, module in model.named_modules() if can_wrap(module)]
+    return [name for name, module in model.named_modules() if uses_its_weight(module)]
 
 
 def check_wrappable(name: str, module: nn.Module) -> None:
@@ -40,7 +35,7 @@ def check_wrappable(name: str, module: nn.Module) -> None:
             f"config_list selects {name!r}, a projection of nn.MultiheadAttention, which reads its weights without "
             f"calling a module, where NNI cannot reach them; {ELSEWHERE}."
         )
-    if not can_wrap(module):
+    if not uses_its_weight(module):
         if layouts(module):
             raise InputError(
                 f"config_list selects {name!r}, of the class {kind}, which has several weight matrices that NNI cannot "
