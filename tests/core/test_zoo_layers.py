@@ -18,8 +18,9 @@ from ttq_plugin.core.parametrized import attached_tensors, states
 pytestmark = pytest.mark.usefixtures("shared")
 GRANULARITIES = ("default", "out_channel")
 OPTIONS = {"t_min": 0.5, "t_max": 0.5, "on_empty": "clip"}
-SMALLEST_CHANNEL = 16
-"""Channels of fewer weights may lack a sign, which no threshold mends: such layers stay in full precision here."""
+SMALLEST_CHANNEL = 32
+"""Channels of fewer weights may lack a sign, or have all of one between zero and pTTQ's lowest threshold, |mean|, which
+is refused: such layers stay in full precision here."""
 UNUSED = {"dictio": {"g.weight"}, "dictout": {"g.weight"}, "flow": {"b.weight", "c.weight"}}
 """Layers that the loss does not depend on, one of flow's two."""
 
