@@ -378,8 +378,11 @@ def test_batches_whose_samples_depend_on_each_other_stay_whole(make):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_threads_work_in_a_child_process():
-    """Threads of the parent do not exist there; a lock that one of them held would stay locked."""
+@pytest.mark.parametrize("torchs", [1, 2])
+def test_threads_work_in_a_child_process(torchs):
+    """Threads of the parent do not exist there, torch's neither; a lock that one of them held would stay locked."""
+    torch.set_num_threads(torchs)
+    torch.randn(600, 600) @ torch.randn(600, 600)
     model = zoo.network("shared")
     runtime = TernaryRuntime(model, torch.randn(4, 32), threads=2)
     x = torch.randn(4, 32)
@@ -389,8 +392,14 @@ def test_threads_work_in_a_child_process():
         warnings.simplefilter("ignore")
         child = os.fork()
     if child == 0:
-        good = torch.equal(runtime(x), expected) and close(runtime(x.repeat(5, 1)), model(x.repeat(5, 1)).detach())
-        os._exit(0 if good else 1)
+        code = 2
+        try:
+            torch.randn(600, 600) @ torch.randn(600, 600)
+            more = x.repeat(5, 1)
+            good = torch.equal(runtime(x), expected) and close(runtime(more), model(more).detach())
+            code = 0 if good else 1
+        finally:
+            os._exit(code)
     runtime._lock.release()
     for _ in range(600):
         done, status = os.waitpid(child, os.WNOHANG)

@@ -50,7 +50,7 @@ class TernaryRuntime:
             arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
             form; their sizes may differ as far as the model allows it.
         threads: over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
-            are left as they are.
+            are left as they are, but for one in a forked process, where torch has no others.
         int8: names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
             ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
             5 % off is left out.
@@ -277,8 +277,11 @@ _LIVE: weakref.WeakSet[TernaryRuntime] = weakref.WeakSet()
 
 
 def _renew() -> None:
+    """In a child process; torch's own threads do not exist there either, and torch would hang or fail."""
     for runtime in list(_LIVE):
         runtime._after_fork()
+    if _LIVE and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
