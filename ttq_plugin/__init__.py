@@ -36,18 +36,21 @@ _HOMES = {
     "packed_info": "ttq_plugin.deploy.packed",
     "save_packed": "ttq_plugin.deploy.packed",
     "InputError": "ttq_plugin.errors",
+    "TernaryObjective": "ttq_plugin.objective",
     "compress": "ttq_plugin.api",
     "train": "ttq_plugin.api",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted([*_HOMES, "search"])]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "search":  # a package that can be called
+        return importlib.import_module("ttq_plugin.search")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *__all__})

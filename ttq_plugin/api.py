@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from torch import nn
 
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.defaults import COMPRESSION
+from ttq_plugin.frames import is_users
 from ttq_plugin.progress import epoch_bar, progress
 from ttq_plugin.settings import Settings
-from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.scores import Score
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
@@ -161,6 +164,30 @@ def compress(
     with progress(shown=show) as bars:
         on_epoch = epoch_bar(bars, f"{method} training", settings.epochs)
         return run(ready, settings, config_list=config_list, chain=chain, on_epoch=on_epoch)
+
+
+def identified(task: str | Task) -> Task:
+    """A task under a name that studies and files can keep.
+
+    Args:
+        task: a task, or its name.
+
+    Returns:
+        A built-in task as it is; one of the user's own as ``module:attribute``, found by where the object is kept. A
+        task that no module holds, as one made inside a function, is named as if the main module held it.
+    """
+    if not isinstance(task, Task):
+        return get_task(task)
+    if OWN.fullmatch(task.name) or (task.name in TASKS and get_task(task.name) is task):
+        return task
+    for name, module in list(sys.modules.items()):
+        if module is not None and is_users(getattr(module, "__file__", None) or "<none>"):
+            for attribute, value in list(vars(module).items()):
+                if value is task and OWN.fullmatch(f"{name}:{attribute}"):
+                    return replace(task, name=f"{name}:{attribute}")
+    main = vars(sys.modules["__main__"]).items()
+    attribute = next((key for key, value in list(main) if value is task), re.sub(r"\W", "_", task.name) or "task")
+    return replace(task, name=f"__main__:{attribute if attribute.isidentifier() else f'task_{attribute}'}")
 
 
 def _name(task: str | Task | Trained) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,8 +54,14 @@ def progress(*, shown: bool = True) -> Iterator[Progress]:
         console=err,
         disable=not shown,
     )
-    with bars:
+    # Without ipywidgets, bars in a notebook appear when they are complete; nobody needs to be told at each of them.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message='install "ipywidgets"')
+        bars.start()
+    try:
         yield bars
+    finally:
+        bars.stop()
 
 
 def epoch_bar(bars: Progress, description: str, epochs: int) -> Callable[[int, float], None]:

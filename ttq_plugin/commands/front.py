@@ -99,7 +99,7 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
             models.append(model)
             numbers.append(number)
             _log_model(recorder, number, path, model, task.name)
-    tested = score_on_test(task.name, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
+    tested = score_on_test(task, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
     scores = {number: found.value for number, found in zip(numbers, tested, strict=True)}
     for number, score in scores.items():
         if number >= 0:

@@ -31,7 +31,39 @@ def report(
     seed: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Read the study, choose the member to recommend, write the page; ``device`` changes nothing here."""
+    """Write the page, and say which member it recommends; ``device`` changes nothing here."""
+    result = write_report(study, store, storage, floor, path, seed=seed or 0)
+    if as_json:
+        print_json(result)
+        return
+    pick = result["pick"]
+    values = ", ".join(f"{name} {with_unit(name, pick[name])}" for name in result["objectives"])
+    out.print(f"recommended: trial {pick['trial']} ({values})")
+    out.print(f"             {result['command']}")
+    out.print(f"report: {path or result['report']}")
+    if not result["tested"]:
+        err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
+
+
+def write_report(
+    study: str, store: str, storage: str | None, floor: float | None, path: Path | None, *, seed: int = 0
+) -> dict[str, Any]:
+    """Read a study, choose the member to recommend, and write its page.
+
+    Args:
+        study: its name.
+        store: MLflow's folder or address.
+        storage: the study's database; None for the one in the store's folder.
+        floor: the score that the recommended member must reach.
+        path: the page; None for one in the store's folder.
+        seed: of the importances.
+
+    Returns:
+        Plain data: where the page is, the front, the recommended member and its command.
+
+    Raises:
+        InputError: if there is no such study, or none of its trials counts.
+    """  # noqa: DOC502 - raised by what it calls
     from ttq_plugin.files import write_text
     from ttq_plugin.tracking.report import Study, report_page
 
@@ -48,15 +80,17 @@ def report(
     complete = [record for record in records if objective_vector(record, objectives) is not None]
     commands = {record.number: remake(task, record, inputs) for record in complete}
     tests = tested(store, study, score)
-    shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed or 0)}
+    shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)}
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
     target = path or folder / "reports" / f"{file_name(study)}.html"
     remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
     described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares, score)
     write_text(target, report_page(described))
-    result = {
+    return {
         "study": study,
         "report": str(target.absolute()),
+        "objectives": list(objectives),
+        "tested": sorted(tests),
         "trials": len(records),
         "front": sorted(record.number for record in members),
         "hypervolume": hypervolume([objective_vector(record, objectives) or () for record in members]),
@@ -70,15 +104,6 @@ def report(
         "command": commands[pick.number],
         "importances": shares,
     }
-    if as_json:
-        print_json(result)
-        return
-    values = ", ".join(f"{name} {with_unit(name, pick.metrics[name])}" for name in objectives)
-    out.print(f"recommended: trial {pick.number} ({values})")
-    out.print(f"             {commands[pick.number]}")
-    out.print(f"report: {target}")
-    if not tests:
-        err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
 
 
 def _remark(found: Mapping[str, Any], objectives: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from ttq_plugin.commands.console import err, print_json, progress
 from ttq_plugin.commands.front import finish, print_front
 from ttq_plugin.commands.lines import store_words
 from ttq_plugin.commands.report import default_storage, store_folder
-from ttq_plugin.commands.train import marked, prepared
+from ttq_plugin.commands.train import marked, trained_model
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
 from ttq_plugin.names import file_name, redact, shell
@@ -27,7 +27,9 @@ from ttq_plugin.search.load import load_space
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.schema import schema_text
 from ttq_plugin.search.space import Space
+from ttq_plugin.search.storage import HEARTBEAT
 from ttq_plugin.search.warm import starts
+from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
 from ttq_plugin.trial import Prepared
@@ -66,30 +68,30 @@ class Asked:
         retrain: whether to train the full-precision model again.
     """
 
-    schema: bool
-    space: str
-    store: str
-    storage: str | None
-    study: str | None
-    resume: str | None
-    trials: int | None
-    workers: int | None
-    engine: str
-    heartbeat: int
-    methods: Sequence[str]
-    objectives: str | None
-    constraints: Sequence[str]
-    sampler: str | None
-    timeout: float | None
-    stagnation: int | None
-    warm_start: Sequence[str]
-    confirm: int | None
-    epoch_curves: str
-    seed: int | None
-    data: Path | None
-    cache: Path | None
-    device: str
-    as_json: bool
+    schema: bool = False
+    space: str = "mnist-cnn"
+    store: str = "mlflow_runs"
+    storage: str | None = None
+    study: str | None = None
+    resume: str | None = None
+    trials: int | None = None
+    workers: int | None = None
+    engine: str = "processes"
+    heartbeat: int = HEARTBEAT
+    methods: Sequence[str] = ()
+    objectives: str | None = None
+    constraints: Sequence[str] = ()
+    sampler: str | None = None
+    timeout: float | None = None
+    stagnation: int | None = None
+    warm_start: Sequence[str] = ()
+    confirm: int | None = None
+    epoch_curves: str = "front"
+    seed: int | None = None
+    data: Path | None = None
+    cache: Path | None = None
+    device: str = "cpu"
+    as_json: bool = False
     weights: Path | None = None
     retrain: bool = False
 
@@ -129,7 +131,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Opened:
     """A search that may begin: everything that can refuse it has been looked at."""
 
     asked: Asked
@@ -150,23 +152,36 @@ class _Opened:
         return shell(["ttq", "search", asked.space, "--resume", self.name, *words])
 
 
+@dataclass(frozen=True)
+class Conducted:
+    """A search that has ended.
+
+    Attributes:
+        opened: what was searched, and where.
+        watch: followed it, and has its records.
+        summary: how it ended.
+        result: its front as plain data.
+    """
+
+    opened: Opened
+    watch: Watch
+    summary: Summary
+    result: dict[str, Any]
+
+
+class Unrecorded(RuntimeError):
+    """MLflow could not be written at a search's end; every trial is kept in the study."""
+
+
 def search(asked: Asked) -> None:
     """Run or resume a search, test its front once, and print it."""
     if asked.schema:
         return print(schema_text(), end="")
-    started = time.perf_counter()
-    opened = _open(asked)
-    watch, summary, confirmed = _run(opened)
     try:
-        result = watch.last(
-            lambda: finish(watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves)
-        )
-    except store_faults() as error:
-        raise SystemExit(
-            f"Error: MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
-            f"{opened.again}"
-        ) from None
-    result["seconds"] = time.perf_counter() - started
+        found = conduct(asked)
+    except Unrecorded as error:
+        raise SystemExit(f"Error: {error}") from None
+    opened, watch, summary, result = found.opened, found.watch, found.summary, found.result
     if asked.as_json:
         print_json(result)
     else:
@@ -180,11 +195,42 @@ def search(asked: Asked) -> None:
         raise SystemExit(f"Error: no trial satisfies {', '.join(opened.space.constraints)}; {_nearest(watch)}.")
 
 
-def _open(asked: Asked) -> _Opened:
+def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) -> Conducted:
+    """Run or resume a search and test its front once; nothing is printed but progress.
+
+    Args:
+        asked: what was asked for.
+        task: the task itself, where workers could not import it by its name.
+        space: what is searched, instead of the space that ``asked`` names.
+
+    Returns:
+        The ended search.
+
+    Raises:
+        InputError: if something that was asked for cannot be done; nothing has been trained then.
+        Unrecorded: if MLflow cannot be written in the end.
+    """  # noqa: DOC502 - raised by what it calls
+    started = time.perf_counter()
+    opened = _open(asked, space)
+    watch, summary, confirmed = _run(opened, task)
+    try:
+        result = watch.last(
+            lambda: finish(watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves)
+        )
+    except store_faults() as error:
+        raise Unrecorded(
+            f"MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
+            f"{opened.again}"
+        ) from None
+    result["seconds"] = time.perf_counter() - started
+    return Conducted(opened, watch, summary, result)
+
+
+def _open(asked: Asked, space: Space | None) -> Opened:
     """Look at everything that may refuse the search, before anything is trained or written."""
     if asked.study and asked.resume:
         raise InputError("--study names a new study and --resume an old one; give one of them.")
-    space = load_space(asked.space, asked.changes)
+    space = load_space(asked.space, asked.changes) if space is None else space
     storage = asked.storage or asked.own_storage
     name = asked.resume or asked.study or f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}"
     # A server must answer before anything is trained; a folder becomes a store only when the study is open.
@@ -192,22 +238,15 @@ def _open(asked: Asked) -> _Opened:
     get_engine(asked.engine, storage)
     seed = check_study(storage, name, space, resume=bool(asked.resume), seed=asked.seed)
     first = starts(asked.warm_start, space, storage)
-    return _Opened(asked, space, name, storage, store, seed, first, asked.trials or space.trials)
+    return Opened(asked, space, name, storage, store, seed, first, asked.trials or space.trials)
 
 
-def _run(opened: _Opened) -> tuple[Watch, Summary, dict[int, Confirmed]]:
+def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, Confirmed]]:
     """The trials, and where asked the front trained again; the bars are gone afterwards."""
     asked = opened.asked
-    task = opened.space.task
-    ready = prepared(
-        task,
-        seed=opened.seed,
-        data=asked.data,
-        cache=asked.cache,
-        device=asked.device,
-        weights=asked.weights,
-        retrain=asked.retrain,
-    )
+    places = {"data": asked.data, "cache": asked.cache, "device": asked.device, "weights": asked.weights}
+    trained = trained_model(task or opened.space.task, opened.seed, places, retrain=asked.retrain, curvature=True)
+    ready = trained.prepared
     with progress() as bars:
         watch = _watch(opened, ready, bars)
         asked.folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +262,7 @@ def _run(opened: _Opened) -> tuple[Watch, Summary, dict[int, Confirmed]]:
             on_poll=watch,
             on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
             heartbeat=asked.heartbeat,
+            task=task,
             **asked.places,
         )
         confirmed: dict[int, Confirmed] = {}
@@ -234,7 +274,7 @@ def _run(opened: _Opened) -> tuple[Watch, Summary, dict[int, Confirmed]]:
     return watch, summary, confirmed
 
 
-def _watch(opened: _Opened, ready: Prepared, bars: Progress) -> Watch:
+def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:
     """What follows the search, with what MLflow is told of the study."""
     space = opened.space
     settings = {

@@ -10,7 +10,6 @@ from typing import Any
 from ttq_plugin import api
 from ttq_plugin.commands.console import err, percent, print_json, table
 from ttq_plugin.commands.console import out as console
-from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.check import TaskWarning
 from ttq_plugin.tasks.scores import REGRESSION
 from ttq_plugin.tasks.task import Task
@@ -40,11 +39,11 @@ def prepared(
     return trained_model(task, seed or 0, places, retrain=retrain, curvature=True).prepared
 
 
-def trained_model(task: str, seed: int, places: Mapping[str, Any], **asked: bool) -> api.Trained:
+def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **asked: bool) -> api.Trained:
     """``api.train``, which says what is trained and where the model is from.
 
     Args:
-        task: its name.
+        task: a task or its name.
         seed: of splits and training.
         places: data, cache, device and weights.
         **asked: retrain, test and curvature.
@@ -52,8 +51,8 @@ def trained_model(task: str, seed: int, places: Mapping[str, Any], **asked: bool
     Returns:
         The full-precision model.
     """
-    described = get_task(task)
-    err.print(f"{task}: {described.description}", markup=False)
+    described = api.identified(task)
+    err.print(f"{described.name}: {described.description}", markup=False)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", TaskWarning)
         trained = api.train(described, seed=seed, **places, **asked)

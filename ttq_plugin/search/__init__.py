@@ -1,1 +1,27 @@
-"""Searching: space files, studies and workers on Optuna. `load.load_space` and `runner.run_search` are the ways in."""
+"""Searching: space files, studies and workers on Optuna. `load.load_space` and `runner.run_search` are the ways in.
+
+The package can be called: ``ttq_plugin.search(task, trials=40)`` runs a search and returns its study, see
+``ttq_plugin.studies.search``.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ttq_plugin.studies import Study
+
+
+class _Callable(types.ModuleType):
+    """``ttq_plugin.search`` is a function to its users and a package to Python: both must be one object."""
+
+    def __call__(self, *positional: Any, **named: Any) -> Study:
+        """Run a search; see ``ttq_plugin.studies.search``."""
+        from ttq_plugin.studies import search
+
+        return search(*positional, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

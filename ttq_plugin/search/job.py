@@ -48,6 +48,8 @@ class Job:
         worker: the worker's name.
         heartbeat: seconds between two signs of life.
         patience: seconds to wait for a database or disk that fails.
+        task: the task itself, made by `cloudpickle` for a child process of this machine, where it has no name that a
+            child could import, as in a notebook; it never lies in a file or a database.
         release: the study's, which must be the worker's own; None where it cannot differ.
     """
 
@@ -65,3 +67,4 @@ class Job:
     heartbeat: int = HEARTBEAT
     patience: float = PATIENCE
     release: str | None = None
+    task: bytes | None = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 from optuna.exceptions import StorageInternalError
@@ -30,6 +30,9 @@ from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, cause
 from ttq_plugin.search.study import open_study
 from ttq_plugin.search.weights import expect
+
+if TYPE_CHECKING:
+    from ttq_plugin.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def run_search(
     workers: int | None = None,
     trials: int | None = None,
     seed: int | None = None,
+    task: Task | None = None,
     data: str | Path | None = None,
     cache: str | Path | None = None,
     models_dir: str | Path | None = None,
@@ -95,6 +99,7 @@ def run_search(
         study_name: the study's name.
         workers: how many processes, by default one for each core this process may use.
         trials: how many trials in all, those of a resumed study included; by default the space's number.
+        task: the task itself, for workers that could not import it by its name; they must be processes here.
         seed: of every trial, by default the space's, or what a resumed study has.
         data: handed to the task.
         cache: where the task keeps full-precision models.
@@ -116,6 +121,8 @@ def run_search(
     Raises:
         InputError: something asked for cannot be done; nothing that was finished is lost.
     """
+    if task is not None and engine != "processes":
+        raise InputError(f"A task that is not imported by its name needs engine='processes', got {engine!r}.")
     place = get_engine(engine, storage)
     number, size = positive("trials", trials, space.trials), positive("workers", workers, place.room)
     if models_dir is not None:
@@ -136,6 +143,7 @@ def run_search(
             trial_module=trial_module,
             heartbeat=heartbeat,
             patience=patience,
+            task=_packed(task),
         )
 
         return run_job(study, job, place, size, stop, on_poll=on_poll, on_wait=on_wait, pause=poll_seconds)
@@ -277,6 +285,15 @@ def positive(name: str, value: int | None, default: int) -> int:
     if value is not None and value < 1:
         raise InputError(f"The number of {name} must be at least 1, got {value}.")
     return default if value is None else value
+
+
+def _packed(task: Task | None) -> bytes | None:
+    """The task for a child process; see ``Job.task``."""
+    if task is None:
+        return None
+    import cloudpickle
+
+    return bytes(cloudpickle.dumps(task))
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import math
 import signal
 import sys
 import tempfile
@@ -19,15 +18,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.fronts import upward_vector
 from ttq_plugin.processes import die_with_parent
+from ttq_plugin.search.attempt import attempt
 from ttq_plugin.search.early import Judge
 from ttq_plugin.search.ending import why_ended
 from ttq_plugin.search.job import Job, TrialCode
 from ttq_plugin.search.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
 from ttq_plugin.search.locks import lock
-from ttq_plugin.search.measured import measured
-from ttq_plugin.search.objectives import gains, violations
 from ttq_plugin.search.patience import STORAGE_FAULTS, patiently
 from ttq_plugin.search.processes import crew_of, identity
 from ttq_plugin.search.pulse import Pulse
@@ -92,7 +89,7 @@ def work(job: Job) -> int:
     )
     try:
         code = _trial_code(job.trial_module)
-        prepared = code.prepare(job.space.task, seed=job.seed, data=job.data, device=job.device, cache=job.cache)
+        prepared = code.prepare(_task(job), seed=job.seed, data=job.data, device=job.device, cache=job.cache)
     except InputError:
         raise
     except Exception as error:
@@ -108,6 +105,15 @@ def work(job: Job) -> int:
     except STORAGE_FAULTS as error:
         raise Hopeless(f"The study's database fails: {cause(error, job.storage)}") from error
     return done
+
+
+def _task(job: Job) -> Any:
+    """The task's name, or the task itself where our parent process sent it along."""
+    if job.task is None:
+        return job.space.task
+    import cloudpickle
+
+    return cloudpickle.loads(job.task)  # through the pipe that multiprocessing starts us by, from nowhere else
 
 
 def _trial_code(module: str) -> TrialCode:
@@ -190,12 +196,7 @@ def _run_one(
     judge = Judge(study, job.space, settings["epochs"])
     hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
     try:
-        outcome = code.run(prepared, code.Settings(**settings), **hooks)
-        metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        metrics = gains(metrics | measured(job.space, outcome.model, prepared))
-        natural = [metrics[name] for name in job.space.objectives]
-        _refuse_infinite(job.space.objectives, natural)
-        values = list(upward_vector(job.space.objectives, natural))
+        found = attempt(job.space, code, prepared, settings, **hooks)
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
         with lock(job.storage, job.study_name, "ask"):
             lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)
@@ -211,14 +212,12 @@ def _run_one(
         told = {"reason": reason, "diverged": diverged, "seconds": time.perf_counter() - begun}
         patiently(lambda: _tell(study, trial, told, None), job.patience)
         return
+    outcome = found.outcome
     _keep_weights(study, trial, job, code, outcome.model)
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
-    told = {"metrics": finite, "notes": [*outcome.notes, *dropped], "seconds": float(outcome.seconds)}
+    told = {"metrics": found.metrics, "notes": found.notes, "seconds": float(outcome.seconds)}
     told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {"looks": judge.looks} if judge.looks else {}
-    limits = violations(job.space.limits, finite)
-    patiently(lambda: _tell(study, trial, told, values, limits=limits), job.patience)
+    patiently(lambda: _tell(study, trial, told, found.values, limits=found.limits), job.patience)
 
 
 def _tell(
@@ -256,13 +255,6 @@ def _keep_weights(study: Any, trial: Any, job: Job, code: TrialCode, model: Any)
         patiently(keep, job.patience, faults=(*STORAGE_FAULTS, InputError))
     except InputError as error:
         raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
-
-
-def _refuse_infinite(names: tuple[str, ...], values: list[float]) -> None:
-    """Optuna fails a trial whose value is NaN, but takes infinity for the best value ever seen."""
-    for name, value in zip(names, values, strict=True):
-        if not math.isfinite(value):
-            raise Diverged(f"the objective {name} is {value}")
 
 
 def _give_up_if_hopeless(study: Any) -> None:

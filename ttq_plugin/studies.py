@@ -1,0 +1,262 @@
+"""A search as a function, and the study that it leaves, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ttq_plugin.api import identified
+from ttq_plugin.commands.search import Asked, conduct
+from ttq_plugin.errors import InputError
+from ttq_plugin.files import load_weights
+from ttq_plugin.names import file_name
+from ttq_plugin.objective import as_space
+from ttq_plugin.search.ledger import finished
+from ttq_plugin.search.space import Space
+from ttq_plugin.search.study import load_study
+from ttq_plugin.tasks.task import Task
+from ttq_plugin.tracking import TrialRecord
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """One finished trial of a study.
+
+    Attributes:
+        record: its settings and its numbers.
+        task: whose model was compressed.
+        path: its weights, which front members keep.
+    """
+
+    record: TrialRecord
+    task: Task
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """Its number in the study."""
+        return self.record.number
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its numbers by name, on validation data."""
+        return self.record.metrics
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Its settings; those that its method does not have are left out."""
+        return {name: value for name, value in self.record.parameters.items() if value is not None}
+
+    @property
+    def model(self) -> nn.Module:
+        """The compressed model, in evaluation mode; InputError where its weights are not kept."""
+        if not self.path.is_file():
+            raise InputError(
+                f"Trial {self.number} must be on the front to have weights, but {self.path} does not exist; "
+                "`ttq_plugin.compress` makes its model once more from its parameters."
+            )
+        model = self.task.model()
+        load_weights(model, self.path)
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished or interrupted search.
+
+    Attributes:
+        name: the study's name, which `ttq report` and `ttq search --resume` take.
+        task: what was compressed.
+        space: what was searched.
+        storage: Optuna's database URL.
+        store: MLflow's folder or address.
+        folder: where weights, pictures and reports lie.
+        result: the front and what happened, as ``ttq search --json`` prints them.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    name: str
+    task: Task
+    space: Space
+    storage: str = field(repr=False)
+    store: str = field(repr=False)
+    folder: Path = field(repr=False)
+    result: dict[str, Any] = field(repr=False)
+    interrupted: bool = False
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trade-off front, a member a row: settings, objectives, other numbers and the test score; best first."""
+        import pandas as pd
+
+        rows = [{k: v for k, v in row.items() if k not in ("notes", "confirmed")} for row in self.result["front"]]
+        frame = pd.DataFrame(rows)
+        return frame.set_index("trial") if len(frame) else frame
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """All finished trials, a row each: state, origin, settings and numbers, and why one failed."""
+        import pandas as pd
+
+        rows = [
+            {"trial": r.number, "state": r.state, "origin": r.origin, **r.parameters, **r.metrics, "reason": r.reason}
+            for r in self.records
+        ]
+        frame = pd.DataFrame(rows)
+        return frame.set_index("trial") if len(frame) else frame
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All finished trials."""
+        return [TrialRecord(**record) for record in finished(self.optuna)]
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """The Optuna study; its values are all better when higher (see ``ttq_plugin.fronts.upward``)."""
+        found: optuna.Study = load_study(self.storage, self.name)
+        return found
+
+    def trial(self, number: int) -> StudyTrial:
+        """One finished trial.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            The trial, with its model if it is on the front.
+
+        Raises:
+            InputError: If there is no finished trial of that number.
+        """
+        records = {record.number: record for record in self.records}
+        if number not in records:
+            known = ", ".join(map(str, sorted(records))) or "none yet"
+            raise InputError(f"The study {self.name!r} has no finished trial {number}; it has {known}.")
+        path = self.folder / "models" / file_name(self.name) / f"trial-{number}.safetensors"
+        return StudyTrial(records[number], self.task, path)
+
+    def report(self, path: str | Path | None = None, *, floor: float | None = None) -> Path:
+        """Write the study as one HTML page that opens without a server.
+
+        Args:
+            path: The page; None for reports/STUDY.html in the store's folder.
+            floor: The score that the recommended member must reach at least, of an error at most.
+
+        Returns:
+            Where the page is.
+        """
+        from ttq_plugin.commands.report import write_report
+
+        target = None if path is None else Path(path)
+        return Path(write_report(self.name, self.store, self.storage, floor, target)["report"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown = self.front
+        return f"<p>{html.escape(self.name)}: {len(shown)} members on the front</p>{shown.to_html(max_rows=60)}"
+
+
+def search(
+    task: str | Task,
+    space: Space | str | Path | None = None,
+    *,
+    trials: int | None = None,
+    workers: int | None = None,
+    study: str | None = None,
+    resume: str | None = None,
+    methods: Sequence[str] = (),
+    objectives: Sequence[str] = (),
+    constraints: Sequence[str] = (),
+    sampler: str | None = None,
+    timeout: float | None = None,
+    seed: int | None = None,
+    data: Path | str | None = None,
+    cache: Path | str | None = None,
+    device: str = "cpu",
+    weights: Path | str | None = None,
+    retrain: bool = False,
+    store: str | Path = "mlflow_runs",
+    storage: str | None = None,
+) -> Study:
+    """Search ternary compressions of a task's model in worker processes, and record the trade-off front in MLflow.
+
+    In a script, call it under ``if __name__ == "__main__":``, because Python runs the script once more in every worker.
+
+    Args:
+        task: A task, the name of a built-in one, or ``module:attribute``.
+        space: What is searched: a ``Space``, a space file, or None for the task's default.
+        trials: How many trials in all; None for the space's number.
+        workers: How many processes; None for one a core.
+        study: The new study's name; None for the task's name and the time.
+        resume: The name of a study to go on with.
+        methods: Search these methods of the space only.
+        objectives: Two or more quantities, instead of the space's.
+        constraints: Limits such as "macro_f1 >= 0.8", instead of the space's.
+        sampler: tpe, gp, nsga2, random or grid; None for the space's.
+        timeout: Seconds after which no trial begins.
+        seed: Random seed shared by all trials.
+        data: The user's data file, for tasks that read one.
+        cache: Folder of trained full-precision models; None for the user's cache folder.
+        device: Torch's name of the device to train on.
+        weights: A safetensors file with the full-precision weights.
+        retrain: Whether to train the full-precision model again, whatever is in the cache.
+        store: MLflow folder, or a server's address.
+        storage: Optuna's database URL; None for a file in the store's folder.
+
+    Returns:
+        The study: its front, its trials and their models, and its report.
+
+    Raises:
+        InputError: If task, space or an option cannot be used; nothing has been trained then.
+        RuntimeError: If the search could not go on; what is finished is kept, and ``resume`` goes on with it.
+
+    Example:
+        >>> import ttq_plugin
+        >>> study = ttq_plugin.search("mnist-cnn", trials=2, workers=1)  # doctest: +SKIP
+        >>> study.front[["mcc", "cr_gain_total"]]  # doctest: +SKIP
+    """  # noqa: DOC502 - raised by what it calls
+    described = identified(task)
+    asked = Asked(
+        space=space if isinstance(space, str) else described.name,
+        store=str(store),
+        storage=storage,
+        study=study,
+        resume=resume,
+        trials=trials,
+        workers=workers,
+        methods=list(methods),
+        objectives=",".join(objectives) or None,
+        constraints=list(constraints),
+        sampler=sampler,
+        timeout=timeout,
+        seed=seed,
+        data=None if data is None else Path(data),
+        cache=None if cache is None else Path(cache),
+        device=device,
+        weights=None if weights is None else Path(weights),
+        retrain=retrain,
+    )
+    wanted = as_space(described, space, asked.changes)
+    found = conduct(asked, described if isinstance(task, Task) else None, wanted)
+    if found.summary.error:
+        raise RuntimeError(found.summary.error)
+    opened = found.opened
+    return Study(
+        opened.name,
+        described,
+        wanted,
+        opened.storage,
+        asked.store,
+        asked.folder,
+        found.result,
+        found.summary.interrupted,
+    )
