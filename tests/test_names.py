@@ -6,10 +6,12 @@ import html
 import posixpath
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -31,6 +33,8 @@ from ttq_plugin.names import (
     visible,
     without,
 )
+from ttq_plugin.search.defaults import default_text
+from ttq_plugin.tasks import get_task
 
 HOSTILE = (
     *("", ".", "..", "../../x", "/abs", "x/../s", "x/y", "x_y", "x:y", "-rf", "~", "a b", " a", "%", "%2F", "%.", "::"),
@@ -235,3 +239,15 @@ def test_paths_with_encoded_names_stay_in_their_folder(tmp_path):
         assert path.resolve().parent == tmp_path.resolve()
     assert len(list(tmp_path.iterdir())) == len(HOSTILE)
     assert {name_of_file(Path(p).stem) for p in tmp_path.iterdir()} >= {n for n in HOSTILE if len(n) < 50}
+
+
+def test_a_task_has_a_name_of_one_line():
+    task = get_task("mnist-cnn")
+    for name in ("a\nobjectives: [x]", "", "\x1b[2J", 3, None):
+        with pytest.raises(InputError, match="the name of a task must have 1 to 200 characters"):
+            replace(task, name=name)
+    for name in ("a: b", "../x", "é [b]"):
+        text = default_text(replace(task, name=name))
+        assert yaml.safe_load(text)["task"] == name and text.splitlines()[0].startswith(
+            f"# The default space of {name}"
+        )

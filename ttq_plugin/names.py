@@ -57,10 +57,10 @@ def check_name(what: str, name: str) -> None:
     Raises:
         InputError: if it is empty, too long, or has control characters or bytes that are no text.
     """
-    if not name.strip() or len(name) > LONGEST_NAME or _CONTROL.search(name):
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or _CONTROL.search(name):
         raise InputError(
             f"{what} must have 1 to {LONGEST_NAME} characters, none of them a control character, got "
-            f"{ascii(name[:LONGEST_NAME])}; choose another name."
+            f"{ascii(name)[:LONGEST_NAME]}; choose another name."
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
+from ttq_plugin.names import check_name
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.metrics import Metric, get_metric
 from ttq_plugin.tasks.readings import IGNORED
@@ -170,6 +171,7 @@ class Task:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name("the name of a task", self.name)
         get_metric(self.metric)
         if isinstance(self.model, nn.Module):
             raise InputError(
