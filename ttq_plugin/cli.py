@@ -303,17 +303,22 @@ def reproduce(**given: Any) -> None:
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@options.model
 @click.option("--to", type=click.Choice(EXPORTS), required=True, help="The form to export to.")
 @click.option("--out", "target", type=click.Path(path_type=Path), help="File or folder  [default: beside MODEL]")
 @click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
 @click.option(
     "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
 )
+@options.store
+@options.storage
 @options.data_file
 @options.common
 def export(**given: Any) -> None:
     """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
+
+    With --trial, MODEL is a study's name, and the model is the trial's. A file never makes this program import code:
+    --task names the module of a task of your own.
 
     packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
     onnx-int8: weights and activations in eight bits, calibrated on training data. c: a folder with
@@ -325,7 +330,7 @@ def export(**given: Any) -> None:
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@options.model
 @click.option(
     "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 32), show_default=True,
     help="Samples a call; repeatable.",
@@ -336,12 +341,13 @@ def export(**given: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write the numbers here (JSON).")
 @options.data_file
 @options.store
+@options.storage
 @options.common
 def bench(**given: Any) -> None:
     """Measure MODEL, a file of `ttq compress --out`: time, memory, bytes and energy, beside torch and onnxruntime.
 
-    Forms take turns in blocks of calls. Data calibrate int8 and give MCC. Energy needs a counter (RAPL) that may be
-    read.
+    With --trial, MODEL is a study's name, and the model is the trial's; --task names a task of your own. Forms take
+    turns in blocks of calls. Data calibrate int8 and give scores. Energy needs a counter (RAPL) that may be read.
     """
     from ttq_plugin.commands.bench import bench as command
 

@@ -76,3 +76,16 @@ store = click.option(
 storage = click.option(
     "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
 )
+
+
+def model(command: F) -> F:
+    """What a command that opens a finished model is given: a file, or a study and a trial's number."""
+    for option in (
+        click.option("--trial", type=click.IntRange(0), metavar="N", help="This trial of the study that MODEL names."),
+        click.option(
+            "--task", type=TaskName(), metavar="TASK", help="The model's task; needed for module:attribute of your own."
+        ),
+        click.argument("model", metavar="MODEL"),
+    ):
+        command = option(command)
+    return command

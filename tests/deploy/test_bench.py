@@ -14,6 +14,7 @@ from ttq_plugin import cli
 from ttq_plugin.deploy import bench as bench_module
 from ttq_plugin.deploy.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
 from ttq_plugin.deploy.energy import counters, joules
+from ttq_plugin.deploy.example_file import read_example, write_example
 from ttq_plugin.deploy.footprint import peak_memory
 from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.errors import InputError
@@ -108,9 +109,22 @@ def test_without_onnxruntime_the_rest_is_measured(packed, tmp_path, monkeypatch)
 def test_memory_is_at_least_the_weights(tmp_path):
     path = tmp_path / "m.safetensors"
     save_weights(made("esr-2dcnn"), path, {"task": "esr-2dcnn"})
-    weights = 4 * 1_555_842
-    assert weights < peak_memory("torch", path, (1, 32, 37), 1, 1) < 40 * weights
-    assert peak_memory("torch", tmp_path / "none", (1, 32, 37), 1, 1) is None
+    weights, inputs = 4 * 1_555_842, tmp_path / "x.safetensors"
+    write_example(torch.zeros(1, 1, 32, 37), inputs)
+    assert weights < peak_memory("torch", path, inputs, 1) < 40 * weights
+    assert peak_memory("torch", tmp_path / "none", inputs, 1) is None
+
+
+def test_inputs_of_any_nesting_come_back_from_a_file(tmp_path):
+    given = {"x": (torch.arange(4), [torch.rand(2, 3), 2.5]), "flag": None, "n": 3}
+    write_example(given, tmp_path / "x.safetensors")
+    back = read_example(tmp_path / "x.safetensors")
+    assert torch.equal(back["x"][0], given["x"][0]) and torch.equal(back["x"][1][0], given["x"][1][0])
+    assert back["x"][1][1] == 2.5 and type(back["x"]) is tuple and type(back["x"][1]) is list
+    assert (back["flag"], back["n"]) == (None, 3)
+    with pytest.raises(InputError, match="tensors in tuples, lists and dicts, got set"):
+        write_example((torch.zeros(1), {1}), tmp_path / "y.safetensors")
+    assert not (tmp_path / "y.safetensors").exists()
 
 
 def test_energy_by_counters_that_start_again(tmp_path):

@@ -8,29 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.console import out as console
-from ttq_plugin.commands.console import percent, print_json, table
+from ttq_plugin.commands.console import print_json, table
 from ttq_plugin.commands.lines import to_see
+from ttq_plugin.commands.model import Asked, find_model
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench import bench as measure
-from ttq_plugin.deploy.source import open_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_text
 from ttq_plugin.machine import environment
-from ttq_plugin.tasks.task import Data
+from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.bench import record_bench
 from ttq_plugin.tracking.bench_picture import plot_bench
 
 
 def bench(
-    model: Path,
+    model: str,
     *,
+    task: str | None,
+    trial: int | None,
     batches: tuple[int, ...],
     seconds: float,
     threads: int,
     plot: Path | None,
     out: Path | None,
     store: str,
+    storage: str | None,
     data: Path | None,
     seed: int | None,
     device: str,
@@ -44,26 +47,27 @@ def bench(
             "batch sizes, seconds and threads must be positive, got "
             f"{', '.join(map(str, batches))}; {seconds}; {threads}."
         )
-    source = open_model(model)
-    loaded = source.data(data, seed or 0)
+    asked = Asked(model, trial, task, store, storage, data, seed, ("ttq", "bench"))
+    file, name, source = find_model(asked)
+    loaded = source.data()
     opened = open_store(store)
     with tempfile.TemporaryDirectory() as folder:
         options = {"batches": sorted(set(batches)), "seconds": seconds, "threads": threads}
-        result = measure(source, model, Path(folder), data=loaded, **options)
+        result = measure(source, file, Path(folder), **options)
     simulated = loaded is not None and loaded.simulated
-    title = f"{model.name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
+    title = f"{name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
     machine = environment("cpu")
-    result = {"file": model.name, "task": source.task.name, "simulated": simulated, "environment": machine, **result}
+    result = {"file": name, "task": source.task.name, "simulated": simulated, "environment": machine, **result}
     if plot:
         plot_bench(result, plot, title)
     if out:
         write_text(out, json.dumps(result, indent=2) + "\n")
-    parameters = {"file": model.name, "task": source.task.name, "threads": threads, "simulated": simulated or None}
+    parameters = {"file": name, "task": source.task.name, "threads": threads, "simulated": simulated or None}
     link = record_bench(opened, source.task.name, result, parameters | machine, title)
     if as_json:
         print_json(result | {"link": link})
         return
-    _print(result, title, loaded)
+    _print(result, title, source.task.score)
     for words, path in (("picture", plot), ("numbers", out)):
         if path:
             console.print(f"{words}: {path}")
@@ -76,7 +80,7 @@ def _threads(count: int) -> str:
     return "one thread" if count == 1 else f"{count} threads"
 
 
-def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
+def _print(result: dict[str, Any], title: str, metric: Metric) -> None:
     headings = {"form": "left"} | dict.fromkeys(
         ("batch", "calls", "median us", "p99 us", "samples/s", "x torch (quartiles)", "mJ a sample"), "right"
     )
@@ -90,7 +94,7 @@ def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
             rows.append([row["form"], str(m["batch"]), str(m["calls"]), *numbers, ratio, energy])
     table(title, headings, rows)
     headings = {"form": "left"} | dict.fromkeys(
-        ("file bytes", "peak memory", "outputs differ by", "MCC (validation)"), "right"
+        ("file bytes", "peak memory", "outputs differ by", f"{metric.label} (validation)"), "right"
     )
     rows = [
         [
@@ -98,7 +102,7 @@ def _print(result: dict[str, Any], title: str, data: Data | None) -> None:
             str(row["file_bytes"]),
             "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**20:.1f} MiB",
             f"{row['max_relative_difference']:.1e}",
-            percent(row["mcc"]),
+            metric.text(row[metric.name]),
         ]
         for row in result["forms"]
     ]

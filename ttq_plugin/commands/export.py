@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ttq_plugin.commands.console import out as console
-from ttq_plugin.commands.console import percent, print_json
+from ttq_plugin.commands.console import print_json
+from ttq_plugin.commands.model import Asked, find_model
 from ttq_plugin.deploy.c99 import export_c
+from ttq_plugin.deploy.compared import Call, in_form, largest_difference, outputs_by
 from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx_int2 import to_int2
 from ttq_plugin.deploy.onnx_int8 import to_int8
 from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.deploy.pyfunc import save_model
-from ttq_plugin.deploy.source import Source, open_model
+from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_whole
-from ttq_plugin.tasks.scores import score
-from ttq_plugin.tasks.task import Data
+from ttq_plugin.inputs import batch_size, call, kind
+from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tasks.samples import Split
+from ttq_plugin.tasks.scores import score_outputs
 
 ENDINGS = {
     "packed": "-packed.safetensors",
@@ -35,14 +39,21 @@ ENDINGS = {
 RANDOM = 16
 """Samples to compare on where there are no data."""
 
+BATCH = 256
+"""Samples a call when outputs are compared."""
+
 
 def export(
-    model: Path,
+    model: str,
     to: str,
     target: Path | None,
     *,
+    task: str | None,
+    trial: int | None,
     name: str,
     samples: int,
+    store: str,
+    storage: str | None,
     data: Path | None,
     seed: int | None,
     device: str,
@@ -51,30 +62,38 @@ def export(
     """Export, check what was written where it can be run here, print sizes and differences."""
     if device != "cpu":
         raise InputError(f"--device must be cpu: what is exported runs there, got {device!r}.")
-    source = open_model(model)
-    path = target or model.with_name(model.stem + ENDINGS[to])
-    if path == model:
+    asked = Asked(model, trial, task, store, storage, data, seed, ("ttq", "export", "--to", to))
+    file, found, source = find_model(asked)
+    path = target or (file.with_name(file.stem + ENDINGS[to]) if trial is None else Path(found + ENDINGS[to]))
+    if path == file:
         raise InputError(f"--out must name another place than the model, got {path}.")
     result: dict[str, Any] = {}
     if to == "mlflow":
-        save_model(model, path)
+        if source.own:
+            save_model(source.model, path, example=source.example())
+        else:
+            save_model(source.model, path, source.task.name)
     elif to == "c":
         result = _c(source, path, name)
     elif to == "packed":
         result = _packed(source, path)
     else:
-        result = _onnx(source, to, path, samples, data, seed or 0)
-    result = {"to": to, "path": str(path), "bytes": _bytes(path), "bytes_model": model.stat().st_size, **result}
+        result = _onnx(source, to, path, samples)
+    result = {"to": to, "path": str(path), "bytes": _bytes(path), "bytes_model": file.stat().st_size, **result}
+    result |= {"task": source.task.name, "notes": list(source.notes)}
     if as_json:
         print_json(result)
         return
-    _print(result)
+    _print(result, source.task.score)
 
 
 def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
     method = source.packed.method if source.packed else None
     about = f"{source.task.name}, {method}" if method else source.task.name
-    written = export_c(source.model, source.example(), path, name=name, about=about)
+    example = source.example()
+    if not isinstance(example, Tensor) or not example.is_floating_point():
+        raise InputError(f"C code takes one tensor of floating-point numbers, got {kind(example)}; use another form.")
+    written = export_c(source.model, example, path, name=name, about=about)
     return {
         "files": [str(written.header), str(written.source)],
         "constant_bytes": written.constant_bytes,
@@ -85,35 +104,44 @@ def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
 
 def _packed(source: Source, path: Path) -> dict[str, Any]:
     """What a packed file already says of its method and report is kept."""
-    known = source.packed
-    kept = {"method": known.method, "report": known.report, "more": known.more} if known else {}
-    info = save_packed(source.model, path, task=source.task.name, **kept)  # type: ignore[arg-type]
+    packed = source.packed
+    known, more = task_entries(source.task.name)
+    kept: dict[str, Any] = {"method": packed.method, "report": packed.report} if packed else {}
+    kept["more"] = (packed.more if packed else {"seed": source.seed}) | more
+    info = save_packed(source.model, path, task=known, **kept)
     return {"packed_bytes": info.packed_bytes}
 
 
-def _onnx(source: Source, to: str, path: Path, samples: int, data: Path | None, seed: int) -> dict[str, Any]:
-    loaded = source.data(data, seed, needed=to == "onnx-int8")
+def _onnx(source: Source, to: str, path: Path, samples: int) -> dict[str, Any]:
+    data = source.data(needed=to == "onnx-int8")
     proto = to_onnx(source.model, source.example())
     if to == "onnx-int2":
         proto = to_int2(proto)
     if to == "onnx-int8":
-        assert loaded is not None
-        proto = to_int8(proto, loaded.train.x[:samples])
+        assert data is not None
+        proto = to_int8(proto, data.train.head(samples).x)
+    exported = OnnxModule(proto, unpack=to == "onnx-int2")
+    found = _compared(source, lambda x: call(exported, x))
     write_whole(path, lambda temporary: Path(temporary).write_bytes(proto.SerializeToString()))
-    return _compared(source, OnnxModule(proto, unpack=to == "onnx-int2"), loaded)
+    return found
 
 
-def _compared(source: Source, exported: nn.Module, data: Data | None) -> dict[str, Any]:
-    """The largest difference from torch's outputs: on validation data, with both MCCs, or else on random samples."""
-    x = data.validation.x if data else source.example(RANDOM)
-    with torch.inference_mode():
-        differences = [(exported(part) - source.model(part)).abs().max().item() for part in x.split(256)]
-    result = {"max_difference": max(differences), "samples": len(x), "validation": data is not None}
+def _compared(source: Source, exported: Call) -> dict[str, Any]:
+    """The largest difference from torch's outputs: on validation data, with both scores, or else on an example."""
+    data, metric = source.data(), source.task.score
+    samples = data.validation if data else _unlabelled(source.example(RANDOM))
+    theirs, targets = outputs_by(lambda x: call(source.model, x), samples, BATCH)
+    ours = in_form(outputs_by(exported, samples, BATCH)[0], theirs)
+    result: dict[str, Any] = {"max_difference": largest_difference(ours, theirs), "samples": len(samples)}
+    result |= {"validation": data is not None, "metric": metric.name}
     if data:
-        metric = source.task.score
-        pairs = {"mcc": exported, "mcc_torch": source.model}
-        result |= {name: score(model, data.validation, metric).value for name, model in pairs.items()}
+        both = {metric.name: ours, f"{metric.name}_torch": theirs}
+        result |= {name: score_outputs(outputs, targets, metric).value for name, outputs in both.items()}
     return result
+
+
+def _unlabelled(x: Any) -> Split:
+    return Split(x, torch.zeros(batch_size(x)))
 
 
 def _bytes(path: Path) -> int:
@@ -122,19 +150,22 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], metric: Metric) -> None:
     if "files" in result:
         console.print(
             f"{', '.join(result['files'])}: {result['constant_bytes']} bytes of constants, {result['static_bytes']} of "
             "buffers"
         )
-        return
-    console.print(f"{result['to']}: {result['path']}, {result['bytes']} bytes (the model: {result['bytes_model']})")
+    else:
+        console.print(f"{result['to']}: {result['path']}, {result['bytes']} bytes (the model: {result['bytes_model']})")
     if "max_difference" in result:
         kind = "validation" if result["validation"] else "random"
         console.print(
             f"onnxruntime against torch on {result['samples']} {kind} samples: outputs differ by at most "
             f"{result['max_difference']:.2g}"
         )
-    if "mcc" in result:
-        console.print(f"MCC {percent(result['mcc'])}, torch {percent(result['mcc_torch'])} (validation)")
+    if metric.name in result:
+        torchs = metric.text(result[f"{metric.name}_torch"])
+        console.print(f"{metric.label} {metric.text(result[metric.name])}, torch {torchs} (validation)")
+    for note in result["notes"]:
+        console.print(f"note: {note}")

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ttq_plugin.deploy.agreement import repeated
+from ttq_plugin.deploy.compared import Call, in_form, largest_difference, score_by
 from ttq_plugin.deploy.energy import Counter, counters, joules
+from ttq_plugin.deploy.example_file import write_example
 from ttq_plugin.deploy.footprint import peak_memory
 from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx_int8 import to_int8
 from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.deploy.runtime import TernaryRuntime
-from ttq_plugin.deploy.source import Source
+from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import save_weights
-from ttq_plugin.tasks.scores import score as scored
-from ttq_plugin.tasks.task import Data
+from ttq_plugin.inputs import batch_size
+from ttq_plugin.inputs import call as call_model
+from ttq_plugin.tasks import OWN
 
 RUNTIME, RUNTIME8 = "ttq runtime", "ttq runtime int8"
 TORCH, ONNX, INT8 = "torch fp32", "onnxruntime fp32", "onnxruntime int8"
@@ -36,8 +41,6 @@ ENERGY_SECONDS = 1.0
 CALIBRATION, FEW = 256, 64
 """Training samples that int8 is calibrated on; and samples a call where no time counts: the runtime, which times its
 layers for each size of batch, calibrates on as many."""
-
-Call = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,53 +60,53 @@ class Way:
     child: str
 
 
-class InParts(nn.Module):
-    """A callable as a module that can be scored, a few samples a call."""
-
-    def __init__(self, call: Call) -> None:
-        super().__init__()
-        self.call = call
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Whatever it gives."""
-        return torch.cat([self.call(part) for part in x.split(FEW)])
-
-
-def ways(source: Source, file: Path, data: Data | None, folder: Path, threads: int) -> tuple[list[Way], list[str]]:
+def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[Way], list[str]]:
     """The model in every form that can be made here.
 
     Args:
-        source: the model.
+        source: the model; its data calibrate int8, or random samples where there are none.
         file: where it was read from.
-        data: its task's, to calibrate int8 on; None: random samples.
         folder: for the files of the other forms.
         threads: of each.
 
     Returns:
         The ways, the runtime and torch first, and what a reader must know.
     """
-    packed = file if source.packed else folder / "packed.safetensors"
+    packed, data = file if source.packed else folder / "packed.safetensors", source.data()
     if not source.packed:
-        save_packed(source.model, packed, task=source.task.name)
+        known, more = task_entries(source.task.name)
+        save_packed(source.model, packed, task=known, more=more)
     floats = folder / "float.safetensors"
     save_weights(source.model, floats, {"task": source.task.name})
-    samples = data.train.x[:CALIBRATION] if data else source.example(CALIBRATION)
-    found = [
-        Way(RUNTIME, TernaryRuntime(source.model, samples[:1], threads=threads), packed, "runtime"),
-        Way(RUNTIME8, TernaryRuntime(source.model, samples[:FEW], threads=threads, int8=True), packed, "runtime8"),
-        Way(TORCH, source.model, floats, "torch"),
-    ]
+    samples = data.train.head(CALIBRATION).x if data else source.example(CALIBRATION)
+    runtimes = {
+        (RUNTIME, "runtime"): TernaryRuntime(source.model, repeated(samples, 1), threads=threads),
+        (RUNTIME8, "runtime8"): TernaryRuntime(source.model, _first(samples, FEW), threads=threads, int8=True),
+    }
+    found = [Way(name, made, packed, child) for (name, child), made in runtimes.items()]
+    found.append(Way(TORCH, _called(source.model, samples), floats, "torch"))
+    notes = [f"{w.name}: torch runs the whole model ({w.call.fallback})." for w in found[:2] if w.call.fallback]
     try:
-        proto = to_onnx(source.model, source.example())
+        proto = to_onnx(source.model, samples)
         forms = {ONNX: proto, INT8: to_int8(proto, samples)}
     except InputError as error:
-        return found, [f"no onnxruntime beside: {error}"]
+        return found, [*notes, f"no onnxruntime beside: {error}"]
     for name, form in forms.items():
         path = folder / f"{name.replace(' ', '-')}.onnx"
         path.write_bytes(form.SerializeToString())
-        found.append(Way(name, OnnxModule(form, threads=threads), path, "onnx"))
-    notes = [] if data else ["int8 was calibrated on random samples: its times hold, its outputs mean nothing."]
+        found.append(Way(name, _called(OnnxModule(form, threads=threads), samples), path, "onnx"))
+    if not data:
+        notes.append("int8 was calibrated on random samples: its times hold, its outputs mean nothing.")
     return found, notes
+
+
+def _called(module: Any, inputs: Any) -> Call:
+    """A module that is given its inputs as one object; one tensor needs no wrapping, which would take time."""
+    return module if isinstance(inputs, Tensor) else partial(call_model, module)
+
+
+def _first(inputs: Any, most: int) -> Any:
+    return repeated(inputs, min(most, batch_size(inputs)))
 
 
 def bench(
@@ -111,7 +114,6 @@ def bench(
     file: Path,
     folder: Path,
     *,
-    data: Data | None = None,
     batches: Sequence[int] = (1, 32),
     seconds: float = 4.0,
     threads: int = 1,
@@ -122,10 +124,9 @@ def bench(
     another and is left out. Ratios are taken within a turn, in which every form has one block.
 
     Args:
-        source: the model, from ``open_model``.
+        source: the model, from ``open_model``; its data calibrate int8 and give the scores.
         file: where it was read from.
         folder: for the files of the other forms; they stay there.
-        data: the task's, for int8's calibration and for MCC; None: random samples, no MCC.
         batches: sizes of the batches.
         seconds: of calls of each form and batch size, about.
         threads: of every form.
@@ -133,30 +134,62 @@ def bench(
     Returns:
         Plain data: ``forms``, a list of ``form``, ``file_bytes``, ``peak_memory_bytes`` (above the process that has
         loaded its libraries; None where the system does not tell), ``max_relative_difference`` from torch,
-        ``mcc`` (validation; None without data) and ``batches``, a list of ``batch``, ``calls``, ``latency_median``,
-        ``latency_p99`` (seconds a call), ``throughput`` (samples a second), ``speedup_torch`` (lower quartile,
-        median, upper quartile of torch's time over its own) and ``joules`` a sample (None without a counter);
-        ``notes``; ``layers``, how each form of the runtime runs them.
+        the task's metric under its name (validation; None without data) and ``batches``, a list of ``batch``,
+        ``calls``, ``latency_median``, ``latency_p99`` (seconds a call), ``throughput`` (samples a second),
+        ``speedup_torch`` (lower quartile, median, upper quartile of torch's time over its own) and ``joules`` a sample
+        (None without a counter); ``metric``, its name; ``notes``; ``layers``, how each form of the runtime runs them.
     """
+    data = source.data()
     with _threads(threads), torch.inference_mode():
-        found, notes = ways(source, file, data, folder, threads)
+        found, notes = ways(source, file, folder, threads)
+        notes = [*source.notes, *notes]
         energy = counters()
         if not energy:
             notes.append("energy: this machine shows no counter (RAPL) that may be read.")
-        rows = [_row(way, source, data) for way in found]
+        rows = [_row(way, source) for way in found]
         layers = []
         for batch in batches:
-            x = source.example(batch) if data is None else data.validation.x[:batch]
-            x = x.repeat(-(-batch // len(x)), *[1] * (x.dim() - 1))[:batch]
+            x = repeated(data.validation.head(batch).x, batch) if data else source.example(batch)
             calls = {way.name: way.call for way in found}
             for row, measured in zip(rows, _measured(calls, x, seconds, energy), strict=True):
                 row["batches"].append({"batch": batch, **measured})
             for way in found:
                 if isinstance(way.call, TernaryRuntime):
                     layers.append({"batch": batch, "form": way.name, "layers": _layers(way.call, batch)})
-        for way, row in zip(found, rows, strict=True):
-            row["peak_memory_bytes"] = peak_memory(way.child, way.file, source.task.shape, max(batches), threads)
-    return {"forms": rows, "notes": notes, "layers": layers, "threads": threads}
+        notes += _memory(source, found, rows, folder, max(batches), threads)
+    return {"metric": source.task.score.name, "forms": rows, "notes": notes, "layers": layers, "threads": threads}
+
+
+def _memory(
+    source: Source, found: Sequence[Way], rows: Sequence[dict[str, Any]], folder: Path, batch: int, threads: int
+) -> list[str]:
+    """Fill in what each form takes in a process of its own, where only a task that the user named is imported.
+
+    Args:
+        source: the model.
+        found: its forms.
+        rows: of the result, to be filled in.
+        folder: for the inputs.
+        batch: samples a call.
+        threads: of each form.
+
+    Returns:
+        A note where a cell stays empty.
+    """
+    for row in rows:
+        row["peak_memory_bytes"] = None
+    name = source.task.name if source.own else None
+    inputs = folder / "inputs.safetensors"
+    try:
+        write_example(source.example(batch), inputs)
+    except InputError as error:
+        return [f"no peak memory: {error}"]
+    for way, row in zip(found, rows, strict=True):
+        if way.child == "onnx" or name is None or OWN.fullmatch(name):
+            row["peak_memory_bytes"] = peak_memory(way.child, way.file, inputs, threads, name)
+    if any(row["peak_memory_bytes"] is None for row in rows):
+        return ["peak memory is missing where a process of its own could not tell it."]
+    return []
 
 
 @contextmanager
@@ -169,14 +202,19 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _row(way: Way, source: Source, data: Data | None) -> dict[str, Any]:
+def _row(way: Way, source: Source) -> dict[str, Any]:
     """What does not depend on the batch."""
-    x = data.validation.x[:FEW] if data else source.example(FEW)
-    expected = source.model(x)
-    difference = float((way.call(x) - expected).abs().max() / expected.abs().max())
-    score = scored(InParts(way.call).eval(), data.validation, source.task.score).value if data else None
-    size = way.file.stat().st_size
-    return {"form": way.name, "file_bytes": size, "max_relative_difference": difference, "mcc": score, "batches": []}
+    data, metric = source.data(), source.task.score
+    x = data.validation.head(FEW).x if data else source.example(FEW)
+    form = call_model(source.model, x)
+    called: Call = lambda inputs: in_form(way.call(inputs), form)  # noqa: E731
+    return {
+        "form": way.name,
+        "file_bytes": way.file.stat().st_size,
+        "max_relative_difference": largest_difference(called(x), form, relative=True),
+        metric.name: score_by(called, data.validation, metric, FEW) if data else None,
+        "batches": [],
+    }
 
 
 def _layers(runtime: TernaryRuntime, batch: int) -> list[dict[str, Any]]:
@@ -195,9 +233,7 @@ def _layers(runtime: TernaryRuntime, batch: int) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(
-    calls: Mapping[str, Call], x: Tensor, seconds: float, energy: Sequence[Counter]
-) -> Iterator[dict[str, Any]]:
+def _measured(calls: Mapping[str, Call], x: Any, seconds: float, energy: Sequence[Counter]) -> Iterator[dict[str, Any]]:
     """Latencies of each form, in turns."""
     sizes, slowest = {}, BLOCK_SECONDS
     for name, call in calls.items():
@@ -216,13 +252,13 @@ def _measured(
             "calls": len(every),
             "latency_median": float(np.median(every)),
             "latency_p99": float(np.percentile(every, 99)),
-            "throughput": len(x) / float(np.median(every)),
+            "throughput": batch_size(x) / float(np.median(every)),
             "speedup_torch": statistics.quantiles(middles[TORCH] / middles[name], n=4),
-            "joules": joules(lambda call=call: call(x), energy, ENERGY_SECONDS, len(x)),
+            "joules": joules(lambda call=call: call(x), energy, ENERGY_SECONDS, batch_size(x)),
         }
 
 
-def _block(call: Call, x: Tensor, calls: int) -> np.ndarray:
+def _block(call: Call, x: Any, calls: int) -> np.ndarray:
     """Seconds of calls that follow each other, the first one left out."""
     times = np.empty(calls + 1)
     for i in range(calls + 1):

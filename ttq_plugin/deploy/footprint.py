@@ -6,36 +6,38 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
 CALLS = 3
 
 
-def peak_memory(form: str, file: Path, shape: Sequence[int], batch: int, threads: int) -> int | None:
+def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | None = None) -> int | None:
     """What loading and running a model takes at most.
 
     Args:
         form: `runtime`, `runtime8` (int8 allowed), `torch` (each of a safetensors file) or `onnx`.
         file: of the model.
-        shape: of a sample.
-        batch: samples at once.
+        inputs: of one call, from ``write_example``.
         threads: of the computation.
+        task: the user's own task that the file's model is of, whose module the process imports; None for a built-in.
 
     Returns:
         Bytes above those of the process that has loaded its libraries; None where the system does not tell.
     """
-    words = [sys.executable, "-m", __name__, form, str(file), ",".join(map(str, shape)), str(batch), str(threads)]
+    words = [sys.executable, "-m", __name__, form, str(file), str(inputs), str(threads), *([task] if task else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return json.loads(done.stdout)["bytes"] if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    found: int = json.loads(done.stdout.splitlines()[-1])["bytes"]  # the user's module may print, too
+    return found
 
 
-def main(form: str, file: str, shape: str, batch: str, threads: str) -> None:
+def main(form: str, file: str, inputs: str, threads: str, task: str | None = None) -> None:
     """Measure in this process; prints JSON."""
-    sizes = (int(batch), *map(int, shape.split(",")))
-    place = (Path(file), sizes, int(threads))
-    ready = _onnx(*place) if form == "onnx" else _torch(form, *place)
+    place = (Path(file), Path(inputs), int(threads))
+    ready = _onnx(*place) if form == "onnx" else _torch(form, *place, task)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _status("VmRSS")
     call = ready()
@@ -50,37 +52,46 @@ def _status(name: str) -> int:
     return 1024 * int(found[1])
 
 
-def _onnx(file: Path, sizes: Sequence[int], threads: int) -> Callable[[], Callable[[], object]]:
-    import numpy as np
+def _onnx(file: Path, inputs: Path, threads: int) -> Callable[[], Callable[[], object]]:
     import onnxruntime
+    from safetensors.numpy import load_file
 
-    x = np.zeros(sizes, dtype=np.float32)
+    found = load_file(inputs)
+    arrays = [found[str(place)] for place in range(len(found))]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
 
     def ready() -> Callable[[], object]:
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, {session.get_inputs()[0].name: x})
+        feed = {given.name: array for given, array in zip(session.get_inputs(), arrays, strict=True)}
+        return lambda: session.run(None, feed)
 
     return ready
 
 
-def _torch(form: str, file: Path, sizes: Sequence[int], threads: int) -> Callable[[], Callable[[], object]]:
+def _torch(
+    form: str, file: Path, inputs: Path, threads: int, task: str | None
+) -> Callable[[], Callable[[], object]]:  # fmt: skip
     import torch
 
+    from ttq_plugin.deploy.example_file import read_example
     from ttq_plugin.deploy.runtime import TernaryRuntime
     from ttq_plugin.deploy.source import open_model
+    from ttq_plugin.inputs import call
+    from ttq_plugin.tasks import get_task
 
     torch.set_num_threads(threads)
-    x = torch.randn(sizes)
+    x = read_example(inputs)
     torch.nn.functional.conv1d(torch.zeros(1, 1, 8), torch.zeros(1, 1, 3))  # torch's own start
+    if task is not None:
+        get_task(task)  # its module is a library like others
 
     @torch.inference_mode()
     def run(model: torch.nn.Module) -> object:
-        return model(x)
+        return call(model, x)
 
     def ready() -> Callable[[], object]:
-        model = open_model(file).model
+        model = open_model(file, task).model
         if form != "torch":
             runtime = TernaryRuntime(model, x, threads=threads, int8=form == "runtime8")
             return lambda: runtime(x)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ttq_plugin.deploy.agreement import repeated, takes
 from ttq_plugin.deploy.packed import PackedInfo, load_packed, packed_info
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import load_weights, read_metadata
-from ttq_plugin.tasks import TASKS, get_task
+from ttq_plugin.names import shell
+from ttq_plugin.tasks import OWN, TASKS, get_task
+from ttq_plugin.tasks.check import load_data, make_model
 from ttq_plugin.tasks.task import Data, Task
 
 PACKED = "ttq_packed"
@@ -26,22 +31,49 @@ class Source:
         model: on the CPU, in evaluation mode.
         task: what it was trained for.
         packed: what a packed file says of itself; None for another file.
+        where: the user's data file or folder; None for the task's own.
+        seed: of the data's splits.
+        notes: what a reader of any result must know.
     """
 
     model: nn.Module
     task: Task
     packed: PackedInfo | None = None
+    where: Path | None = None
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+    _loaded: dict[str, Data | InputError] = field(default_factory=dict, repr=False, compare=False)
 
-    def example(self, batch: int = 1) -> Tensor:
-        """Standard normal samples of the task's shape, (batch, ...), always the same: their values mean nothing."""
-        return torch.randn(batch, *self.task.shape, generator=torch.Generator().manual_seed(0))
+    @property
+    def own(self) -> bool:
+        """Whether the task is one of the user's."""
+        return self.task.name not in TASKS
 
-    def data(self, where: Path | None, seed: int, *, needed: bool = False) -> Data | None:
-        """The task's data.
+    def example(self, batch: int = 1) -> Any:
+        """Inputs that the model takes, always the same.
 
         Args:
-            where: the user's data file or folder; None for the task's own.
-            seed: of the splits.
+            batch: how many samples.
+
+        Returns:
+            Standard normal samples of the task's shape, whose values mean nothing; training samples where the task
+            tells no shape, or the model does not take such samples.
+
+        Raises:
+            InputError: if samples are needed and cannot be read.
+        """  # noqa: DOC502 - raised by `data`
+        if self.task.shape:
+            x = torch.randn(batch, *self.task.shape, generator=torch.Generator().manual_seed(0))
+            if not self.own or self._takes(x):
+                return x
+        loaded = self.data(needed=True)
+        assert loaded is not None
+        return repeated(loaded.train.head(batch).x, batch)
+
+    def data(self, *, needed: bool = False) -> Data | None:
+        """The task's data, loaded once.
+
+        Args:
             needed: whether to fail where there are none.
 
         Returns:
@@ -50,36 +82,95 @@ class Source:
         Raises:
             InputError: if they were named or are needed, and cannot be read.
         """
-        try:
-            return self.task.load(where, seed)
-        except InputError:
-            if needed or where is not None:
-                raise
-            return None
+        if "data" not in self._loaded:
+            try:
+                self._loaded["data"] = load_data(self.task, self.where, self.seed)
+            except InputError as error:
+                self._loaded["data"] = error
+        found = self._loaded["data"]
+        if isinstance(found, Data):
+            return found
+        if needed or self.where is not None:
+            raise found
+        return None
+
+    def _takes(self, x: torch.Tensor) -> bool:
+        with torch.inference_mode():
+            return takes(self.model, x, 1)
 
 
-def open_model(path: Path) -> Source:
-    """Read a model that ``ttq train --out``, ``ttq compress --out`` or ``save_packed`` wrote.
+def task_entries(name: str) -> tuple[str | None, dict[str, str]]:
+    """How a packed file says its task.
+
+    Args:
+        name: of the task.
+
+    Returns:
+        The name of a built-in task, which a reader may open; what is kept for people of another one.
+    """
+    return (name, {}) if name in TASKS else (None, {"task": name})
+
+
+def open_model(
+    path: Path,
+    task: str | None = None,
+    *,
+    data: Path | None = None,
+    seed: int | None = None,
+    command: Sequence[str] = (),
+) -> Source:
+    """Read a model that ``ttq train --out``, ``ttq compress --out``, a search or ``save_packed`` wrote.
+
+    A file never makes anything be imported: a task of the user's own is opened only where ``task`` names it.
 
     Args:
         path: the safetensors file, packed or plain.
+        task: what it was made for; None for the built-in task that the file names.
+        data: the user's data file or folder; None for the task's own.
+        seed: of the data's splits; None for the one that the file tells.
+        command: words of the command line that asks, to be told with ``--task``.
 
     Returns:
         The filled model with its task.
 
     Raises:
-        InputError: if the file is missing, damaged, names no built-in task, or holds another architecture's weights.
+        InputError: if the file is missing, damaged, names no task or another one, or holds another architecture's
+            weights.
     """
     metadata = read_metadata(path)
     info = packed_info(path) if PACKED in metadata else None
-    name = info.task if info else metadata.get("task")
-    if name not in TASKS:
-        came = f"names {name!r}" if name else "names none"
-        raise InputError(f"{path} must name a built-in task, it {came}; `ttq compress --out` writes such files.")
-    task = get_task(name)
-    if info:
-        return Source(load_packed(path), task, info)
+    named = (info.task or info.more.get("task")) if info else metadata.get("task")
+    notes = _check_task(path, named, task, command)
+    described = get_task(task or str(named))
     with torch.random.fork_rng(devices=[]):
-        model = task.model()
-    load_weights(model, path)
-    return Source(model.eval(), task)
+        model = make_model(described)
+    if info:
+        load_packed(path, model=model)
+    else:
+        load_weights(model, path, unsigned=named is None)
+    told = str(info.more.get("seed", "") if info else metadata.get("seed", ""))
+    splits = seed if seed is not None else int(told) if told.isdecimal() else 0
+    return Source(model.eval(), described, info, data, splits, notes)
+
+
+def _check_task(path: Path, named: Any, given: str | None, command: Sequence[str]) -> tuple[str, ...]:
+    """Refuse what names no task that may be opened; a note where the file names another one of the user's."""
+    if given is None:
+        if named in TASKS:
+            return ()
+        if isinstance(named, str) and OWN.fullmatch(named):
+            again = f"`{shell([*command, '--task', named])}`" if command else f"task={named!r}"
+            raise InputError(
+                f"{path} holds a model of the task {named}, and a file never makes this program import code; name the "
+                f"task yourself: {again}."
+            )
+        came = f"names {named!r}" if named else "names none"
+        raise InputError(
+            f"{path} must name a built-in task, it {came}; `ttq compress --out` writes such files, and --task names "
+            "the task of others."
+        )
+    if named in (None, given):
+        return ()
+    if given in TASKS or named in TASKS or not isinstance(named, str) or not OWN.fullmatch(named):
+        raise InputError(f"{path} holds a model of the task {named!r}, and --task must name the same, got {given!r}.")
+    return (f"the file names the task {named}, and was opened as {given}.",)

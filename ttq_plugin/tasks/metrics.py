@@ -17,8 +17,10 @@ NAME = re.compile(r"[A-Za-z_]\w*")
 """What a metric may be called: constraints, MLflow and command lines all read it as one word."""
 
 TAKEN = re.compile(r"test_.*|.*_(fp32|confirmed)|(recall|f1|iou|dice)_.*|srqw|loss|(cr|ec|latency)_.*|bits_.*|"
-                   r"mult_adds.*|latency|flash|ram|duration_seconds|seconds|seed|trial|method|notes|origin|epochs|task|parameters|metric|"
-                   r"parts|parts_fp32|simulated|weights|settings|layers|kinds|energy_model")  # fmt: skip
+                   r"mult_adds.*|latency|flash|ram|duration_seconds|seconds|seed|trial|method|notes|origin|epochs|"
+                   r"task|parameters|metric|parts|parts_fp32|simulated|weights|settings|layers|kinds|energy_model|"
+                   r"form|files?|batches|bytes|file_bytes|peak_memory_bytes|max_(relative_)?difference|samples|"
+                   r"validation|to|path")  # fmt: skip
 """Names that reports and MLflow use for something else."""
 
 

@@ -42,7 +42,7 @@ def record_bench(
 def _metrics(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """`<quantity>/<form>`, and `<quantity>/<form>/batch <size>` for what depends on the batch."""
     for row in result["forms"]:
-        for name in ("file_bytes", "peak_memory_bytes", "max_relative_difference", "mcc"):
+        for name in ("file_bytes", "peak_memory_bytes", "max_relative_difference", result["metric"]):
             if row[name] is not None:
                 yield f"{name}/{row['form']}", row[name]
         for measured in row["batches"]:
