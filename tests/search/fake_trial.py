@@ -90,5 +90,5 @@ def run(prepared, settings, on_epoch=None, on_look=None):
     )
 
 
-def save_weights(model, path):
+def save_weights(model, path, metadata=None):
     Path(path).write_text(model)

@@ -11,9 +11,9 @@ from ttq_plugin.commands.console import out, print_json
 from ttq_plugin.commands.train import SIMULATED, marked, print_parts, trained_model
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.packed import load_packed, save_packed
+from ttq_plugin.deploy.source import task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.limits import LARGEST_CONFIG, json_value, read_text
-from ttq_plugin.tasks import TASKS
 from ttq_plugin.tasks.scores import score
 from ttq_plugin.trial import MIXED, Outcome, Prepared, Settings, score_on_test
 
@@ -105,10 +105,9 @@ def _written(
     target: Path, rest: str, ready: Prepared, settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None
 ) -> Outcome:
     """Write the packed file; the outcome with the bytes it takes, and with the model that is in it."""
-    more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds, **marked(ready)}
-    known = settings.task if settings.task in TASKS else None
-    if known is None:
-        more["task"] = settings.task  # kept for people: a file makes nothing be imported
+    known, of_own = task_entries(settings.task)
+    more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds, "seed": settings.seed}
+    more |= marked(ready) | of_own
     if chain is not None:
         more["chain"] = chain_to_json(chain)
     metric = ready.task.score

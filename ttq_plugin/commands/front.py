@@ -13,13 +13,15 @@ from ttq_plugin.commands.lines import to_see
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.commands.watch import Watch
 from ttq_plugin.deploy.pyfunc import log_model
+from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import upward
+from ttq_plugin.inputs import to_device
 from ttq_plugin.names import file_name
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.runner import Summary
 from ttq_plugin.search.space import Space
 from ttq_plugin.tasks import TASKS
-from ttq_plugin.tracking import StudyRecorder, plot_front
+from ttq_plugin.tracking import plot_front
 from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial import load_weights, score_on_test
 
@@ -61,7 +63,7 @@ def finish(
             **{k: v for k, v in r.parameters.items() if v is not None},
             **r.metrics,
             score.on_test: scores.get(r.number),
-            "notes": list(r.notes),
+            "notes": [*r.notes, *([watch.remarks[r.number]] if r.number in watch.remarks else [])],
             **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
         }
         for r in watch.records
@@ -98,7 +100,7 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
             load_weights(model, path)
             models.append(model)
             numbers.append(number)
-            _log_model(recorder, number, path, model, task.name)
+            _log_model(watch, number, path, model)
     tested = score_on_test(task, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
     scores = {number: found.value for number, found in zip(numbers, tested, strict=True)}
     for number, score in scores.items():
@@ -107,11 +109,21 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
     return known | scores
 
 
-def _log_model(recorder: StudyRecorder, number: int, path: Path, model: Any, task: str) -> None:
-    """The weights as a file, and of a built-in task's network a model that MLflow loads; each is logged once."""
+def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
+    """The weights as a file, and a model that MLflow loads, or a remark why there is none; each is logged once."""
+    recorder, task = watch.recorder, watch.ready.task.name
+    client, run = recorder.store.client, recorder.run_of(number)
     recorder.log_file(path, "model", number)
-    if task in TASKS and not recorder.store.client.get_run(recorder.run_of(number)).outputs.model_outputs:
-        log_model(recorder.store.client, recorder.run_of(number), model, task, name=f"trial-{number}")
+    if client.get_run(run).outputs.model_outputs:
+        return
+    example = None if task in TASKS else to_device(watch.ready.validation.head(2).x, "cpu")
+    try:
+        log_model(client, run, model, task, name=f"trial-{number}", example=example)
+    except InputError as error:
+        if task in TASKS:
+            raise
+        watch.remarks[number] = f"MLflow has no model of it: {error}"
+        client.set_tag(run, "no_model", str(error))
 
 
 def print_front(result: dict[str, Any], space: Space, store: str) -> None:

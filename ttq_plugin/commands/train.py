@@ -124,7 +124,7 @@ def train(
         "weights": str(out) if out else None,
     }
     if out:
-        save_weights(model, out, {"task": task, metric.name: repr(ready.score)} | marked(ready))
+        save_weights(model, out, {"task": task, "seed": str(seed or 0), metric.name: repr(ready.score)} | marked(ready))
     if as_json:
         print_json(result)
         return

@@ -44,6 +44,7 @@ class Watch:
         parameters: of the study, for MLflow.
         bars: where progress is shown.
         records: the finished trials, as of the last call.
+        remarks: what a reader of the result must know of a front member, by its number.
     """
 
     space: Space
@@ -55,6 +56,7 @@ class Watch:
     parameters: dict[str, Any]
     bars: Progress
     records: list[TrialRecord] = field(default_factory=list)
+    remarks: dict[int, str] = field(default_factory=dict)
     _recorder: StudyRecorder | None = None
     _logged: int = -1
     _again: float = 0.0

@@ -50,7 +50,9 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
             outputs = call(plain, map_tensors(Tensor.clone, example))
     except Exception as error:  # whatever the model's own code raises
         raise InputError(f"{type(model).__name__} does not take the example input: {first_line(error)}.") from error
-    names = input_names(model, example), output_names(outputs)
+    given = input_names(model, example)
+    # A graph has one name for one thing, and an output may be called as an input is.
+    names = given, [f"{name}.output" if name in given else name for name in output_names(outputs)]
     flat, found, said = Flat(plain, example), tensors(example), type(model).__name__
     proto = _exported(flat, found, names, said)
     if _fixed(proto, found):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.deploy.agreement import ROUNDED, disagreement, probes, repeated
 from ttq_plugin.deploy.compared import in_form
-from ttq_plugin.deploy.onnx_dense import OnnxModule, input_names, output_names, to_onnx
+from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx_int2 import to_int2
 from ttq_plugin.deploy.packed import save_packed
 from ttq_plugin.deploy.source import Source, open_model
@@ -115,8 +115,8 @@ def _graph(model: nn.Module, example: Any) -> _Content:
         found = disagreement(model, lambda x: in_form(call(session, x), outputs), probes(few), ROUNDED)
     if found is not None:
         raise InputError(f"the ONNX graph of {type(model).__name__} does not give its outputs: {found}.")
-    given = dict(zip(input_names(model, few), tensors(few), strict=True))
-    made = dict(zip(output_names(outputs), tensors(outputs), strict=True))
+    given = dict(zip(session.names, tensors(few), strict=True))
+    made = dict(zip(session.results, tensors(outputs), strict=True))
     arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
     return _Content(
         GRAPH_CODE,

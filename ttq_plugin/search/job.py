@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,8 @@ class TrialCode(Protocol):
         With the hook `on_look` it shows its training after each epoch, see `early.Look`.
         """
 
-    def save_weights(self, model: Any, path: Path) -> None:
-        """Writes the model's weights, all or nothing."""
+    def save_weights(self, model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes the model's weights and words about them, all or nothing."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import signal
 import sys
 import tempfile
@@ -213,7 +214,7 @@ def _run_one(
         patiently(lambda: _tell(study, trial, told, None), job.patience)
         return
     outcome = found.outcome
-    _keep_weights(study, trial, job, code, outcome.model)
+    _keep_weights(study, trial, job, code, outcome.model, _about(job, settings, prepared))
     told = {"metrics": found.metrics, "notes": found.notes, "seconds": float(outcome.seconds)}
     told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {"looks": judge.looks} if judge.looks else {}
@@ -239,16 +240,25 @@ def _tell(
         study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
 
 
-def _keep_weights(study: Any, trial: Any, job: Job, code: TrialCode, model: Any) -> None:
+def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, str]:
+    """What a file of weights says of itself: the task, the settings, and the seed, which is the data's splits' too."""
+    given = {name: value for name, value in settings.items() if value is not None and name != "task"}
+    about = {"task": job.space.task, "seed": str(job.seed), "settings": json.dumps(given, sort_keys=True)}
+    return about | ({"simulated": "true"} if getattr(prepared, "simulated", False) else {})
+
+
+def _keep_weights(
+    study: Any, trial: Any, job: Job, code: TrialCode, model: Any, about: Mapping[str, str]
+) -> None:  # fmt: skip
     """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
     name = f"trial-{trial.number}.safetensors"
 
     def keep() -> None:
         if job.models_dir is not None:
-            code.save_weights(model, Path(job.models_dir) / name)
+            code.save_weights(model, Path(job.models_dir) / name, about)
         elif study.user_attrs.get("models"):
             with tempfile.TemporaryDirectory() as folder:
-                code.save_weights(model, Path(folder) / name)
+                code.save_weights(model, Path(folder) / name, about)
                 send(study, trial.number, Path(folder) / name)
 
     try:
