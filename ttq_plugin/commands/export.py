@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.commands.console import print_json
@@ -21,7 +20,7 @@ from ttq_plugin.deploy.pyfunc import save_model
 from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.files import write_whole
-from ttq_plugin.inputs import batch_size, call, kind
+from ttq_plugin.inputs import batch_size, call
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.samples import Split
 from ttq_plugin.tasks.scores import score_outputs
@@ -90,10 +89,7 @@ def export(
 def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
     method = source.packed.method if source.packed else None
     about = f"{source.task.name}, {method}" if method else source.task.name
-    example = source.example()
-    if not isinstance(example, Tensor) or not example.is_floating_point():
-        raise InputError(f"C code takes one tensor of floating-point numbers, got {kind(example)}; use another form.")
-    written = export_c(source.model, example, path, name=name, about=about)
+    written = export_c(source.model, source.example(), path, name=name, about=about)
     return {
         "files": [str(written.header), str(written.source)],
         "constant_bytes": written.constant_bytes,
