@@ -56,7 +56,33 @@ def resume(output):
     assert output.splitlines()[-1] == "equal: True after 285 steps"
 
 
-CHECKS = {check.__name__: check for check in (quick_start, fusion, lightning, pruner, resume)}
+def packed(output):
+    """Bytes of the packed file and of the weights in full precision."""
+    ((now, before),) = re.findall(r"^packed (\d+) bytes, was (\d+)$", output, re.MULTILINE)
+    return int(now), int(before)
+
+
+def hugging_face(output):
+    assert number(output, "full precision") > 0.9 and number(output, "ternary") > 0.85
+    now, before = packed(output)
+    assert now < before / 2 and ternary(output)
+
+
+def segmentation(output):
+    assert number(output, "full precision IoU") > 0.7 and number(output, "ternary +IoU") > 0.65
+    now, before = packed(output)
+    assert now < before / 3 and ternary(output)
+
+
+def regression(output):
+    error = number(output, "ternary +median error")
+    assert number(output, "full precision median error") < 45 and error < 50, "guessing the median costs 63"
+    now, before = packed(output)
+    assert now < before / 6 and ternary(output)
+
+
+OF_TASKS = (hugging_face, segmentation, regression)
+CHECKS = {check.__name__: check for check in (quick_start, fusion, lightning, pruner, resume, *OF_TASKS)}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
@@ -64,6 +90,7 @@ def test_example(script, tmp_path):
     lines = script.read_text().splitlines()
     assert len(lines) <= 60 and lines[0].startswith('"""')
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["TTQ_CACHE_DIR"] = str(tmp_path / "cache")  # what is trained is trained here
     start = time.monotonic()
     result = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
