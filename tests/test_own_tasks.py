@@ -18,7 +18,7 @@ from tests.own_modules import HEARTS, MODULES
 from ttq_plugin import load_packed
 
 COMMAND = [sys.executable, "-c", "from ttq_plugin.cli import main; main()"]
-FAST = ("--epochs", "4", "--method", "ttq", "--t", "0.05")
+FAST = ("--method", "ttq", "--t", "0.05", "--epochs")
 
 
 def ttq(folder, *arguments, code=0):
@@ -43,7 +43,7 @@ def sklearns(kind, outputs, targets):
     }[kind]()
 
 
-ENOUGH = {"binary": 0.97, "multiclass": 0.8, "multilabel": 0.8, "regression": 0.75, "segmentation": 0.6}
+ENOUGH = {"binary": 0.97, "multiclass": 0.8, "multilabel": 0.8, "regression": 0.7, "segmentation": 0.6}
 """What the compressed models reach with ease; of the regression, whose targets deviate by 0.77, at most."""
 
 
@@ -70,7 +70,7 @@ def test_train_sensitivity_compress(stranger):
     layers = {layer for layer, module in task.model().named_modules() if getattr(module, "weight", None) is not None}
     assert set(table["layers"]) <= layers and json.loads((folder / "layers.json").read_text())
 
-    made, _ = ttq(folder, "compress", name, *FAST, "--out", "small.safetensors")
+    made, _ = ttq(folder, "compress", name, *FAST, "30" if kind == "regression" else "4", "--out", "small.safetensors")
     packed = load_packed(folder / "small.safetensors", model=task.model()).eval()
     data = task.load(None, 0)
     for split, key in ((data.validation, metric), (data.test, f"test_{metric}")):
@@ -81,7 +81,7 @@ def test_train_sensitivity_compress(stranger):
     assert (made[metric] < ENOUGH[kind]) if kind == "regression" else (made[metric] > ENOUGH[kind])
     for layer in made["layers"]:
         assert len(packed.get_submodule(layer).weight.unique()) <= 3
-    assert (folder / "small.safetensors").stat().st_size * 8 < 2 * made["bits_fp32"]
+    assert 0 < made["srqw"] < 1 and made["bits_entropy"] < made["bits_fp32"] / 3
     check_parts(kind, task, made, packed, data)
 
 
