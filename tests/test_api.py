@@ -59,6 +59,9 @@ def test_compress_takes_a_task_or_what_train_returned(trained, cache):
     assert one.score == other.score == one.metrics["macro_f1"] > 0.7
     for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    plain = ttq_plugin.train(TASK, cache=cache, show=False)
+    assert not plain.prepared.traces and plain.with_traces().traces == trained.prepared.traces
+    assert ttq_plugin.compress(plain, "pttq", show=False, **numbers).layers == one.layers
     assert len(one.model[0].weight.unique()) == 3 and 0 < one.report.srqw < 1
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.defaults import COMPRESSION
 from ttq_plugin.frames import is_users
+from ttq_plugin.prepared import estimate_traces
 from ttq_plugin.progress import epoch_bar, progress
 from ttq_plugin.settings import Settings
 from ttq_plugin.tasks import OWN, TASKS, get_task
@@ -34,6 +35,7 @@ class Trained:
         origin: where the model is from, in words: trained now, from the cache, or from the user's file.
         test: the score on test data; None unless it was asked for.
         prepared: what compressions of this model share.
+        seed: of the splits and of the training.
     """
 
     model: nn.Module
@@ -43,6 +45,14 @@ class Trained:
     origin: str
     test: Score | None = None
     prepared: Prepared = field(repr=False, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def with_traces(self) -> Prepared:
+        """What compressions share, with the Hessian traces that choose their layers, estimated now if need be."""
+        if self.prepared.traces:
+            return self.prepared
+        ready = self.prepared
+        return replace(ready, traces=tuple(estimate_traces(ready.task, ready.model, ready.train, seed=self.seed)))
 
 
 def train(
@@ -109,6 +119,7 @@ def train(
         origin=ready.origin,
         test=tested,
         prepared=ready,
+        seed=seed,
     )
 
 
@@ -157,7 +168,7 @@ def compress(
     """  # noqa: DOC502 - raised by what it calls
     settings = Settings(task=_name(task), method=method, seed=seed, **(COMPRESSION | numbers))
     if isinstance(task, Trained):
-        ready = task.prepared
+        ready = task.prepared if config_list or chain is not None else task.with_traces()
     else:
         options = {"seed": seed, "data": data, "cache": cache, "device": device, "weights": weights}
         ready = train(task, curvature=config_list is None and chain is None, show=show, **options).prepared  # type: ignore[arg-type]
