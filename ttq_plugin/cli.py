@@ -102,6 +102,10 @@ def search(**given: Any) -> None:
 @click.option(
     "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
 )
+@click.option(
+    "--weights", type=click.Path(path_type=Path),
+    help="This machine's copy of the full-precision weights that the search was given.",
+)  # fmt: skip
 @options.data
 @options.common
 def worker(**given: Any) -> None:

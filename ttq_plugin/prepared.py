@@ -74,6 +74,7 @@ def prepare(
     weights: Path | str | None = None,
     retrain: bool = False,
     check_test: bool = False,
+    fingerprint: str | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Prepared:
     """Load the data, train the full-precision model or read it from the cache, and likewise its Hessian traces.
@@ -88,6 +89,7 @@ def prepare(
         weights: the user's own full-precision model, a safetensors file; nothing is trained then.
         retrain: whether to train the full-precision model in any case, and estimate its traces again.
         check_test: whether mistakes are looked for in the test split too, such as samples that the training split has.
+        fingerprint: of the data that are expected, see ``Prepared.fingerprint``; None to take any.
         on_epoch: called after each epoch if the full-precision model must be trained.
 
     Returns:
@@ -99,6 +101,7 @@ def prepare(
     described = task if isinstance(task, Task) else get_task(task)
     _check_device(device)
     splits = load_data(described, Path(data) if data else None, seed)
+    check_same_data(described, splits.fingerprint(), fingerprint)
     with seeded(seed):
         untrained = make_model(described)
     check_task(described, splits, untrained, test=check_test)
@@ -133,6 +136,24 @@ def prepare(
         origin=trained.origin,
         fingerprint=splits.fingerprint(),
     )
+
+
+def check_same_data(task: Task, found: str, expected: str | None) -> None:
+    """Check that data loaded twice are the same.
+
+    Args:
+        task: whose ``load`` was called again.
+        found: the fingerprint now.
+        expected: the fingerprint before; None where it is not known.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if expected is not None and found != expected:
+        raise InputError(
+            f"load of {task.name} must give the same data for the same arguments, but gave other samples than before; "
+            "draw every random number in it from its seed, or give a Dataset that augments an attribute `fingerprint`."
+        )
 
 
 def _traces(

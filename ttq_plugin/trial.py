@@ -20,7 +20,7 @@ from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.files import load_weights, save_weights
 from ttq_plugin.measures import CompressionReport, measure
-from ttq_plugin.prepared import Prepared, prepare
+from ttq_plugin.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.seeds import seeded
 from ttq_plugin.settings import LSQ, MIXED, Settings
 from ttq_plugin.tasks import get_task
@@ -37,6 +37,7 @@ __all__ = [
     "Outcome",
     "Prepared",
     "Settings",
+    "check_same_data",
     "load_weights",
     "prepare",
     "run",
@@ -223,24 +224,6 @@ def score_on_test(
     splits = load_data(described, Path(data) if data else None, seed)
     check_same_data(described, splits.fingerprint(), fingerprint)
     return [score(model, splits.test, described.score) for model in models]
-
-
-def check_same_data(task: Task, found: str, expected: str | None) -> None:
-    """Check that data loaded twice are the same.
-
-    Args:
-        task: whose ``load`` was called again.
-        found: the fingerprint now.
-        expected: the fingerprint before; None where it is not known.
-
-    Raises:
-        InputError: if they differ.
-    """
-    if expected is not None and found != expected:
-        raise InputError(
-            f"load of {task.name} must give the same data for the same arguments, but gave other samples than before; "
-            "draw every random number in it from its seed, or give a Dataset that augments an attribute `fingerprint`."
-        )
 
 
 def _links(

@@ -33,15 +33,17 @@ class Settings:
     share: float = 1.0
 
 
-def prepare(task, *, seed, data=None, device="cpu", cache=None):
+def prepare(task, *, seed, data=None, device="cpu", cache=None, weights=None, fingerprint=None):
     words = dict(word.partition("=")[::2] for word in (data or "").split(",") if word)
     if "badinput" in words:
         raise InputError("There is no data set here.")
+    if fingerprint and fingerprint != words.get("fingerprint"):
+        raise InputError("load must give the same data.")
     if "badprepare" in words:
         raise OSError("the model's cache is broken")
     if "die" in words:
         os._exit(7)
-    return words
+    return words | ({"weights": str(weights)} if weights else {})
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def run(prepared, settings, on_epoch=None, on_look=None):
         else:
             done["mcc"] = metrics["mcc"] * epoch / settings.epochs
         on_look(Look(epoch, dead, lambda done=done: done))
-    model = f"{settings.method} {settings.lr}"
+    model = f"{settings.method} {settings.lr} {prepared.get('weights', '')}".strip()
     return SimpleNamespace(
         metrics=metrics, notes=["a note"], losses=[0.5, 0.25], seconds=time.perf_counter() - begun, model=model
     )

@@ -1,8 +1,13 @@
 """A regression of one's own, as a user's module: scikit-learn's diabetes data, scored by RMSE, trained in a second."""
 
+import itertools
+import os
+from pathlib import Path
+
 import torch
 from sklearn.datasets import load_diabetes
 from torch import nn
+from torch.utils.data import Dataset, get_worker_info
 
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
@@ -28,3 +33,40 @@ RECIPE = Recipe(epochs=9, lr=3e-3, batch_size=16)
 TASK = Task("diabetes", "progression of a disease", load, model, nn.functional.mse_loss, RECIPE, metric="rmse")
 WORST = Task("worst", "the worst of all errors", load, model, nn.functional.mse_loss, RECIPE,
              metric=Metric("worst_error", worst, higher=False, title="worst error"))  # fmt: skip
+
+
+class Pairs(Dataset):
+    """The training samples one by one; while the file HOUSE_BREAKS is there, the next read by another process fails."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return len(self.split)
+
+    def __getitem__(self, place):
+        flag = Path(os.environ.get("HOUSE_BREAKS", "none"))
+        if get_worker_info() is not None and flag.exists():
+            flag.unlink()
+            raise OSError(f"sample {place} cannot be read")
+        return self.split.x[place], self.split.y[place]
+
+
+def streamed(source, seed):
+    data = load(source, seed)
+    return Data(Pairs(data.train), data.validation, data.test, workers=1)
+
+
+CALLS = itertools.count()
+
+
+def sometimes(outputs, targets):
+    """Full precision is scored first; then every other model has no score."""
+    return worst(outputs, targets) if next(CALLS) % 2 == 0 else float("nan")
+
+
+STREAM = Task(
+    "stream", "the same, read by another process", streamed, model, nn.functional.mse_loss, RECIPE, metric="rmse"
+)
+NANS = Task("nans", "scored by chance", load, model, nn.functional.mse_loss, RECIPE,
+            metric=Metric("sometimes", sometimes, higher=False))  # fmt: skip

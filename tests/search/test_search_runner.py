@@ -108,14 +108,14 @@ def test_a_trial_without_finite_objectives_fails_and_the_search_goes_on(space, s
 @pytest.mark.parametrize(
     "data, error",
     [
-        ("bug", "The first 3 trials all failed with the same error: RuntimeError: a bug"),
+        ("bug", "The first 3 trials all failed with the same error: RuntimeError: a bug (fake_trial.py, line "),
         ("nometric", "The first 3 trials all failed with the same error: KeyError: 'mcc'"),
-        ("badprepare", "Preparing mnist-cnn failed: OSError: the model's cache is broken"),
+        ("badprepare", "Preparing mnist-cnn failed: OSError: the model's cache is broken (fake_trial.py, line "),
     ],
 )
 def test_a_hopeless_search_stops_and_says_why(space, storage, data, error):
     summary = search(space, storage, trials=30, data=data)
-    assert summary.error == error and summary.complete == 0 and summary.failed <= 3 and not summary.interrupted
+    assert summary.error.startswith(error) and summary.complete == 0 and summary.failed <= 3 and not summary.interrupted
 
 
 def test_bad_input_met_by_a_worker_is_the_searchs(space, storage, tmp_path):

@@ -15,7 +15,7 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
     Args:
         task: what the study searched.
         record: the trial.
-        inputs: data, device and cache that the search was given, if any.
+        inputs: data, cache, weights and device that the search was given, if any.
 
     Returns:
         A `ttq compress` command; one thread, as the search's workers have: sums depend on the number of threads.

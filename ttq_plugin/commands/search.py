@@ -125,6 +125,7 @@ class Asked:
             "workers": self.workers,
             "data": self.data,
             "cache": self.cache,
+            "weights": self.weights,
             "device": self.device,
             "engine": self.engine,
         }
@@ -263,6 +264,7 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
             on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
             heartbeat=asked.heartbeat,
             task=task,
+            fingerprint=ready.fingerprint,
             **asked.places,
         )
         confirmed: dict[int, Confirmed] = {}

@@ -62,6 +62,7 @@ def confirm_front(
     workers: int | None = None,
     data: str | Path | None = None,
     cache: str | Path | None = None,
+    weights: str | Path | None = None,
     device: str = "cpu",
     engine: str = "processes",
     trial_module: str = "ttq_plugin.trial",
@@ -79,8 +80,9 @@ def confirm_front(
         members: numbers of its front members.
         seeds: how many trainings each gets, at least 2.
         workers: processes.
-        data: as in `run_search`, likewise the next five.
+        data: as in `run_search`, likewise the next six.
         cache: as there.
+        weights: as there.
         device: as there.
         engine: as there.
         trial_module: as there.
@@ -113,7 +115,20 @@ def confirm_front(
         parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         again.enqueue_trial(parameters, user_attrs={"origin": "confirm", "member": number, "seed": own})
     target = len(wanted | known)
-    job = Job(storage, name, plain, target, seed, _text(data), device, _text(cache), None, trial_module)
+    job = Job(
+        storage,
+        name,
+        plain,
+        target,
+        seed,
+        _text(data),
+        device,
+        _text(cache),
+        None,
+        trial_module,
+        weights=_text(weights),
+        fingerprint=study.user_attrs.get("fingerprint"),
+    )
     with stop_requests() as stop:
         summary = run_job(again, job, place, size, stop, on_poll=on_poll, pause=pause)
     found = judge(_runs(again, wanted, space.objectives), space.objectives)

@@ -52,6 +52,8 @@ class Job:
         task: the task itself, made by `cloudpickle` for a child process of this machine, where it has no name that a
             child could import, as in a notebook; it never lies in a file or a database.
         release: the study's, which must be the worker's own; None where it cannot differ.
+        weights: the user's own full-precision weights; None where the task's recipe trains them.
+        fingerprint: of the data that the search has; a worker whose task loads others ends. None to take any.
     """
 
     storage: str = field(repr=False)
@@ -69,3 +71,5 @@ class Job:
     patience: float = PATIENCE
     release: str | None = None
     task: bytes | None = None
+    weights: str | None = None
+    fingerprint: str | None = None

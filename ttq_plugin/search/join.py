@@ -18,7 +18,7 @@ from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE
 from ttq_plugin.search.runner import positive, stop_requests
 from ttq_plugin.search.storage import HEARTBEAT, open_storage
-from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.search.study import check_same_start, load_study, stored_space
 from ttq_plugin.search.worker import check_release, work
 
 
@@ -55,6 +55,7 @@ def job_of(
     device: str = "cpu",
     cache: str | Path | None = None,
     models_dir: str | Path | None = None,
+    weights: str | Path | None = None,
     trial_module: str = "ttq_plugin.trial",
     patience: float = PATIENCE,
 ) -> Job:
@@ -67,6 +68,7 @@ def job_of(
         device: this machine's device.
         cache: this machine's folder of full-precision models.
         models_dir: a folder that the search sees too, for the weights; None sends them through the database.
+        weights: this machine's copy of the full-precision weights that the search was given, if it was.
         trial_module: the module that runs trials.
         patience: seconds to wait for a database or a disk that fails.
 
@@ -81,12 +83,28 @@ def job_of(
     check_release(study_name, notes.get("release"), release())
     if notes.get("stopped"):
         raise InputError(f"The search of {study_name!r} was stopped; it goes on by ttq search --resume {study_name}.")
-    target = notes.get("trials", space.trials)
+    target, own = notes.get("trials", space.trials), _weights(study, weights)
     folders = [None if path is None else str(path) for path in (data, cache, models_dir)]
     return Job(
         storage, study_name, space, target, notes["seed"], folders[0], device, folders[1], folders[2], trial_module,
         heartbeat=notes.get("heartbeat", HEARTBEAT), patience=patience, release=release(),
+        weights=own, fingerprint=notes.get("fingerprint"),
     )  # fmt: skip
+
+
+def _weights(study: Any, given: str | Path | None) -> str | None:
+    """The weights to start from: those given, or the search's own file where this machine has it."""
+    searched = study.user_attrs.get("inputs", {}).get("weights")
+    if given is None and searched is not None:
+        if not Path(searched).is_file():
+            raise InputError(
+                f"The search of {study.study_name!r} was given the full-precision weights {searched}, which are not on "
+                "this machine; name a copy by --weights."
+            )
+        given = searched
+    chosen = None if given is None else str(given)
+    check_same_start(study, None, chosen)
+    return chosen
 
 
 def join_search(storage: str, study_name: str, **keywords: Any) -> int:

@@ -28,7 +28,7 @@ from ttq_plugin.search.loop import Loop, OnPoll, OnWait
 from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS
 from ttq_plugin.search.space import Space
 from ttq_plugin.search.storage import HEARTBEAT, cause
-from ttq_plugin.search.study import open_study
+from ttq_plugin.search.study import check_same_start, digest_of, open_study
 from ttq_plugin.search.weights import expect
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def run_search(
     task: Task | None = None,
     data: str | Path | None = None,
     cache: str | Path | None = None,
+    weights: str | Path | None = None,
+    fingerprint: str | None = None,
     models_dir: str | Path | None = None,
     device: str = "cpu",
     starts: Sequence[Mapping[str, Any]] = (),
@@ -103,6 +105,8 @@ def run_search(
         seed: of every trial, by default the space's, or what a resumed study has.
         data: handed to the task.
         cache: where the task keeps full-precision models.
+        weights: the user's own full-precision weights, a safetensors file; None for the task's recipe.
+        fingerprint: of the data that the caller has loaded, see `Prepared.fingerprint`; other data are refused.
         models_dir: where each complete trial's weights are saved, as trial-<number>.safetensors.
         device: handed to the task.
         starts: fixed parameters to try first, beside the papers' settings.
@@ -130,6 +134,8 @@ def run_search(
     with stop_requests() as stop:
         # Inside: a Ctrl-C in the middle of making a study would leave half of one.
         study = open_study(storage, study_name, space, resume=resume, seed=seed, starts=starts, heartbeat=heartbeat)
+        if resume:
+            check_same_start(study, fingerprint, _text(weights))
         job = Job(
             storage=storage,
             study_name=study_name,
@@ -144,6 +150,8 @@ def run_search(
             heartbeat=heartbeat,
             patience=patience,
             task=_packed(task),
+            weights=_text(weights),
+            fingerprint=fingerprint,
         )
 
         return run_job(study, job, place, size, stop, on_poll=on_poll, on_wait=on_wait, pause=poll_seconds)
@@ -179,7 +187,7 @@ def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **l
 
 def _inputs(job: Job) -> dict[str, str | None]:
     """What else a trial's model depends on, for whoever makes it once more; None for the default."""
-    paths = {"data": job.data, "cache": job.cache}
+    paths = {"data": job.data, "cache": job.cache, "weights": job.weights}
     inputs = {name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()}
     return inputs | {"device": None if job.device == "cpu" else job.device}
 
@@ -190,6 +198,8 @@ def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) 
         for key, value in {
             "space": job.space.text,  # a resumed one's ranges may differ from before
             "inputs": _inputs(job),
+            "weights": digest_of(job.weights),
+            "fingerprint": job.fingerprint,
             "release": release(),
             "heartbeat": job.heartbeat,
             "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,6 +154,41 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
         raise InputError(
             f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to go on with it."
         )
+
+
+def check_same_start(study: Any, fingerprint: str | None, weights: str | None) -> None:
+    """Check that new trials would start from the same data and weights as those that a study has.
+
+    Args:
+        study: an optuna.Study.
+        fingerprint: of the data now; None where it is not known.
+        weights: the user's own full-precision weights, a file; None for those of the task's recipe.
+
+    Raises:
+        InputError: they are others.
+    """
+    name, notes = study.study_name, study.user_attrs
+    if fingerprint and notes.get("fingerprint", fingerprint) != fingerprint:
+        raise InputError(
+            f"The study {name!r} was searched on other data than the task loads now; search them as another study."
+        )
+    if "weights" in notes and notes["weights"] != digest_of(weights):
+        before = "your own full-precision weights" if notes["weights"] else "the weights of the task's recipe"
+        raise InputError(
+            f"The study {name!r} starts from {before}, got {weights or 'no --weights'}; give the same, or use another "
+            "study name."
+        )
+
+
+def digest_of(weights: str | None) -> str | None:
+    """A short hash of a file of weights; None for None."""
+    if weights is None:
+        return None
+    try:
+        with open(weights, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"The weights {weights} cannot be read: {error.strerror}.") from None
 
 
 def _described(space: Space) -> str:

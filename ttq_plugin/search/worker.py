@@ -19,6 +19,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.frames import explain
 from ttq_plugin.processes import die_with_parent
 from ttq_plugin.search.attempt import attempt
 from ttq_plugin.search.early import Judge
@@ -90,7 +91,15 @@ def work(job: Job) -> int:
     )
     try:
         code = _trial_code(job.trial_module)
-        prepared = code.prepare(_task(job), seed=job.seed, data=job.data, device=job.device, cache=job.cache)
+        prepared = code.prepare(
+            _task(job),
+            seed=job.seed,
+            data=job.data,
+            device=job.device,
+            cache=job.cache,
+            weights=job.weights,
+            fingerprint=job.fingerprint,
+        )
     except InputError:
         raise
     except Exception as error:
@@ -277,5 +286,5 @@ def _give_up_if_hopeless(study: Any) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__
+    """Our own sentences as they are; of any other error its type, its message, and the user's line if it is there."""
+    return " ".join(str(error).split())[:500] if isinstance(error, InputError) else explain(error)
