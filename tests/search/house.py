@@ -1,6 +1,5 @@
 """A regression of one's own, as a user's module: scikit-learn's diabetes data, scored by RMSE, trained in a second."""
 
-import itertools
 import os
 from pathlib import Path
 
@@ -57,12 +56,15 @@ def streamed(source, seed):
     return Data(Pairs(data.train), data.validation, data.test, workers=1)
 
 
-CALLS = itertools.count()
+CALLS = []
+FIRST = []
 
 
 def sometimes(outputs, targets):
-    """Full precision is scored first; then every other model has no score."""
-    return worst(outputs, targets) if next(CALLS) % 2 == 0 else float("nan")
+    """From the call that FIRST names on, every other model has no score."""
+    CALLS.append(len(CALLS))
+    alas = FIRST and CALLS[-1] >= FIRST[0] and (CALLS[-1] - FIRST[0]) % 2 == 0
+    return float("nan") if alas else worst(outputs, targets)
 
 
 STREAM = Task(
