@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ttq_plugin
+import ttq_plugin.tracking
 from tests.test_api import TASK, digits
 from ttq_plugin import InputError
 from ttq_plugin.tasks.scores import score
@@ -49,6 +50,17 @@ def test_the_optuna_study_the_table_of_trials_and_the_report(study, tmp_path):
     assert study.optuna.study_name == "mine" and len(study.optuna.trials) == len(study.trials) >= 4
     assert set(study.trials.state) <= {"complete", "pruned", "failed"}
     page = study.report(tmp_path / "page.html")
+    text = page.read_text()
+    assert "<td>full precision</td>" in text and "recall of 7" in text and '<table id="parts">' in text
+    store = ttq_plugin.tracking.open_store(study.store)
+    [experiment] = [e for e in store.client.search_experiments() if e.name == "mine"]
+    runs = store.client.search_runs([experiment.experiment_id])
+    roles = {run.data.tags["role"]: run for run in runs if run.data.tags.get("pareto") != "false"}
+    member, whole = roles["trial"].data, roles["study"].data.metrics
+    number = int(member.tags["trial"])
+    assert member.metrics["recall_7"] == pytest.approx(study.trial(number).record.parts["recall_7"], rel=1e-5)
+    assert "test_recall_7" in member.metrics and "test_recall_0_fp32" in whole
+    assert 0 < whole["balanced_accuracy_fp32"] <= 1
     assert page == tmp_path / "page.html" and "macro F1" in page.read_text()
     assert study.report().parent == study.folder / "reports"
     assert "members on the front" in study._repr_html_()

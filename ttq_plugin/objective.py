@@ -99,7 +99,7 @@ class TernaryObjective:
         try:
             found = attempt(self.space, code, self.prepared, settings)
             curve = [float(f"{loss:.6g}") for loss in found.outcome.losses]
-            told |= {"metrics": found.metrics, "notes": found.notes, "curves": {"loss": curve}}
+            told |= {"metrics": found.metrics, "notes": found.notes, "parts": found.parts, "curves": {"loss": curve}}
             for text, violation in found.limits.items():
                 trial.set_constraint(text, violation)
         except Diverged as error:

@@ -98,7 +98,9 @@ class Study:
         """The trade-off front, a member a row: settings, objectives, other numbers and the test score; best first."""
         import pandas as pd
 
-        rows = [{k: v for k, v in row.items() if k not in ("notes", "confirmed")} for row in self.result["front"]]
+        rows = [
+            {k: v for k, v in row.items() if k not in ("notes", "confirmed", "parts")} for row in self.result["front"]
+        ]
         frame = pd.DataFrame(rows)
         return frame.set_index("trial") if len(frame) else frame
 

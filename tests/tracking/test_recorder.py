@@ -146,7 +146,7 @@ def test_the_front_is_written_as_a_table_and_a_picture(store, records, tmp_path)
     assert names == {"front.csv", "front.png"}
     location = store.client.get_experiment(recorder.experiment_id).artifact_location
     assert location.startswith(store.artifacts)
-    assert "%" in unquote(location)
+    assert "/" not in unquote(location.removeprefix(f"{store.artifacts}/")) and location != store.artifacts
 
     path = store.client.download_artifacts(recorder.run_id, "front.csv", str(tmp_path))
     with open(path, newline="") as file:

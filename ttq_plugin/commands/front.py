@@ -64,6 +64,7 @@ def finish(
             **r.metrics,
             score.on_test: scores.get(r.number),
             "notes": [*r.notes, *([watch.remarks[r.number]] if r.number in watch.remarks else [])],
+            "parts": r.parts,
             **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
         }
         for r in watch.records
@@ -81,7 +82,7 @@ def finish(
         "metric": score,
         "ended": summary.ended,
         "saved_seconds": summary.saved,
-        "full_precision": {score: watch.ready.score, score.on_test: scores.get(-1)},
+        "full_precision": {score: watch.ready.score, score.on_test: scores.get(-1), "parts": watch.ready.parts},
         "front": sorted(rows, key=lambda row: -upward(score, row[score])),
         "picture": str(picture.absolute()) if members else None,
         "link": recorder.link("127.0.0.1", 5000),
@@ -103,9 +104,12 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dic
             _log_model(watch, number, path, model)
     tested = score_on_test(task, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
     scores = {number: found.value for number, found in zip(numbers, tested, strict=True)}
+    parts = {number: found.parts for number, found in zip(numbers, tested, strict=True)}
     for number, score in scores.items():
         if number >= 0:
             recorder.log_test(number, score)
+            recorder.log_test_parts(number, parts[number])
+    recorder.log_full_precision(watch.ready.parts, parts[-1])
     return known | scores
 
 
@@ -155,6 +159,9 @@ def print_front(result: dict[str, Any], space: Space, store: str) -> None:
     if result["ended"] not in {None, "trials"}:
         out.print(f"The search ended by {result['ended']}.")
     print_confirmed(result["front"], space)
+    for row in result["front"]:
+        for note in (note for note in row["notes"] if " is lost: " in note):
+            out.print(f"trial {row['trial']}: {note}")
     if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
         out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
     out.print(f"took {result['seconds']:.0f} s")

@@ -84,7 +84,20 @@ def write_report(
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
     target = path or folder / "reports" / f"{file_name(study)}.html"
     remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
-    described = Study(study, facts, objectives, records, commands, pick.number, why, tests, remarks, shares, score)
+    described = Study(
+        study,
+        facts,
+        objectives,
+        records,
+        commands,
+        pick.number,
+        why,
+        tests,
+        remarks,
+        shares,
+        score,
+        full_precision=loaded.user_attrs.get("full_precision", {}),
+    )
     write_text(target, report_page(described))
     return {
         "study": study,

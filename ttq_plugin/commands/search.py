@@ -265,6 +265,7 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
             heartbeat=asked.heartbeat,
             task=task,
             fingerprint=ready.fingerprint,
+            notes={"full_precision": _full_precision(ready)},
             **asked.places,
         )
         confirmed: dict[int, Confirmed] = {}
@@ -274,6 +275,11 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
             )
             summary = replace(summary, interrupted=cut)
     return watch, summary, confirmed
+
+
+def _full_precision(ready: Prepared) -> dict[str, Any]:
+    """What a report tells of the full-precision model beside the front."""
+    return {"score": ready.score, "parts": ready.parts, "classes": list(ready.task.classes)}
 
 
 def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:

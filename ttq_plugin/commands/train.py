@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin import api
-from ttq_plugin.commands.console import err, percent, print_json, table
+from ttq_plugin.commands.console import err, print_json, table
 from ttq_plugin.commands.console import out as console
 from ttq_plugin.tasks.check import TaskWarning
-from ttq_plugin.tasks.scores import REGRESSION
+from ttq_plugin.tasks.parts import part_label, part_text
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial import Prepared, save_weights
 
@@ -71,26 +71,13 @@ def print_parts(title: str, columns: Mapping[str, Mapping[str, float]], task: Ta
     Args:
         title: of the table.
         columns: heading -> parts of a score, all on data of one task.
-        task: names the classes, and says whether its metric is a fraction.
+        task: names the classes.
     """
     names = list(dict.fromkeys(name for parts in columns.values() for name in parts))
     if not names:
         return
-    fractions = task.score.name not in REGRESSION
-    shown = [[_part(name, task), *(_cell(parts.get(name), fractions) for parts in columns.values())] for name in names]
+    shown = [[part_label(n, task.classes), *(part_text(n, parts.get(n)) for parts in columns.values())] for n in names]
     table(title, {"part": "left"} | dict.fromkeys(columns, "right"), shown)
-
-
-def _part(name: str, task: Task) -> str:
-    """``recall_2`` as people read it: the recall of the class with that name."""
-    kind, _, index = name.rpartition("_")
-    if not kind or not index.isdigit():
-        return name.replace("_", " ")
-    return f"{kind.replace('_', ' ')} of {task.classes[int(index)] if int(index) < len(task.classes) else index}"
-
-
-def _cell(value: float | None, fraction: bool) -> str:
-    return "" if value is None else percent(value) if fraction else f"{value:.4g}"
 
 
 def train(

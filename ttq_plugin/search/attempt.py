@@ -25,6 +25,7 @@ class Attempt:
         values: the objectives in the space's order, all of them better when higher.
         limits: how much each constraint is violated, by its text; 0 or less where it holds.
         notes: what a reader must know, such as numbers that were not finite.
+        parts: what the score is made of, such as the recall of each class.
     """
 
     outcome: Any
@@ -32,6 +33,7 @@ class Attempt:
     values: list[float]
     limits: dict[str, float]
     notes: list[str]
+    parts: dict[str, float]
 
 
 def attempt(space: Space, code: TrialCode, prepared: Any, settings: Mapping[str, Any], **hooks: Any) -> Attempt:
@@ -66,4 +68,5 @@ def attempt(space: Space, code: TrialCode, prepared: Any, settings: Mapping[str,
         values=list(upward_vector(space.objectives, natural)),
         limits=violations(space.limits, finite),
         notes=[*outcome.notes, *dropped],
+        parts={name: float(value) for name, value in getattr(outcome, "parts", {}).items() if math.isfinite(value)},
     )

@@ -104,6 +104,7 @@ def _record(trial: Any) -> dict[str, Any]:
         "notes": notes.get("notes", []),
         "violated": [text for text, violation in trial.constraints.items() if violation > 0],
         "curves": notes.get("curves", {}),
+        "parts": notes.get("parts", {}),
     }
 
 

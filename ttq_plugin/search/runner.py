@@ -79,6 +79,7 @@ def run_search(
     cache: str | Path | None = None,
     weights: str | Path | None = None,
     fingerprint: str | None = None,
+    notes: Mapping[str, Any] | None = None,
     models_dir: str | Path | None = None,
     device: str = "cpu",
     starts: Sequence[Mapping[str, Any]] = (),
@@ -107,6 +108,7 @@ def run_search(
         cache: where the task keeps full-precision models.
         weights: the user's own full-precision weights, a safetensors file; None for the task's recipe.
         fingerprint: of the data that the caller has loaded, see `Prepared.fingerprint`; other data are refused.
+        notes: what else the study's own attributes are to say, by name.
         models_dir: where each complete trial's weights are saved, as trial-<number>.safetensors.
         device: handed to the task.
         starts: fixed parameters to try first, beside the papers' settings.
@@ -134,6 +136,8 @@ def run_search(
     with stop_requests() as stop:
         # Inside: a Ctrl-C in the middle of making a study would leave half of one.
         study = open_study(storage, study_name, space, resume=resume, seed=seed, starts=starts, heartbeat=heartbeat)
+        for key, value in (notes or {}).items():
+            study.set_user_attr(key, value)
         if resume:
             check_same_start(study, fingerprint, _text(weights))
         job = Job(

@@ -227,6 +227,7 @@ def _run_one(
     told = {"metrics": found.metrics, "notes": found.notes, "seconds": float(outcome.seconds)}
     told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {"looks": judge.looks} if judge.looks else {}
+    told |= {"parts": found.parts} if found.parts else {}
     patiently(lambda: _tell(study, trial, told, found.values, limits=found.limits), job.patience)
 
 

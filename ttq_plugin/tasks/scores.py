@@ -16,11 +16,9 @@ from ttq_plugin.frames import explain, of_the_user
 from ttq_plugin.seeds import seeded
 from ttq_plugin.tasks import formulas
 from ttq_plugin.tasks.metrics import Metric, get_metric
+from ttq_plugin.tasks.parts import is_lost, part_label
 from ttq_plugin.tasks.readings import MULTILABEL, main_output, read_classes, read_values
 from ttq_plugin.tasks.samples import Samples
-
-LOST = 0.1
-"""A class is lost where its recall falls below this share of the full-precision model's."""
 
 REGRESSION = frozenset({"rmse", "mae", "r2"})
 OVERLAP = frozenset({"dice", "iou"})
@@ -183,12 +181,9 @@ def lost_classes(before: Mapping[str, float], after: Mapping[str, float], names:
     """
     found = []
     for key, value in before.items():
-        kind, _, index = key.rpartition("_")
-        if kind in ("recall", *OVERLAP) and index.isdigit() and after.get(key, 0.0) < LOST * value:
-            name = names[int(index)] if int(index) < len(names) else index
-            what = "recall" if kind == "recall" else kind
+        if is_lost(key, value, now := after.get(key, 0.0)):
+            what, _, name = part_label(key, names).partition(" of ")
             found.append(
-                f"class {name} is lost: its {what} fell from {100 * value:.1f} % in full precision to "
-                f"{100 * after.get(key, 0.0):.1f} %"
+                f"class {name} is lost: its {what} fell from {100 * value:.1f} % in full precision to {100 * now:.1f} %"
             )
     return found

@@ -18,6 +18,9 @@ FRONT_COLOUR, REST_COLOUR = "#d62728", "#b8bcc2"
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 # Logged of every trial beside its objectives and the task's metric.
 SHOWN = ("srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
+
+MOST_PARTS = 40
+"""A run shows what its score is made of up to so many classes; of more, the study's database has them."""
 _LONGEST_TAG = 5000
 # Metrics that MLflow takes in one call.
 _AT_ONCE = 1000
@@ -125,6 +128,8 @@ def _metrics(record: TrialRecord, end: int, objectives: Sequence[str]) -> list["
         return []
     shown = {*objectives, *SHOWN}
     values = {name: value for name, value in record.metrics.items() if name in shown}
+    if len(record.parts) <= MOST_PARTS:
+        values |= {name: value for name, value in record.parts.items() if name not in values}
     values["duration_seconds"] = record.seconds
     # The trial's own end as the time stamp: MLflow then recognises a metric that is written again.
     return [Metric(name, rounded(value), end, 0) for name, value in values.items() if math.isfinite(value)]

@@ -92,6 +92,31 @@ class StudyRecorder:
             child.test = children.rounded(value)
             self.store.client.log_metric(child.run_id, name, child.test)
 
+    def log_full_precision(self, parts: Mapping[str, float], tests: Mapping[str, float]) -> None:
+        """Tell what the full-precision model's scores are made of, in the study's run.
+
+        Args:
+            parts: on validation data, logged as NAME_fp32.
+            tests: on test data, logged as test_NAME_fp32.
+        """
+        values = {f"{name}_fp32": value for name, value in parts.items()}
+        values |= {f"test_{name}_fp32": value for name, value in tests.items()}
+        known = self.store.client.get_run(self.run_id).data.metrics
+        for name, value in list(values.items())[: 2 * children.MOST_PARTS]:
+            if known.get(name) != children.rounded(value):
+                self.store.client.log_metric(self.run_id, name, children.rounded(value))
+
+    def log_test_parts(self, number: int, parts: Mapping[str, float]) -> None:
+        """Tell what a front member's test score is made of.
+
+        Args:
+            number: the trial.
+            parts: logged as test_NAME.
+        """
+        run_id = self._child(number).run_id
+        for name, value in list(parts.items())[: children.MOST_PARTS]:
+            self.store.client.log_metric(run_id, f"test_{name}", children.rounded(value))
+
     def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float]) -> None:
         """Tell what other seeds gave for a front member.
 

@@ -26,6 +26,7 @@ class TrialRecord:
         notes: remarks for a reader, such as a published value that was rounded.
         violated: the constraints that it breaks; such a trial is never on a front.
         curves: what was measured after each epoch, by metric name.
+        parts: what the score is made of, such as ``recall_0``; see ``ttq_plugin.tasks.scores.parts``.
     """
 
     number: int
@@ -40,6 +41,7 @@ class TrialRecord:
     notes: list[str] = field(default_factory=list)
     violated: list[str] = field(default_factory=list)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 def objective_vector(record: TrialRecord, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
+from ttq_plugin.tasks.parts import is_lost, part_label, part_text
 from ttq_plugin.tracking import report_figures as figures
 from ttq_plugin.tracking.picture import in_percent
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
@@ -35,6 +36,8 @@ class Study:
         remarks: more to tell of a trial, by its number.
         importances: heading -> objective -> parameter -> (share, standard error).
         score: the task's metric.
+        full_precision: the full-precision model's ``score`` and ``parts`` on validation data, and the ``classes``'
+            names; empty for studies of earlier versions.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Study:
     remarks: Mapping[int, str] = field(default_factory=dict)
     importances: Mapping[str, figures.Shares] = field(default_factory=dict)
     score: Objective = Objective("mcc")
+    full_precision: Mapping[str, Any] = field(default_factory=dict)
 
 
 def report_page(study: Study) -> str:
@@ -96,6 +100,7 @@ def report_page(study: Study) -> str:
         space='<h2>All three at once</h2><div class="plot" id="space"></div>' if "space" in drawn else "",
         shares=_shares(study.importances),
         table=_table(records, members, study),
+        parts=_parts(records, members, study),
         failures=_failures(records),
         version=html.escape(version("ttq-plugin")),
         data=_script({"figures": drawn | shares, "trials": told}),
@@ -164,7 +169,7 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     settings = list(dict.fromkeys(name for r in rows for name, value in r.parameters.items() if value is not None))
     tested = [r.number for r in rows if r.number in study.tests]
     heads = ["trial", *map(for_page, metrics), *([for_page(test)] if tested else []), *map(html.escape, settings)]
-    body = []
+    body = [_baseline(study, metrics, len(heads))] if study.full_precision else []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
         cells += [written(name, r.metrics[name]) for name in metrics]
@@ -174,6 +179,37 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
         mark = ' class="pick"' if r.number == study.pick else ""
         body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}"
+
+
+def _baseline(study: Study, metrics: Sequence[str], columns: int) -> str:
+    """The full-precision model as the front's first row."""
+    score = study.full_precision["score"]
+    cells = ["full precision", *(written(name, score) if name == study.score else "" for name in metrics)]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells + [""] * (columns - len(cells))) + "</tr>"
+
+
+def _parts(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
+    """What the scores of the members are made of, beside the full-precision model's; what was lost stands out."""
+    before = study.full_precision.get("parts", {})
+    rows = [record for record in records if record.number in members and record.parts]
+    names = list(dict.fromkeys(name for parts in (before, *(r.parts for r in rows)) for name in parts))
+    if not rows or not names:
+        return ""
+    heads = ["", "full precision", *(f"trial {r.number}" for r in rows)]
+    body = []
+    for name in names:
+        label = part_label(name, study.full_precision.get("classes", ()))
+        cells = [html.escape(label), part_text(name, before.get(name))]
+        marks = ["", ""]
+        for r in rows:
+            cells.append(part_text(name, r.parts.get(name)))
+            marks.append(' class="lost"' if is_lost(name, before.get(name), r.parts.get(name, 0.0)) else "")
+        body.append("<tr>" + "".join(f"<td{m}>{c}</td>" for m, c in zip(marks, cells, strict=True)) + "</tr>")
+    return (
+        '<h3>What the scores are made of (validation)</h3><div class="wide"><table id="parts">'
+        f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}</table></div>"
+        '<p class="note">Red: a class that full precision finds and that compression has lost.</p>'
+    )
 
 
 def _failures(records: Sequence[TrialRecord]) -> str:
