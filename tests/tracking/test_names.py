@@ -8,6 +8,7 @@ import pytest
 from rich.progress import Progress
 
 from tests.tracking.studies import fill_study
+from ttq_plugin import cli
 from ttq_plugin.cli import main
 from ttq_plugin.commands import compare, console, report, search
 from ttq_plugin.commands.lines import to_see
@@ -57,7 +58,7 @@ def test_a_study_of_any_name_is_finished_and_told(store, name):
 def test_models_and_pages_stay_in_the_store(tmp_path, name):
     space = SimpleNamespace(task="mnist-cnn", sampler="tpe", score="mcc")
     asked = SimpleNamespace(folder=tmp_path / "store")
-    opened = search._Opened(asked, space, name, "sqlite:///x.db", "store", 0, [], 3)
+    opened = search.Opened(asked, space, name, "sqlite:///x.db", "store", 0, [], 3)
     ready = SimpleNamespace(score=0.5, simulated=False)
     with Progress(disable=True) as bars:
         models = search._watch(opened, ready, bars).models
@@ -128,7 +129,7 @@ def test_printed_commands_are_read_back_by_a_shell():
         asked = SimpleNamespace(
             store=f"{name} store", own_storage="sqlite:///o.db", space=f"{name}.yaml", changes={"only": [name]}
         )
-        opened = search._Opened(asked, None, name, "postgresql://me:hunter2@host/n", "store", 0, [], 3)
+        opened = search.Opened(asked, None, name, "postgresql://me:hunter2@host/n", "store", 0, [], 3)
         words = shlex.split(opened.again)
         assert words[:5] == ["ttq", "search", f"{name}.yaml", "--resume", name]
         assert words[5:9] == ["--method", name, "--store", f"{name} store"]
@@ -220,10 +221,11 @@ def test_no_command_repeats_a_password(tmp_path, monkeypatch, capfd, words):
 
 
 def test_a_fault_of_our_own_is_told_without_passwords(monkeypatch, capfd):
-    def broken(**given):
-        raise RuntimeError(f"no idea what {POSTGRES} is")
-
-    monkeypatch.setattr("ttq_plugin.commands.ui.ui", broken)
+    # Compiled as a line of the package: an error in a user's own file is one sentence that names that line instead.
+    own = {}
+    line = f"def broken(**given):\n    raise RuntimeError('no idea what {POSTGRES} is')"
+    exec(compile(line, cli.__file__, "exec"), own)
+    monkeypatch.setattr("ttq_plugin.commands.ui.ui", own["broken"])
     monkeypatch.setattr("sys.argv", ["ttq", "ui"])
     with pytest.raises(SystemExit) as ended:
         main()
