@@ -277,7 +277,7 @@ def test_compress_runs_a_chain_and_writes_what_it_was(tmp_path, cache):
     assert value["bits_base3"] == 8 * 750 + 64 + 8 * 1000 + 64 + 8 * 800 + 64 + 32 * 90
     assert value["cr_gain_base3"] == 1 - value["bits_base3"] / value["bits_fp32"] and value["mcc"] > 0.8
     model, info = load_packed(tmp_path / "m.safetensors"), packed_info(tmp_path / "m.safetensors")
-    assert info.method == "mixed" and info.more == {"layers": sorted(kinds), "kinds": kinds, "chain": chain}
+    assert info.method == "mixed" and info.more == {"layers": sorted(kinds), "kinds": kinds, "chain": chain, "seed": 0}
     assert set(info.packed_bytes) >= {"conv2", "fc1"}
     assert len(model.conv2.weight.unique()) == 3 < len(model.fc2.weight.unique()) <= 255
     result = ttq(*arguments, cwd=tmp_path)

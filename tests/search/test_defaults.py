@@ -88,7 +88,7 @@ def searched(tmp_path_factory):
 
 def test_the_front_is_that_of_the_natural_values(searched):
     folder, result = searched
-    assert result["metric"] == "rmse" and result["full_precision"].keys() == {"rmse", "test_rmse"}
+    assert result["metric"] == "rmse" and result["full_precision"].keys() == {"rmse", "test_rmse", "parts"}
     space = load_space_of(folder)
     from ttq_plugin.search.ledger import finished
     from ttq_plugin.search.study import load_study

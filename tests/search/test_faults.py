@@ -249,7 +249,7 @@ def test_an_mlflow_server_that_goes_away_gets_everything_later(space, storage, t
                 state["gone"] = watched._logged
                 ui.stop(server)
 
-        summary = run_search(space, storage, "s", workers=2, trials=14, data="sleep=0.05", on_poll=follow, **OPTIONS)
+        summary = run_search(space, storage, "s", workers=2, trials=14, data="sleep=0.4", on_poll=follow, **OPTIONS)
         assert (summary.complete, summary.error) == (14, None), "the search went on without it"
         assert watched._logged < 14
         server = ui.start(local, port=port)

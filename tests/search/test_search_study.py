@@ -189,7 +189,7 @@ def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_o
     reclaim(study, killed)
     (record,) = finished(study)
     assert set(record) == {
-        "number", "state", "parameters", "metrics", "origin", "seed", "started", "seconds", "reason", "notes",
+        "number", "state", "parameters", "metrics", "origin", "seed", "started", "seconds", "reason", "notes", "parts",
         "violated", "curves",
     }  # fmt: skip
     assert record["started"] > 1e9 and record["seconds"] >= 0 and record["metrics"] == {}
