@@ -16,11 +16,11 @@ from ttq_plugin.frames import explain, of_the_user
 from ttq_plugin.seeds import seeded
 from ttq_plugin.tasks import formulas
 from ttq_plugin.tasks.metrics import Metric, get_metric
-from ttq_plugin.tasks.parts import is_lost, part_label
+from ttq_plugin.tasks.parts import NATURAL, is_lost, part_label
 from ttq_plugin.tasks.readings import MULTILABEL, main_output, read_classes, read_values
 from ttq_plugin.tasks.samples import Samples
 
-REGRESSION = frozenset({"rmse", "mae", "r2"})
+REGRESSION = NATURAL
 OVERLAP = frozenset({"dice", "iou"})
 
 
