@@ -61,9 +61,9 @@ def test_trials_are_recorded_as_those_of_a_search(task, tmp_path):
 
 def test_a_training_that_diverges_fails_its_trial_and_the_study_goes_on(tmp_path):
     objective = TernaryObjective(TASK, store=None, cache=tmp_path, show=False)
-    study = optuna.create_study(directions=["maximize"] * 3)
+    study = optuna.create_study(directions=["maximize"] * 3, sampler=optuna.samplers.RandomSampler(seed=0))
     objective.prepared = replace(objective.prepared, train=objective.prepared.train.take(slice(64)))
-    broken = Split(objective.prepared.train.x * 1e38, objective.prepared.train.y)
+    broken = Split(torch.full_like(objective.prepared.train.x, torch.inf), objective.prepared.train.y)
     objective.prepared = replace(objective.prepared, train=broken)
     study.optimize(objective, n_trials=1)
     assert study.trials[0].state == optuna.trial.TrialState.FAIL and "diverged" in study.trials[0].user_attrs["reason"]
