@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = "ttq_plugin/core/native"
+NATIVE = "ttq_plugin/native"
 
 
 class NativeKernels(BuildHookInterface):

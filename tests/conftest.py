@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 
-from ttq_plugin.names import file_name
+from ttq_plugin.support.names import file_name
 
 # Of every program that the tests start too: two threads a process on two busy cores spend their time waiting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from ttq_plugin import cli, load_packed, packed_info
-from ttq_plugin.files import load_weights
-from ttq_plugin.tasks.mnist import MnistCNN
+from ttq_plugin.support.files import load_weights
+from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
 
 COMMANDS = ["search", "train", "sensitivity", "compress", "export", "report", "reproduce", "ui", "worker"]

@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ttq_plugin import InputError
-from ttq_plugin.files import load_weights, read_json, read_metadata, save_weights, write_json, write_text, write_whole
+from ttq_plugin.support.files import (
+    load_weights,
+    read_json,
+    read_metadata,
+    save_weights,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 METADATA = {"task": "a task", "mcc": "0.5", "seed": "3", "note": '"ttq_digest":"' + "0" * 64 + '"'}
 
@@ -235,7 +243,7 @@ def test_every_changed_byte_of_json_is_told(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from ttq_plugin.files import write_whole
+from ttq_plugin.support.files import write_whole
 
 def half(name):
     Path(name).write_bytes(b"half a file")

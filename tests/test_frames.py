@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.frames import explain, is_users, of_the_user, user_frame
-from ttq_plugin.tasks.readings import check_indices
+from ttq_plugin.support.frames import explain, is_users, of_the_user, user_frame
+from ttq_plugin.tasks.scoring.readings import check_indices
 
 
 def caught(function):

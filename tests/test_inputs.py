@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 
 Point = namedtuple("Point", "x y")
 

@@ -23,12 +23,12 @@ import torch
 
 from tests.conftest import SMALL_SPACE, Search
 from tests.tracking.study import free_port
-from ttq_plugin import trial as trial_code
-from ttq_plugin.files import load_weights
+from ttq_plugin.support.files import load_weights
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.mnist import MnistCNN
+from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready
+from ttq_plugin.trial.run import run as trial_code
 
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
 

@@ -19,7 +19,8 @@ from matplotlib.cbook import is_math_text
 from mlflow.utils.validation import _validate_metric_name, _validate_tag_name
 
 from ttq_plugin import InputError
-from ttq_plugin.names import (
+from ttq_plugin.search.space.defaults import default_text
+from ttq_plugin.support.names import (
     LONGEST_FILE_NAME,
     c_identifier,
     check_name,
@@ -33,7 +34,6 @@ from ttq_plugin.names import (
     visible,
     without,
 )
-from ttq_plugin.search.defaults import default_text
 from ttq_plugin.tasks import get_task
 
 HOSTILE = (

@@ -14,7 +14,7 @@ import torch
 from tests.conftest import ROOT
 from tests.own_modules import MODULES
 from tests.test_own_tasks import sklearns, stranger, ttq
-from ttq_plugin.files import load_weights
+from ttq_plugin.support.files import load_weights
 
 __all__ = ["stranger"]
 

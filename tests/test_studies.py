@@ -9,7 +9,7 @@ import ttq_plugin
 import ttq_plugin.tracking
 from tests.test_api import TASK, digits
 from ttq_plugin import InputError
-from ttq_plugin.tasks.scores import score
+from ttq_plugin.tasks.scoring.scores import score
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,9 @@ def test_a_study_goes_on(study):
 
 
 def test_search_is_a_package_too():
-    from ttq_plugin.search.load import load_space
+    from ttq_plugin.search.space.load import load_space
 
-    assert ttq_plugin.search.load.load_space is load_space and callable(ttq_plugin.search)
+    assert ttq_plugin.search.space.load.load_space is load_space and callable(ttq_plugin.search)
 
 
 def test_bad_input_is_refused_before_anything_is_trained(tmp_path):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ttq_plugin import trial
 from ttq_plugin.cli import METHOD_NAMES
 from ttq_plugin.core import METHODS
 from ttq_plugin.curvature import select
@@ -17,7 +16,8 @@ from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.nni_adapter import QUANTIZERS
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
-from ttq_plugin.trial import Settings, prepare, run, score_on_test
+from ttq_plugin.trial.run import Settings, prepare, run, score_on_test
+from ttq_plugin.trial.run import run as trial
 
 CHAIN = (
     Link(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
-from ttq_plugin.trial import Settings, prepare, run
+from ttq_plugin.trial.run import Settings, prepare, run
 
 
 def load(source, seed):

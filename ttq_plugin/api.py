@@ -12,15 +12,15 @@ from typing import Any
 from torch import nn
 
 from ttq_plugin.curvature.plan import Link
-from ttq_plugin.defaults import COMPRESSION
-from ttq_plugin.frames import is_users
-from ttq_plugin.prepared import estimate_traces
-from ttq_plugin.progress import epoch_bar, progress
-from ttq_plugin.settings import Settings
+from ttq_plugin.support.frames import is_users
+from ttq_plugin.support.progress import epoch_bar, progress
 from ttq_plugin.tasks import OWN, TASKS, get_task
-from ttq_plugin.tasks.scores import Score
+from ttq_plugin.tasks.scoring.scores import Score
 from ttq_plugin.tasks.task import Task
-from ttq_plugin.trial import Outcome, Prepared, prepare, run, score_on_test
+from ttq_plugin.trial.defaults import COMPRESSION
+from ttq_plugin.trial.prepared import estimate_traces
+from ttq_plugin.trial.run import Outcome, Prepared, prepare, run, score_on_test
+from ttq_plugin.trial.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def compress(
         config_list: NNI's list of layers; None for at least ``share`` of the weights, flattest layers first.
         chain: A method for each layer, such as a ``Selection``'s.
         show: Whether to show progress bars.
-        **numbers: The method's and the training's numbers, as ``ttq_plugin.settings.Settings`` names them: t, t_min,
-            t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on.
+        **numbers: The method's and the training's numbers, as ``ttq_plugin.trial.settings.Settings`` names them: t,
+            t_min, t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on.
 
     Returns:
         The compressed model as ``.model``, its validation score as ``.score``, what it costs as ``.report``.

@@ -10,12 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ttq_plugin import options
-from ttq_plugin.defaults import COMPRESSION
+from ttq_plugin.commands import options
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.frames import explain, user_frame
-from ttq_plugin.names import redact, visible
+from ttq_plugin.support.frames import explain, user_frame
+from ttq_plugin.support.names import redact, visible
 from ttq_plugin.tasks import TASKS
+from ttq_plugin.trial.defaults import COMPRESSION
 
 METHOD_NAMES = (
     *("twn", "ttq", "attq", "pttq", "dorefa"),

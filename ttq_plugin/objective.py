@@ -11,14 +11,14 @@ from typing import Any
 
 import optuna
 
-import ttq_plugin.trial as code
+import ttq_plugin.trial.run as code
 from ttq_plugin.api import identified, train
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.search.attempt import Attempt, attempt
-from ttq_plugin.search.defaults import default_text
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.load import built_in, load_space, parse_space
-from ttq_plugin.search.space import Space
+from ttq_plugin.search.crew.attempt import Attempt, attempt
+from ttq_plugin.search.space.defaults import default_text
+from ttq_plugin.search.space.load import built_in, load_space, parse_space
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, open_store
 

@@ -13,12 +13,12 @@ from torch import nn
 from ttq_plugin.api import identified
 from ttq_plugin.commands.search import Asked, conduct
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import load_weights
-from ttq_plugin.names import file_name
 from ttq_plugin.objective import as_space
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.space import Space
-from ttq_plugin.search.study import load_study
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study
+from ttq_plugin.support.files import load_weights
+from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import TrialRecord
 

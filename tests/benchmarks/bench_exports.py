@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.deploy.test_c99 import CORTEX_M4
-from ttq_plugin.deploy.c99 import export_c
-from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
-from ttq_plugin.deploy.onnx_int2 import to_int2
-from ttq_plugin.deploy.onnx_int8 import to_int8
-from ttq_plugin.deploy.packed import save_packed
+from ttq_plugin.deploy.c99.export import export_c
+from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
+from ttq_plugin.deploy.onnx.int2 import to_int2
+from ttq_plugin.deploy.onnx.int8 import to_int8
 from ttq_plugin.deploy.source import Source, open_model
-from ttq_plugin.tasks.scores import score as scored
+from ttq_plugin.tasks.scoring.scores import score as scored
 from ttq_plugin.tasks.task import Data, Split
 
 RUNS = 41

@@ -20,9 +20,9 @@ import torch
 from scipy.stats import t as student
 
 from ttq_plugin.fronts import hypervolume, hypervolume_over_trials
-from ttq_plugin.search.load import load_space
-from ttq_plugin.search.samplers import make_sampler
-from ttq_plugin.trial import Settings, prepare, run
+from ttq_plugin.search.space.load import load_space
+from ttq_plugin.search.space.samplers import make_sampler
+from ttq_plugin.trial.run import Settings, prepare, run
 
 VALUES = [-2 + i / 2 for i in range(9)]
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")

@@ -25,9 +25,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from ttq_plugin import ATTQQuantizer, PTTQQuantizer, TTQQuantizer
-from ttq_plugin.core import native
+from ttq_plugin.native import training as native
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn2d import CNN2D
 
 
 def digits(steps: int) -> list:

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ttq_plugin.search.study import load_study
-from ttq_plugin.trial import prepare
+from ttq_plugin.search.study.study import load_study
+from ttq_plugin.trial.run import prepare
 
 SPACE = """
 task: mnist-cnn

@@ -20,7 +20,7 @@ SHARES = (0.65, 0.75, 0.85)
 def compress(arguments: tuple[str, int, float, int]) -> tuple[str, int, float, float]:
     """(surrogate, seed, MCC change against full precision, SRQW) of one run."""
     from ttq_plugin.nni_adapter import PTTQQuantizer
-    from ttq_plugin.trial import Settings, prepare, run
+    from ttq_plugin.trial.run import Settings, prepare, run
 
     surrogate, seed, t, epochs = arguments
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from ttq_plugin.core.attach import bake, parameter_groups, project_, ternarize
+from ttq_plugin.core.model.attach import bake, parameter_groups, project_, ternarize
 from ttq_plugin.errors import InputError
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.attach import AttachedTernary, bake, parameter_groups, ternarize
+from ttq_plugin.core.model.attach import AttachedTernary, bake, parameter_groups, ternarize
 from ttq_plugin.errors import InputError
 
 LAYERS = ["conv1", "conv2"]
@@ -252,7 +252,9 @@ def test_a_clipped_threshold_is_told():
 
 
 def test_core_attach_knows_no_framework():
-    code = "import sys, ttq_plugin.core.attach; print([m for m in ('nni', 'optuna', 'mlflow') if m in sys.modules])"
+    code = (
+        "import sys, ttq_plugin.core.model.attach; print([m for m in ('nni', 'optuna', 'mlflow') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

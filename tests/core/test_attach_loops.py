@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from tests.nni_adapter.nets import Net, batches, config, make_loop, training_step
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.attach import bake, parameter_groups, ternarize
+from ttq_plugin.core.model.attach import bake, parameter_groups, ternarize
 from ttq_plugin.nni_adapter import TernaryQuantizer
 
 LAYERS = ["conv1", "conv2"]

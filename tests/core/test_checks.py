@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.attach import bake, ternarize
+from ttq_plugin.core.model.attach import bake, ternarize
 from ttq_plugin.errors import InputError
 
 TERNARY = [name for name in METHODS if name != "dorefa"]

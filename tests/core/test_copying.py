@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from ttq_plugin.core.attach import bake, parameter_groups, ternarize
-from ttq_plugin.core.copying import copied
+from ttq_plugin.core.model.attach import bake, parameter_groups, ternarize
+from ttq_plugin.core.model.copying import copied
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call
 
 from ttq_plugin.core import METHODS, bake, get_method, parameter_groups, ternarize
-from ttq_plugin.core.matrices import Layout, matrices
-from ttq_plugin.core.parametrized import AttachedTernary, states
+from ttq_plugin.core.model.matrices import Layout, matrices
+from ttq_plugin.core.model.parametrized import AttachedTernary, states
 from ttq_plugin.errors import InputError
 
 GRANULARITIES = pytest.mark.parametrize("granularity", ["default", "out_channel"])

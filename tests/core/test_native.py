@@ -16,10 +16,11 @@ import psutil
 import pytest
 import torch
 
-from ttq_plugin.core import METHODS, native
-from ttq_plugin.core.native import build as native_build
+from ttq_plugin.core import METHODS
 from ttq_plugin.core.rules import Statistics
 from ttq_plugin.core.step import decide, straight_through
+from ttq_plugin.native import build as native_build
+from ttq_plugin.native import training as native
 
 off = native.BUILT is None or os.environ.get("TTQ_NATIVE") == "0"
 built = pytest.mark.skipif(off, reason="native kernels are switched off or were not built here (no C compiler?)")
@@ -278,22 +279,22 @@ def test_no_memory_is_lost():
 def test_without_a_library_there_is_no_kernel_and_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert native.load(tmp_path / "_kernels.so") is None
+        assert native.load(tmp_path / "_training.so") is None
 
 
 @built
 def test_a_library_of_another_source_is_ignored_with_a_warning(tmp_path, monkeypatch):
-    library = tmp_path / "_kernels.so"
+    library = tmp_path / "_training.so"
     monkeypatch.setattr(native_build, "fingerprint", lambda *_: 12345)
     assert native_build.build(library) is None
-    with pytest.warns(UserWarning, match="_kernels.so was built from another source; torch does its work"):
+    with pytest.warns(UserWarning, match="_training.so was built from another source; torch does its work"):
         assert native.load(library) is None
 
 
 def test_a_file_that_is_no_library_is_ignored_with_a_warning(tmp_path):
-    library = tmp_path / "_kernels.so"
+    library = tmp_path / "_training.so"
     library.write_text("not ELF")
-    with pytest.warns(UserWarning, match="_kernels.so cannot be used"):
+    with pytest.warns(UserWarning, match="_training.so cannot be used"):
         assert native.load(library) is None
 
 

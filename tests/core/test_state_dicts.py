@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.attach import bake, parameter_groups, ternarize
+from ttq_plugin.core.model.attach import bake, parameter_groups, ternarize
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 SHARED = "pttq-global"

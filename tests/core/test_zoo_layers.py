@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.core import zoo
 from ttq_plugin.core import bake, parameter_groups, ternarize
-from ttq_plugin.core.matrices import matrices
-from ttq_plugin.core.parametrized import attached_tensors, states
+from ttq_plugin.core.model.matrices import matrices
+from ttq_plugin.core.model.parametrized import attached_tensors, states
 
 pytestmark = pytest.mark.usefixtures("shared")
 GRANULARITIES = ("default", "out_channel")

@@ -11,14 +11,14 @@ from mlflow import MlflowClient
 
 from tests.deploy.nets import made
 from ttq_plugin import cli
-from ttq_plugin.deploy import bench as bench_module
-from ttq_plugin.deploy.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
-from ttq_plugin.deploy.energy import counters, joules
-from ttq_plugin.deploy.example_file import read_example, write_example
-from ttq_plugin.deploy.footprint import peak_memory
-from ttq_plugin.deploy.packed import save_packed
+from ttq_plugin.deploy.bench.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
+from ttq_plugin.deploy.bench.bench import bench as bench_module
+from ttq_plugin.deploy.bench.energy import counters, joules
+from ttq_plugin.deploy.bench.example_file import read_example, write_example
+from ttq_plugin.deploy.bench.footprint import peak_memory
+from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import save_weights
+from ttq_plugin.support.files import save_weights
 
 
 def run(*arguments):

@@ -13,8 +13,8 @@ from torch import nn
 
 from tests.deploy.nets import TERNARY, made, ternarise, trained
 from tests.tracking.study import require
-from ttq_plugin.deploy.c99 import export_c
-from ttq_plugin.deploy.c99_codes import base3, gap_bits, pack
+from ttq_plugin.deploy.c99.codes import base3, gap_bits, pack
+from ttq_plugin.deploy.c99.export import export_c
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.storage import entropy
 from ttq_plugin.tasks import get_task

@@ -13,9 +13,9 @@ from torch import nn
 from tests.deploy import zoo
 from tests.deploy.nets import ternarise
 from tests.deploy.test_c99 import HARNESS, SANITIZED, STRICT, call, run
-from ttq_plugin import inputs
-from ttq_plugin.deploy.c99 import Written, export_c
+from ttq_plugin.deploy.c99.export import Written, export_c
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
 LONG = {

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttq_plugin.core.matrices import Layout
-from ttq_plugin.deploy.codes import SCHEMES, Damaged, Packed, pack, unpack
+from ttq_plugin.core.model.matrices import Layout
+from ttq_plugin.deploy.file.codes import SCHEMES, Damaged, Packed, pack, unpack
 from ttq_plugin.measures.storage import weight_bits
 from ttq_plugin.measures.ternary import codes_of
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttq_plugin.deploy.enumerative import LIMIT, decode, encode, places_of, rank
+from ttq_plugin.deploy.file.enumerative import LIMIT, decode, encode, places_of, rank
 
 
 @pytest.mark.parametrize("n", range(1, 8))

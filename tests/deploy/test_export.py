@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from tests.deploy.nets import made
 from ttq_plugin import cli
-from ttq_plugin.deploy.packed import load_packed, packed_info, save_packed
+from ttq_plugin.deploy.file.packed import load_packed, packed_info, save_packed
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import save_weights
+from ttq_plugin.support.files import save_weights
 
 
 def run(*arguments):

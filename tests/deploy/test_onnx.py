@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from tests.deploy.nets import TERNARY, made, trained
-from ttq_plugin.deploy.onnx_dense import OPSET, OnnxModule, to_onnx
-from ttq_plugin.deploy.onnx_int2 import to_int2, two_bits
-from ttq_plugin.deploy.onnx_int8 import to_int8
+from ttq_plugin.deploy.onnx.dense import OPSET, OnnxModule, to_onnx
+from ttq_plugin.deploy.onnx.int2 import to_int2, two_bits
+from ttq_plugin.deploy.onnx.int8 import to_int8
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.scores import score as scored
+from ttq_plugin.tasks.scoring.scores import score as scored
 from ttq_plugin.tasks.task import Split
 
 TASKS = ["mnist-cnn", "esr-2dcnn", "esr-cnn-transformer"]

@@ -10,12 +10,12 @@ from torch import nn
 
 from tests.deploy import zoo
 from tests.deploy.nets import ternarise
-from ttq_plugin.deploy.agreement import difference
-from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
-from ttq_plugin.deploy.onnx_int2 import to_int2
-from ttq_plugin.deploy.onnx_int8 import to_int8
+from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
+from ttq_plugin.deploy.onnx.int2 import to_int2
+from ttq_plugin.deploy.onnx.int8 import to_int8
+from ttq_plugin.deploy.runtime.agreement import difference
 from ttq_plugin.errors import InputError
-from ttq_plugin.inputs import call, tensors
+from ttq_plugin.support.inputs import call, tensors
 
 QUICK = {"unet", "shared", "tied", "twoin", "dictio", "dictout"}
 NAMES = {

@@ -14,14 +14,14 @@ import torch
 from click.testing import CliRunner
 
 from ttq_plugin import cli
-from ttq_plugin.deploy import bench as bench_module
-from ttq_plugin.deploy.onnx_dense import OnnxModule
-from ttq_plugin.deploy.packed import packed_info
-from ttq_plugin.deploy.pyfunc import save_model
+from ttq_plugin.deploy.bench.bench import bench as bench_module
+from ttq_plugin.deploy.file.packed import packed_info
+from ttq_plugin.deploy.mlflow.pyfunc import save_model
+from ttq_plugin.deploy.onnx.dense import OnnxModule
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import read_metadata, save_weights
-from ttq_plugin.inputs import call
+from ttq_plugin.support.files import read_metadata, save_weights
+from ttq_plugin.support.inputs import call
 
 OWN = """
 import torch

@@ -18,7 +18,7 @@ from torch import nn
 from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_twin
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
 from ttq_plugin import InputError, bake, load_packed, packed_info, save_packed, ternarize
-from ttq_plugin.files import save_weights
+from ttq_plugin.support.files import save_weights
 from ttq_plugin.tasks import TASKS, get_task
 
 LAYERS = {
@@ -363,7 +363,7 @@ def test_foreign_files_and_other_models_are_named(small, tmp_path):
     save_weights(net, tmp_path / "plain.safetensors", {"task": "mnist-cnn"})
     with pytest.raises(InputError, match="no entry 'ttq_packed'"):
         load_packed(tmp_path / "plain.safetensors", net)
-    with pytest.raises(InputError, match="holds a ttq_plugin.tasks.mnist.MnistCNN, .* got a CNN2D"):
+    with pytest.raises(InputError, match="holds a ttq_plugin.tasks.builtin.mnist.MnistCNN, .* got a CNN2D"):
         load_packed(small, get_task("esr-2dcnn").model())
     with pytest.raises(InputError, match="does not exist"):
         load_packed(tmp_path, net)

@@ -12,11 +12,12 @@ from torch import nn
 
 from tests.measures.nets import set_codes
 from ttq_plugin import InputError, TernaryRuntime, bake, latency, ternarize
-from ttq_plugin.core.native import build as native_build
-from ttq_plugin.deploy import int8, native, program, runtime, tuning
-from ttq_plugin.deploy.fused import INT8, TORCH, FusedLayer
-from ttq_plugin.deploy.graph import as_graph, as_layers
-from ttq_plugin.deploy.program import Choice
+from ttq_plugin.deploy.program.fused import INT8, TORCH, FusedLayer
+from ttq_plugin.deploy.program.graph import as_graph, as_layers
+from ttq_plugin.deploy.program.program import Choice, program
+from ttq_plugin.deploy.runtime.runtime import int8, runtime, tuning
+from ttq_plugin.native import build as native_build
+from ttq_plugin.native import inference as native
 from ttq_plugin.tasks import get_task
 
 built = pytest.mark.skipif(native.RUN is None, reason="the kernels are switched off or were not built here")

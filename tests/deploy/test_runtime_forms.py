@@ -17,11 +17,11 @@ from torch import nn
 from tests.deploy import zoo
 from tests.deploy.test_runtime import built, close, ternary
 from ttq_plugin import InputError, TernaryRuntime
-from ttq_plugin.deploy import tuning
-from ttq_plugin.deploy.agreement import difference, probes
-from ttq_plugin.deploy.fused import FusedLayer
-from ttq_plugin.deploy.program import Choice
-from ttq_plugin.inputs import call, index, tensors
+from ttq_plugin.deploy.program.fused import FusedLayer
+from ttq_plugin.deploy.program.program import Choice
+from ttq_plugin.deploy.runtime.agreement import difference, probes
+from ttq_plugin.deploy.runtime.runtime import tuning
+from ttq_plugin.support.inputs import call, index, tensors
 
 
 def agrees(runtime, model, inputs):
@@ -257,7 +257,7 @@ def test_kernels_that_disagree_are_not_used(monkeypatch):
         return right(self, x, choice, padded, wanted) + (self.layer.out_channels == 4) * (len(x) == 2)
 
     monkeypatch.setattr(FusedLayer, "by_kernel", together)
-    monkeypatch.setattr("ttq_plugin.deploy.tuning.difference", lambda *_: None)
+    monkeypatch.setattr("ttq_plugin.deploy.runtime.tuning.difference", lambda *_: None)
     monkeypatch.setattr(
         FusedLayer, "by_torch", lambda self, x, real=FusedLayer.by_torch: (time.sleep(2e-3), real(self, x))[1]
     )

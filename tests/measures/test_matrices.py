@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ttq_plugin.core import bake, ternarize
-from ttq_plugin.deploy.packed import load_packed, packed_info, save_packed
+from ttq_plugin.deploy.file.packed import load_packed, packed_info, save_packed
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import measure
 

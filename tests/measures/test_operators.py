@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from ttq_plugin import inputs
 from ttq_plugin.measures import measure
 from ttq_plugin.measures.mult_adds import NORMALISATIONS, count, tally
 from ttq_plugin.measures.untouched import untouched
+from ttq_plugin.support import inputs
 
 from .nets import set_codes
 

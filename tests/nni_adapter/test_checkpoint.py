@@ -118,7 +118,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path):
     code = (
         "import sys, os, torch\n"
         "from pathlib import Path\n"
-        "from ttq_plugin.files import write_whole\n"
+        "from ttq_plugin.support.files import write_whole\n"
         "def half(name):\n"
         "    Path(name).write_bytes(b'half a file')\n"
         "    os._exit(9)\n"

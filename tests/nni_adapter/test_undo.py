@@ -11,7 +11,7 @@ from nni.compression.utils import TorchEvaluator
 from tests.nni_adapter.nets import Net, batches, config, make_evaluator, make_loop, training_step
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter import PTTQPruner, PTTQQuantizer, TTQQuantizer
-from ttq_plugin.nni_adapter.recipes import groups_of
+from ttq_plugin.nni_adapter.training.recipes import groups_of
 
 
 def content(model):
@@ -55,7 +55,7 @@ def test_the_recipes_of_the_evaluator_are_put_back_too(monkeypatch):
     model = Net()
     evaluator = make_evaluator(model)
     with monkeypatch.context() as patched:
-        patched.setattr("ttq_plugin.nni_adapter.groups.rehearse", lambda *_: 1 / 0)
+        patched.setattr("ttq_plugin.nni_adapter.training.groups.rehearse", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             PTTQQuantizer(model, config("conv1"), evaluator)
     groups = groups_of(evaluator._optimizer_helpers[0])

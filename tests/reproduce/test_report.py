@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from ttq_plugin.machine import environment
 from ttq_plugin.reproduce.beyond import goals
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.published import published
 from ttq_plugin.reproduce.report import grouped, write_report
 from ttq_plugin.reproduce.summary import environments, summarize
+from ttq_plugin.support.machine import environment
 
 
 def result(cell: Cell, **changes):

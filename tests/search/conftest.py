@@ -33,7 +33,7 @@ def space_text():
 
 @pytest.fixture
 def space():
-    from ttq_plugin.search.load import parse_space
+    from ttq_plugin.search.space.load import parse_space
 
     return parse_space(SPACE, "space.yaml")
 

@@ -1,4 +1,4 @@
-"""In place of ttq_plugin.trial: objectives in closed form, steered by the `data` string, importable by spawned workers.
+"""In place of ttq_plugin.trial.run: objectives in closed form, steered by `data`, importable by spawned workers.
 
 data is a comma-separated list of words: sleep=0.1, diverge, nan, inf, bug, nometric, kill=FILE (the first trial that
 finds FILE missing creates it and kills its worker), always-kill=METHOD, badinput, badprepare, die, hang (every

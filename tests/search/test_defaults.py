@@ -13,7 +13,7 @@ import yaml
 
 from ttq_plugin.core import METHODS as TERNARIZERS
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.load import load_space, parse_space
+from ttq_plugin.search.space.load import load_space, parse_space
 from ttq_plugin.tasks.task import Recipe
 
 MODULE = Path(house.__file__)
@@ -90,8 +90,8 @@ def test_the_front_is_that_of_the_natural_values(searched):
     folder, result = searched
     assert result["metric"] == "rmse" and result["full_precision"].keys() == {"rmse", "test_rmse", "parts"}
     space = load_space_of(folder)
-    from ttq_plugin.search.ledger import finished
-    from ttq_plugin.search.study import load_study
+    from ttq_plugin.search.study.ledger import finished
+    from ttq_plugin.search.study.study import load_study
 
     trials = finished(load_study(f"sqlite:///{folder}/store/studies.db", "s"))
     vectors = {
@@ -106,7 +106,7 @@ def test_the_front_is_that_of_the_natural_values(searched):
 
 
 def load_space_of(folder):
-    from ttq_plugin.search.study import load_study, stored_space
+    from ttq_plugin.search.study.study import load_study, stored_space
 
     return stored_space(load_study(f"sqlite:///{folder}/store/studies.db", "s"))
 

@@ -16,12 +16,12 @@ import pytest
 from rich.progress import Progress
 from services import free_port
 
-from ttq_plugin.commands.watch import Watch
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import counted, finished, reclaim
+from ttq_plugin.commands.parts.watch import Watch
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.worker import _next, _tell
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import _next, _tell
+from ttq_plugin.search.study.ledger import counted, finished, reclaim
+from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.tracking import open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
@@ -149,7 +149,7 @@ def test_a_reclaimer_killed_between_ending_and_enqueueing_loses_nothing(space, s
 def test_a_worker_that_was_taken_for_dead_and_comes_back_changes_nothing(space, storage, tmp_path, monkeypatch):
     study = open_study(storage, "s", space, resume=False)
     with monkeypatch.context() as patch:
-        patch.setattr("ttq_plugin.search.processes._machine", lambda: "another one")
+        patch.setattr("ttq_plugin.search.crew.processes._machine", lambda: "another one")
         slow, _ = _next(study, Job(storage, "s", space, 5, 3, worker="far.0"))
     here = Job(storage, "s", space, 5, 3, worker="here.0")
     assert _next(study, here)[0].number != slow.number, "its last sign of life is fresh"
@@ -233,7 +233,7 @@ def test_a_full_disk_is_waited_for(space, small_disk, capfd):
 
 
 def test_an_mlflow_server_that_goes_away_gets_everything_later(space, storage, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("ttq_plugin.commands.watch._SHORTEST", 0.2)
+    monkeypatch.setattr("ttq_plugin.commands.parts.watch._SHORTEST", 0.2)
     port, local = free_port(), open_store(tmp_path / "mlflow_runs")
     server = ui.start(local, port=port)
     try:

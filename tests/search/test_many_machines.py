@@ -16,13 +16,13 @@ from services import PASSWORD, require, wait_until
 
 from ttq_plugin.cli import cli
 from ttq_plugin.errors import InputError
-from ttq_plugin.release import release
+from ttq_plugin.search.crew.worker import _next, work
 from ttq_plugin.search.join import find_study, job_of, join_search
-from ttq_plugin.search.ledger import counted, finished
-from ttq_plugin.search.locks import lock
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import _next, work
+from ttq_plugin.search.study.ledger import counted, finished
+from ttq_plugin.search.study.locks import lock
+from ttq_plugin.search.study.study import load_study, open_study
+from ttq_plugin.support.release import release
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 

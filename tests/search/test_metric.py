@@ -14,9 +14,9 @@ from test_search_early import changed, judge_of, look, records, search
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, edge, upward
 from ttq_plugin.search.confirm import judge
-from ttq_plugin.search.early import Judge
-from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.study import check_same_search, load_study, open_study, stored_space
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.study.early import Judge
+from ttq_plugin.search.study.study import check_same_search, load_study, open_study, stored_space
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.words import for_picture, with_unit
 

@@ -5,15 +5,15 @@ import importlib
 import pytest
 from test_search_early import records, spawned
 
-from ttq_plugin.commands.remake import remake
+from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.job import Job
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.worker import work
 from ttq_plugin.search.join import job_of
-from ttq_plugin.search.load import load_space
-from ttq_plugin.search.study import open_study
-from ttq_plugin.search.worker import work
+from ttq_plugin.search.space.load import load_space
+from ttq_plugin.search.study.study import open_study
 from ttq_plugin.tracking import TrialRecord
-from ttq_plugin.trial import prepare
+from ttq_plugin.trial.run import prepare
 
 QUICK = {"only": ["ttq"], "trials": 4, "stop_early": {}}
 
@@ -59,7 +59,7 @@ def test_a_dataset_that_raises_fails_its_trial_with_the_users_line(storage, mode
     flag.touch()
     monkeypatch.setenv("HOUSE_BREAKS", str(flag))
     space = load_space("house:STREAM", QUICK | {"trials": 3})
-    summary = spawned(space, storage, cache=models, trial_module="ttq_plugin.trial")
+    summary = spawned(space, storage, cache=models, trial_module="ttq_plugin.trial.run")
     assert (summary.complete, summary.failed, summary.error) == (2, 1, None)
     reason = records(storage)[0]["reason"]
     assert ": OSError: sample " in reason and "cannot be read (house.py, line " in reason

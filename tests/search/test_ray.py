@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.engines import get_engine
+from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.study import load_study
+from ttq_plugin.search.study.study import load_study
 
 # Ray would look for a cluster on loopback at this machine's outer address; read when ray is imported.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -10,16 +10,16 @@ from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume, upward_vector
-from ttq_plugin.search import ending
-from ttq_plugin.search.early import EXPERIENCE, Judge
-from ttq_plugin.search.ending import stagnates
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.load import parse_space
+from ttq_plugin.search.crew.crew import ending
+from ttq_plugin.search.crew.ending import stagnates
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.worker import work
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.samplers import grid_size
-from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.worker import work
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.space.samplers import grid_size
+from ttq_plugin.search.study.early import EXPERIENCE, Judge
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.tracking.records import TrialRecord, front
 
 

@@ -14,10 +14,10 @@ from optuna.exceptions import StorageInternalError
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.join import join_search
-from ttq_plugin.search.ledger import counted, finished
-from ttq_plugin.search.load import parse_space
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.study import load_study
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.study.ledger import counted, finished
+from ttq_plugin.search.study.study import load_study
 
 
 def search(space, storage, name="s", **keywords):
@@ -157,7 +157,7 @@ def test_a_database_that_fails_on_the_way_is_named(space, storage, monkeypatch):
             raise StorageInternalError("An exception is raised during the commit.") from OSError("disk I/O error")
         return 0
 
-    monkeypatch.setattr("ttq_plugin.search.loop.counted", counted_once)
+    monkeypatch.setattr("ttq_plugin.search.crew.loop.counted", counted_once)
     with pytest.raises(InputError, match="studies.db failed during the search: disk I/O error.$"):
         search(space, storage, data="sleep=1", patience=0)
 
@@ -180,7 +180,7 @@ PARENT = """
 import json, sys
 sys.path.insert(0, {here!r})
 from dataclasses import asdict
-from ttq_plugin.search.load import load_space
+from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.runner import run_search
 summary = run_search(load_space({space!r}), {storage!r}, "s", workers=2, trials=40, data={data!r}, poll_seconds=0.05,
                      trial_module="fake_trial", resume={resume})

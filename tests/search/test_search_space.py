@@ -16,13 +16,13 @@ from tests.conftest import ROOT
 from ttq_plugin.core import METHODS as TERNARIZERS
 from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.load import built_in, load_space, parse_space, space_path
-from ttq_plugin.search.objectives import LIMITED, OBJECTIVES
-from ttq_plugin.search.ranges import METHODS, MIXED, ONE_PAIR, bound
-from ttq_plugin.search.samplers import grid, grid_size
-from ttq_plugin.search.schema import schema_text, space_schema
-from ttq_plugin.settings import Settings
+from ttq_plugin.search.space.load import built_in, load_space, parse_space, space_path
+from ttq_plugin.search.space.objectives import LIMITED, OBJECTIVES
+from ttq_plugin.search.space.ranges import METHODS, MIXED, ONE_PAIR, bound
+from ttq_plugin.search.space.samplers import grid, grid_size
+from ttq_plugin.search.space.schema import schema_text, space_schema
 from ttq_plugin.tasks import TASKS
+from ttq_plugin.trial.settings import Settings
 
 # What is replaced in the good file, by what, and the whole sentence that answers.
 WRONG = {

@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import redact
-from ttq_plugin.search.ledger import MAX_ATTEMPTS, counted, finished, reclaim, running
-from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.processes import alive, crew_of, identity
-from ttq_plugin.search.study import load_study, open_study, stored_space
+from ttq_plugin.search.crew.processes import alive, crew_of, identity
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.study.ledger import MAX_ATTEMPTS, counted, finished, reclaim, running
+from ttq_plugin.search.study.study import load_study, open_study, stored_space
+from ttq_plugin.support.names import redact
 from ttq_plugin.tasks import TASKS
 
 

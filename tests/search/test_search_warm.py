@@ -4,17 +4,17 @@ import pytest
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import confirm_front, judge
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.study import load_study, open_study
-from ttq_plugin.search.warm import starts
-from ttq_plugin.search.worker import work
-from ttq_plugin.tracking.picture import plot_front
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.worker import work
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.study.check import check_study
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study, open_study
+from ttq_plugin.search.study.warm import starts
+from ttq_plugin.tracking.pictures.front import plot_front
+from ttq_plugin.tracking.pictures.table import write_front
 from ttq_plugin.tracking.records import TrialRecord, front
-from ttq_plugin.tracking.table import write_front
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.check import TaskWarning, check_task, load_data, make_model
+from ttq_plugin.tasks.checks.check import TaskWarning, check_task, load_data, make_model
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 

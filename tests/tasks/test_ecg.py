@@ -10,11 +10,11 @@ import torch
 
 from tests.tasks.test_ecg_files import record
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.ecg import TASKS
-from ttq_plugin.tasks.ecg_wfdb import read_wfdb
+from ttq_plugin.tasks.builtin.ecg import TASKS
+from ttq_plugin.tasks.builtin.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.scores import score as scored
-from ttq_plugin.tasks.spectrogram import scaled, spectrogram
+from ttq_plugin.tasks.readers.ecg_wfdb import read_wfdb
+from ttq_plugin.tasks.scoring.scores import score as scored
 
 NAMES = ["ecg-2dcnn", "ecg-2dcnn-ptb", "ecg-cnn-transformer", "ecg-cnn-transformer-ptb"]
 CSV = TASKS["ecg-cnn-transformer"]

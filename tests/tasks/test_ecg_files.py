@@ -9,9 +9,9 @@ import pytest
 import wfdb
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.ecg_csv import read_csv
-from ttq_plugin.tasks.ecg_wfdb import AAMI, read_wfdb
-from ttq_plugin.tasks.esr import scaled
+from ttq_plugin.tasks.builtin.esr import scaled
+from ttq_plugin.tasks.readers.ecg_csv import read_csv
+from ttq_plugin.tasks.readers.ecg_wfdb import AAMI, read_wfdb
 
 CLASSES = (0, 1, 2)
 FORM = "a CSV without header is needed, each row 187 samples and a label"

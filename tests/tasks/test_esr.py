@@ -10,12 +10,12 @@ import torch
 
 from tests.tasks.recordings import edit, lines, write
 from ttq_plugin.tasks import ESR, TASKS, get_task
-from ttq_plugin.tasks import esr as module
-from ttq_plugin.tasks.esr import scaled
-from ttq_plugin.tasks.esr_csv import read
+from ttq_plugin.tasks.builtin import esr as module
+from ttq_plugin.tasks.builtin.esr import scaled
+from ttq_plugin.tasks.builtin.spectrogram import spectrogram
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.scores import score as scored
-from ttq_plugin.tasks.spectrogram import spectrogram
+from ttq_plugin.tasks.readers.esr_csv import read
+from ttq_plugin.tasks.scoring.scores import score as scored
 
 NAME = "Epileptic Seizure Recognition.csv.gz"
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tasks.recordings import HEADER, edit, lines, write
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.esr_csv import find, read
+from ttq_plugin.tasks.readers.esr_csv import find, read
 
 ROWS = lines()
 FORM = r'the CSV "Epileptic Seizure Recognition\.csv" \(plain or \.gz\) is needed: an id such as X21\.V1\.791'

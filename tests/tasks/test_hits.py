@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from scipy.io import wavfile
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks import hits
-from ttq_plugin.tasks.dopplersim import RATE, simulate
+from ttq_plugin.tasks.builtin import hits
+from ttq_plugin.tasks.builtin.dopplersim import RATE, simulate
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.hits_recordings import Recordings
-from ttq_plugin.tasks.scores import score as scored
+from ttq_plugin.tasks.readers.hits_recordings import Recordings
+from ttq_plugin.tasks.scoring.scores import score as scored
 from ttq_plugin.tasks.task import Data, Split
 
 CNN, TRANSFORMER = hits.TASKS.values()
@@ -167,7 +167,7 @@ def test_one_epoch_trains_the_cached_model(few, task, tmp_path):
 
 def test_what_is_heavy_or_optional_is_imported_on_use():
     code = (
-        "import sys, ttq_plugin.tasks.hits, ttq_plugin.tasks.ecg\n"
+        "import sys, ttq_plugin.tasks.builtin.hits, ttq_plugin.tasks.builtin.ecg\n"
         "print([name for name in ('h5py', 'wfdb', 'scipy', 'sklearn', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -10,8 +10,8 @@ import pytest
 from scipy.io import wavfile
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.hits_hdf5 import read_hdf5
-from ttq_plugin.tasks.hits_wav import read_folder
+from ttq_plugin.tasks.readers.hits_hdf5 import read_hdf5
+from ttq_plugin.tasks.readers.hits_wav import read_folder
 
 FORM = r"an HDF5 file is needed \(datasets signals \(n, 2, samples\) of I and Q"
 RATE = 4400

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.dopplersim import (
+from ttq_plugin.tasks.builtin.dopplersim import (
     ARTEFACT,
     DURATIONS,
     GASEOUS,

@@ -20,12 +20,21 @@ from scipy.io import wavfile
 from tests.tasks.recordings import lines
 from ttq_plugin.commands.compress import _read
 from ttq_plugin.errors import InputError
-from ttq_plugin.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_LINE, check_bytes, check_lines, json_value, read_text
-from ttq_plugin.search.load import load_space, parse_space
-from ttq_plugin.tasks import esr_csv, get_task
-from ttq_plugin.tasks.ecg_csv import read_csv
-from ttq_plugin.tasks.hits_hdf5 import read_hdf5
-from ttq_plugin.tasks.hits_wav import read_folder
+from ttq_plugin.search.space.load import load_space, parse_space
+from ttq_plugin.support.limits import (
+    DEEPEST,
+    LARGEST_SETTINGS,
+    LONGEST_LINE,
+    check_bytes,
+    check_lines,
+    json_value,
+    read_text,
+)
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.readers import esr_csv
+from ttq_plugin.tasks.readers.ecg_csv import read_csv
+from ttq_plugin.tasks.readers.hits_hdf5 import read_hdf5
+from ttq_plugin.tasks.readers.hits_wav import read_folder
 
 MNIST = get_task("mnist-cnn")
 RATE = 4400
@@ -408,8 +417,8 @@ def test_bombs_take_no_memory_of_a_whole_process(tmp_path):
     code = (
         "import json, resource, sys\nfrom pathlib import Path\n"
         "from ttq_plugin.errors import InputError\nfrom ttq_plugin.tasks import get_task\n"
-        "from ttq_plugin.search.load import load_space\nimport h5py, scipy.io\n"
-        "from ttq_plugin.tasks.hits_hdf5 import read_hdf5\n"
+        "from ttq_plugin.search.space.load import load_space\nimport h5py, scipy.io\n"
+        "from ttq_plugin.tasks.readers.hits_hdf5 import read_hdf5\n"
         "before, told = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []\n"
         "for read, name in ((read_hdf5, 'bomb.h5'), (load_space, 'bomb.yaml'),\n"
         "                   (lambda p: get_task('mnist-cnn').load(p, 0), 'bomb.npz')):\n"

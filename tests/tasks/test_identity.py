@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import save_weights
+from ttq_plugin.support.files import save_weights
 from ttq_plugin.tasks.full_precision import full_precision
 
 MODULE = """
@@ -83,7 +83,7 @@ NAME = """
 import json, sys
 from pathlib import Path
 from mine import TASK
-from ttq_plugin.seeds import seeded
+from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.full_precision import _name
 data = TASK.load(None, 0)
 with seeded(0):
@@ -132,7 +132,7 @@ def imported(monkeypatch, tmp_path, changes, file):
 
 
 def seeded_model(task):
-    from ttq_plugin.seeds import seeded
+    from ttq_plugin.support.seeds import seeded
 
     with seeded(0):
         return task.model()

@@ -11,8 +11,8 @@ import torch
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.tasks.metrics import METRICS, Metric, get_metric
-from ttq_plugin.tasks.readings import read_classes
-from ttq_plugin.tasks.scores import lost_classes, parts, score_outputs
+from ttq_plugin.tasks.scoring.readings import read_classes
+from ttq_plugin.tasks.scoring.scores import lost_classes, parts, score_outputs
 
 OF_CLASSES = ("mcc", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "average_precision", "dice", "iou")
 

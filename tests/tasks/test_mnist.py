@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.files import load_weights, save_weights
+from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.tasks import TASKS, get_task
+from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.mnist import MnistCNN
-from ttq_plugin.tasks.scores import outputs_of, score
+from ttq_plugin.tasks.scoring.scores import outputs_of, score
 from ttq_plugin.tasks.task import Recipe, Split
 from ttq_plugin.tasks.training import train
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ttq_plugin.tasks import TASKS, get_task
-from ttq_plugin.tasks.cnn2d import CNN2D
-from ttq_plugin.tasks.transformer import CNNTransformer, EncoderLayer, sinusoids
+from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.transformer import CNNTransformer, EncoderLayer, sinusoids
 
 
 def hits_transformer():

@@ -18,7 +18,7 @@ from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.task import Recipe
-from ttq_plugin.trial import Settings, prepare, run
+from ttq_plugin.trial.run import Settings, prepare, run
 
 OWN = """
 from dataclasses import replace

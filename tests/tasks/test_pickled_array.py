@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.pickled_array import GLOBALS, read_pickled_object
+from ttq_plugin.tasks.readers.pickled_array import GLOBALS, read_pickled_object
 
 
 def saved(value, protocol=2):
@@ -160,7 +160,7 @@ def test_values_cannot_be_repeated_without_end(tmp_path, value):
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("ttq_plugin.tasks.pickled_array.LARGEST_TABLE", 100)
+    monkeypatch.setattr("ttq_plugin.tasks.readers.pickled_array.LARGEST_TABLE", 100)
     with pytest.raises(InputError, match="must have at most 100 bytes"):
         read(tmp_path, saved(EXAMPLE))
 

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
-from ttq_plugin.prepared import prepare
+from ttq_plugin.support import inputs
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.metrics import METRICS, Metric
 from ttq_plugin.tasks.samples import Split, Stream
-from ttq_plugin.tasks.scores import outputs_of, score
+from ttq_plugin.tasks.scoring.scores import outputs_of, score
 from ttq_plugin.tasks.task import Data, Recipe, Task
 from ttq_plugin.tasks.training import train
-from ttq_plugin.trial import Settings, run, score_on_test
+from ttq_plugin.trial.prepared import prepare
+from ttq_plugin.trial.run import Settings, run, score_on_test
 
 X = torch.randn(130, 6, generator=torch.Generator().manual_seed(1))
 Y = (X[:, 0] + X[:, 1] > 0).long()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ttq_plugin.tasks.spectrogram import spectrogram
+from ttq_plugin.tasks.builtin.spectrogram import spectrogram
 
 
 def naive(signal):

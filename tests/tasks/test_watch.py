@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-import ttq_plugin.tasks.watch_file as watch_file
+import ttq_plugin.tasks.readers.watch_file as watch_file
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.builtin.watch import STEP, WINDOW, WatchCNN, load, windows
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.watch import STEP, WINDOW, WatchCNN, load, windows
-from ttq_plugin.tasks.watch_file import Movements, find, read
+from ttq_plugin.tasks.readers.watch_file import Movements, find, read
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from ttq_plugin.search.load import parse_space
-from ttq_plugin.search.study import open_study
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.study.study import open_study
 
 SPACE = """
 task: mnist-cnn

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
-from ttq_plugin.names import metric_key
+from ttq_plugin.support.names import metric_key
 from ttq_plugin.tracking.comparison import compare_fronts, describe, record_comparison
 
 from .study import make_trial

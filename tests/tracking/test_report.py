@@ -12,8 +12,8 @@ from tests.tracking.studies import fill_study
 from ttq_plugin.commands.report import recommended, report
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume
-from ttq_plugin.search.importance import importances
-from ttq_plugin.search.ledger import finished
+from ttq_plugin.search.study.importance import importances
+from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, front
 
 from .study import OBJECTIVES
@@ -44,7 +44,7 @@ def made(folder):
 
 
 def records_of(folder, name):
-    from ttq_plugin.search.study import load_study
+    from ttq_plugin.search.study.study import load_study
 
     return [TrialRecord(**record) for record in finished(load_study(f"sqlite:///{folder}/studies.db", name))]
 

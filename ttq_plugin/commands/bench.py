@@ -7,19 +7,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import out as console
-from ttq_plugin.commands.console import print_json, table
-from ttq_plugin.commands.lines import to_see
-from ttq_plugin.commands.model import Asked, find_model
+from ttq_plugin.commands.parts.console import out as console
+from ttq_plugin.commands.parts.console import print_json, table
+from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.model import Asked, find_model
 from ttq_plugin.commands.train import SIMULATED
-from ttq_plugin.deploy.bench import bench as measure
+from ttq_plugin.deploy.bench.bench import bench as measure
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_text
-from ttq_plugin.machine import environment
+from ttq_plugin.support.files import write_text
+from ttq_plugin.support.machine import environment
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.bench import record_bench
-from ttq_plugin.tracking.bench_picture import plot_bench
+from ttq_plugin.tracking.pictures.bench import plot_bench
 
 
 def bench(

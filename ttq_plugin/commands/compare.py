@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ttq_plugin.commands.console import err, out, print_json, table
-from ttq_plugin.commands.lines import to_see
+from ttq_plugin.commands.parts.console import err, out, print_json, table
+from ttq_plugin.commands.parts.lines import to_see
 from ttq_plugin.commands.report import default_storage, front_members, store_folder
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.space import Space
-from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, open_store
 from ttq_plugin.tracking.comparison import Comparison, at_floor, compare_fronts, record_comparison
-from ttq_plugin.tracking.comparison_picture import plot_fronts
+from ttq_plugin.tracking.pictures.comparison import plot_fronts
 from ttq_plugin.tracking.words import written
 
 

@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-from ttq_plugin.commands.console import out as console
-from ttq_plugin.commands.console import print_json
-from ttq_plugin.commands.model import Asked, find_model
-from ttq_plugin.deploy.c99 import export_c
-from ttq_plugin.deploy.compared import Call, in_form, largest_difference, outputs_by
-from ttq_plugin.deploy.onnx_dense import OnnxModule, to_onnx
-from ttq_plugin.deploy.onnx_int2 import to_int2
-from ttq_plugin.deploy.onnx_int8 import to_int8
-from ttq_plugin.deploy.packed import save_packed
-from ttq_plugin.deploy.pyfunc import save_model
+from ttq_plugin.commands.parts.console import out as console
+from ttq_plugin.commands.parts.console import print_json
+from ttq_plugin.commands.parts.model import Asked, find_model
+from ttq_plugin.deploy.bench.compared import Call, in_form, largest_difference, outputs_by
+from ttq_plugin.deploy.c99.export import export_c
+from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.deploy.mlflow.pyfunc import save_model
+from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
+from ttq_plugin.deploy.onnx.int2 import to_int2
+from ttq_plugin.deploy.onnx.int8 import to_int8
 from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_whole
-from ttq_plugin.inputs import batch_size, call
+from ttq_plugin.support.files import write_whole
+from ttq_plugin.support.inputs import batch_size, call
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.samples import Split
-from ttq_plugin.tasks.scores import score_outputs
+from ttq_plugin.tasks.scoring.scores import score_outputs
 
 ENDINGS = {
     "packed": "-packed.safetensors",

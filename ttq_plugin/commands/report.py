@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import err, out, print_json
-from ttq_plugin.commands.remake import remake
+from ttq_plugin.commands.parts.console import err, out, print_json
+from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, hypervolume, is_higher, knee, upward
-from ttq_plugin.names import file_name
-from ttq_plugin.search.importance import importances
-from ttq_plugin.search.ledger import finished
-from ttq_plugin.search.study import load_study, stored_space
+from ttq_plugin.search.study.importance import importances
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study, stored_space
+from ttq_plugin.support.names import file_name
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
 from ttq_plugin.tracking.store import check_folder, tested
@@ -64,8 +64,8 @@ def write_report(
     Raises:
         InputError: if there is no such study, or none of its trials counts.
     """  # noqa: DOC502 - raised by what it calls
-    from ttq_plugin.files import write_text
-    from ttq_plugin.tracking.report import Study, report_page
+    from ttq_plugin.support.files import write_text
+    from ttq_plugin.tracking.page.report import Study, report_page
 
     folder = store_folder(store)
     loaded = load_study(storage or default_storage(folder), study)

@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import err, out, percent, print_json, progress
-from ttq_plugin.commands.lines import to_see
-from ttq_plugin.names import shell
-from ttq_plugin.processes import cores
+from ttq_plugin.commands.parts.console import err, out, percent, print_json, progress
+from ttq_plugin.commands.parts.lines import to_see
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import Published, published
@@ -17,6 +15,8 @@ from ttq_plugin.reproduce.report import write_report
 from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
 from ttq_plugin.reproduce.summary import COLUMNS, environments, summarize
 from ttq_plugin.reproduce.train import Place
+from ttq_plugin.support.names import shell
+from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.reproduction import ReproductionRecorder
@@ -134,7 +134,7 @@ def _command(table: str, task: str, plan: Plan, data: Path | None, *, gpu: bool)
 
 
 def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) -> None:
-    from ttq_plugin.commands.console import table as show
+    from ttq_plugin.commands.parts.console import table as show
 
     headings = {"row": "left", "n": "right"} | dict.fromkeys(COLUMNS.values(), "right")
     lines = []

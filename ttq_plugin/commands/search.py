@@ -11,28 +11,28 @@ from typing import Any
 
 from rich.progress import Progress
 
-from ttq_plugin.commands.confirm import confirm_all
-from ttq_plugin.commands.console import err, print_json, progress
-from ttq_plugin.commands.front import finish, print_front
-from ttq_plugin.commands.lines import store_words
+from ttq_plugin.commands.parts.confirm import confirm_all
+from ttq_plugin.commands.parts.console import err, print_json, progress
+from ttq_plugin.commands.parts.front import finish, print_front
+from ttq_plugin.commands.parts.lines import store_words
+from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.report import default_storage, store_folder
 from ttq_plugin.commands.train import marked, trained_model
-from ttq_plugin.commands.watch import Watch
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import file_name, redact, shell
-from ttq_plugin.search.check import check_study
 from ttq_plugin.search.confirm import Confirmed
-from ttq_plugin.search.engines import get_engine
-from ttq_plugin.search.load import load_space
+from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import Summary, run_search
-from ttq_plugin.search.schema import schema_text
-from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT
-from ttq_plugin.search.warm import starts
+from ttq_plugin.search.space.load import load_space
+from ttq_plugin.search.space.schema import schema_text
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.check import check_study
+from ttq_plugin.search.study.storage import HEARTBEAT
+from ttq_plugin.search.study.warm import starts
+from ttq_plugin.support.names import file_name, redact, shell
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
-from ttq_plugin.trial import Prepared
+from ttq_plugin.trial.run import Prepared
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import out as console
-from ttq_plugin.commands.console import print_json, table
+from ttq_plugin.commands.parts.console import out as console
+from ttq_plugin.commands.parts.console import print_json, table
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import write_text
-from ttq_plugin.prepared import TRACE_PROBES, Prepared, estimate_traces
+from ttq_plugin.support.files import write_text
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
+from ttq_plugin.trial.prepared import TRACE_PROBES, Prepared, estimate_traces
 
 BESIDE = 3
 """Most methods whose sensitivities stand beside the traces, in one table."""
@@ -127,8 +127,8 @@ def _write(
     out: Path | None,
 ) -> dict[str, str | None]:
     """Files, then the run in MLflow; where each of them is."""
+    from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
     from ttq_plugin.tracking.sensitivity import record_sensitivity
-    from ttq_plugin.tracking.sensitivity_picture import plot_sensitivity
 
     opened = open_store(store)
     values = selection.to_dict()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin import api
-from ttq_plugin.commands.console import err, print_json, table
-from ttq_plugin.commands.console import out as console
-from ttq_plugin.tasks.check import TaskWarning
-from ttq_plugin.tasks.parts import part_label, part_text
+from ttq_plugin.commands.parts.console import err, print_json, table
+from ttq_plugin.commands.parts.console import out as console
+from ttq_plugin.tasks.checks.check import TaskWarning
+from ttq_plugin.tasks.scoring.parts import part_label, part_text
 from ttq_plugin.tasks.task import Task
-from ttq_plugin.trial import Prepared, save_weights
+from ttq_plugin.trial.run import Prepared, save_weights
 
 SIMULATED = "The data are SIMULATED."
 """What every output says of a model that never saw a measured signal."""

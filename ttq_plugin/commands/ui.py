@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ttq_plugin.commands.console import err, print_json
+from ttq_plugin.commands.parts.console import err, print_json
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import Store, serve
 from ttq_plugin.tracking.views import TAG, fragment

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.console import err, out, print_json, progress
+from ttq_plugin.commands.parts.console import err, out, print_json, progress
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.join import find_study, job_of, run_workers
 

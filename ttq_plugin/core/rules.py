@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.native import kernels_for
 from ttq_plugin.errors import InputError
+from ttq_plugin.native.training import kernels_for
 
 Dims = tuple[int, ...] | None
 Value = float | Tensor
@@ -220,7 +220,7 @@ class ThresholdRule:
         check: raises InputError for values that the method does not allow.
         pull_back: ``(statistics, t, dL/dD) -> dL/dt``, for rules whose thresholds can learn.
         start: ``(statistics, numbers) -> t``, for rules whose ``t`` is something else than the numbers it begins from.
-        native: the rule's number in ``native/kernels.c``, for rules of the ternary step with learned scales.
+        native: the rule's number in ``native/training.c``, for rules of the ternary step with learned scales.
     """
 
     names: tuple[str, ...]

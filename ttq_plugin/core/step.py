@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttq_plugin.core import native
 from ttq_plugin.core.rules import Pair, Statistics, Value, full_precision, total
 from ttq_plugin.core.surrogates import SURROGATES
+from ttq_plugin.native import training as native
 
 if TYPE_CHECKING:
-    from ttq_plugin.core.native import Kernels
     from ttq_plugin.core.ternarizer import Ternarizer
+    from ttq_plugin.native.training import Kernels
 
 Known = tuple[Value | None, Pair | None, tuple[Value, ...], Pair, Pair]
 """What the forward pass found: what the weight was divided by, its moments, t, the distances, the scales."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, number
-from ttq_plugin.core.native import kernels_for
 from ttq_plugin.core.rules import (
     SCALE_INITS,
     SMALLEST,
@@ -23,6 +22,7 @@ from ttq_plugin.core.step import decide
 from ttq_plugin.core.steps import TERNARY, Step
 from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.errors import InputError
+from ttq_plugin.native.training import kernels_for
 
 Params = dict[str, Tensor]
 """A layer's state beside its weight: ``scales`` (W_p, W_n), ``thresholds`` (the rule's numbers), ``alpha``."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 
 Batches = Iterable[Any]
-"""Pairs (x, y), or a single pair; x may be tensors nested in any way, see ``ttq_plugin.inputs``."""
+"""Pairs (x, y), or a single pair; x may be tensors nested in any way, see ``ttq_plugin.support.inputs``."""
 
 
 def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.core import METHODS, get_method
-from ttq_plugin.core.copying import copied
-from ttq_plugin.core.layers import channel_of, matrix_channel
-from ttq_plugin.core.matrices import Matrix, matrices
-from ttq_plugin.core.select import check_matrix, part_name
+from ttq_plugin.core.model.copying import copied
+from ttq_plugin.core.model.layers import channel_of, matrix_channel
+from ttq_plugin.core.model.matrices import Matrix, matrices
+from ttq_plugin.core.model.select import check_matrix, part_name
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
 from ttq_plugin.measures.mult_adds import count, nonzeros

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.untouched import untouched
+from ttq_plugin.support import inputs
 
 Loss = Callable[[Any, Any], Tensor]
 """(output, y) -> scalar; the output is whatever the model returns."""

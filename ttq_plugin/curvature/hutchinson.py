@@ -14,13 +14,13 @@ import torch
 from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
-from ttq_plugin import inputs
-from ttq_plugin.core.matrices import Matrix
+from ttq_plugin.core.model.matrices import Matrix
 from ttq_plugin.curvature.batches import Batches, as_batches, checked
 from ttq_plugin.curvature.gradients import Loss, explained, loss_gradients, twice_differentiable
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.traces import LayerTrace, Traces
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 
 __all__ = ["Batches", "Loss", "layer_traces"]
 

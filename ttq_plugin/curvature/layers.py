@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ttq_plugin.core.matrices import Matrix, matrices, named_matrices
+from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
 from ttq_plugin.errors import InputError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ttq_plugin.core.matrices import matrices
+from ttq_plugin.core.model.matrices import matrices
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, Candidate, Catalogue, catalogue, read_methods
 from ttq_plugin.curvature.layers import expanded

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ttq_plugin import inputs
 from ttq_plugin.curvature.batches import as_batches, checked
 from ttq_plugin.curvature.budget import Budget, as_budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
@@ -20,6 +19,7 @@ from ttq_plugin.curvature.solve import choose, total
 from ttq_plugin.curvature.traces import LayerTrace, Traces
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
+from ttq_plugin.support import inputs
 
 _PAPERS = EnergyModel()
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.agreement import first_line
-from ttq_plugin.inputs import arguments, call, map_tensors, named_tensors, tensors
+from ttq_plugin.deploy.runtime.agreement import first_line
+from ttq_plugin.support.inputs import arguments, call, map_tensors, named_tensors, tensors
 
 INPUT, OUTPUT = "x", "logits"
 """Names of a model's only input and only output."""

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ttq_plugin.deploy.agreement import repeated, takes
-from ttq_plugin.deploy.packed import PackedInfo, load_packed, packed_info
+from ttq_plugin.deploy.file.packed import PackedInfo, load_packed, packed_info
+from ttq_plugin.deploy.runtime.agreement import repeated, takes
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import load_weights, read_metadata
-from ttq_plugin.names import shell
+from ttq_plugin.support.files import load_weights, read_metadata
+from ttq_plugin.support.names import shell
 from ttq_plugin.tasks import OWN, TASKS, get_task
-from ttq_plugin.tasks.check import load_data, make_model
+from ttq_plugin.tasks.checks.check import load_data, make_model
 from ttq_plugin.tasks.task import Data, Task
 
 PACKED = "ttq_packed"

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ttq_plugin.core.matrices import layouts, matrix_name
+from ttq_plugin.core.model.matrices import layouts, matrix_name
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import mult_adds
 from ttq_plugin.measures.energy import EnergyModel, code_bits, transfers

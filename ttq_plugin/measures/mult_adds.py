@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.operators import FREE, bias, is_heavy, rule_of
 from ttq_plugin.measures.untouched import untouched
+from ttq_plugin.support import inputs
 
 NORMALISATIONS = (
     nn.modules.batchnorm._BatchNorm,

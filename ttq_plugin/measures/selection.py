@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from ttq_plugin.core.matrices import KINDS, Matrix, matrices, named_matrices
+from ttq_plugin.core.model.matrices import KINDS, Matrix, matrices, named_matrices
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.integer import BITS, integer_codes, levels
 from ttq_plugin.measures.ternary import Codes, codes_of

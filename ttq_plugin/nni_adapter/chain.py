@@ -9,15 +9,15 @@ from typing import Any
 from nni.compression.utils import Evaluator
 from torch import nn
 
-from ttq_plugin.core.state import TernaryState
+from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.attached import AttachedLayers, plain, split
 from ttq_plugin.nni_adapter.export import plain_copy
-from ttq_plugin.nni_adapter.groups import check_optimizers
 from ttq_plugin.nni_adapter.health import Health
+from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain, split
 from ttq_plugin.nni_adapter.links import INTEGERS, Link, build, check_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
-from ttq_plugin.nni_adapter.undo import unchanged_on_failure
+from ttq_plugin.nni_adapter.training.groups import check_optimizers
+from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
 

@@ -12,20 +12,20 @@ from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
-from ttq_plugin.core.attach import check_rate
-from ttq_plugin.core.layers import channel_of, check_layers
-from ttq_plugin.core.state import TernaryState, share_thresholds
+from ttq_plugin.core.model.attach import check_rate
+from ttq_plugin.core.model.layers import channel_of, check_layers
+from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.checkpoint import Checkpointed
-from ttq_plugin.nni_adapter.epochs import call_each_epoch, check_knows_epochs
-from ttq_plugin.nni_adapter.evaluators import after_steps
 from ttq_plugin.nni_adapter.export import effective
-from ttq_plugin.nni_adapter.folding import latent
-from ttq_plugin.nni_adapter.groups import NewGroup, add_groups, check_optimizers, home_of
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
-from ttq_plugin.nni_adapter.lean import adopt
-from ttq_plugin.nni_adapter.names import first_names
-from ttq_plugin.nni_adapter.undo import Originals, release, unchanged_on_failure
+from ttq_plugin.nni_adapter.layers.folding import latent
+from ttq_plugin.nni_adapter.layers.lean import adopt
+from ttq_plugin.nni_adapter.layers.names import first_names
+from ttq_plugin.nni_adapter.training.checkpoint import Checkpointed
+from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_knows_epochs
+from ttq_plugin.nni_adapter.training.evaluators import after_steps
+from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of
+from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 
 
 class TernaryCompressor(Checkpointed, Compressor):

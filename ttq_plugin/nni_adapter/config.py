@@ -12,9 +12,9 @@ from schema import SchemaError
 from torch import nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.folding import check_folding
-from ttq_plugin.nni_adapter.names import check_pattern, resolve
-from ttq_plugin.nni_adapter.wrappable import check_wrappable, register_class, wrappable
+from ttq_plugin.nni_adapter.layers.folding import check_folding
+from ttq_plugin.nni_adapter.layers.names import check_pattern, resolve
+from ttq_plugin.nni_adapter.layers.wrappable import check_wrappable, register_class, wrappable
 
 
 def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from nni.compression.base.target_space import TargetType
 from nni.compression.base.wrapper import ModuleWrapper
 from torch import Tensor, nn
 
-from ttq_plugin.core.copying import copied
-from ttq_plugin.nni_adapter.folding import folded, norm_of, plain_bias
+from ttq_plugin.core.model.copying import copied
+from ttq_plugin.nni_adapter.layers.folding import folded, norm_of, plain_bias
 
 
 def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapping[str, list[str]]) -> nn.Module:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.core.rules import SMALLEST
-from ttq_plugin.core.state import TernaryState
 
 if TYPE_CHECKING:
     from ttq_plugin.nni_adapter.compressor import TernaryCompressor

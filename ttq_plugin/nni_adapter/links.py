@@ -14,13 +14,13 @@ from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from nni.compression.utils import Evaluator
 from torch import nn
 
-from ttq_plugin.core.layers import check_layers
-from ttq_plugin.core.matrices import layouts
+from ttq_plugin.core.model.layers import check_layers
+from ttq_plugin.core.model.matrices import layouts
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.config import weight_config
-from ttq_plugin.nni_adapter.evaluators import mark_steps
-from ttq_plugin.nni_adapter.names import resolve
+from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
+from ttq_plugin.nni_adapter.training.evaluators import mark_steps
 
 Config = dict[str, Any]
 INTEGER = QATQuantizer.__name__

@@ -19,7 +19,7 @@ from ttq_plugin.core.step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
-from ttq_plugin.nni_adapter.names import resolve
+from ttq_plugin.nni_adapter.layers.names import resolve
 
 _SETTINGS = {"sparse_ratio", "granularity", "group_id", "min_sparse_ratio", "max_sparse_ratio"}
 """What may stand in a config's settings for the weight; NNI makes the last three of its legacy format."""

@@ -13,8 +13,8 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.export import plain_copy
-from ttq_plugin.nni_adapter.folding import latent, move_bias, norm_of
-from ttq_plugin.nni_adapter.lean import turn_off_fused_path
+from ttq_plugin.nni_adapter.layers.folding import latent, move_bias, norm_of
+from ttq_plugin.nni_adapter.layers.lean import turn_off_fused_path
 from ttq_plugin.nni_adapter.register import APPLY_METHOD, register
 
 register()

@@ -10,9 +10,9 @@ from nni.compression.base import apply_method as nni_apply
 from nni.compression.base.compressor import Quantizer
 from torch import Tensor
 
-from ttq_plugin.nni_adapter.calibration import read_calibration, ternary_entry
-from ttq_plugin.nni_adapter.evaluators import repair_evaluators
-from ttq_plugin.nni_adapter.folding import latent
+from ttq_plugin.nni_adapter.layers.folding import latent
+from ttq_plugin.nni_adapter.training.calibration import read_calibration, ternary_entry
+from ttq_plugin.nni_adapter.training.evaluators import repair_evaluators
 
 APPLY_METHOD = "ternary"
 """The name under which NNI's wrappers find this plugin (``target_space.apply_method``)."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ttq_plugin.files import write_whole
 from ttq_plugin.reproduce.cells import FULL
+from ttq_plugin.support.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

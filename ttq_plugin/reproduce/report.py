@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.files import write_text
 from ttq_plugin.reproduce.cells import FULL, OWN
 from ttq_plugin.reproduce.plots import draw
 from ttq_plugin.reproduce.published import repetitions, source
 from ttq_plugin.reproduce.summary import COLUMNS
+from ttq_plugin.support.files import write_text
 
 Summary = dict[str, Any]
 

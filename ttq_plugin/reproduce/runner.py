@@ -17,10 +17,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import digest_of, write_text
-from ttq_plugin.processes import become_worker, ended_like_ctrl_c
 from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.reproduce.train import Place, train_cell
+from ttq_plugin.support.files import digest_of, write_text
+from ttq_plugin.support.processes import become_worker, ended_like_ctrl_c
 
 Result = dict[str, Any]
 OnResult = Callable[[Cell, Result], None]

@@ -14,15 +14,15 @@ from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import upward, upward_vector
-from ttq_plugin.search.early import dominates
-from ttq_plugin.search.engines import get_engine
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import is_lost
-from ttq_plugin.search.loop import OnPoll
+from ttq_plugin.search.crew.engines import get_engine
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.loop import OnPoll
 from ttq_plugin.search.runner import positive, run_job, stop_requests
-from ttq_plugin.search.space import Space
-from ttq_plugin.search.stopping import StopEarly
-from ttq_plugin.search.study import load_study, open_study
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.study.early import dominates
+from ttq_plugin.search.study.ledger import is_lost
+from ttq_plugin.search.study.study import load_study, open_study
 
 LEVEL = 0.95
 """Of the intervals."""
@@ -65,7 +65,7 @@ def confirm_front(
     weights: str | Path | None = None,
     device: str = "cpu",
     engine: str = "processes",
-    trial_module: str = "ttq_plugin.trial",
+    trial_module: str = "ttq_plugin.trial.run",
     on_poll: OnPoll | None = None,
     pause: float = 0.5,
 ) -> tuple[dict[int, Confirmed], bool]:

@@ -8,18 +8,18 @@ from typing import Any
 import optuna
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import redact
-from ttq_plugin.processes import cores
-from ttq_plugin.release import release
-from ttq_plugin.search.crew import Processes
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import counted
-from ttq_plugin.search.loop import Loop, OnPoll, OnWait
-from ttq_plugin.search.patience import PATIENCE
+from ttq_plugin.search.crew.crew import Processes
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
+from ttq_plugin.search.crew.patience import PATIENCE
+from ttq_plugin.search.crew.worker import check_release, work
 from ttq_plugin.search.runner import positive, stop_requests
-from ttq_plugin.search.storage import HEARTBEAT, open_storage
-from ttq_plugin.search.study import check_same_start, load_study, stored_space
-from ttq_plugin.search.worker import check_release, work
+from ttq_plugin.search.study.ledger import counted
+from ttq_plugin.search.study.storage import HEARTBEAT, open_storage
+from ttq_plugin.search.study.study import check_same_start, load_study, stored_space
+from ttq_plugin.support.names import redact
+from ttq_plugin.support.processes import cores
+from ttq_plugin.support.release import release
 
 
 def find_study(storage: str, name: str | None) -> str:
@@ -56,7 +56,7 @@ def job_of(
     cache: str | Path | None = None,
     models_dir: str | Path | None = None,
     weights: str | Path | None = None,
-    trial_module: str = "ttq_plugin.trial",
+    trial_module: str = "ttq_plugin.trial.run",
     patience: float = PATIENCE,
 ) -> Job:
     """What a worker that joins is to do: what is searched is stored with the study.

@@ -17,19 +17,19 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import redact
-from ttq_plugin.release import release
-from ttq_plugin.search.ending import why_ended
-from ttq_plugin.search.engines import Engine, get_engine
-from ttq_plugin.search.job import Job
-from ttq_plugin.search.ledger import counted, finished, is_lost, nobodys, reclaim
-from ttq_plugin.search.locks import lock
-from ttq_plugin.search.loop import Loop, OnPoll, OnWait
-from ttq_plugin.search.patience import PATIENCE, STORAGE_FAULTS
-from ttq_plugin.search.space import Space
-from ttq_plugin.search.storage import HEARTBEAT, cause
-from ttq_plugin.search.study import check_same_start, digest_of, open_study
-from ttq_plugin.search.weights import expect
+from ttq_plugin.search.crew.ending import why_ended
+from ttq_plugin.search.crew.engines import Engine, get_engine
+from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
+from ttq_plugin.search.crew.patience import PATIENCE, STORAGE_FAULTS
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import counted, finished, is_lost, nobodys, reclaim
+from ttq_plugin.search.study.locks import lock
+from ttq_plugin.search.study.storage import HEARTBEAT, cause
+from ttq_plugin.search.study.study import check_same_start, digest_of, open_study
+from ttq_plugin.search.study.weights import expect
+from ttq_plugin.support.names import redact
+from ttq_plugin.support.release import release
 
 if TYPE_CHECKING:
     from ttq_plugin.tasks.task import Task
@@ -87,7 +87,7 @@ def run_search(
     on_poll: OnPoll | None = None,
     on_wait: OnWait | None = None,
     engine: str = "processes",
-    trial_module: str = "ttq_plugin.trial",
+    trial_module: str = "ttq_plugin.trial.run",
     poll_seconds: float = 0.5,
     heartbeat: int = HEARTBEAT,
     patience: float = PATIENCE,

@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.frames import explain
+from ttq_plugin.support.frames import explain
 
 if TYPE_CHECKING:
     from ttq_plugin.tasks.task import Task
@@ -28,11 +28,11 @@ ECG = tuple(f"ecg-{model}{source}" for model, source in product(("2dcnn", "cnn-t
 """Heart beats: MIT-BIH's five classes, or (-ptb) normal against abnormal ones."""
 
 TASKS = (
-    dict.fromkeys(("mnist-cnn", "mnist-cnn-full"), "ttq_plugin.tasks.mnist")
-    | dict.fromkeys(ESR, "ttq_plugin.tasks.esr")
-    | dict.fromkeys(HITS, "ttq_plugin.tasks.hits")
-    | dict.fromkeys(ECG, "ttq_plugin.tasks.ecg")
-    | {"watch-cnn": "ttq_plugin.tasks.watch"}
+    dict.fromkeys(("mnist-cnn", "mnist-cnn-full"), "ttq_plugin.tasks.builtin.mnist")
+    | dict.fromkeys(ESR, "ttq_plugin.tasks.builtin.esr")
+    | dict.fromkeys(HITS, "ttq_plugin.tasks.builtin.hits")
+    | dict.fromkeys(ECG, "ttq_plugin.tasks.builtin.ecg")
+    | {"watch-cnn": "ttq_plugin.tasks.builtin.watch"}
 )
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 

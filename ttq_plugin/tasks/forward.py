@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 
 Step = Callable[[Any, Any], Tensor]
 """``((x, labels), model) -> loss``."""

@@ -14,15 +14,15 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import nn
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
-from ttq_plugin.files import load_weights, save_weights
-from ttq_plugin.seeds import seeded
-from ttq_plugin.tasks.check import make_model
+from ttq_plugin.support import inputs
+from ttq_plugin.support.files import load_weights, save_weights
+from ttq_plugin.support.seeds import seeded
+from ttq_plugin.tasks.checks.check import make_model
+from ttq_plugin.tasks.checks.identity import identity
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
-from ttq_plugin.tasks.identity import identity
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
-from ttq_plugin.tasks.scores import score
+from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, train
 

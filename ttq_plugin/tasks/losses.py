@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttq_plugin import inputs
-from ttq_plugin.core.copying import copied
+from ttq_plugin.core.model.copying import copied
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.readings import main_output
+from ttq_plugin.support import inputs
+from ttq_plugin.tasks.scoring.readings import main_output
 
 TrainingStep = Callable[[tuple[Tensor, Tensor], nn.Module], Tensor]
 """``((x, labels), model) -> loss``."""

@@ -96,7 +96,7 @@ def _lazily(name: str) -> Callable[[Any, Any], float]:
     """The formula of that name, imported when it is first needed."""
 
     def function(outputs: Any, targets: Any) -> float:
-        from ttq_plugin.tasks import formulas
+        from ttq_plugin.tasks.scoring import formulas
 
         return float(getattr(formulas, name)(outputs, targets))
 
@@ -124,7 +124,7 @@ METRICS: dict[str, Metric] = _table(
     ("dice", "Dice coefficient", True, 0, 1, True),
     ("iou", "IoU", True, 0, 1, True),
 )
-"""The metrics that a task may name, computed by scikit-learn; ``ttq_plugin.tasks.formulas`` defines them."""
+"""The metrics that a task may name, computed by scikit-learn; ``ttq_plugin.tasks.scoring.formulas`` defines them."""
 
 
 def get_metric(metric: str | Metric) -> Metric:

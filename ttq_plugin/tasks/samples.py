@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
-from ttq_plugin.seeds import seeded
+from ttq_plugin.support import inputs
+from ttq_plugin.support.seeds import seeded
 
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples, both of any nesting."""

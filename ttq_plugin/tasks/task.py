@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin import inputs
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import check_name
+from ttq_plugin.support import inputs
+from ttq_plugin.support.names import check_name
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.metrics import Metric, get_metric
-from ttq_plugin.tasks.readings import IGNORED
 from ttq_plugin.tasks.samples import Samples, Split, as_samples
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
+from ttq_plugin.tasks.scoring.readings import IGNORED
 
 __all__ = ["SPLITS", "Data", "Loss", "Recipe", "Split", "Task"]
 

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ttq_plugin.errors import Diverged
-from ttq_plugin.frames import of_the_user
-from ttq_plugin.inputs import batch_size as samples_of
+from ttq_plugin.support.frames import of_the_user
+from ttq_plugin.support.inputs import batch_size as samples_of
 from ttq_plugin.tasks.samples import Batch, Samples
 
 OnEpoch = Callable[[int, float], None]

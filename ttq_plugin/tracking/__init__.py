@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ttq_plugin.tracking.picture import plot_front
+    from ttq_plugin.tracking.pictures.front import plot_front
     from ttq_plugin.tracking.recorder import StudyRecorder
     from ttq_plugin.tracking.records import TrialRecord, front
     from ttq_plugin.tracking.store import Store, open_store

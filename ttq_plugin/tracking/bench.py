@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ttq_plugin.tracking.bench_picture import plot_bench
 from ttq_plugin.tracking.children import rounded
+from ttq_plugin.tracking.pictures.bench import plot_bench
 from ttq_plugin.tracking.records import Parameter
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
@@ -21,7 +21,7 @@ def record_bench(
     Args:
         store: where MLflow keeps it.
         task: the task's name.
-        result: from ``ttq_plugin.deploy.bench.bench``.
+        result: from ``ttq_plugin.deploy.bench.bench.bench``.
         parameters: of the run, such as the file and the processor.
         title: the run's name, and the picture's title.
 

@@ -7,8 +7,8 @@ from functools import partial
 from urllib.parse import quote
 
 from ttq_plugin.fronts import coverage, hypervolume, is_higher, upward, upward_vector
-from ttq_plugin.names import in_markdown, metric_key
-from ttq_plugin.tracking.comparison_picture import plot_fronts
+from ttq_plugin.support.names import in_markdown, metric_key
+from ttq_plugin.tracking.pictures.comparison import plot_fronts
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ttq_plugin.names import redact
+from ttq_plugin.support.names import redact
 
 
 def store_faults() -> tuple[type[Exception], ...]:

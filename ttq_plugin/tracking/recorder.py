@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import children, views
-from ttq_plugin.tracking.picture import plot_front
+from ttq_plugin.tracking.pictures.front import plot_front
+from ttq_plugin.tracking.pictures.table import write_front
 from ttq_plugin.tracking.records import Parameter, TrialRecord, front
 from ttq_plugin.tracking.store import Store
-from ttq_plugin.tracking.table import write_front
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -26,7 +26,7 @@ class TrialRecord:
         notes: remarks for a reader, such as a published value that was rounded.
         violated: the constraints that it breaks; such a trial is never on a front.
         curves: what was measured after each epoch, by metric name.
-        parts: what the score is made of, such as ``recall_0``; see ``ttq_plugin.tasks.scores.parts``.
+        parts: what the score is made of, such as ``recall_0``; see ``ttq_plugin.tasks.scoring.scores.parts``.
     """
 
     number: int

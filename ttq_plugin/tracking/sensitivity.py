@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ttq_plugin.names import metric_key
+from ttq_plugin.support.names import metric_key
 from ttq_plugin.tracking.children import rounded
+from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
 from ttq_plugin.tracking.records import Parameter
-from ttq_plugin.tracking.sensitivity_picture import plot_sensitivity
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.names import file_name, redact
-from ttq_plugin.quiet import quiet_mlflow
+from ttq_plugin.support.names import file_name, redact
+from ttq_plugin.support.quiet import quiet_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

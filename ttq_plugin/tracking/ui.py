@@ -14,8 +14,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.processes import ended_like_ctrl_c
-from ttq_plugin.quiet import MLFLOW
+from ttq_plugin.support.processes import ended_like_ctrl_c
+from ttq_plugin.support.quiet import MLFLOW
 from ttq_plugin.tracking.store import Store
 
 LOG = "server.log"

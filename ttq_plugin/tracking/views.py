@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from ttq_plugin.fronts import is_higher
-from ttq_plugin.names import in_markdown
+from ttq_plugin.support.names import in_markdown
 from ttq_plugin.tracking.records import TrialRecord
 
 TAG = "mlflow.sharedViewState."

@@ -1,0 +1,49 @@
+"""``ttq search --confirm``: the front's members trained again, with a bar, and told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.progress import Progress
+
+from ttq_plugin.commands.parts.console import out
+from ttq_plugin.search.confirm import Confirmed, confirm_front
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.tracking.words import with_unit, written
+
+
+def confirm_all(
+    space: Space,
+    storage: str,
+    study: str,
+    members: Iterable[int],
+    seeds: int,
+    bars: Progress,
+    options: Mapping[str, Any],
+) -> tuple[dict[int, Confirmed], bool]:
+    """Confirm the front; ``options`` are those of ``confirm_front``.
+
+    Returns:
+        what other seeds gave for each member, and whether it was cut short.
+    """
+    chosen = sorted(members)
+    bar = bars.add_task("other seeds", total=seeds * len(chosen), note="")
+
+    def on_poll(finished: Sequence[Mapping[str, Any]], running: Sequence[Mapping[str, Any]]) -> None:
+        bars.update(bar, completed=len(finished), note=f"running {len(running)}")
+
+    return confirm_front(space, storage, study, chosen, seeds, on_poll=on_poll, **options)
+
+
+def print_confirmed(rows: Sequence[Mapping[str, Any]], space: Space) -> None:
+    """A line a member: means and half widths over the other seeds, and whether it stays on the front."""
+    for row in rows:
+        if (found := row.get("confirmed")) is None:
+            continue
+        numbers = zip(space.objectives, found["mean"], found["high"], strict=True)
+        told = ", ".join(
+            f"{name} {with_unit(name, mean)} +- {written(name, high - mean)}" for name, mean, high in numbers
+        )
+        runs = f"{found['runs']} other seeds" + (f", {found['failed']} failed" if found["failed"] else "")
+        out.print(f"trial {row['trial']}: {told} ({runs}){'' if found['holds'] else '  FALLS OFF the front'}")

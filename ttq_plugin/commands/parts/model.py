@@ -1,0 +1,112 @@
+"""The model that a command is asked to open: a file, or a trial of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.parts.lines import store_words
+from ttq_plugin.commands.parts.remake import remake
+from ttq_plugin.commands.report import default_storage, store_folder
+from ttq_plugin.deploy.source import Source, open_model
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.search.study.study import load_study, stored_space
+from ttq_plugin.support.names import file_name, redact, shell
+from ttq_plugin.tasks import TASKS
+from ttq_plugin.tracking import TrialRecord, front
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of the model.
+
+    Attributes:
+        model: a file, or with ``trial`` a study's name.
+        trial: a trial's number, or None.
+        task: what the model is for; None for what the file or the study says.
+        store: MLflow's folder or address.
+        storage: the study's database; None: a file in the folder.
+        data: the user's data; None: what the search was given, or the task's own.
+        seed: of the data's splits; None: the search's, or what the file tells.
+        command: the command's first words, to be repeated in messages.
+    """
+
+    model: str
+    trial: int | None
+    task: str | None
+    store: str
+    storage: str | None
+    data: Path | None
+    seed: int | None
+    command: tuple[str, ...]
+
+    @property
+    def words(self) -> list[str]:
+        """The command as it was given, as far as it names the model."""
+        if self.trial is None:
+            return [*self.command, self.model]
+        storage = ["--storage", redact(self.storage)] if self.storage else []
+        return [*self.command, self.model, "--trial", str(self.trial), *store_words(self.store), *storage]
+
+
+def find_model(asked: Asked) -> tuple[Path, str, Source]:
+    """Open the model.
+
+    Args:
+        asked: what the command line says.
+
+    Returns:
+        Its file, a name for people and files, and the opened model.
+
+    Raises:
+        InputError: if there is no such model, or its task may not be opened.
+    """
+    if asked.trial is None:
+        path = Path(asked.model)
+        source = open_model(path, asked.task, data=asked.data, seed=asked.seed, command=asked.words)
+        return path, path.name, source
+    study = load_study(asked.storage or default_storage(store_folder(asked.store)), asked.model)
+    task = _task_of(study, asked)
+    path = store_folder(asked.store) / "models" / file_name(asked.model) / f"trial-{asked.trial}.safetensors"
+    if not path.is_file():
+        raise InputError(_why_missing(study, path, asked))
+    told = (study.user_attrs.get("inputs") or {}).get("data")
+    data = asked.data or (Path(told) if told else None)
+    seed = study.user_attrs["seed"] if asked.seed is None else asked.seed
+    source = open_model(path, task, data=data, seed=seed, command=asked.words)
+    return path, f"{file_name(asked.model)}-trial-{asked.trial}", source
+
+
+def _task_of(study: Any, asked: Asked) -> str:
+    """The task that the study searches; one of the user's own must have been named on the command line."""
+    task: str = stored_space(study).task
+    if asked.task not in (None, task):
+        raise InputError(f"The study {asked.model!r} searches {task}, and --task must say the same, got {asked.task}.")
+    if task not in TASKS and asked.task is None:
+        raise InputError(
+            f"The study {asked.model!r} searches {task}, and a database never makes this program import code; name "
+            f"the task yourself: `{shell([*asked.words, '--task', task])}`."
+        )
+    return task
+
+
+def _why_missing(study: Any, path: Path, asked: Asked) -> str:
+    """Why a trial has no weights, and what to do."""
+    records = [TrialRecord(**record) for record in finished(study)]
+    members = front(records, list(study.user_attrs["objectives"]))
+    listed = ", ".join(map(str, sorted(members))) or "nobody yet"
+    trial = f"trial {asked.trial} of the study {asked.model!r}"
+    record = next((record for record in records if record.number == asked.trial), None)
+    if record is None:
+        return f"There is no finished {trial}; its front has {listed}."
+    if record.state != "complete":
+        return f"The {trial} has no weights, because it ended as {record.state}; the front has {listed}."
+    again = remake(stored_space(study).task, record, study.user_attrs.get("inputs"))
+    if asked.trial in members:
+        return f"The weights of {trial} are not in {path}, where the search wrote them; make them again: `{again}`."
+    return (
+        f"The weights of {trial} were removed when another trial dominated it; the front has {listed}, or make them "
+        f"again: `{again}`."
+    )

@@ -1,0 +1,127 @@
+"""Follows a search: MLflow up to date, weights of dominated trials removed, the bar moved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.progress import Progress
+
+from ttq_plugin.commands.parts.console import err
+from ttq_plugin.commands.train import marked
+from ttq_plugin.fronts import upward
+from ttq_plugin.search.crew.patience import patiently
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
+from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.tracking.words import label_of, with_unit
+from ttq_plugin.trial.run import Prepared
+
+LAST_PATIENCE = 60.0
+"""Seconds that a finished search waits for an MLflow store that is gone; the trials are safe in the study."""
+
+_SHORTEST, _LONGEST = 5.0, 60.0
+"""Seconds between two attempts while the search runs: a server that does not answer holds up each of them."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Watch:
+    """What `run_search` calls about twice a second.
+
+    Attributes:
+        space: what is searched.
+        study: the study's name.
+        store: MLflow's store, or the folder that becomes one.
+        models: the folder of the complete trials' weights.
+        target: how many trials count in all.
+        ready: what every trial shares.
+        parameters: of the study, for MLflow.
+        bars: where progress is shown.
+        records: the finished trials, as of the last call.
+        remarks: what a reader of the result must know of a front member, by its number.
+    """
+
+    space: Space
+    study: str
+    store: Store | str
+    models: Path
+    target: int
+    ready: Prepared
+    parameters: dict[str, Any]
+    bars: Progress
+    records: list[TrialRecord] = field(default_factory=list)
+    remarks: dict[int, str] = field(default_factory=dict)
+    _recorder: StudyRecorder | None = None
+    _logged: int = -1
+    _again: float = 0.0
+    _pause: float = _SHORTEST
+    _bar: Any = None
+
+    @property
+    def recorder(self) -> StudyRecorder:
+        """Made on first use, when the study has been opened: a refused search leaves nothing in MLflow."""
+        if self._recorder is None:
+            store = self.store if isinstance(self.store, Store) else open_store(self.store)
+            tags = {"task": self.space.task} | marked(self.ready)
+            self._recorder = StudyRecorder(
+                store, self.study, self.space.objectives, self.parameters, tags, self.space.score
+            )
+        return self._recorder
+
+    def members(self) -> set[int]:
+        """Numbers of the trials on the front."""
+        return front(self.records, self.space.objectives)
+
+    def __call__(self, finished: Sequence[dict[str, Any]], running: Sequence[dict[str, Any]]) -> None:
+        """Takes the finished trials, as keywords of TrialRecord, and the running ones."""
+        if self._bar is None:
+            self._bar = self.bars.add_task("trials", total=self.target, note="")
+        if len(finished) > len(self.records):
+            self.records = [TrialRecord(**record) for record in finished]
+            self._forget_dominated()
+        if len(self.records) > self._logged and time.monotonic() >= self._again:
+            self._log()
+        score = self.space.score
+        complete = [r.metrics[score] for r in self.records if r.state == "complete" and score in r.metrics]
+        found = max(complete, key=partial(upward, score), default=None)
+        best = "" if found is None else f"best {label_of(score)} {with_unit(score, found)}, "
+        note = f"{best}front {len(self.members())}, running {len(running)}"
+        # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
+        done = min(len(self.records), self.target - len(running))
+        self.bars.update(self._bar, completed=done, note=note)
+
+    def last(self, action: Callable[[], T]) -> T:
+        """Do what ends the search in MLflow, again and again for a while if the store is gone."""
+        return patiently(action, LAST_PATIENCE, faults=store_faults(), on_wait=self._fail)
+
+    def _log(self) -> None:
+        """A store that fails holds nothing up: what is finished is kept in the study, and logged when it is back."""
+        try:
+            self.recorder.sync(self.records)
+        except store_faults() as error:
+            self._fail(error)
+            self._again, self._pause = time.monotonic() + self._pause, min(2 * self._pause, _LONGEST)
+            return
+        if self._pause > _SHORTEST:
+            err.print("MLflow is back; all finished trials are logged.")
+        self._logged, self._pause = len(self.records), _SHORTEST
+
+    def _fail(self, error: Exception) -> None:
+        if self._pause == _SHORTEST:
+            err.print(f"MLflow cannot be written ({explain(error)}); finished trials are kept and logged later.")
+            self._pause += 1
+        # Whether the last request arrived is not known: the next recorder looks what is there.
+        self._recorder = None
+
+    def _forget_dominated(self) -> None:
+        """A trial once dominated never comes back to the front, so its weights are not needed any more."""
+        members = self.members()
+        for record in self.records:
+            if record.number not in members:
+                (self.models / f"trial-{record.number}.safetensors").unlink(missing_ok=True)

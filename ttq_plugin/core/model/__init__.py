@@ -1,0 +1,1 @@
+"""Methods attached to the weight matrices of a model."""

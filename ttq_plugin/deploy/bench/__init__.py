@@ -1,0 +1,1 @@
+"""Measured costs of a compressed model: time, memory, bytes and energy."""

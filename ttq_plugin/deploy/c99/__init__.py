@@ -1,0 +1,1 @@
+"""A model as self-contained C99 source files."""

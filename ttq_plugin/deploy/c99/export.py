@@ -1,0 +1,83 @@
+"""A model as self-contained C99: packed weights as constants, static buffers, no malloc, no library but libm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ttq_plugin.deploy.c99.program import trace
+from ttq_plugin.deploy.c99.text import header
+from ttq_plugin.deploy.c99.writer import Writer
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import write_text
+from ttq_plugin.support.names import C_HEADERS, c_identifier
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        source: the .c file.
+        header: the .h file.
+        constant_bytes: of weights, scales and other constants: flash, beside the code.
+        static_bytes: of all buffers: memory, beside the stack.
+        kinds: how each layer's weight is stored, by the weight's name.
+    """
+
+    source: Path
+    header: Path
+    constant_bytes: int
+    static_bytes: int
+    kinds: dict[str, str]
+
+
+def export_c(
+    model: nn.Module,
+    example_input: Any,
+    folder: Path,
+    *,
+    name: str = "model",
+    about: str = "",
+    dense: bool = False,
+) -> Written:
+    """Write ``NAME.c`` and ``NAME.h``, which compute what the module computes in evaluation mode, one sample a call.
+
+    Several inputs lie one behind the other in the function's one array of floats, and so do several outputs; whole
+    numbers, such as tokens, are given as floats.
+
+    Args:
+        model: any module whose operations have C code (those of the built-in tasks have).
+        example_input: (batch, ...): a tuple is the positional arguments, a dict the keyword arguments, anything else
+            the one argument; the first sample's shapes are taken.
+        folder: where to; made if needed.
+        name: of the files, and what the names in the header begin with.
+        about: one line for the header's first comment.
+        dense: float weights throughout, to compare with.
+
+    Returns:
+        The files and what they will take.
+
+    Raises:
+        InputError: if the name is no C identifier, the module cannot be exported, a weight is not finite, or the
+            folder cannot be written.
+    """
+    other = f"{c_identifier(name)} is possible"
+    if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
+        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
+    if name != c_identifier(name):
+        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
+    program = trace(model, example_input)
+    used = {key: program.tensors[key] for key in sorted(program.used())}
+    bad = [key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise InputError(f"C code needs finite numbers, got others in {', '.join(bad)}; train the model again.")
+    writer = Writer(program, dense)
+    body = writer.body()
+    code, declarations = folder / f"{name}.c", folder / f"{name}.h"
+    write_text(declarations, header(name, about, program.shapes))
+    write_text(code, writer.text(name, body))
+    return Written(code, declarations, writer.constant_bytes, writer.static_bytes, writer.kinds)

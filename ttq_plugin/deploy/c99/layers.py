@@ -1,0 +1,186 @@
+"""Convolutions and linear layers of a graph as steps for C, with what follows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from ttq_plugin.deploy.c99.steps import Step, View, arguments, geometry, kind_of, pair
+
+if TYPE_CHECKING:
+    from ttq_plugin.deploy.c99.program import Builder
+
+LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul")
+IDLE = {"dropout", "feature_dropout", "alpha_dropout"}
+
+
+def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
+    """A layer and the BatchNorm, activation and pooling that nothing else sees before.
+
+    Args:
+        build: what the step is added to.
+        node: the layer.
+        given: its arguments.
+    """
+    kind = kind_of(node)
+    if kind == "matmul" and build.value(given["other"]).buffer.constant is None:
+        build.values[node] = _product(build, node, given)
+        return
+    more: dict[str, Any] = {"norm": None, "slope": 1.0, "pool": None}
+    linear = "stride" not in given
+    if linear:
+        source = _linear(build, node, given, more)
+    elif kind.startswith("conv_transpose"):
+        source = _transposed(build, node, given, more)
+    else:
+        source = build.value(given["input"])
+        more |= {"weight": build.name_of(given["weight"]), "bias": build.name_of(given["bias"])}
+        more |= geometry(node, given, source.meta)
+        beyond = build.padding.get(given["input"], (0, 0))
+        more["padding"] = (more["padding"][0] + beyond[0], more["padding"][1] + beyond[1])
+    last = node
+    while len(last.users) == 1:
+        [follower] = last.users
+        if not _absorb(build, follower, more, linear):
+            break
+        build.absorbed.add(follower)
+        last = follower
+    output = build.new(last)
+    build.steps.append(Step("layer", output, [source], more))
+    build.values[last] = output
+
+
+def _absorb(build: Builder, node: fx.Node, more: dict[str, Any], linear: bool) -> bool:
+    """Whether the node becomes part of the layer before it."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    kind = kind_of(node).removesuffix("_")
+    given = arguments(node)
+    if kind in IDLE:
+        return not (given["train"] and given["p"])
+    if kind == "batch_norm" and not linear and not more["norm"] and more["slope"] == 1 and not more["pool"]:
+        if given["running_mean"] is None or given["training"]:  # the batch's own statistics, which one sample has not
+            return False
+        parts = ("weight", "bias", "running_mean", "running_var")
+        more["norm"] = {**{part: build.name_of(given[part]) for part in parts}, "eps": given["eps"]}
+        return True
+    if kind in ("relu", "leaky_relu") and more["slope"] == 1:
+        slope = float(given.get("negative_slope", 0.0))
+        # Pooling is done first: a larger value has a larger activation, unless the slope is negative.
+        if slope < 0 or slope == 1:
+            return False
+        more["slope"] = slope
+        return True
+    if kind in ("max_pool1d", "max_pool2d") and not linear and not more["pool"]:
+        if any(pair(given["padding"], 0)) or set(pair(given["dilation"])) != {1} or given["ceil_mode"]:
+            return False
+        one = kind == "max_pool1d"
+        size, stride = (_pair(given[word] or given["kernel_size"], one) for word in ("kernel_size", "stride"))
+        more["pool"] = {"size": size, "stride": stride}
+        return True
+    return False
+
+
+def _pair(value: Any, one: bool) -> tuple[int, int]:
+    """(rows, columns) of a window; one number stands for both, unless there is one dimension."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return (1, int(numbers[0])) if one else (int(numbers[0]), int(numbers[-1]))
+
+
+def _linear(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str, Any]) -> View:
+    """A linear layer as a 1x1 convolution whose image is the rows it is applied to, one below the other."""
+    if kind_of(node) == "linear":
+        source, weight, bias = build.value(given["input"]), build.name_of(given["weight"]), given["bias"]
+    else:  # x W instead of x W^T
+        matrix = given["mat2"] if "mat2" in given else given["other"]
+        source, bias = build.value(given["mat1"] if "mat1" in given else given["self"]), None
+        weight = _transpose(build, matrix)
+        if "mat1" in given:
+            bias = given["self"]
+            if given["beta"] != 1 or given["alpha"] != 1:
+                raise build.missing(node, "addmm with beta or alpha")
+    more |= {"weight": weight, "bias": build.name_of(bias)}
+    shape = source.meta.shape
+    rows = source.meta.numel() // shape[-1]
+    try:
+        flat = source.meta.view(rows, shape[-1])
+    except RuntimeError:
+        source = build.copied(source)
+        flat = source.meta.view(rows, shape[-1])
+    more |= {
+        **{"groups": 1, "channels": shape[-1], "rows": rows, "columns": 1},
+        **{"steps": (flat.stride(1), flat.stride(0), 1), "kernel": (1, 1), "stride": (1, 1)},
+        **{"padding": (0, 0), "dilation": (1, 1), "transposed_output": True, "out": (rows, 1)},
+    }
+    return View(source.buffer, flat)
+
+
+def _transpose(build: Builder, matrix: fx.Node) -> str:
+    view = build.value(matrix)
+    if view.buffer.constant is None or view.meta.dim() != 2:
+        raise build.missing(matrix, "a computed matrix as a weight")
+    name = f"{view.buffer.constant} transposed"
+    if name not in build.tensors:
+        build.constant(name, build.actual(view).t())
+    return name
+
+
+def _transposed(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str, Any]) -> View:
+    """A transposed convolution as one over the input with zeros between its values and around them."""
+    one = kind_of(node) == "conv_transpose1d"
+    name = build.name_of(given["weight"])
+    assert name is not None
+    weight, groups = build.tensors[name], given["groups"]
+    spatial = tuple(range(2, weight.dim()))
+    turned = weight.flip(spatial).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    source = build.value(given["input"])
+    stride, padding, dilation, extra = (
+        (lead, *each) if one else each
+        for lead, each in (
+            (1, _list(given["stride"], one)),
+            (0, _list(given["padding"], one)),
+            (1, _list(given["dilation"], one)),
+            (0, _list(given["output_padding"], one)),
+        )
+    )
+    image = source.meta.unsqueeze(2) if one else source.meta
+    kernel = (1, *weight.shape[2:]) if one else tuple(weight.shape[2:])
+    around = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    if min(around) < 0:
+        raise build.missing(node, "a transposed convolution with more padding than its kernel reaches")
+    sizes = [(n - 1) * s + 1 + 2 * a + e for n, s, a, e in zip(image.shape[2:], stride, around, extra, strict=True)]
+    wide = build.new((1, image.shape[1], *sizes))
+    build.copy(build.value(0.0), wide)
+    (up, left), (down, right) = around, stride
+    place = wide.meta[:, :, up : up + (image.shape[2] - 1) * down + 1 : down]
+    place = place[..., left : left + (image.shape[3] - 1) * right + 1 : right]
+    build.copy(View(source.buffer, image), View(wide.buffer, place))
+    build.constant(f"{name} turned", turned)
+    more |= {"weight": f"{name} turned", "bias": build.name_of(given["bias"])}
+    more |= {
+        **{"groups": groups, "channels": image.shape[1] // groups, "rows": sizes[0], "columns": sizes[1]},
+        **{"steps": wide.meta.stride()[1:], "kernel": kernel, "stride": (1, 1), "padding": (0, 0)},
+        **{"dilation": dilation, "transposed_output": False, "out": pair(node.meta["val"].shape[2:])},
+    }
+    return wide
+
+
+def _list(value: Any, one: bool) -> tuple[int, ...]:
+    numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return numbers[:1] if one else (numbers[0], numbers[-1])
+
+
+def _product(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
+    """A product of two computed matrices, or of many pairs of them."""
+    views = [build.packed(build.value(given[name])) for name in ("self", "other")]
+    if any(view.meta.dim() < 2 for view in views):
+        raise build.missing(node, "a product with a vector")
+    lead = torch.broadcast_shapes(*(view.meta.shape[:-2] for view in views))
+    grown = [view.meta.expand(*lead, *view.meta.shape[-2:]) for view in views]
+    wide = [View(view.buffer, meta) for view, meta in zip(views, grown, strict=True)]
+    wide = [view if not lead or view.meta.is_contiguous() else build.copied(view) for view in wide]
+    output = build.new(node)
+    build.steps.append(Step("product", output, wide))
+    return output

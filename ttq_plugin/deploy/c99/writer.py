@@ -1,0 +1,192 @@
+"""A program's declarations and statements in C, and where its buffers lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ttq_plugin.deploy.c99.calls import CALLS
+from ttq_plugin.deploy.c99.codes import Packed, pack
+from ttq_plugin.deploy.c99.ops import C_CODE
+from ttq_plugin.deploy.c99.steps import Buffer, Program, Step, View
+from ttq_plugin.deploy.c99.text import array, number, plain, source
+
+SMALL = 1 << 16
+KINDS = ("layer", *CALLS)
+
+
+class Writer:
+    """Declarations and statements of a program."""
+
+    def __init__(self, program: Program, dense: bool) -> None:
+        self.program, self.dense = program, dense
+        self.declared: list[str] = []
+        self.names: dict[Any, str] = {}
+        self.packed: dict[str, Packed] = {}
+        self.constant_bytes = 0
+        self.offsets, self.arena = _arena(program)
+        layers = [step for step in program.steps if step.kind == "layer"]
+        self.plane = max((int(np.prod(step.more["out"])) for step in layers), default=0)
+        self.keys = max((s.inputs[1].meta.shape[2] for s in program.steps if s.kind == "attend"), default=0)
+        self.hidden = max((s.output.meta.shape[-1] for s in program.steps if s.kind == "recur"), default=0)
+        self.largest = max([buffer.size for step in program.steps for buffer in _buffers(step)] or [1])
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Weight -> form."""
+        return {name: packed.kind for name, packed in self.packed.items()}
+
+    @property
+    def coded(self) -> bool:
+        """Whether some layer adds by signs."""
+        return bool({"gaps", "trits"} & set(self.kinds.values()))
+
+    @property
+    def static_bytes(self) -> int:
+        """Of arena, planes and scores."""
+        return 4 * (self.arena + self.plane * (2 if self.coded else 1) + self.keys + 10 * self.hidden)
+
+    def body(self) -> str:
+        """The statements of the function, in order; declarations are made along the way."""
+        return "\n".join(f"    {self._call(step)}" for step in self.program.steps)
+
+    def text(self, name: str, body: str) -> str:
+        """The whole .c file around the statements."""
+        kinds, forms = {step.kind for step in self.program.steps}, set(self.kinds.values())
+        switches = {f"USE_{form.upper()}": form in forms for form in ("gaps", "trits", "bytes", "floats")}
+        for kind in KINDS:
+            switches[f"USE_{kind.upper()}"] = kind in kinds
+        sizes = {"PLANE": self.plane, "KEYS": self.keys, "HIDDEN": self.hidden, "ARENA": self.arena}
+        done = sorted({step.more["what"] for step in self.program.steps if step.kind == "map"} - {"COPY"})
+        operations = {what: C_CODE[what] for what in done}
+        parts = {"constants": "\n\n".join(self.declared), "body": body}
+        return source(name, switches, sizes, operations, self.largest >= SMALL, parts)
+
+    def _call(self, step: Step) -> str:
+        return self._layer(step) if step.kind == "layer" else CALLS[step.kind](self, step)
+
+    # Operands.
+
+    def constant(self, values: NDArray[np.generic], key: Any, prefix: str = "k") -> str:
+        """The name of an array, declared once for each key."""
+        if key not in self.names:
+            self.names[key] = f"{prefix}{len(self.names)}"
+            self.declared.append(array(self.names[key], values))
+            self.constant_bytes += values.nbytes
+        return self.names[key]
+
+    def tensor(self, name: str) -> str:
+        """The name of a tensor's array."""
+        return self.constant(self.program.tensors[name].float().numpy().reshape(-1), name)
+
+    def optional(self, name: str | None) -> str:
+        """The name of a tensor's array, or NULL."""
+        return self.tensor(name) if name else "NULL"
+
+    def at(self, view: View) -> str:
+        """The address of the view's first value."""
+        buffer = view.buffer
+        if buffer.constant:
+            base, offset = self.tensor(buffer.constant), 0
+        elif buffer is self.program.input or buffer is self.program.output.buffer:
+            base, offset = "input" if buffer is self.program.input else "output", 0
+        else:
+            base, offset = "arena", self.offsets[buffer]
+        offset += int(view.meta.storage_offset())
+        return f"{base} + {offset}" if offset else base
+
+    # Statements, one function a kind of step.
+
+    def _layer(self, step: Step) -> str:
+        more = step.more
+        weight = more["weight"]
+        if weight not in self.packed:
+            self.packed[weight] = pack(self.program.tensors[weight].float(), dense=self.dense)
+        name = f"layer{len(self.names)}"
+        self.names[step.output] = name
+        fields = self._fields(more, self.packed[weight])
+        lines = "".join(f"    .{key} = {value},\n" for key, value in fields.items())
+        self.declared.append(f"/* {plain(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
+        return f"run_layer(&{name}, {self.at(step.inputs[0])}, {self.at(step.output)});"
+
+    def _fields(self, more: dict[str, Any], packed: Packed) -> dict[str, Any]:
+        weight = more["weight"]
+        channels = len(self.program.tensors[weight])
+        gain, shift = self._affine(more)
+        pool = more["pool"] or {"size": (1, 1), "stride": (1, 1)}
+        out = more["out"]
+        pooled = [(n - s) // t + 1 for n, s, t in zip(out, pool["size"], pool["stride"], strict=True)]
+        one_scale = packed.kind == "floats"
+        fields: dict[str, Any] = {
+            "codes": self.constant(packed.values, (weight, "codes"), "w"),
+            "positive": self.constant(packed.positive, "one" if one_scale else (weight, "positive")),
+            "negative": "NULL" if packed.negative is None else self.constant(packed.negative, (weight, "negative")),
+            "gain": "NULL" if gain is None else self.constant(gain, (id(more), "gain")),
+            "shift": "NULL" if shift is None else self.constant(shift, (id(more), "shift")),
+            "slope": number(more["slope"]),
+            "kind": packed.kind.upper(),
+            "rice": packed.rice,
+            "scale_step": int(packed.positive.size > 1),
+            "groups": more["groups"],
+            "channels": more["channels"],
+            "rows": more["rows"],
+            "columns": more["columns"],
+        }
+        fields |= dict(zip(("channel_step", "row_step", "column_step"), more["steps"], strict=True))
+        fields |= dict(zip(("kernel_rows", "kernel_columns"), more["kernel"], strict=True))
+        for word in ("stride", "padding", "dilation"):
+            fields |= dict(zip((f"row_{word}", f"column_{word}"), more[word], strict=True))
+        fields |= {"out_channels": channels, "out_rows": out[0], "out_columns": out[1]}
+        fields |= dict(zip(("pool_rows", "pool_columns"), pool["size"], strict=True))
+        fields |= dict(zip(("pool_row_stride", "pool_column_stride"), pool["stride"], strict=True))
+        fields |= {"pooled_rows": pooled[0], "pooled_columns": pooled[1]}
+        rows = more["transposed_output"]
+        fields["out_channel_step"] = 1 if rows else pooled[0] * pooled[1]
+        fields["out_position_step"] = channels if rows else 1
+        self.largest = max([self.largest, *(value for value in fields.values() if isinstance(value, int))])
+        return fields
+
+    def _affine(self, more: dict[str, Any]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Factor and term of each output channel: the bias, or bias and BatchNorm together."""
+
+        def read(name: str | None, default: float) -> Tensor:
+            return self.program.tensors[name].double() if name else torch.tensor(default, dtype=torch.float64)
+
+        if not more["norm"]:
+            return None, read(more["bias"], 0).float().numpy() if more["bias"] else None
+        norm = more["norm"]
+        gain = read(norm["weight"], 1) / (read(norm["running_var"], 1) + norm["eps"]).sqrt()
+        shift = (read(more["bias"], 0) - read(norm["running_mean"], 0)) * gain + read(norm["bias"], 0)
+        return gain.float().numpy(), shift.float().numpy()
+
+
+def _buffers(step: Step) -> list[Buffer]:
+    return [view.buffer for view in (step.output, *step.inputs)]
+
+
+def _arena(program: Program) -> tuple[dict[Buffer, int], int]:
+    """Where each buffer lies, in floats, and how many in all: buffers in use at the same time do not overlap."""
+    spans: dict[Buffer, tuple[int, int]] = {}
+    for index, step in enumerate(program.steps):
+        for buffer in _buffers(step):
+            if not buffer.constant and buffer is not program.input and buffer is not program.output.buffer:
+                spans[buffer] = (spans.get(buffer, (index, index))[0], index)
+    offsets: dict[Buffer, int] = {}
+    for buffer in sorted(spans, key=lambda buffer: -buffer.size):
+        first, last = spans[buffer]
+        taken = sorted(
+            (offsets[other], offsets[other] + other.size)
+            for other in offsets
+            if spans[other][0] <= last and first <= spans[other][1]
+        )
+        at = 0
+        for start, end in taken:
+            if start - at >= buffer.size:
+                break
+            at = max(at, end)
+        offsets[buffer] = at
+    return offsets, max((at + buffer.size for buffer, at in offsets.items()), default=0)

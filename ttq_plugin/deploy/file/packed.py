@@ -1,0 +1,231 @@
+"""Packed files: a compressed model in the bytes that its ternary weights are worth, and back, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.core.model.matrices import Layout, matrices
+from ttq_plugin.deploy.file import container
+from ttq_plugin.deploy.file.codes import Damaged
+from ttq_plugin.deploy.file.entries import TABLE, WORDS, check_names, complete, decode, make_entry
+from ttq_plugin.deploy.file.rest import REST
+from ttq_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What a packed file says of itself.
+
+    Attributes:
+        task: name of the built-in task whose model it is, or None.
+        method: how it was compressed, or None.
+        report: the report's flat numbers, or empty.
+        more: what else the writer had to say.
+        architecture: class of the model, for people.
+        entries: name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
+            as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes.
+        nbytes: of the file.
+    """
+
+    task: str | None
+    method: str | None
+    report: dict[str, Any]
+    more: dict[str, Any]
+    architecture: str
+    entries: dict[str, dict[str, Any]]
+    nbytes: int
+
+    @property
+    def packed_bytes(self) -> dict[str, int]:
+        """Bytes of codes and scales of each packed matrix, by the name that reports give it."""
+        packed = {n: e for n, e in self.entries.items() if "kind" in e and len(e["shape"]) > 1}
+        return {n.removesuffix(".weight"): e["bytes"] for n, e in packed.items()}
+
+
+def save_packed(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    task: str | None = None,
+    method: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    rest: str = "exact",
+) -> PackedInfo:
+    """Write a compressed model: ternary weights as packed codes and scales, everything else as it is.
+
+    Every weight matrix that takes at most one positive and one negative value, a matrix or an output channel, is
+    packed; so is any tensor of at most 256 values, such as a weight on an int8 grid. Weights that
+    several modules share are written once.
+
+    Args:
+        model: a plain module, with baked weights; not changed.
+        path: the file to be, ``.safetensors``.
+        task: the built-in task whose model it is; ``load_packed`` then rebuilds it without being given one.
+        method: how it was compressed, kept for people.
+        report: numbers to keep, such as ``CompressionReport.to_dict()``.
+        more: whatever else JSON can hold.
+        rest: what becomes of all other floating-point tensors: ``exact``, ``float16`` (half the bytes, relative error
+            up to 2^-11) or ``int8`` (a quarter; matrices and kernels only, one scale an output channel, absolute error
+            up to max|w| / 254 of the channel; the others stay exact).
+
+    Returns:
+        What was written, its size among it.
+
+    Raises:
+        InputError: for an unknown task or ``rest``, a tensor that cannot be kept, or a place that cannot be written.
+    """
+    from ttq_plugin.tasks import check_task
+
+    if task is not None:
+        check_task(task)
+    if rest not in REST:
+        raise InputError(f"rest must be one of {', '.join(REST)}, got {rest!r}.")
+    state = model.state_dict()
+    layouts = _layouts(model)
+    entries: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.dtype not in WORDS:
+            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"a packed file holds plain tensors, got {name!r} of {what}; convert the model first.")
+        if TABLE in name:
+            raise InputError(f"a tensor's name must not contain {TABLE!r}, got {name!r}; rename it.")
+        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and same in first:
+            entries[name] = {"as": "same", "of": first[same]}
+            continue
+        first[same] = name
+        stored, entry = make_entry(name, value.detach().cpu().contiguous(), layouts.get(name), rest)
+        entries[name] = entry
+        tensors |= stored
+    about = {"task": task, "method": method, "architecture": _architecture(model)}
+    about |= {"report": dict(report or {}), "more": dict(more or {})}
+    raw = {name: entry["crc"] for name, entry in entries.items() if entry["as"] == "raw"}
+    others = {name: entry for name, entry in entries.items() if name not in raw}
+    container.write(Path(path), tensors, {**about, "raw": raw, "entries": others})
+    return packed_info(path)
+
+
+def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
+    """Read a model that ``save_packed`` wrote; nothing in the file is ever executed or imported.
+
+    Args:
+        path: the file.
+        model: of the architecture that was saved, filled in place, one tensor at a time; None rebuilds the model of the
+            built-in task that the file names.
+
+    Returns:
+        The model; a rebuilt one is in eval mode.
+
+    Raises:
+        InputError: if the file is missing, foreign, of another version, damaged, of another architecture, or names no
+            built-in task where one is needed; the model is then unchanged.
+    """
+    path = Path(path)
+    info = packed_info(path)
+    if model is None:
+        model = _rebuilt(path, info.task).eval()
+    state = model.state_dict()
+    layouts = _layouts(model)
+    _check_architecture(path, info, state, type(model).__name__)
+    with container.tensors(path) as file:
+        for writing in (False, True):  # all is decoded once before the first tensor is touched
+            for name, entry in info.entries.items():
+                if entry["as"] != "same":
+                    value = _decoded(path, file, name, entry, layouts.get(name))
+                    if writing:
+                        with torch.no_grad():
+                            state[name].copy_(value)
+        for name, entry in info.entries.items():
+            if entry["as"] == "same" and state[name].data_ptr() != state[entry["of"]].data_ptr():
+                with torch.no_grad():
+                    state[name].copy_(state[entry["of"]])
+    return model
+
+
+def packed_info(path: Path | str) -> PackedInfo:
+    """What a packed file says of itself, after its digest was checked; no tensor is read.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Task, method, report and the entries.
+
+    Raises:
+        InputError: if the file is missing, foreign, of another version, or damaged.
+    """
+    path = Path(path)
+    content, stored = container.read(path)
+    try:
+        raw = {name: {"as": "raw", "crc": crc} for name, crc in content["raw"].items()}
+        entries = {name: complete(name, dict(entry), stored) for name, entry in (content["entries"] | raw).items()}
+        check_names(entries, set(stored))
+        about = {key: content[key] for key in ("task", "method", "architecture")}
+        about |= {key: dict(content[key]) for key in ("report", "more")}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: its header lacks or confuses {error}.") from None
+    return PackedInfo(**about, entries=entries, nbytes=path.stat().st_size)
+
+
+def _layouts(model: nn.Module) -> dict[str, Layout]:
+    """Name of a weight matrix in the state dict -> how its channels lie."""
+    # Dimension 1 of a grouped transposed convolution holds the channels of one group, which files may tell apart.
+    return {
+        path: Layout(1 if matrix.layout.channel is None else matrix.layout.channel, matrix.layout.parts)
+        for matrix in matrices(model).values()
+        for path in matrix.paths
+    }
+
+
+def _architecture(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def _check_architecture(path: Path, info: PackedInfo, state: dict[str, Tensor], given: str) -> None:
+    """Raise InputError unless names, shapes and dtypes are the model's; before anything is allocated."""
+    theirs = {name: _form(info.entries, entry) for name, entry in info.entries.items()}
+    own = {name: (tuple(value.shape), WORDS.get(value.dtype, str(value.dtype))) for name, value in state.items()}
+    if theirs == own:
+        return
+    for name in sorted(theirs.keys() | own.keys()):
+        if theirs.get(name) != own.get(name):
+            here, there = (_words(forms.get(name)) for forms in (own, theirs))
+            raise InputError(
+                f"{path} holds a {info.architecture}, and the model must be the same, got a {given}: its {name} is "
+                f"{here}, the file's {there}."
+            )
+
+
+def _form(entries: dict[str, dict[str, Any]], entry: dict[str, Any]) -> tuple[tuple[int, ...], str]:
+    entry = entries[entry["of"]] if entry["as"] == "same" else entry
+    return tuple(entry["shape"]), entry["dtype"]
+
+
+def _words(form: tuple[tuple[int, ...], str] | None) -> str:
+    return "missing" if form is None else f"{form[1]} {'x'.join(map(str, form[0])) or 'scalar'}"
+
+
+def _decoded(path: Path, file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -> Tensor:
+    try:
+        return decode(file, name, entry, layout)
+    except (Damaged, IndexError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {name}: {error}.") from None
+
+
+def _rebuilt(path: Path, task: str | None) -> nn.Module:
+    """The untrained model of the task that the file names."""
+    from ttq_plugin.tasks import TASKS, get_task
+
+    if not isinstance(task, str) or task not in TASKS:
+        raise InputError(f"{path} names no built-in task; give load_packed a model of its architecture.")
+    with torch.random.fork_rng(devices=[]):
+        return get_task(task).model()

@@ -1,0 +1,1 @@
+"""Compressed models as MLflow models without a pickle."""

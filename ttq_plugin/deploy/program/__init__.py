@@ -1,0 +1,1 @@
+"""The lowering of a model: layers with what follows them, as numbers."""

@@ -1,0 +1,1 @@
+"""Fast inference on this machine, compared with the model that it runs."""

@@ -1,0 +1,70 @@
+"""Compiles the kernels, of training and of inference: python ttq_plugin/native/build.py, or the installation.
+
+Imports nothing but the standard library, because it also runs where nothing is installed yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE / "training.c"
+INFERENCE = HERE / "inference.c"
+
+# OpenMP only as a note to the vectoriser: no threads, no library. Traps and errno would keep it from vectorising.
+FLAGS = (
+    "-std=c11 -O3 -fPIC -shared -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi".split()
+)
+
+
+def library_of(source: Path) -> Path:
+    """Where the library of a source is put."""
+    return source.with_name(f"_{source.stem}.so")
+
+
+LIBRARY = library_of(SOURCE)
+
+
+def fingerprint(source: Path = SOURCE) -> int:
+    """The first 8 bytes of the source's SHA-256, which the library carries too."""
+    return int.from_bytes(hashlib.sha256(source.read_bytes()).digest()[:8], "big")
+
+
+def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
+    """Compile the kernels.
+
+    Args:
+        library: where to; replaced in one step, so that running programs keep theirs.
+        source: what to compile.
+
+    Returns:
+        None, or in one line why there is no library.
+    """
+    command = (os.environ.get("CC") or "cc").split()
+    if not shutil.which(command[0]):
+        return f"no C compiler ({command[0]}) was found"
+    draft = library.with_name(f"{library.name}.{os.getpid()}")
+    command += [*FLAGS, f"-DTTQ_SOURCE={fingerprint(source):#x}u", str(source), "-o", str(draft), "-lm"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            said = (done.stderr.strip() or f"{command[0]} ended with {done.returncode}").splitlines()
+            return next((line for line in said if "error" in line), said[0])
+        os.replace(draft, library)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return " ".join(str(error).split())
+    finally:
+        draft.unlink(missing_ok=True)
+    return None
+
+
+if __name__ == "__main__":
+    for kernels in (SOURCE, INFERENCE):
+        if reason := build(library_of(kernels), kernels):
+            sys.exit(f"The native kernels were not built: {reason}.")
+        print(f"Built {library_of(kernels)}")

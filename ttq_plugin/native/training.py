@@ -1,0 +1,199 @@
+"""Native kernels of the ternary step, for float32 layers on the CPU with one group; optional.
+
+On a small layer each torch operation costs more than its arithmetic, and a step needs about 35 of them a layer; here it
+needs two calls. Built when the package is installed, if a C compiler is there; without it, or with ``TTQ_NATIVE=0``
+in the environment, torch does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import c_double, c_float, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.native.build import LIBRARY, fingerprint
+
+if TYPE_CHECKING:
+    from ttq_plugin.core.ternarizer import Ternarizer
+
+SURROGATES = ("soft",)
+"""The surrogates that ``Kernels.backward`` knows."""
+
+LONG = 1 << 16
+"""From this many weights on, a call lets other Python threads run; below, that would cost more than it gives."""
+
+_SIGNATURES = {
+    "ttq_peaks": (c_void_p, c_int64, c_void_p),
+    "ttq_moments": (c_void_p, c_int64, c_double, c_void_p),
+    "ttq_forward": (c_void_p, c_int64, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p),
+    "ttq_backward": (*[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_double, c_int, c_int, *[c_void_p] * 4),
+}
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_Two, _Four, _Known = c_double * 2, c_double * 4, c_double * 9
+_VECTORS: list[tuple[Tensor, Any]] = [(torch.empty(n, dtype=torch.float32), c_float * n) for n in range(3)]
+_is_compiling, _in_functorch = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+
+
+class Kernels:
+    """The functions of ``training.c`` on tensors that ``kernels_for`` accepts.
+
+    Sums run in float64.
+
+    Raises:
+        OSError: if the library cannot be loaded.
+        AttributeError: if it is another one.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._short, self._long = ctypes.PyDLL(str(library)), ctypes.CDLL(str(library))
+        for handle in (self._short, self._long):
+            for name, types in _SIGNATURES.items():
+                function = getattr(handle, name)
+                function.argtypes, function.restype = types, None
+        self._short.ttq_source.restype = ctypes.c_uint64
+        self.source: int = self._short.ttq_source()
+
+    def peaks(self, w: Tensor) -> tuple[float, float, float, float]:
+        """Least and largest weight, and both divided by ``max|w|``."""
+        n, out = w.numel(), _Four()
+        (self._short if n < LONG else self._long).ttq_peaks(w.data_ptr(), n, out)
+        return out[0], out[1], out[2], out[3]
+
+    def moments(self, w: Tensor, divisor: float | None) -> tuple[float, float]:
+        """Mean, and root of the sum of squared deviations, of ``w / divisor``."""
+        n, out = w.numel(), _Two()
+        (self._short if n < LONG else self._long).ttq_moments(w.data_ptr(), n, 1.0 if divisor is None else divisor, out)
+        return out[0], out[1]
+
+    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Any]:
+        """The ternary weight.
+
+        Args:
+            w: latent weight.
+            scales: ``(W_p, W_n)``, shape (2,), accepted by ``kernels_for`` as the next.
+            thresholds: the rule's numbers, shape (k,).
+            method: whose rule has a number here.
+
+        Returns:
+            The ternary weight, and what the backward pass has to know.
+        """
+        n, q, known = w.numel(), torch.empty_like(w), _Known()
+        (self._short if n < LONG else self._long).ttq_forward(
+            w.data_ptr(),
+            n,
+            scales.data_ptr(),
+            thresholds.data_ptr(),
+            method.rule.native,
+            method.normalize,
+            method.learn_thresholds or method.learn_alpha,
+            known,
+            q.data_ptr(),
+        )
+        return q, known
+
+    def backward(
+        self,
+        w: Tensor,
+        g: Tensor,
+        known: Any,
+        scales: Tensor,
+        thresholds: Tensor,
+        alpha: Tensor,
+        method: Ternarizer,
+        soft: int,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Gradients of all that may learn.
+
+        Args:
+            w: latent weight.
+            g: dL/dq, contiguous.
+            known: from ``forward``.
+            scales: as in ``forward``, only for their shape.
+            thresholds: likewise.
+            alpha: the surrogate's dimensionless slope, shape ().
+            method: as in ``forward``.
+            soft: whether the surrogate is needed: 0 no, 1 for the thresholds, 2 for alpha too.
+
+        Returns:
+            dL/dw, dL/dscales, dL/dthresholds or None, dL/dalpha or None.
+        """
+        n, d_w, d_scales = w.numel(), torch.empty_like(w), torch.empty_like(scales)
+        d_t = torch.empty_like(thresholds) if soft else None
+        d_alpha = torch.empty_like(alpha) if soft == 2 else None
+        (self._short if n < LONG else self._long).ttq_backward(
+            w.data_ptr(),
+            g.data_ptr(),
+            n,
+            known,
+            alpha.data_ptr(),
+            method.dead_zone == "pass",
+            method.rule.native,
+            soft,
+            d_w.data_ptr(),
+            d_scales.data_ptr(),
+            None if d_t is None else d_t.data_ptr(),
+            None if d_alpha is None else d_alpha.data_ptr(),
+        )
+        return d_w, d_scales, d_t, d_alpha
+
+    @staticmethod
+    def stack(values: tuple[float, ...]) -> Tensor:
+        """A float32 tensor of the values; a fifth of what ``torch.tensor`` costs between two layers."""
+        pattern, numbers = _VECTORS[len(values)]
+        x = torch.empty_like(pattern)
+        numbers.from_address(x.data_ptr())[:] = values
+        return x
+
+
+def load(library: Path = LIBRARY) -> Kernels | None:
+    """The kernels, or None if they were not built; with a warning, if built from another source or unusable."""
+    if not library.exists():
+        return None
+    reason = "was built from another source"
+    try:
+        kernels = Kernels(library)
+        if kernels.source == fingerprint():
+            return kernels
+    except (OSError, AttributeError) as error:
+        reason = f"cannot be used ({error})"
+    warnings.warn(f"{library} {reason}; torch does its work, slower. Install ttq-plugin anew.", stacklevel=2)
+    return None
+
+
+BUILT: Kernels | None = load()
+_active = None if os.environ.get("TTQ_NATIVE") == "0" else BUILT
+
+
+def kernels_for(*tensors: Tensor) -> Kernels | None:
+    """The kernels, if they can take these: plain, contiguous float32 on the CPU, not traced or transformed."""
+    if _is_compiling() or _active is None or _in_functorch():
+        return None
+    for x in tensors:
+        if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or type(x) not in _PLAIN:
+            return None
+    return _active
+
+
+def values(known: Any, normalised: bool, count: int) -> tuple[Any, ...]:
+    """What ``Kernels.forward`` found, as ``step.Known`` has it; ``count`` is the number of thresholds."""
+    divisor, d_min, d_max, w_p, w_n, mean, sigma, *t = known
+    return divisor if normalised else None, (mean, sigma), tuple(t[:count]), (d_min, d_max), (w_p, w_n)
+
+
+@contextmanager
+def switched(on: bool) -> Iterator[None]:
+    """Use the kernels, where they were built, or not, in this process."""
+    global _active
+    before, _active = _active, BUILT if on else None
+    try:
+        yield
+    finally:
+        _active = before

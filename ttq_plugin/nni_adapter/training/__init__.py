@@ -1,0 +1,1 @@
+"""Training through NNI's evaluators: parameter groups, checkpoints, epochs and calibration."""

@@ -1,0 +1,1 @@
+"""The workers of a search: how they start, take trials, and end."""

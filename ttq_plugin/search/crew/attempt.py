@@ -1,0 +1,72 @@
+"""One trial's compression, from drawn values to the numbers that a study is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ttq_plugin.errors import Diverged
+from ttq_plugin.fronts import upward_vector
+from ttq_plugin.search.crew.job import TrialCode
+from ttq_plugin.search.space.measured import measured
+from ttq_plugin.search.space.objectives import gains, violations
+from ttq_plugin.search.space.space import Space
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a finished compression gave.
+
+    Attributes:
+        outcome: the compression's, with its model.
+        metrics: every finite number, by name; natural values.
+        values: the objectives in the space's order, all of them better when higher.
+        limits: how much each constraint is violated, by its text; 0 or less where it holds.
+        notes: what a reader must know, such as numbers that were not finite.
+        parts: what the score is made of, such as the recall of each class.
+    """
+
+    outcome: Any
+    metrics: dict[str, float]
+    values: list[float]
+    limits: dict[str, float]
+    notes: list[str]
+    parts: dict[str, float]
+
+
+def attempt(space: Space, code: TrialCode, prepared: Any, settings: Mapping[str, Any], **hooks: Any) -> Attempt:
+    """Run one compression and measure what the space asks for.
+
+    Args:
+        space: what is searched.
+        code: runs compressions.
+        prepared: what the trials share.
+        settings: keywords of the code's Settings.
+        **hooks: of the code's run.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        Diverged: if the training or an objective leaves the finite numbers.
+    """
+    outcome = code.run(prepared, code.Settings(**settings), **hooks)
+    metrics = {name: float(value) for name, value in outcome.metrics.items()}
+    metrics = gains(metrics | measured(space, outcome.model, prepared))
+    natural = [metrics[name] for name in space.objectives]
+    for name, value in zip(space.objectives, natural, strict=True):
+        # Optuna fails a trial whose value is NaN, but takes infinity for the best value ever seen.
+        if not math.isfinite(value):
+            raise Diverged(f"the objective {name} is {value}")
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
+    return Attempt(
+        outcome=outcome,
+        metrics=finite,
+        values=list(upward_vector(space.objectives, natural)),
+        limits=violations(space.limits, finite),
+        notes=[*outcome.notes, *dropped],
+        parts={name: float(value) for name, value in getattr(outcome, "parts", {}).items() if math.isfinite(value)},
+    )

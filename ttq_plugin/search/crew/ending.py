@@ -1,0 +1,70 @@
+"""When a whole search ends: its trials are handed out, its time is over, its grid is gone through, its front stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import TrialState
+
+from ttq_plugin.fronts import hypervolume
+from ttq_plugin.search.space.samplers import grid_size, handed_of_grid, waiting
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import is_lost
+
+ENOUGH = 1e-3
+"""A rise of the hypervolume by less than this share of it is stagnation."""
+
+STARTUP = 10
+"""Trials that Optuna's samplers draw at random before they learn: stagnation is not looked for among them."""
+
+
+def why_ended(trials: Sequence[Any], space: Space, target: int, until: float | None) -> str | None:
+    """Why no trial is handed out any more.
+
+    Args:
+        trials: all of the study's.
+        space: what is searched.
+        target: trials in all.
+        until: the time, in seconds since the epoch, after which no trial begins; None for no limit.
+
+    Returns:
+        "trials", "time", "grid" or "stagnation"; None while the search goes on.
+    """
+    if sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials) >= target:
+        return "trials"
+    if until is not None and time.time() >= until:
+        return "time"
+    if space.sampler == "grid" and handed_of_grid(trials) >= grid_size(space) and not waiting(trials):
+        return "grid"
+    if space.stagnation is not None and stagnates(trials, space.stagnation):
+        return "stagnation"
+    return None
+
+
+def stagnates(trials: Sequence[Any], patience: int) -> bool:
+    """Whether the last finished trials left the hypervolume of the front where it was.
+
+    Args:
+        trials: all of the study's.
+        patience: how many finished trials, in the order of their numbers.
+
+    Returns:
+        False also as long as nothing has any hypervolume.
+    """
+    trials = [trial for trial in trials if trial.state.is_finished() and not is_lost(trial)]
+    if len(trials) < STARTUP + patience:
+        return False
+    before, now = volume(trials[:-patience]), volume(trials)
+    return now > 0 and now - before < ENOUGH * now
+
+
+def volume(trials: Sequence[Any]) -> float:
+    """Hypervolume of the complete trials among these that break no constraint, from 0 in every objective."""
+    return hypervolume([trial.values for trial in trials if is_feasible(trial)])
+
+
+def is_feasible(trial: Any) -> bool:
+    """Whether the trial is complete and breaks no constraint."""
+    return trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())

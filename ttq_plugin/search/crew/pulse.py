@@ -1,0 +1,35 @@
+"""Signs of life while a trial runs, for those who cannot see this process."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+from ttq_plugin.search.crew.patience import STORAGE_FAULTS
+
+
+class Pulse:
+    """Writes the trial's heartbeat every few seconds, from a thread of its own, until the block ends."""
+
+    def __init__(self, study: Any, trial: Any, seconds: float) -> None:
+        self._storage, self._trial, self._seconds = study._storage, trial._trial_id, seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._seconds):
+            try:
+                self._storage.record_heartbeat(self._trial)
+            except STORAGE_FAULTS:
+                pass  # the next one may arrive; the trial itself goes on in any case
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not joined: a heartbeat that waits for a vanished server must not hold up the next trial.
+        self._over.set()

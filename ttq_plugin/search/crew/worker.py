@@ -1,0 +1,291 @@
+"""A worker: asks the study for a trial, runs it, tells the result, until the search's number is handed out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.search.crew.attempt import attempt
+from ttq_plugin.search.crew.ending import why_ended
+from ttq_plugin.search.crew.job import Job, TrialCode
+from ttq_plugin.search.crew.patience import STORAGE_FAULTS, patiently
+from ttq_plugin.search.crew.processes import crew_of, identity
+from ttq_plugin.search.crew.pulse import Pulse
+from ttq_plugin.search.space.samplers import grid, handed_of_grid, make_sampler, waiting
+from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.study.early import Judge
+from ttq_plugin.search.study.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
+from ttq_plugin.search.study.locks import lock
+from ttq_plugin.search.study.storage import Unavailable, cause
+from ttq_plugin.search.study.study import load_study
+from ttq_plugin.search.study.weights import send
+from ttq_plugin.support.frames import explain
+from ttq_plugin.support.processes import die_with_parent
+
+HOPELESS = 3
+"""When the first trials, this many, all fail with one and the same error, it is not the settings' fault."""
+
+STOP = 3
+"""The exit code of a worker that says why no other one needs to be started."""
+
+
+class Hopeless(RuntimeError):
+    """The search cannot succeed as it stands, and the message says why."""
+
+
+def worker_main(job: Job, channel: Any) -> None:
+    """A worker's process, started by the search; a fatal error goes into the channel and ends with exit code STOP.
+
+    The channel is a pipe of this worker alone: a queue shared by the workers stays locked for good when one of them is
+    killed while it writes.
+
+    Args:
+        job: what to do.
+        channel: the writing end of the pipe, for ("input" | "error", message).
+    """
+    # Ctrl-C reaches every process of the terminal; the search decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    try:
+        work(job)
+    except InputError as error:
+        channel.send(("input", str(error)))
+        sys.exit(STOP)
+    except Hopeless as error:
+        channel.send(("error", str(error)))
+        sys.exit(STOP)
+
+
+def work(job: Job) -> int:
+    """Runs trials until none is left to hand out.
+
+    Args:
+        job: what to do.
+
+    Returns:
+        how many trials were run here.
+
+    Raises:
+        InputError: the study or the task's input cannot be used.
+        Hopeless: preparing failed, or the search's first trials all failed with the same error.
+    """
+    # The search has opened this database before: where it cannot be reached now, that will pass.
+    study = patiently(
+        lambda: load_study(job.storage, job.study_name, heartbeat=job.heartbeat),
+        job.patience,
+        faults=(*STORAGE_FAULTS, Unavailable),
+    )
+    try:
+        code = _trial_code(job.trial_module)
+        prepared = code.prepare(
+            _task(job),
+            seed=job.seed,
+            data=job.data,
+            device=job.device,
+            cache=job.cache,
+            weights=job.weights,
+            fingerprint=job.fingerprint,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        raise Hopeless(f"Preparing {job.space.task} failed: {_describe(error)}") from error
+    done = 0
+    try:
+        while (handed := patiently(lambda: _next(study, job), job.patience)) is not None:
+            trial, values = handed
+            with Pulse(study, trial, job.heartbeat):
+                _run_one(study, trial, job, code, prepared, values)
+            done += 1
+            patiently(lambda: _give_up_if_hopeless(study), job.patience)
+    except STORAGE_FAULTS as error:
+        raise Hopeless(f"The study's database fails: {cause(error, job.storage)}") from error
+    return done
+
+
+def _task(job: Job) -> Any:
+    """The task's name, or the task itself where our parent process sent it along."""
+    if job.task is None:
+        return job.space.task
+    import cloudpickle
+
+    return cloudpickle.loads(job.task)  # through the pipe that multiprocessing starts us by, from nowhere else
+
+
+def _trial_code(module: str) -> TrialCode:
+    code = importlib.import_module(module)
+    if "torch" in sys.modules:  # a test's stand-in does without
+        # One thread a worker: with as many workers as cores, more threads only wait for each other.
+        sys.modules["torch"].set_num_threads(1)
+    return cast(TrialCode, code)
+
+
+def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
+    """The next trial and its values; None when the number is handed out, or the search was stopped.
+
+    Counting, asking and drawing happen under one lock: no trial too many, and TPE sees what the others are at. What was
+    left undone by a worker that died, or by an attempt of this function that failed half-way, is handed out again.
+
+    Args:
+        study: an optuna.Study.
+        job: the search's job.
+
+    Returns:
+        the running trial, and the keywords of its Settings.
+    """
+    with lock(job.storage, job.study_name, "ask"):
+        notes = study.user_attrs
+        check_release(study.study_name, notes.get("release"), job.release)
+        me, others = identity(job.worker), nobodys(study, crew_of({"name": job.worker}))
+        trials = study.get_trials(deepcopy=False)
+        if reclaim(study, lambda trial: INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial), trials):
+            trials = study.get_trials(deepcopy=False)
+        target = notes.get("trials", job.target)
+        if notes.get("stopped") or why_ended(trials, job.space, target, notes.get("until")):
+            return None
+        if job.space.sampler == "grid" and not waiting(trials):
+            index = handed_of_grid(trials)
+            study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={"grid": index})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
+            trial = study.ask()
+        # Before the name: a named trial always has a sign of life that can grow old.
+        study._storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr("worker", me)
+        study.sampler = make_sampler(job.space.sampler, job.seed, trial.number, target)
+        values = job.space.suggest(trial)
+        seed = trial.user_attrs.get("seed", job.seed)
+        settings = job.space.settings(values, seed)
+        for key, value in {
+            "origin": trial.user_attrs.get("origin", "search"),
+            "seed": seed,
+            "started": time.time(),
+            "parameters": {name: value for name, value in settings.items() if value is not None and name != "task"},
+        }.items():
+            trial.set_user_attr(key, value)
+    return trial, settings
+
+
+def check_release(name: str, studys: str | None, workers: str | None) -> None:
+    """Refuse to mix trials of different code in one study.
+
+    Args:
+        name: the study's name.
+        studys: the release that the study is searched by.
+        workers: the one that works, None for one that the search itself started.
+
+    Raises:
+        InputError: they differ.
+    """
+    if workers is not None and workers != studys:
+        raise InputError(
+            f"The study {name!r} is searched by ttq-plugin {studys}, and a worker must be the same, but here is "
+            f"{workers}; install that version here."
+        )
+
+
+def _run_one(
+    study: Any, trial: Any, job: Job, code: TrialCode, prepared: Any, settings: Mapping[str, Any]
+) -> None:  # fmt: skip
+    """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
+    begun = time.perf_counter()
+    judge = Judge(study, job.space, settings["epochs"])
+    hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
+    try:
+        found = attempt(job.space, code, prepared, settings, **hooks)
+    except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
+        with lock(job.storage, job.study_name, "ask"):
+            lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)
+        raise
+    except TrialPruned as stop:
+        seconds = time.perf_counter() - begun
+        told = {"reason": str(stop), "seconds": seconds, "saved": judge.saved(seconds), "looks": judge.looks}
+        patiently(lambda: _tell(study, trial, told, None, state=TrialState.PRUNED), job.patience)
+        return
+    except Exception as error:
+        diverged = isinstance(error, Diverged)
+        reason = f"diverged: {error}" if diverged else _describe(error)
+        told = {"reason": reason, "diverged": diverged, "seconds": time.perf_counter() - begun}
+        patiently(lambda: _tell(study, trial, told, None), job.patience)
+        return
+    outcome = found.outcome
+    _keep_weights(study, trial, job, code, outcome.model, _about(job, settings, prepared))
+    told = {"metrics": found.metrics, "notes": found.notes, "seconds": float(outcome.seconds)}
+    told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
+    told |= {"looks": judge.looks} if judge.looks else {}
+    told |= {"parts": found.parts} if found.parts else {}
+    patiently(lambda: _tell(study, trial, told, found.values, limits=found.limits), job.patience)
+
+
+def _tell(
+    study: Any,
+    trial: Any,
+    notes: Mapping[str, Any],
+    values: list[float] | None,
+    *,
+    limits: Mapping[str, float] | None = None,
+    state: TrialState = TrialState.FAIL,
+) -> None:
+    """Writes how a trial ended; one that was taken for dead meanwhile, and is tried again, keeps its first end."""
+    with contextlib.suppress(UpdateFinishedTrialError):
+        for name, value in notes.items():
+            trial.set_user_attr(name, value)
+        for text, violation in (limits or {}).items():
+            if text not in trial.constraints:  # from an attempt of this function that failed half-way
+                trial.set_constraint(text, violation)
+        study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
+
+
+def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, str]:
+    """What a file of weights says of itself: the task, the settings, and the seed, which is the data's splits' too."""
+    given = {name: value for name, value in settings.items() if value is not None and name != "task"}
+    about = {"task": job.space.task, "seed": str(job.seed), "settings": json.dumps(given, sort_keys=True)}
+    return about | ({"simulated": "true"} if getattr(prepared, "simulated", False) else {})
+
+
+def _keep_weights(
+    study: Any, trial: Any, job: Job, code: TrialCode, model: Any, about: Mapping[str, str]
+) -> None:  # fmt: skip
+    """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
+    name = f"trial-{trial.number}.safetensors"
+
+    def keep() -> None:
+        if job.models_dir is not None:
+            code.save_weights(model, Path(job.models_dir) / name, about)
+        elif study.user_attrs.get("models"):
+            with tempfile.TemporaryDirectory() as folder:
+                code.save_weights(model, Path(folder) / name, about)
+                send(study, trial.number, Path(folder) / name)
+
+    try:
+        patiently(keep, job.patience, faults=(*STORAGE_FAULTS, InputError))
+    except InputError as error:
+        raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
+
+
+def _give_up_if_hopeless(study: Any) -> None:
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
+    trials = [trial for trial in trials if not is_lost(trial)]
+    reasons = {trial.user_attrs.get("reason") for trial in trials}
+    alike = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)
+    if len(trials) >= HOPELESS and alike:
+        raise Hopeless(f"The first {len(trials)} trials all failed with the same error: {reasons.pop()}")
+
+
+def _describe(error: BaseException) -> str:
+    """Our own sentences as they are; of any other error its type, its message, and the user's line if it is there."""
+    return " ".join(str(error).split())[:500] if isinstance(error, InputError) else explain(error)

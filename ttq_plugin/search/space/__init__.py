@@ -1,0 +1,1 @@
+"""Search spaces: what is searched, in which ranges and for which objectives."""

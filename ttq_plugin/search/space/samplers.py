@@ -1,0 +1,106 @@
+"""What proposes a trial: one of Optuna's samplers, seeded anew for each trial, or a grid that is gone through."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from numpy.random import SeedSequence
+from optuna.trial import TrialState
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.study.ledger import is_lost
+
+if TYPE_CHECKING:
+    from ttq_plugin.search.space.space import Space
+
+SAMPLERS = {
+    "tpe": "tree-structured Parzen estimator, the best of them on several objectives",
+    "gp": "Gaussian processes; of conditional parameters it models the shared ones alone; some 100 times the cost",
+    "nsga2": "genetic algorithm, for searches of hundreds of trials",
+    "random": "independent draws",
+    "grid": "every combination of each range's `points` values, method by method, in a shuffled order",
+}
+"""The samplers by name."""
+
+LARGEST_GRID = 100_000
+"""Combinations; a larger grid is a mistake, and would not fit into memory as a list either."""
+
+
+def make_sampler(name: str, seed: int, number: int, trials: int) -> Any:
+    """A sampler for one trial, seeded by the study's seed and the trial's number.
+
+    A sampler seeded once a process would draw the same "random" trials again after a resume or in the place of a killed
+    worker. This way a search by one worker gives the same trials whether or not it was resumed.
+
+    Args:
+        name: a key of `SAMPLERS`; a trial of a grid has all its values already.
+        seed: the study's.
+        number: the trial's.
+        trials: of the whole search.
+
+    Returns:
+        an Optuna sampler, with Optuna's defaults but for NSGA-II's population: its 50 would be one random generation
+        in most searches, a fifth of the trials gives four or more.
+    """
+    own = int(SeedSequence([seed, number]).generate_state(1)[0])
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=own, warn_independent_sampling=False)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=own, population_size=min(50, max(8, trials // 5)))
+    if name in {"random", "grid"}:
+        return optuna.samplers.RandomSampler(seed=own)
+    return optuna.samplers.TPESampler(seed=own)
+
+
+def grid(space: Space, seed: int) -> list[dict[str, Any]]:
+    """Every combination of the grid, as fixed parameters for `study.enqueue_trial`.
+
+    Args:
+        space: what is searched.
+        seed: of the order: a part of the grid is then spread over all of it.
+
+    Returns:
+        the combinations; each method has those of its own parameters and of the shared ones that it uses.
+    """
+    combinations: list[dict[str, Any]] = []
+    for method in space.methods:
+        values = space.grid(method)
+        fixed = {"method": method} if len(space.methods) > 1 else {}
+        combinations += [{**fixed, **dict(zip(values, c, strict=True))} for c in itertools.product(*values.values())]
+    random.Random(seed).shuffle(combinations)
+    return combinations
+
+
+def grid_size(space: Space) -> int:
+    """How many combinations the grid has."""
+    return sum(math.prod(len(values) for values in space.grid(method).values()) for method in space.methods)
+
+
+def check_grid(space: Space) -> None:
+    """Check that a grid can be gone through at all.
+
+    Args:
+        space: what is to be searched.
+
+    Raises:
+        InputError: it has too many combinations.
+    """
+    if space.sampler == "grid" and (size := grid_size(space)) > LARGEST_GRID:
+        raise InputError(
+            f"A grid may have {LARGEST_GRID} combinations, got {size}; give ranges fewer points, or make some constant."
+        )
+
+
+def handed_of_grid(trials: Sequence[Any]) -> int:
+    """How many of the grid's combinations have become trials; one that was lost with its worker counts once."""
+    return sum("grid" in trial.user_attrs and not is_lost(trial) for trial in trials)
+
+
+def waiting(trials: Sequence[Any]) -> bool:
+    """Whether parameters are enqueued that no trial has taken."""
+    return any(trial.state == TrialState.WAITING for trial in trials)

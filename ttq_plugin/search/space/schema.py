@@ -1,0 +1,89 @@
+"""The form of space files as a JSON schema, which editors read: names complete themselves, mistakes are underlined."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ttq_plugin.search.space.objectives import GAINS, LIMITED, OBJECTIVES
+from ttq_plugin.search.space.ranges import METHODS, SHARED
+from ttq_plugin.search.space.samplers import SAMPLERS
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.tasks import OWN, TASKS
+from ttq_plugin.tasks.metrics import METRICS, NAME
+
+WORDS = {
+    "lr": "Learning rate of the weights.",
+    "lr_scale": "Learning rate of the scales W_p and W_n.",
+    "lr_threshold": "Learning rate of learned thresholds; methods that learn none do not have it.",
+    "epochs": "Passes over the training split.",
+    "share": "Of the candidate layers' weights, how many are quantised at least.",
+    "t": "Threshold: a share of max|w| (ttq), of E|w| (twn), or standard deviations (pttq-symmetric).",
+    "t_min": "Negative threshold in standard deviations; aTTQ's has a sign.",
+    "t_max": "Positive threshold in standard deviations.",
+    "alpha": "Slope of the surrogate gradient per standard deviation; of pttq-released per unit of weight.",
+    "bits": "The model takes at most this share of its 32-bit size; curvature gives each layer its method.",
+}
+"""What each parameter of a space means."""
+
+
+def space_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a space file: what pydantic derives, and the names that it cannot know."""
+    schema = Space.model_json_schema()
+    of = schema["properties"]
+    of["task"] |= {"anyOf": [{"enum": list(TASKS)}, {"pattern": f"^{OWN.pattern}$"}]}
+    of["also"]["items"]["enum"] = list(TASKS)
+    of["sampler"] |= {"enum": list(SAMPLERS), "description": _listed(SAMPLERS)}
+    of["objectives"] |= {"minItems": 2, "uniqueItems": True}
+    of["objectives"]["items"] |= {"description": _meanings(OBJECTIVES)}
+    of["constraints"]["items"] |= {"description": _meanings(LIMITED)}
+    of["metric"] = {
+        "anyOf": [{"type": "string", "enum": list(METRICS)}, {"$ref": "#/$defs/Scored"}],
+        "description": Space.model_fields["metric"].description,
+    }
+    schema["$defs"]["Scored"]["required"] = ["name"]
+    # With a metric of the file's or of an own task, its name is an objective too.
+    own_task = {"properties": {"task": {"pattern": f"^{OWN.pattern}$"}}, "required": ["task"]}
+    schema |= {
+        "if": {"anyOf": [{"required": ["metric"]}, own_task]},
+        "then": _named([*METRICS, *GAINS], [NAME.pattern]),
+        "else": _named(list(OBJECTIVES), list(LIMITED)),
+    }
+    of["only"]["items"]["enum"] = list(METHODS)
+    of["parameters"] |= _object({name: _range(name) for name in SHARED}, ["lr", "lr_scale", "epochs"])
+    methods = {method: _object({name: _range(name) for name in own}, list(own)) for method, own in METHODS.items()}
+    of["methods"] |= _object(methods, []) | {"minProperties": 1}
+    own = dict.fromkeys(name for names in METHODS.values() for name in names)
+    numbers = {name: {"type": "number", "description": WORDS[name]} for name in (*SHARED, *own)}
+    of["paper"]["items"] = _object({"method": {"type": "string", "enum": list(METHODS)}, **numbers}, ["method"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ttq search space"}
+
+
+def schema_text() -> str:
+    """The schema as the file beside the built-in spaces."""
+    return json.dumps(space_schema(), indent=1) + "\n"
+
+
+def _named(objectives: list[str], limited: list[str]) -> dict[str, Any]:
+    """Which names objectives and constraints may have; where the metric's can be any, so can theirs."""
+    known: dict[str, Any] = {"enum": objectives}
+    if NAME.pattern in limited:
+        known = {"anyOf": [known, {"pattern": f"^{NAME.pattern}$"}]}
+    limits = {"pattern": rf"^\s*({'|'.join(limited)})\s*(>=|<=)\s*\S+\s*$"}
+    return {"properties": {"objectives": {"items": known}, "constraints": {"items": limits}}}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _range(name: str) -> dict[str, Any]:
+    return {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/Range"}], "description": WORDS[name]}
+
+
+def _listed(words: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {meaning}" for name, meaning in words.items())
+
+
+def _meanings(quantities: dict[str, Any]) -> str:
+    return _listed({name: quantity.meaning for name, quantity in quantities.items()})

@@ -1,0 +1,344 @@
+"""A search space: what is searched, in which ranges, for which objectives, and what the papers would try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import Objective
+from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity, check_together
+from ttq_plugin.search.space.ranges import (
+    LEARNS_SCALES,
+    LEARNS_THRESHOLDS,
+    METHODS,
+    MIXED,
+    ONE_PAIR,
+    SHARED,
+    Problem,
+    Range,
+    bound,
+    check_names,
+    number,
+    unknown,
+)
+from ttq_plugin.search.space.samplers import SAMPLERS
+from ttq_plugin.search.space.scored import Scored
+from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.tasks import OWN, TASKS
+
+
+class Space(BaseModel):
+    """A validated space file.
+
+    Optuna knows a method's own parameters as "pttq.t_min": the same word means other values in each method, and one
+    name with two ranges would confuse the sampler. The shared ones keep their plain names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: StrictStr = Field(min_length=1, description="The task whose model is compressed.")
+    also: tuple[StrictStr, ...] = Field(
+        default=(), description="More tasks that this space is for: a built-in space is found under their names too."
+    )
+    metric: Scored = Field(
+        default=Scored(name="mcc"), description="What trials are scored by: a metric's name, or what is known of yours."
+    )
+    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all optimised together.")
+    constraints: tuple[StrictStr, ...] = Field(
+        default=(), description="Limits such as mcc >= 0.90; a trial that breaks one is not on the front."
+    )
+    sampler: StrictStr = Field(default="tpe", description="What proposes the trials.")
+    trials: StrictInt = Field(default=40, ge=1, description="The search ends after so many trials.")
+    timeout: FiniteFloat | None = Field(
+        default=None, gt=0, description="No trial begins later than so many seconds after the search began."
+    )
+    stagnation: StrictInt | None = Field(
+        default=None, ge=5, description="The search ends when so many trials raised the hypervolume by less than 0.1 %."
+    )
+    seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
+    stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
+    granularity: Literal["default", "out_channel"] = Field(
+        default="default", description="Scales and thresholds: one pair a layer (default), or one an output channel."
+    )
+    parameters: dict[str, Range] = Field(description="What every method has: a range, or a number that stays.")
+    methods: dict[str, dict[str, Range]] = Field(description="Methods, each with ranges for its own parameters.")
+    only: tuple[StrictStr, ...] = Field(
+        default=(), description="The methods that are searched unless others are asked for; left out: all of them."
+    )
+    paper: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Published settings, tried first; what one leaves out is drawn."
+    )
+    _text: str = PrivateAttr(default="")
+
+    @property
+    def text(self) -> str:
+        """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
+        return self._text or self.model_dump_json()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _selected(cls, data: Any) -> Any:
+        """The file with the methods of `only` alone, and their papers' settings."""
+        only = data.get("only") if isinstance(data, Mapping) else None
+        if not only or not isinstance(only, Sequence) or not isinstance(data.get("methods"), Mapping):
+            return data
+        for index, name in enumerate(only):
+            if name not in data["methods"]:
+                raise Problem(("only", index), unknown("method", name, data["methods"]))
+        methods = {name: own for name, own in data["methods"].items() if name in only}
+        paper = data.get("paper", ())
+        if isinstance(paper, Sequence):
+            chosen = (entry for entry in paper if not isinstance(entry, Mapping) or entry.get("method") in only)
+            paper = [entry for entry in chosen]
+        return {**data, "methods": methods, "paper": paper}
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        if value not in TASKS and not OWN.fullmatch(value):
+            raise Problem((), unknown("task", value, TASKS))
+        return value
+
+    @field_validator("also")
+    @classmethod
+    def _known_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(value):
+            if name not in TASKS:
+                raise Problem((index,), unknown("task", name, TASKS))
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_sampler(cls, value: str) -> str:
+        if value not in SAMPLERS:
+            raise Problem((), unknown("sampler", value, SAMPLERS))
+        return value
+
+    @field_validator("constraints")
+    @classmethod
+    def _good_constraints(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        limits: list[Constraint] = []
+        known = _metric_of(info).quantity | GAINS | PLAIN
+        for index, text in enumerate(value):
+            try:
+                limits.append(Constraint.parse(text, known))
+                check_together(limits)
+            except InputError as error:
+                raise Problem((index,), str(error)) from None
+        return value
+
+    @property
+    def limits(self) -> tuple[Constraint, ...]:
+        """The constraints."""
+        return tuple(Constraint.parse(text, self.quantities) for text in self.constraints)
+
+    @property
+    def quantities(self) -> dict[str, Quantity]:
+        """What may be limited: the metric, the gains and the quantities behind them."""
+        return self.metric.quantity | GAINS | PLAIN
+
+    @property
+    def score(self) -> Objective:
+        """The task's metric, whether or not it is an objective."""
+        return self.metric.objective
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        metric = _metric_of(info)
+        known = metric.quantity | GAINS
+        for index, name in enumerate(value):
+            if name not in known:
+                raise Problem((index,), unknown("objective", name, known))
+            if name in value[:index]:
+                raise Problem((index,), f"{name} is named twice; each objective may appear once")
+        if len(value) < 2:
+            allowed = ", ".join(known)
+            raise Problem((), f"needs at least two objectives for a trade-off, got {len(value)}; allowed: {allowed}")
+        return tuple(metric.objective if name == metric.name else Objective(name) for name in value)
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _known_parameters(cls, value: Any) -> Any:
+        check_names((), value, SHARED, required=("lr", "lr_scale", "epochs"))
+        # A share left out means what quantisation means without a budget: every candidate layer.
+        return {"share": 1.0, **value}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, value: Any) -> Any:
+        check_names((), value, METHODS, kind="method")
+        if not value:
+            raise Problem((), f"needs at least one method, allowed: {', '.join(METHODS)}")
+        for method, own in value.items():
+            check_names((method,), own, METHODS[method], required=METHODS[method])
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Space:
+        for method, path, name, interval in self._ranges():
+            limits = bound(method, name)
+            for end, value in (("low", interval.low), ("high", interval.high)):
+                if not limits.allows(value):
+                    raise Problem((*path, *(() if interval.constant else (end,))), f"must be {limits}, got {value:g}")
+        for method in LEARNS_THRESHOLDS & self.methods.keys():
+            if "lr_threshold" not in self.parameters:
+                raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
+        self._check_attq()
+        self._check_floor()
+        if self.granularity == "out_channel" and (without := [m for m in self.methods if m in ONE_PAIR]):
+            why = f"out_channel is not for {without[0]}; leave that method out, or the granularity"
+            raise Problem(("granularity",), why)
+        if "srqw" in self.objectives and (without := [m for m in self.methods if m in {"dorefa", MIXED}]):
+            raise Problem(("objectives",), f"srqw is for methods with zeros, got {without[0]}; leave one of them out")
+        object.__setattr__(
+            self, "paper", tuple(self.check_setting(("paper", i), entry) for i, entry in enumerate(self.paper))
+        )
+        return self
+
+    def _ranges(self) -> Iterator[tuple[str | None, tuple[str, ...], str, Range]]:
+        for name, interval in self.parameters.items():
+            yield None, ("parameters", name), name, interval
+        for method, name, interval in self._own():
+            yield method, ("methods", method, name), name, interval
+
+    def _own(self) -> Iterator[tuple[str, str, Range]]:
+        for method, own in self.methods.items():
+            for name, interval in own.items():
+                yield method, name, interval
+
+    def _check_attq(self) -> None:
+        """Every pair that can be drawn must be one that aTTQ accepts; a range that depends on another cannot be."""
+        own = self.methods.get("attq")
+        if own is not None and own["t_min"].high > own["t_max"].low:
+            raise Problem(
+                ("methods", "attq"),
+                f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
+                f"and t_max from {own['t_max'].low:g}",
+            )
+
+    def _check_floor(self) -> None:
+        """A floor must be a value that the metric can have, and be said once."""
+        stop, here = self.stop_early, ("stop_early", "mcc_floor")
+        if stop.mcc_floor is not None and self.metric.name != "mcc":
+            raise Problem(here, f"is for the metric mcc, but this task's is {self.metric.name}; say score_floor")
+        if stop.mcc_floor is not None and stop.score_floor is not None:
+            raise Problem(here, "says what score_floor says; leave one of them out")
+        known = self.quantities[self.metric.name]
+        if stop.score_floor is not None and not known.low <= stop.score_floor <= known.high:
+            ends = f"[{known.low:g}, {known.high:g}]"
+            raise Problem(("stop_early", "score_floor"), f"must lie in {ends} for {self.metric.name}, "
+                          f"got {stop.score_floor:g}")  # fmt: skip
+
+    def check_setting(self, here: tuple[str | int, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
+        """One setting under plain names with its numbers as numbers.
+
+        Args:
+            here: where it comes from, for the message.
+            entry: method and parameters, as in `paper`.
+
+        Returns:
+            the setting, fit for `fixed`.
+
+        Raises:
+            Problem: the search could not draw it.
+        """
+        method = entry.get("method")
+        if method not in self.methods:
+            came = f"got {method!r}" if "method" in entry else "but it is missing"
+            raise Problem((*here, "method"), f"must be one of this space's methods, {', '.join(self.methods)}, {came}")
+        own = METHODS[method]
+        shared = [name for name in SHARED if self.applies(method, name)]
+        check_names(here, entry, ("method", *own, *shared), required=own)
+        values: dict[str, Any] = {"method": method}
+        for name in (*own, *shared):
+            if name in entry:
+                values[name] = self._value((*here, name), method, name, entry[name])
+        if method == "attq" and values["t_min"] > values["t_max"]:
+            raise Problem((*here, "t_min"), f"must not exceed t_max {values['t_max']:g}, got {values['t_min']:g}")
+        for name, value in values.items():
+            interval = None if name == "method" else self._range(method, name)
+            if interval is not None and not interval.contains(value):
+                raise Problem((*here, name), f"must lie in this space's range {interval}, got {value:g}")
+        return values
+
+    @staticmethod
+    def _value(path: tuple[str | int, ...], method: str, name: str, raw: object) -> float | int:
+        limits = bound(method if name in METHODS[method] else None, name)
+        value = number(raw)
+        if value is None or not limits.allows(value):
+            raise Problem(path, f"must be {limits}, got {raw!r}")
+        return int(value) if limits.whole else value
+
+    def _range(self, method: str, name: str) -> Range:
+        return self.methods[method][name] if name in METHODS[method] else self.parameters[name]
+
+    def intervals(self) -> dict[str, Range]:
+        """Every range under the name that Optuna knows it by."""
+        own = {f"{method}.{name}": interval for method, name, interval in self._own()}
+        return {**self.parameters, **own}
+
+    def applies(self, method: str, name: str) -> bool:
+        """Whether the shared parameter exists in this space and does something under the method."""
+        useful = {"lr_threshold": LEARNS_THRESHOLDS, "lr_scale": LEARNS_SCALES, "share": METHODS.keys() - {MIXED}}
+        return name in self.parameters and method in useful.get(name, METHODS)
+
+    def _names(self, method: str) -> list[tuple[str, str]]:
+        """(plain name, name in Optuna) of what a method is given, the shared ones first."""
+        shared = [(name, name) for name in SHARED if self.applies(method, name)]
+        return shared + [(name, f"{method}.{name}") for name in METHODS[method]]
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """One trial's values under Optuna's names, constants included; with a single method, that one is a constant."""
+        methods = list(self.methods)
+        method: str = trial.suggest_categorical("method", methods) if len(methods) > 1 else methods[0]
+        values: dict[str, Any] = {"method": method}
+        for name, key in self._names(method):
+            values[key] = self._range(method, name).draw(trial, key, bound(None, name).whole)
+        return values
+
+    def grid(self, method: str) -> dict[str, list[float | int]]:
+        """The grid sampler's values of each parameter that a method varies, under Optuna's names."""
+        names = ((self._range(method, name), bound(None, name).whole, key) for name, key in self._names(method))
+        return {key: interval.grid(whole) for interval, whole, key in names if not interval.constant}
+
+    def enqueued(self) -> list[dict[str, Any]]:
+        """The papers' settings as fixed parameters for `study.enqueue_trial`; what they leave open is drawn."""
+        return [self.fixed(entry) for entry in self.paper]
+
+    def fixed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """A setting under plain names as fixed parameters; what is no parameter of the study here is left out."""
+        fixed = {"method": entry["method"]} if len(self.methods) > 1 else {}
+        for name, key in self._names(entry["method"]):
+            if name in entry and not self._range(entry["method"], name).constant:
+                fixed[key] = entry[name]
+        return fixed
+
+    def settings(self, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The keywords of ``Settings`` for such values; None where the method has no such parameter."""
+        # A learning rate of scales that nothing learns is left out, as is a share where a budget is in its place.
+        method = values["method"]
+        every = {name: None for own in METHODS.values() for name in own} | {"lr_threshold": None}
+        given = {name: values[key] for name, key in self._names(method)}
+        fine = {} if self.granularity == "default" else {"granularity": self.granularity}
+        return {"task": self.task, "method": method, **every, **given, **fine, "seed": seed}
+
+
+def _metric_of(info: ValidationInfo) -> Scored:
+    """The metric that was read before; the default where that one was refused, which is what will be told."""
+    metric: Scored = info.data.get("metric", Scored(name="mcc"))
+    return metric

@@ -1,0 +1,52 @@
+"""What opening a study would refuse, found out before anything is trained or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from sqlalchemy.engine import make_url
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.confirm import CONFIRMED
+from ttq_plugin.search.space.samplers import check_grid
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.storage import is_local, open_storage
+from ttq_plugin.search.study.study import check_same_search, load_study
+from ttq_plugin.support.names import check_name, redact
+
+
+def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None) -> int:
+    """Check that a search can begin, or go on, under that name.
+
+    Args:
+        storage: the study database's URL; a local one that does not exist yet is not made.
+        name: the study's name.
+        space: what is to be searched.
+        resume: whether the study must exist already, else it must not.
+        seed: the seed asked for, or None for the study's or the space's.
+
+    Returns:
+        the seed that the search will use.
+
+    Raises:
+        InputError: the database cannot be used, the name is taken or missing, the study searches something else, or
+            the space asks for a grid too large.
+    """
+    check_grid(space)
+    if resume:
+        study = load_study(storage, name)
+        check_same_search(study, space, seed)
+        return int(study.user_attrs["seed"])
+    check_name("the name of a study", name)
+    if name.endswith(CONFIRMED):
+        raise InputError(f"Names that end with {CONFIRMED!r} belong to `ttq search --confirm`, got {name!r}.")
+    local = is_local(storage)
+    if not local or Path(str(make_url(storage).database)).exists():
+        backend = open_storage(storage, create=True)
+        if name in optuna.get_all_study_names(backend):
+            raise InputError(
+                f"The study {name!r} already exists in {redact(storage)}; "
+                "go on with it by --resume, or use another name."
+            )
+    return space.seed if seed is None else seed

@@ -1,0 +1,145 @@
+"""When a trial is ended before its last epoch: Optuna's own pruners know one objective only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from ttq_plugin.fronts import is_higher, upward
+from ttq_plugin.search.crew.patience import PATIENCE, patiently
+from ttq_plugin.search.space.objectives import Constraint, gains
+from ttq_plugin.search.space.space import Space
+
+FRACTIONS = (0.25, 0.5, 0.75)
+"""Of its epochs, after which a training is looked at."""
+
+EXPERIENCE = 8
+"""Complete trials without which nothing is known about how much an objective still rises.
+
+Were trials alike, the largest of n rises would be exceeded by the next one with probability 1 / (n + 1).
+"""
+
+
+class Look(Protocol):
+    """A training after one of its epochs, as `ttq_plugin.trial.run` shows it."""
+
+    epoch: int
+    dead: tuple[str, ...]
+
+    def measure(self) -> dict[str, float]:
+        """The trial's numbers if its training ended here."""
+
+
+class Judge:
+    """Follows one trial's training, and ends it by `optuna.TrialPruned` where the space says so.
+
+    Args:
+        study: an optuna.Study, read again at each look: other workers' trials count as soon as they are complete.
+        space: what is searched.
+        epochs: of this trial.
+    """
+
+    def __init__(self, study: Any, space: Space, epochs: int) -> None:
+        self.study, self.space, self.epochs = study, space, epochs
+        self.looks: dict[str, dict[str, float]] = {}
+        self.epoch = 0
+        times = {round(epochs * fraction): fraction for fraction in FRACTIONS} if space.stop_early.looks else {}
+        self._times = {epoch: str(fraction) for epoch, fraction in times.items() if 0 < epoch < epochs}
+
+    def __call__(self, look: Look) -> None:
+        """Judge a training after an epoch.
+
+        Args:
+            look: at the training.
+
+        Raises:
+            TrialPruned: it ends here; the message says why.
+        """
+        self.epoch = look.epoch
+        if self.epoch == self.epochs:
+            return
+        when = f"after epoch {self.epoch} of {self.epochs}"
+        if look.dead and self.space.stop_early.collapsed:
+            raise optuna.TrialPruned(f"{', '.join(look.dead)} collapsed {when}")
+        if self.epoch not in self._times:
+            return
+        numbers = self._wanted(look.measure())
+        self.looks[self._times[self.epoch]] = numbers
+        score, floor = self.space.score, self.space.stop_early.floor
+        if floor is not None and upward(score, numbers[score]) < upward(score, floor):
+            side = "below" if score.higher else "above"
+            raise optuna.TrialPruned(f"validation {score.label} {numbers[score]:.3f} {side} {floor:g} {when}")
+        if self.space.stop_early.dominated and (why := self._hopeless(numbers)):
+            raise optuna.TrialPruned(f"{why} {when}")
+
+    def saved(self, seconds: float) -> float:
+        """Seconds that the epochs left out would have taken, at the pace of those done."""
+        return seconds * (self.epochs - self.epoch) / max(self.epoch, 1)
+
+    def _wanted(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        metrics = gains(metrics)
+        names = dict.fromkeys([self.space.score, *self.space.objectives, *(c.name for c in self.space.limits)])
+        return {name: metrics[name] for name in names if name in metrics}
+
+    def _hopeless(self, now: Mapping[str, float]) -> str | None:
+        trials = patiently(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), PATIENCE)
+        pairs = [
+            (trial.user_attrs["looks"][self._times[self.epoch]], trial.user_attrs["metrics"])
+            for trial in trials
+            if self._times[self.epoch] in trial.user_attrs.get("looks", {})
+        ]
+        if len(pairs) < EXPERIENCE:
+            return None
+        for limit in self.space.limits:
+            if limit.name in now and limit.violation(now[limit.name]) + _best_change(limit, pairs) > 0:
+                return f"{limit} stays broken"
+        bound = [optimistic(name, now, pairs, self._best(name)) for name in self.space.objectives]
+        front = (trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values()))
+        if any(dominates(trial.values, bound) for trial in front):
+            return "dominated at best"
+        return None
+
+    def _best(self, name: str) -> float:
+        """The best value that an objective can have at all."""
+        known = self.space.quantities[name]
+        return known.high if is_higher(name) else known.low
+
+
+def optimistic(
+    name: str,
+    now: Mapping[str, float],
+    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]],
+    best: float,
+) -> float:
+    """The most that an objective is expected to end at, as an upward number.
+
+    Args:
+        name: of the objective.
+        now: the trial's numbers at this look.
+        pairs: of each complete trial, its numbers at this look and at its end.
+        best: the best value there is.
+
+    Returns:
+        today's value and the largest rise there was; where either is unknown (a quantity that only a finished model is
+        measured for), the best value there is.
+    """
+    rises = [upward(name, end[name]) - upward(name, then[name]) for then, end in pairs if name in then and name in end]
+    highest = upward(name, best)
+    return min(highest, upward(name, now[name]) + max(0.0, *rises)) if name in now and rises else highest
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether every value of the first vector is at least the second's, and one is larger."""
+    return list(one) != list(other) and all(a >= b for a, b in zip(one, other, strict=True))
+
+
+def _best_change(limit: Constraint, pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> float:
+    changes = [
+        limit.violation(end[limit.name]) - limit.violation(then[limit.name])
+        for then, end in pairs
+        if limit.name in then and limit.name in end
+    ]
+    return min(0.0, *changes)

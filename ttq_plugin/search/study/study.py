@@ -1,0 +1,195 @@
+"""A study: opened or resumed on a storage, refused where what is stored and what is asked for disagree."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.search.space.load import parse_space
+from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.storage import HEARTBEAT, Unavailable, open_storage
+from ttq_plugin.support.names import redact
+
+
+def open_study(
+    storage: str,
+    name: str,
+    space: Space,
+    *,
+    resume: bool,
+    seed: int | None = None,
+    starts: Sequence[Mapping[str, Any]] = (),
+    heartbeat: int = HEARTBEAT,
+) -> Any:
+    """A fresh study with the papers' settings enqueued, or the existing one to go on with.
+
+    Args:
+        storage: the database URL.
+        name: the study's name.
+        space: what is searched; a resumed study may widen ranges, but keeps task and objectives.
+        resume: go on with the existing study of that name, else there must be none.
+        seed: of every trial; a fresh study's default is the space's, a resumed one's is its own.
+        starts: more fixed parameters to try first, see `warm.starts`; a resumed study tries those that it has not yet.
+        heartbeat: seconds between two signs of life of a worker.
+
+    Returns:
+        an optuna.Study whose user attributes hold objectives, task, seed and the space's text.
+
+    Raises:
+        InputError: the database cannot be used, the name is taken or missing, or the study searched something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not 0 < len(name) <= 512:
+        raise InputError(f"A study's name must have 1 to 512 characters, got {len(name)}.")
+    if resume:
+        study = load_study(storage, name, heartbeat=heartbeat)
+        check_same_search(study, space, seed)
+        _enqueue(study, starts, "warm")
+        return study
+    backend = open_storage(storage, create=True, heartbeat=heartbeat)
+    directions = ["maximize"] * len(space.objectives)
+    try:
+        study = optuna.create_study(storage=backend, study_name=name, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        raise InputError(
+            f"The study {name!r} already exists in {redact(storage)}; go on with it by --resume, or use another name."
+        ) from None
+    study.set_user_attr("objectives", list(space.objectives))
+    study.set_user_attr("task", space.task)
+    study.set_user_attr("seed", space.seed if seed is None else seed)
+    study.set_user_attr("space", space.text)
+    _enqueue(study, space.enqueued(), "paper")
+    _enqueue(study, starts, "warm")
+    return study
+
+
+def _enqueue(study: Any, settings: Sequence[Mapping[str, Any]], origin: str) -> None:
+    for parameters in settings:
+        study.enqueue_trial(parameters, user_attrs={"origin": origin}, skip_if_exists=True)
+
+
+def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
+    """An existing study, to read or to work on.
+
+    Args:
+        storage: the database URL.
+        name: the study's name.
+        heartbeat: seconds between two signs of life of a worker.
+
+    Returns:
+        an optuna.Study.
+
+    Raises:
+        InputError: the database cannot be used or holds no study of that name.
+        Unavailable: that may pass.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    backend = open_storage(storage, create=False, heartbeat=heartbeat)
+    try:
+        return optuna.load_study(storage=backend, study_name=name)
+    except KeyError:
+        names = ", ".join(sorted(optuna.get_all_study_names(backend))) or "no study yet"
+        raise InputError(f"There is no study {name!r} in {redact(storage)}, which holds: {names}.") from None
+    except (optuna.exceptions.StorageInternalError, AttributeError) as error:
+        raise Unavailable(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None
+
+
+def stored_space(study: Any) -> Space:
+    """The space that the study searched last.
+
+    Args:
+        study: an optuna.Study.
+
+    Returns:
+        the space, read from the study's own copy of the file.
+
+    Raises:
+        InputError: the study was not made by ttq.
+    """
+    text = study.user_attrs.get("space")
+    if text is None:
+        raise InputError(f"The study {study.study_name!r} was not made by ttq: it does not say what was searched.")
+    return parse_space(text, f"the space stored in study {study.study_name!r}")
+
+
+def check_same_search(study: Any, space: Space, seed: int | None) -> None:
+    """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
+    name = study.study_name
+    before = stored_space(study)
+    kept, asked = list(study.user_attrs.get("objectives", [])), list(space.objectives)
+    if before.metric != space.metric:
+        raise InputError(
+            f"The study {name!r} is scored by {_described(before)}, but the task's metric is {_described(space)}; "
+            "use another study name."
+        )
+    if kept != asked or len(study.directions) != len(asked):
+        raise InputError(
+            f"The study {name!r} has the objectives {', '.join(kept)}, but the space asks for {', '.join(asked)}; "
+            "a study keeps its objectives, so use another study name."
+        )
+    if before.task != space.task:
+        raise InputError(f"The study {name!r} searches {before.task}, not {space.task}; use another study name.")
+    if list(before.methods) != list(space.methods):
+        raise InputError(
+            f"The study {name!r} searches the methods {', '.join(before.methods)}, but the space lists "
+            f"{', '.join(space.methods)}; a study keeps its methods, so use another study name."
+        )
+    if before.constraints != space.constraints:
+        raise InputError(
+            f"The study {name!r} has the constraints {', '.join(before.constraints) or 'none'}, "
+            f"got {', '.join(space.constraints) or 'none'}; "
+            "a study keeps its constraints, so use another study name."
+        )
+    scales = {key: interval.log for key, interval in before.intervals().items() if not interval.constant}
+    for key, interval in space.intervals().items():
+        if not interval.constant and scales.get(key, interval.log) != interval.log:
+            raise InputError(
+                f"The study {name!r} has {key} with log: {str(scales[key]).lower()}; keep it, or use another."
+            )
+    if seed is not None and seed != study.user_attrs["seed"]:
+        raise InputError(
+            f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to go on with it."
+        )
+
+
+def check_same_start(study: Any, fingerprint: str | None, weights: str | None) -> None:
+    """Check that new trials would start from the same data and weights as those that a study has.
+
+    Args:
+        study: an optuna.Study.
+        fingerprint: of the data now; None where it is not known.
+        weights: the user's own full-precision weights, a file; None for those of the task's recipe.
+
+    Raises:
+        InputError: they are others.
+    """
+    name, notes = study.study_name, study.user_attrs
+    if fingerprint and notes.get("fingerprint", fingerprint) != fingerprint:
+        raise InputError(
+            f"The study {name!r} was searched on other data than the task loads now; search them as another study."
+        )
+    if "weights" in notes and notes["weights"] != digest_of(weights):
+        before = "your own full-precision weights" if notes["weights"] else "the weights of the task's recipe"
+        raise InputError(
+            f"The study {name!r} starts from {before}, got {weights or 'no --weights'}; give the same, or use another "
+            "study name."
+        )
+
+
+def digest_of(weights: str | None) -> str | None:
+    """A short hash of a file of weights; None for None."""
+    if weights is None:
+        return None
+    try:
+        with open(weights, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"The weights {weights} cannot be read: {error.strerror}.") from None
+
+
+def _described(space: Space) -> str:
+    return f"{space.metric.name} ({'higher' if space.metric.higher else 'lower'} is better)"

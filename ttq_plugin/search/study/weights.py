@@ -1,0 +1,74 @@
+"""Weights from workers on other machines: through the study's database, into the search's folder, and out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, delete, insert, select
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import write_whole
+
+_TABLE = Table(
+    "ttq_weights",
+    MetaData(),
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("trial", Integer, primary_key=True, autoincrement=False),
+    Column("file", LargeBinary, nullable=False),
+)
+"""Files on their way, safetensors as they were written; only those of trials that the search has not seen yet."""
+
+
+def expect(study: Any) -> None:
+    """Make the place for files that workers will send, if it is not there."""
+    _TABLE.create(_engine(study), checkfirst=True)
+
+
+def send(study: Any, number: int, path: Path) -> None:
+    """Put a trial's file into the database, in the place of one that an earlier attempt put there.
+
+    Args:
+        study: an optuna.Study.
+        number: the trial's.
+        path: the file.
+    """
+    row = {"study_id": study._study_id, "trial": number, "file": path.read_bytes()}
+    with _engine(study).begin() as connection:
+        connection.execute(delete(_TABLE).where(_is(study, number)))
+        connection.execute(insert(_TABLE).values(**row))
+
+
+def collect(study: Any, folder: Path) -> None:
+    """Move what has arrived into the folder, as trial-<number>.safetensors; each file is removed once it is written.
+
+    Args:
+        study: an optuna.Study.
+        folder: where the search keeps its models.
+    """
+    engine, mine = _engine(study), _TABLE.c.study_id == study._study_id
+    with engine.connect() as connection:
+        numbers = list(connection.execute(select(_TABLE.c.trial).where(mine)).scalars())
+    for number in numbers:
+        this = _is(study, number)
+        with engine.connect() as connection:
+            file = connection.execute(select(_TABLE.c.file).where(this)).scalar()
+        if file is not None:
+            _write(folder / f"trial-{number}.safetensors", file)
+        with engine.begin() as connection:
+            connection.execute(delete(_TABLE).where(this))
+
+
+def _is(study: Any, number: int) -> Any:
+    return (_TABLE.c.study_id == study._study_id) & (_TABLE.c.trial == number)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, lambda temporary: Path(temporary).write_bytes(content))
+    except InputError as error:  # of a disk that is full now, and may be free later
+        raise OSError(str(error)) from None
+
+
+def _engine(study: Any) -> Any:
+    return study._storage._backend.engine

@@ -1,0 +1,1 @@
+"""What every layer of the house uses: files, names, limits, processes and progress; no framework."""

@@ -1,0 +1,1 @@
+"""Checks of a task before anything is trained."""

@@ -1,0 +1,1 @@
+"""Readers of recordings in their official public forms."""

@@ -1,0 +1,1 @@
+"""Scores: a metric's formula, and what outputs and targets mean."""

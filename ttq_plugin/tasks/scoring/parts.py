@@ -1,0 +1,53 @@
+"""The parts of a score by name, such as ``recall_2``: what people call them, and when a class is lost.
+
+Importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NATURAL = frozenset({"rmse", "mae", "r2"})
+"""Parts of a score that are no fractions."""
+
+LOST = 0.1
+"""A class is lost where its recall falls below this share of the full-precision model's."""
+
+
+def part_label(name: str, classes: Sequence[str] = ()) -> str:
+    """What people call a part of a score, such as ``recall_2``.
+
+    Args:
+        name: of the part, see ``ttq_plugin.tasks.scoring.scores.parts``.
+        classes: what the classes are called, by index.
+
+    Returns:
+        Such as "recall of walking", or "recall of 2" where the classes have no names.
+    """
+    kind, _, index = name.rpartition("_")
+    if not kind or not index.isdigit():
+        return name.replace("_", " ")
+    return f"{kind.replace('_', ' ')} of {classes[int(index)] if int(index) < len(classes) else index}"
+
+
+def part_text(name: str, value: float | None) -> str:
+    """A part of a score as people read it: fractions in percent; empty for None."""
+    if value is None:
+        return ""
+    natural = name in NATURAL or name.rpartition("_")[0] in NATURAL
+    return f"{value:.4g}" if natural else f"{100 * value:.2f} %"
+
+
+def is_lost(name: str, before: float | None, after: float) -> bool:
+    """Whether a class that the full-precision model finds is lost.
+
+    Args:
+        name: of the part; only recalls and overlaps of one class can be lost.
+        before: the full-precision model's.
+        after: the compressed model's.
+
+    Returns:
+        Whether less than a tenth is left.
+    """
+    kind, _, index = name.rpartition("_")
+    return kind in {"recall", "dice", "iou"} and index.isdigit() and bool(before) and after < LOST * (before or 0.0)

@@ -1,0 +1,224 @@
+"""One study as one HTML page: it needs no network, no server and no other file."""
+
+import html
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
+from ttq_plugin.tasks.scoring.parts import is_lost, part_label, part_text
+from ttq_plugin.tracking.page import figures
+from ttq_plugin.tracking.pictures.front import in_percent
+from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
+from ttq_plugin.tracking.words import for_page, written
+
+PAGE = Path(__file__).with_name("report.html")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a report tells of a study.
+
+    Attributes:
+        name: the study's.
+        facts: what was searched and how, for the head of the page.
+        objectives: metric names.
+        records: the finished trials.
+        commands: for each complete trial the command that re-makes it.
+        pick: the recommended member's number.
+        why: what makes it the recommended one.
+        tests: test score of the members that were tested.
+        remarks: more to tell of a trial, by its number.
+        importances: heading -> objective -> parameter -> (share, standard error).
+        score: the task's metric.
+        full_precision: the full-precision model's ``score`` and ``parts`` on validation data, and the ``classes``'
+            names; empty for studies of earlier versions.
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    objectives: Sequence[str]
+    records: Sequence[TrialRecord]
+    commands: Mapping[int, str]
+    pick: int
+    why: str
+    tests: Mapping[int, float] = field(default_factory=dict)
+    remarks: Mapping[int, str] = field(default_factory=dict)
+    importances: Mapping[str, figures.Shares] = field(default_factory=dict)
+    score: Objective = Objective("mcc")
+    full_precision: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report_page(study: Study) -> str:
+    """The page.
+
+    Args:
+        study: with at least one complete trial.
+
+    Returns:
+        HTML with plotly's script inside.
+    """
+    from plotly.offline import get_plotlyjs
+
+    members = front(study.records, study.objectives)
+    records = sorted(study.records, key=lambda record: record.number)
+    points = [
+        figures.Point(
+            record.number,
+            in_percent(vector, study.objectives),
+            _hover(record, study),
+            record.number in members,
+            record.origin == "paper",
+        )
+        for record in records
+        if (vector := natural_vector(record, study.objectives)) is not None
+    ]
+    vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
+    volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
+    drawn = {f"pair{i}": figure for i, figure in enumerate(figures.projections(points, study.objectives))}
+    pairs = _boxes(drawn)
+    if len(study.objectives) > 2:
+        drawn["space"] = figures.space(points, study.objectives)
+    drawn["volume"] = figures.volume([record.number for record in records], volumes)
+    shares = {f"share{i}": figures.importance(own) for i, own in enumerate(study.importances.values())}
+    told = {point.number: [point.hover, study.commands[point.number]] for point in points}
+    pick = next(record for record in records if record.number == study.pick)
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
+        title=html.escape(study.name),
+        facts=_facts(study.facts),
+        counts=_counts(records, members, volumes),
+        pick_number=study.pick,
+        pick=_hover(pick, study),
+        why=html.escape(study.why),
+        command=html.escape(study.commands[study.pick]),
+        pairs=pairs,
+        space='<h2>All three at once</h2><div class="plot" id="space"></div>' if "space" in drawn else "",
+        shares=_shares(study.importances),
+        table=_table(records, members, study),
+        parts=_parts(records, members, study),
+        failures=_failures(records),
+        version=html.escape(version("ttq-plugin")),
+        data=_script({"figures": drawn | shares, "trials": told}),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _script(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
+
+
+def _hover(record: TrialRecord, study: Study) -> str:
+    """A trial in a few lines: its objectives, then its settings."""
+    names = list(dict.fromkeys([*study.objectives, *(("srqw",) if "srqw" in record.metrics else ())]))
+    values = [f"{for_page(name)}: {written(name, record.metrics[name])}" for name in names]
+    if record.number in study.tests:
+        test = study.score.on_test
+        values.append(f"{for_page(test)}: {written(test, study.tests[record.number])}")
+    values += [f"breaks {html.escape(text)}" for text in record.violated]
+    values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
+    settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
+    origin = ", published setting" if record.origin == "paper" else ""
+    lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
+    return "<br>".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
+
+
+def _counts(records: Sequence[TrialRecord], members: set[int], volumes: Sequence[float]) -> str:
+    states = Counter(record.state for record in records)
+    words = [f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state]]
+    seconds = sum(record.seconds for record in records)
+    return (
+        f"{', '.join(words)} trials in {seconds:.0f} s of training; {len(members)} on the front; "
+        f"hypervolume {volumes[-1]:.4f}"
+    )
+
+
+def _boxes(drawn: Mapping[str, figures.Figure]) -> str:
+    return "".join(f'<div class="plot" id="{name}"></div>' for name in drawn)
+
+
+def _shares(importances: Mapping[str, figures.Shares]) -> str:
+    if not importances:
+        return "<p>Too few trials, or nothing varied: nothing can be said.</p>"
+    parts = (
+        f'<div><h3>{html.escape(heading)}</h3><div class="plot" id="share{i}"></div></div>'
+        for i, heading in enumerate(importances)
+    )
+    return f'<div class="grid">{"".join(parts)}</div>'
+
+
+def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
+    first, test = study.objectives[0], study.score.on_test
+    rows = sorted(
+        (r for r in records if r.number in members), key=lambda r: (-upward(first, r.metrics[first]), r.number)
+    )
+    metrics = list(dict.fromkeys([*study.objectives, *(m for m in ("srqw",) if all(m in r.metrics for r in rows))]))
+    settings = list(dict.fromkeys(name for r in rows for name, value in r.parameters.items() if value is not None))
+    tested = [r.number for r in rows if r.number in study.tests]
+    heads = ["trial", *map(for_page, metrics), *([for_page(test)] if tested else []), *map(html.escape, settings)]
+    body = [_baseline(study, metrics, len(heads))] if study.full_precision else []
+    for r in rows:
+        cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
+        cells += [written(name, r.metrics[name]) for name in metrics]
+        if tested:
+            cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
+        cells += ["" if r.parameters.get(n) is None else html.escape(_number(r.parameters[n])) for n in settings]
+        mark = ' class="pick"' if r.number == study.pick else ""
+        body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}"
+
+
+def _baseline(study: Study, metrics: Sequence[str], columns: int) -> str:
+    """The full-precision model as the front's first row."""
+    score = study.full_precision["score"]
+    cells = ["full precision", *(written(name, score) if name == study.score else "" for name in metrics)]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells + [""] * (columns - len(cells))) + "</tr>"
+
+
+def _parts(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
+    """What the scores of the members are made of, beside the full-precision model's; what was lost stands out."""
+    before = study.full_precision.get("parts", {})
+    rows = [record for record in records if record.number in members and record.parts]
+    names = list(dict.fromkeys(name for parts in (before, *(r.parts for r in rows)) for name in parts))
+    if not rows or not names:
+        return ""
+    heads = ["", "full precision", *(f"trial {r.number}" for r in rows)]
+    body = []
+    for name in names:
+        label = part_label(name, study.full_precision.get("classes", ()))
+        cells = [html.escape(label), part_text(name, before.get(name))]
+        marks = ["", ""]
+        for r in rows:
+            cells.append(part_text(name, r.parts.get(name)))
+            marks.append(' class="lost"' if is_lost(name, before.get(name), r.parts.get(name, 0.0)) else "")
+        body.append("<tr>" + "".join(f"<td{m}>{c}</td>" for m, c in zip(marks, cells, strict=True)) + "</tr>")
+    return (
+        '<h3>What the scores are made of (validation)</h3><div class="wide"><table id="parts">'
+        f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}</table></div>"
+        '<p class="note">Red: a class that full precision finds and that compression has lost.</p>'
+    )
+
+
+def _failures(records: Sequence[TrialRecord]) -> str:
+    """Why trials ended early, the most frequent reasons first."""
+    reasons = Counter((r.state, r.reason or "no reason told") for r in records if r.state != "complete")
+    if not reasons:
+        return ""
+    rows = (
+        f"<tr><td>{count}</td><td>{html.escape(state)}</td><td>{html.escape(reason)}</td></tr>"
+        for (state, reason), count in reasons.most_common(10)
+    )
+    return f"<h2>Trials without a result</h2><table>{''.join(rows)}</table>"

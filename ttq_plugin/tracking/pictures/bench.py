@@ -1,0 +1,80 @@
+"""The picture of a measurement: what each form takes, in time and in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttq_plugin.support.files import write_whole
+from ttq_plugin.support.names import in_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#d62728", "#f2a07b", "#4c72b0", "#55a868", "#8c8c8c")
+"""The runtime, with int8, torch, onnxruntime fp32 and int8."""
+
+
+def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
+    """Latencies, and bars of throughput, file and peak memory.
+
+    Args:
+        result: from ``ttq_plugin.deploy.bench.bench.bench``.
+        path: the PNG file to write.
+        title: of the picture.
+
+    Returns:
+        The path.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 4.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2, sharey=True).flat
+    forms = result["forms"]
+    first, last = (
+        [next(m for m in row["batches"] if m["batch"] == size) for row in forms]
+        for size in (func(m["batch"] for m in forms[0]["batches"]) for func in (min, max))
+    )
+    _latencies(axes[0], first)
+    _bars(axes[1], forms, [m["throughput"] for m in last], f"samples a second, batch {last[0]['batch']}")
+    _bars(axes[2], forms, [row["file_bytes"] / 1024 for row in forms], "file, KiB")
+    memory = [(row["peak_memory_bytes"] or 0) / 2**20 for row in forms]
+    _bars(axes[3], forms, memory, f"peak memory beyond the libraries, MiB, batch {last[0]['batch']}")
+    figure.suptitle(in_picture(title), fontsize=10)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    return path
+
+
+def _latencies(axes: Axes, measured: list[Mapping[str, Any]]) -> None:
+    """A dot at the median, a line to the 99th percentile."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    for place, m in enumerate(measured):
+        median, slow = 1e3 * m["latency_median"], 1e3 * m["latency_p99"]
+        axes.plot([median, slow], [place] * 2, color=COLOURS[place], lw=1.5)
+        axes.plot(median, place, "o", color=COLOURS[place])
+        axes.plot(slow, place, "|", color=COLOURS[place], ms=9)
+        words = f"{median:.3g}; {slow:.3g}"
+        axes.annotate(words, (median, place), (0, 6), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.18)
+    axes.set_xlabel(f"ms a call, batch {measured[0]['batch']}: dot, median; line, to the 99th percentile", fontsize=8)
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _bars(axes: Axes, forms: list[Mapping[str, Any]], values: list[float], label: str) -> None:
+    bars = axes.barh(range(len(forms)), values, color=COLOURS[: len(forms)], height=0.6)
+    axes.bar_label(bars, [f" {value:.3g}" if value < 100 else f" {value:.0f}" for value in values], fontsize=8)
+    axes.set_yticks(range(len(forms)), [row["form"] for row in forms])
+    axes.margins(x=0.18)
+    axes.set_ylim(len(forms) - 0.5, -0.8)  # the first form on top, with room for what is written over it
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="x", alpha=0.3)

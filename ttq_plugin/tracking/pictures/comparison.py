@@ -1,0 +1,52 @@
+"""Several fronts in one figure: a panel for each pair of objectives, a colour and a mark for each study."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from ttq_plugin.support.names import in_picture
+from ttq_plugin.tracking.pictures.front import draw_edge, in_percent, quiet_frame, write
+from ttq_plugin.tracking.words import for_picture
+
+COLOURS = ("#d62728", "#1f5fa8", "#d98b1f", "#3a8f5c", "#8b5ca8", "#6b7280", "#17a2a8", "#a8501f")
+MARKS = "osD^vPX<"
+
+
+def plot_fronts(
+    fronts: Mapping[str, Sequence[tuple[float, ...]]], objectives: Sequence[str], path: Path, title: str | None = None
+) -> Path:
+    """Draw fronts and write the picture atomically.
+
+    Args:
+        fronts: study -> its members' objectives, natural values.
+        objectives: two or more metric names; the first three are drawn.
+        path: the PNG file to write.
+        title: a line above the panels.
+
+    Returns:
+        The path that was written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pairs = list(combinations(range(min(len(objectives), 3)), 2))
+    figure = Figure(figsize=(4.6 * len(pairs) + 0.4, 4.7), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axes, (x, y) in zip(panels, pairs, strict=True):
+        quiet_frame(axes)
+        for index, (name, vectors) in enumerate(fronts.items()):
+            colour, mark = COLOURS[index % len(COLOURS)], MARKS[index % len(MARKS)]
+            drawn = [in_percent(vector, objectives) for vector in vectors]
+            flat = [(vector[x], vector[y]) for vector in drawn]
+            draw_edge(axes, flat, (objectives[x], objectives[y]), colour)
+            look = {"s": 40, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.7, "zorder": 3}
+            label = "\u200b" + in_picture(name)  # Matplotlib leaves out names that begin with an underscore
+            axes.scatter(*zip(*flat, strict=True), c=colour, marker=mark, label=label, **look)
+        axes.set_xlabel(for_picture(objectives[x]))
+        axes.set_ylabel(for_picture(objectives[y]))
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9.5)
+    if title:
+        figure.suptitle(in_picture(title), fontsize=12, fontweight="bold")
+    return write(figure, path)

@@ -1,0 +1,1 @@
+"""One compression, from settings to result."""

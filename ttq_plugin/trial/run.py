@@ -1,0 +1,296 @@
+"""One compression, from settings to result: what the search, ``ttq compress`` and the reproductions all call."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.core.model.copying import copied
+from ttq_plugin.curvature import select
+from ttq_plugin.curvature.budget import Budget
+from ttq_plugin.curvature.plan import Link
+from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.measures import CompressionReport, measure
+from ttq_plugin.support import inputs
+from ttq_plugin.support.files import load_weights, save_weights
+from ttq_plugin.support.seeds import seeded
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.checks.check import load_data
+from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
+from ttq_plugin.tasks.losses import TrainingStep, get_loss
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
+from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
+from ttq_plugin.tasks.task import Task
+from ttq_plugin.tasks.training import OnEpoch, train
+from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
+from ttq_plugin.trial.settings import LSQ, MIXED, Settings
+
+__all__ = [
+    "MIXED",
+    "Outcome",
+    "Prepared",
+    "Settings",
+    "check_same_data",
+    "load_weights",
+    "prepare",
+    "run",
+    "save_weights",
+    "score_on_test",
+]
+
+LSQ_GRID = {"quant_dtype": "int2", "quant_scheme": "symmetric"}
+"""What NNI calls the codes -1, 0 and 1."""
+
+PER_LAYER = ("pttq", "ttq", "int4", "int8")
+"""What a layer may get under ``mixed`` with a budget of bits."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one compression.
+
+    Attributes:
+        metrics: the task's metric (validation) under its name, and the numbers of the report under its keys.
+        report: what the compressed model costs.
+        model: the compressed model, plain, in eval mode.
+        layers: names of the quantised layers.
+        widths: bits of those on an integer grid.
+        notes: what a reader of the result must know, such as thresholds that were lowered.
+        losses: mean training loss of each epoch.
+        health: after each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
+        seconds: wall time.
+        parts: what the score is made of, such as the recall of each class; validation.
+        metric: name of the task's metric.
+    """
+
+    metrics: dict[str, float]
+    report: CompressionReport
+    model: nn.Module
+    layers: tuple[str, ...]
+    widths: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    metric: str = "mcc"
+
+    @property
+    def score(self) -> float:
+        """The task's metric on validation data."""
+        return self.metrics[self.metric]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A training after one of its epochs.
+
+    Attributes:
+        epoch: its number, from 1.
+        dead: layers without a weight that does anything.
+        measure: gives the numbers of ``Outcome.metrics`` that the model would have if training ended here; costs a
+            pass over the validation split, and leaves the training as it is.
+    """
+
+    epoch: int
+    dead: tuple[str, ...]
+    measure: Callable[[], dict[str, float]]
+
+
+def run(
+    prepared: Prepared,
+    settings: Settings,
+    *,
+    config_list: list[dict[str, Any]] | None = None,
+    chain: Sequence[Link] | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_look: Callable[[Look], None] | None = None,
+) -> Outcome:
+    """Compress the task's model once.
+
+    Args:
+        prepared: from ``prepare`` for the same task.
+        settings: the method and its numbers.
+        config_list: NNI's, to choose the layers; None for at least ``settings.share`` of the weights, in the layers
+            that curvature says mind least.
+        chain: a method for each layer, such as a ``Selection``'s; the settings' method is then ``mixed``.
+        on_epoch: called after each epoch.
+        on_look: likewise, with a way to measure the model as it is; what it raises ends the training.
+
+    Returns:
+        The compressed model, its score on the validation split, and what it costs.
+
+    Raises:
+        InputError: for settings that cannot work.
+        Diverged: if training leaves the finite numbers.
+    """
+    started = time.perf_counter()
+    losses: list[float] = []
+    health: list[dict[str, float]] = []
+    problems: dict[str, None] = {}
+
+    def note(epoch: int, loss: float) -> None:
+        losses.append(loss)
+        with warnings.catch_warnings(action="ignore"):  # told once, in the notes
+            look = quantizers.health()
+        health.append(look.to_dict())
+        problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
+        if on_epoch is not None:
+            on_epoch(epoch, loss)
+        if on_look is not None:
+            dead = tuple(layer.name for layer in look.layers if layer.dead)
+            on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
+
+    links = _links(prepared, settings, config_list, chain)
+    with seeded(settings.seed, prepared.device):
+        quantizers = _quantizers(prepared, settings, links, note)
+        quantizers.compress(max_epochs=settings.epochs)
+    found = _measured(prepared, quantizers)
+    lost = lost_classes(prepared.parts, found.score.parts, prepared.task.classes)
+    return Outcome(
+        metrics=found.metrics,
+        report=found.report,
+        model=found.model,
+        layers=quantizers.layers,
+        widths=_widths(quantizers),
+        notes=[*quantizers.notes, *problems, *lost],
+        losses=losses,
+        health=health,
+        seconds=time.perf_counter() - started,
+        parts=found.score.parts,
+        metric=prepared.task.score.name,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A compressed model with its numbers."""
+
+    metrics: dict[str, float]
+    score: Score
+    report: CompressionReport
+    model: nn.Module
+
+
+def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
+    """Score and cost of the quantizers' model as it is now, and that model, plain."""
+    compressed: nn.Module = quantizers.export_model().eval()
+    copy_dropout(prepared.model, compressed)
+    if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
+        raise Diverged("a weight became NaN or infinite")
+    example = prepared.validation.head(1).x
+    report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=_widths(quantizers))
+    numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}
+    found = score(compressed, prepared.validation, prepared.task.score)
+    return _Measured({prepared.task.score.name: found.value} | numbers, found, report, compressed)
+
+
+def _widths(quantizers: Any) -> dict[str, int]:
+    """Bits of the integer layers; NNI's of two bits are -1, 0 and 1: ternary layers like the others."""
+    return {name: bits for name, bits in quantizers.widths.items() if bits > 2}
+
+
+def score_on_test(
+    task: str | Task,
+    models: Iterable[nn.Module],
+    *,
+    seed: int,
+    data: Path | str | None = None,
+    fingerprint: str | None = None,
+) -> list[Score]:
+    """Scores of finished models on the test split; nothing may be decided by them.
+
+    Args:
+        task: a task's name, or a task.
+        models: on the CPU.
+        seed: the one that their training's splits were made with.
+        data: the user's data file, as in ``prepare``.
+        fingerprint: of the data that they were trained on, see ``Prepared.fingerprint``; None to take any.
+
+    Returns:
+        The task's metric of each, with its parts.
+
+    Raises:
+        InputError: if the task's ``load`` gives other data than before.
+    """
+    described = task if isinstance(task, Task) else get_task(task)
+    splits = load_data(described, Path(data) if data else None, seed)
+    check_same_data(described, splits.fingerprint(), fingerprint)
+    return [score(model, splits.test, described.score) for model in models]
+
+
+def _links(
+    prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
+) -> Sequence[Link]:
+    """What each layer gets: the chain, or the settings' one method on the layers of the config list or the flattest."""
+    budgeted = settings.method == MIXED and settings.bits is not None and chain is None and not config_list
+    if not budgeted and ((chain is None) == (settings.method == MIXED) or (chain is not None and config_list)):
+        raise InputError(
+            f"the method {MIXED!r}, and no other, goes with a chain and without a config list, got the method "
+            f"{settings.method!r} with {'a' if chain is not None else 'no'} chain and "
+            f"{'a' if config_list else 'no'} config list."
+        )
+    if chain is not None:
+        return chain
+    if settings.bits is not None:
+        most = Budget(bits=settings.bits * 32 * sum(p.numel() for p in prepared.model.parameters()))
+        return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain
+    options = settings.options()
+    if not config_list:
+        method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse
+        selection = select(
+            prepared.model, prepared.traces, settings.share, methods=(method,), options={method: options}
+        )
+        config_list = selection.config_list
+        if settings.granularity:
+            config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
+    if settings.method == LSQ:
+        return [Link("LsqQuantizer", tuple(entry | LSQ_GRID for entry in config_list), {})]
+    return [Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})]
+
+
+def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], on_epoch: OnEpoch) -> Any:
+    import nni
+    from nni.compression.utils import TorchEvaluator
+
+    from ttq_plugin.nni_adapter.chain import QuantizerChain
+
+    task, recipe = prepared.task, prepared.task.recipe
+    model = copied(prepared.model)
+    set_dropout(model, recipe.dropout if settings.dropout is None else settings.dropout)
+    stepping = SCHEDULES[recipe.schedule]
+    optimizer = OPTIMIZERS[recipe.optimizer].make(
+        model.parameters(), lr=settings.lr, weight_decay=recipe.weight_decay, trace=nni.trace
+    )
+    course = recipe.course(settings.lr, settings.epochs, len(prepared.train))
+    scheduler = stepping.make(optimizer, course, trace=nni.trace)
+
+    def fit(net: nn.Module, optim: Any, step: Callable[..., Tensor], schedule: Any, _: Any, epochs: int) -> None:
+        train(
+            net,
+            optim,
+            schedule,
+            step,
+            prepared.train,
+            epochs=epochs,
+            batch_size=recipe.batch_size,
+            seed=settings.seed,
+            every_batch=stepping.every_batch,
+            needs_metric=stepping.needs_metric,
+            on_epoch=on_epoch,
+        )
+
+    step: TrainingStep = lambda batch, net: task.loss(inputs.call(net, batch[0]), batch[1])  # noqa: E731
+    if settings.loss is not None:
+        step = get_loss(settings.loss).training_step(prepared.class_weights, teacher=prepared.model)
+    step = at_precision(step, settings.precision or recipe.precision)
+    evaluator = TorchEvaluator(fit, optimizer, step, scheduler)
+    rates = {"lr_scale": settings.lr_scale, "lr_threshold": settings.lr_threshold}
+    return QuantizerChain(model, links, evaluator, on_empty="clip", **rates)
