@@ -19,7 +19,7 @@ _HOMES = {
     "StudyRecorder": "recorder",
     "TrialRecord": "records",
     "front": "records",
-    "plot_front": "picture",
+    "plot_front": "pictures.front",
     "serve": "ui",
 }
 
