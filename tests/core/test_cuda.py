@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.core.nets import Net, batches
 from tests.core.test_matrices import X, layer
-from tests.nni_adapter.nets import Net, batches
 from ttq_plugin.core import METHODS, bake, parameter_groups, ternarize
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
