@@ -10,3 +10,16 @@ class InputError(ValueError):
 
 class Diverged(RuntimeError):
     """A training left the numbers (NaN or infinite loss): the trial failed, the search goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for a sentence.
+
+    Args:
+        error: Any error.
+
+    Returns:
+        The line without a full stop, or the error's name where it says nothing.
+    """
+    said = str(error).strip().splitlines()
+    return said[0].rstrip(".") if said else type(error).__name__

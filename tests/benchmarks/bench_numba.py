@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from tests.benchmarks.bench_runtime import LAYERS, thresholded
-from ttq_plugin.deploy.program.fused import FusedLayer
-from ttq_plugin.deploy.program.program import Choice, Tail
+from ttq_plugin.deploy.runtime.compiled import Choice, Tail
+from ttq_plugin.deploy.runtime.fused import FusedLayer
 
 TURNS, TILES = 200, (16, 64)
 SIZES = {"conv2": (16, 18), "conv3": (8, 9), "conv4": (4, 4)}

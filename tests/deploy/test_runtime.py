@@ -12,10 +12,10 @@ from torch import nn
 
 from tests.measures.nets import set_codes
 from ttq_plugin import InputError, TernaryRuntime, bake, latency, ternarize
-from ttq_plugin.deploy.program.fused import INT8, TORCH, FusedLayer
-from ttq_plugin.deploy.program.graph import as_graph, as_layers
-from ttq_plugin.deploy.program.program import Choice, program
-from ttq_plugin.deploy.runtime.runtime import int8, runtime, tuning
+from ttq_plugin.deploy.runtime import compiled, int8, runtime, tuning
+from ttq_plugin.deploy.runtime.compiled import Choice
+from ttq_plugin.deploy.runtime.forms import as_graph, as_layers
+from ttq_plugin.deploy.runtime.fused import INT8, TORCH, FusedLayer
 from ttq_plugin.native import build as native_build
 from ttq_plugin.native import inference as native
 from ttq_plugin.tasks import get_task
@@ -100,7 +100,7 @@ def test_every_kernel_gives_what_float64_gives(name, choice, monkeypatch):
     model = ternary(settled(model, shape))
     oracle = copy.deepcopy(model).double()
     for cached in (1 << 16, 1):
-        monkeypatch.setattr(program, "CACHED", cached)
+        monkeypatch.setattr(compiled, "CACHED", cached)
         fast, layers = forced(model, choice)
         assert len(layers) == sum(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear) for m in model.modules())
         with torch.inference_mode():

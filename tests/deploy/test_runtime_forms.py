@@ -17,10 +17,10 @@ from torch import nn
 from tests.deploy import zoo
 from tests.deploy.test_runtime import built, close, ternary
 from ttq_plugin import InputError, TernaryRuntime
-from ttq_plugin.deploy.program.fused import FusedLayer
-from ttq_plugin.deploy.program.program import Choice
+from ttq_plugin.deploy.runtime import tuning
 from ttq_plugin.deploy.runtime.agreement import difference, probes
-from ttq_plugin.deploy.runtime.runtime import tuning
+from ttq_plugin.deploy.runtime.compiled import Choice
+from ttq_plugin.deploy.runtime.fused import FusedLayer
 from ttq_plugin.support.inputs import call, index, tensors
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.runtime.agreement import first_line
+from ttq_plugin.errors import first_line
 from ttq_plugin.support.inputs import arguments, call, map_tensors, named_tensors, tensors
 
 INPUT, OUTPUT = "x", "logits"

@@ -188,6 +188,33 @@ def index(tree: Any, rows: Any) -> Any:
     return map_tensors(lambda tensor: tensor[rows] if tensor.dim() else tensor, tree)
 
 
+def rows(inputs: Any, places: Tensor) -> Any:
+    """Take samples, in any order and as often as they are named.
+
+    Args:
+        inputs: Inputs of a model; tensors whose length is not the batch's belong to all samples and stay.
+        places: Places of samples, int64.
+
+    Returns:
+        The inputs with these samples, copied.
+    """
+    count = batch_size(inputs)
+    return map_tensors(lambda t: t[places] if t.dim() and len(t) == count else t.clone(), inputs)
+
+
+def repeated(inputs: Any, size: int) -> Any:
+    """Take the first samples, all over again where there are fewer.
+
+    Args:
+        inputs: Inputs of a model.
+        size: Number of samples wanted.
+
+    Returns:
+        The inputs with that many samples, copied.
+    """
+    return rows(inputs, torch.arange(size) % batch_size(inputs))
+
+
 def join(trees: Sequence[Any]) -> Any:
     """Join the samples of several nestings of the same form, such as the outputs of several batches.
 

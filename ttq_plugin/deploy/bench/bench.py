@@ -22,12 +22,11 @@ from ttq_plugin.deploy.bench.footprint import peak_memory
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx.int8 import to_int8
-from ttq_plugin.deploy.runtime.agreement import repeated
 from ttq_plugin.deploy.runtime.runtime import TernaryRuntime
 from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import save_weights
-from ttq_plugin.support.inputs import batch_size
+from ttq_plugin.support.inputs import batch_size, repeated
 from ttq_plugin.support.inputs import call as call_model
 from ttq_plugin.tasks import OWN
 

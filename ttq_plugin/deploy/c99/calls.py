@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ttq_plugin.deploy.c99.steps import Step
 from ttq_plugin.deploy.c99.text import number
+from ttq_plugin.deploy.program.steps import Step
 from ttq_plugin.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from ttq_plugin.deploy.c99.program import trace
 from ttq_plugin.deploy.c99.text import header
 from ttq_plugin.deploy.c99.writer import Writer
+from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import write_text
 from ttq_plugin.support.names import C_HEADERS, c_identifier

@@ -10,6 +10,28 @@ from numpy.typing import NDArray
 
 KERNELS = ("kernels.h", "more.h")
 
+C_CODE = {
+    "ADD": "a + b",
+    "SUBTRACT": "a - b",
+    "MULTIPLY": "a * b",
+    "DIVIDE": "a / b",
+    "MAXIMUM": "a != a || a > b ? a : b",
+    "MINIMUM": "a != a || a < b ? a : b",
+    "POWER": "powf(a, b)",
+    "SIGMOID": "1.0f / (1.0f + expf(-a))",
+    "SILU": "a / (1.0f + expf(-a))",
+    "GELU": "0.5f * a * (1.0f + erff(a * 0.707106781f))",
+    "GELU_TANH": "0.5f * a * (1.0f + tanhf(0.797884561f * (a + 0.044715f * a * a * a)))",
+    "RSQRT": "1.0f / sqrtf(a)",
+    "SOFTPLUS": "a > 20.0f ? a : log1pf(expf(a))",
+    "ELU": "a > 0.0f ? a : expm1f(a)",
+    "NEGATIVE": "-a",
+    "RECIPROCAL": "1.0f / a",
+    "STEEPER": "a < 0.0f ? a * b : a",
+    **{name.upper(): f"{name}f(a)" for name in ("tanh", "exp", "sqrt", "log", "erf", "sin", "cos", "fabs", "floor")},
+}
+"""Name of an operation in C -> what it does to the number a, or to a and b; what is undefined stays so."""
+
 
 def number(value: float) -> str:
     """A float constant, exactly: hexadecimal, as C99 has it."""

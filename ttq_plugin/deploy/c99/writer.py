@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ttq_plugin.deploy.c99.calls import CALLS
 from ttq_plugin.deploy.c99.codes import Packed, pack
-from ttq_plugin.deploy.c99.ops import C_CODE
-from ttq_plugin.deploy.c99.steps import Buffer, Program, Step, View
-from ttq_plugin.deploy.c99.text import array, number, plain, source
+from ttq_plugin.deploy.c99.text import C_CODE, array, number, plain, source
+from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 
 SMALL = 1 << 16
 KINDS = ("layer", *CALLS)

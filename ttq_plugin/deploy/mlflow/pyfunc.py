@@ -17,10 +17,10 @@ from ttq_plugin.deploy.bench.compared import in_form
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx.int2 import to_int2
-from ttq_plugin.deploy.runtime.agreement import ROUNDED, disagreement, probes, repeated
+from ttq_plugin.deploy.runtime.agreement import ROUNDED, disagreement, probes
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.inputs import batch_size, call, tensors
+from ttq_plugin.support.inputs import batch_size, call, repeated, tensors
 from ttq_plugin.support.quiet import quiet_mlflow
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from ttq_plugin.deploy.extras import need
 from ttq_plugin.deploy.flat import PREFIX, Flat, hushed, input_names, output_names, reason
-from ttq_plugin.deploy.runtime.agreement import first_line, repeated
-from ttq_plugin.errors import InputError
-from ttq_plugin.support.inputs import call, map_tensors, named_tensors, tensors, to_device
+from ttq_plugin.errors import InputError, first_line
+from ttq_plugin.support.inputs import call, map_tensors, named_tensors, repeated, tensors, to_device
 
 if TYPE_CHECKING:
     from onnx import ModelProto

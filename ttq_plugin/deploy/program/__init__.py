@@ -1,1 +1,1 @@
-"""The lowering of a model: layers with what follows them, as numbers."""
+"""One lowering of a model to typed steps: fusion, shapes and layouts, without any text of C."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.support.inputs import batch_size, call, leaves, map_tensors
+from ttq_plugin.errors import first_line
+from ttq_plugin.support.inputs import batch_size, call, leaves, map_tensors, repeated
 
 EXACT = 1e-6
 """Largest relative difference of two forms that call the same operations of torch."""
@@ -18,33 +19,6 @@ ROUNDED = 1e-4
 
 PROBED = 2
 """Samples of a probe that is not about the batch size."""
-
-
-def rows(inputs: Any, places: Tensor) -> Any:
-    """Take samples, in any order and as often as they are named.
-
-    Args:
-        inputs: Inputs of a model; tensors whose length is not the batch's belong to all samples and stay.
-        places: Places of samples, int64.
-
-    Returns:
-        The inputs with these samples, copied.
-    """
-    count = batch_size(inputs)
-    return map_tensors(lambda t: t[places] if t.dim() and len(t) == count else t.clone(), inputs)
-
-
-def repeated(inputs: Any, size: int) -> Any:
-    """Take the first samples, all over again where there are fewer.
-
-    Args:
-        inputs: Inputs of a model.
-        size: Number of samples wanted.
-
-    Returns:
-        The inputs with that many samples, copied.
-    """
-    return rows(inputs, torch.arange(size) % batch_size(inputs))
 
 
 def probes(example: Any) -> Iterator[tuple[str, Any]]:
@@ -174,16 +148,3 @@ def takes(model: nn.Module, example: Any, size: int) -> bool:
     except Exception:  # noqa: BLE001 - see above
         return False
     return True
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for a sentence.
-
-    Args:
-        error: Any error.
-
-    Returns:
-        The line without a full stop, or the error's name where it says nothing.
-    """
-    said = str(error).strip().splitlines()
-    return said[0].rstrip(".") if said else type(error).__name__

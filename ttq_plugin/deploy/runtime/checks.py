@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference, first_line
-from ttq_plugin.errors import InputError
+from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference
+from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.inputs import batch_size, call, kind, leaves, map_tensors, tensors
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.program.program import Spec
+from ttq_plugin.deploy.runtime.compiled import Spec
 
 ZERO = 128
 """The unsigned code of an input of zero."""

@@ -14,24 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.program.fused import FusedLayer, bucket
-from ttq_plugin.deploy.program.graph import Form, as_graph, as_layers
 from ttq_plugin.deploy.runtime.agreement import (
     EXACT,
     ROUNDED,
     asked,
     difference,
     disagreement,
-    first_line,
-    repeated,
     takes,
 )
 from ttq_plugin.deploy.runtime.checks import check, finite, form_of, kept_buffers, signature, unsteady
+from ttq_plugin.deploy.runtime.forms import Form, as_graph, as_layers
+from ttq_plugin.deploy.runtime.fused import FusedLayer, bucket
 from ttq_plugin.deploy.runtime.int8 import int8_layer
 from ttq_plugin.deploy.runtime.spread import reads_values, rows_apart, split
 from ttq_plugin.deploy.runtime.tuning import LayerChoice, fastest, race
-from ttq_plugin.errors import InputError
-from ttq_plugin.support.inputs import batch_size, call, join, kind, map_tensors
+from ttq_plugin.errors import InputError, first_line
+from ttq_plugin.support.inputs import batch_size, call, join, kind, map_tensors, repeated
 
 KEPT = 4
 """Samples of the example that are kept to measure on."""

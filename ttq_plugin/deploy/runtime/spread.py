@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference, probes, repeated
-from ttq_plugin.support.inputs import batch_size, call, join, map_tensors
+from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference, probes
+from ttq_plugin.support.inputs import batch_size, call, join, map_tensors, repeated
 
 ROWS = 4
 """Samples of the batches that are cut to see whether that changes anything."""

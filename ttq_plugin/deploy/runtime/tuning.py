@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.program.fused import INT8, TORCH, FusedLayer
-from ttq_plugin.deploy.program.program import Choice
 from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference
+from ttq_plugin.deploy.runtime.compiled import Choice
+from ttq_plugin.deploy.runtime.fused import INT8, TORCH, FusedLayer
 from ttq_plugin.native.inference import RUN
 
 TURNS = 7

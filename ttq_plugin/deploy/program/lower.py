@@ -1,4 +1,4 @@
-"""A module as a list of steps over flat buffers: what C code is written from.
+"""A module as a list of steps over flat buffers, which C code and integer networks are made from.
 
 torch.export gives the graph with its shapes; batch is 1. A value is a view (offset and strides) of a buffer, so that
 reshaping and transposing cost nothing; a convolution or linear layer takes what follows it along. What depends on
@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ttq_plugin.deploy.c99.layers import LAYERS, layer
-from ttq_plugin.deploy.c99.ops import IDENTITIES, OPS, VIEWS
-from ttq_plugin.deploy.c99.steps import Buffer, Program, Step, View, arguments, kind_of
 from ttq_plugin.deploy.flat import PREFIX, Flat, hushed, reason
-from ttq_plugin.deploy.runtime.agreement import rows
+from ttq_plugin.deploy.program.layers import LAYERS, layer
+from ttq_plugin.deploy.program.ops import IDENTITIES, OPS, VIEWS
+from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View, arguments, kind_of
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.inputs import tensors, to_device
+from ttq_plugin.support.inputs import rows, tensors, to_device
 
 
 def trace(model: nn.Module, example_input: Any) -> Program:

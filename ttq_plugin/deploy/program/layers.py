@@ -1,4 +1,4 @@
-"""Convolutions and linear layers of a graph as steps for C, with what follows them."""
+"""Convolutions and linear layers of a graph as steps, with what follows them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ttq_plugin.deploy.c99.steps import Step, View, arguments, geometry, kind_of, pair
+from ttq_plugin.deploy.program.steps import Step, View, arguments, geometry, kind_of, pair
 
 if TYPE_CHECKING:
-    from ttq_plugin.deploy.c99.program import Builder
+    from ttq_plugin.deploy.program.lower import Builder
 
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul")
 IDLE = {"dropout", "feature_dropout", "alpha_dropout"}

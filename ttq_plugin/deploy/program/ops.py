@@ -1,4 +1,4 @@
-"""All operations of a graph but layers, as steps for C."""
+"""All operations of a graph but layers, as steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ttq_plugin.deploy.c99.parts import PARTS, Operation
-from ttq_plugin.deploy.c99.steps import Step, View, arguments, kind_of
+from ttq_plugin.deploy.program.parts import PARTS, Operation
+from ttq_plugin.deploy.program.steps import Step, View, arguments, kind_of
 
 if TYPE_CHECKING:
-    from ttq_plugin.deploy.c99.program import Builder
+    from ttq_plugin.deploy.program.lower import Builder
 
 IDENTITIES = {"dropout", "feature_dropout", "alpha_dropout", "lift_fresh_copy"}
 VIEWS = {
@@ -31,28 +31,6 @@ VIEWS = {
     ),
     *("split", "split_with_sizes", "chunk", "unbind", "movedim", "numpy_T", "mT", "swapaxes"),
 }
-
-C_CODE = {
-    "ADD": "a + b",
-    "SUBTRACT": "a - b",
-    "MULTIPLY": "a * b",
-    "DIVIDE": "a / b",
-    "MAXIMUM": "a != a || a > b ? a : b",
-    "MINIMUM": "a != a || a < b ? a : b",
-    "POWER": "powf(a, b)",
-    "SIGMOID": "1.0f / (1.0f + expf(-a))",
-    "SILU": "a / (1.0f + expf(-a))",
-    "GELU": "0.5f * a * (1.0f + erff(a * 0.707106781f))",
-    "GELU_TANH": "0.5f * a * (1.0f + tanhf(0.797884561f * (a + 0.044715f * a * a * a)))",
-    "RSQRT": "1.0f / sqrtf(a)",
-    "SOFTPLUS": "a > 20.0f ? a : log1pf(expf(a))",
-    "ELU": "a > 0.0f ? a : expm1f(a)",
-    "NEGATIVE": "-a",
-    "RECIPROCAL": "1.0f / a",
-    "STEEPER": "a < 0.0f ? a * b : a",
-    **{name.upper(): f"{name}f(a)" for name in ("tanh", "exp", "sqrt", "log", "erf", "sin", "cos", "fabs", "floor")},
-}
-"""Name of an operation in C -> what it does to the number a, or to a and b; what is undefined stays so."""
 
 UNARY = {
     **{"sigmoid": "SIGMOID", "tanh": "TANH", "silu": "SILU", "exp": "EXP", "sqrt": "SQRT", "rsqrt": "RSQRT"},

@@ -1,4 +1,4 @@
-"""What a program for C is made of: buffers, views of them, steps; and torch's graph nodes read for it."""
+"""What a program is made of: buffers, views of them, steps; and torch's graph nodes read for it."""
 
 from __future__ import annotations
 

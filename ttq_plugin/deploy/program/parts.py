@@ -1,4 +1,4 @@
-"""Operations over many numbers as steps for C: sums, norms, pooling, attention, recurrent layers."""
+"""Operations over many numbers as steps: sums, norms, pooling, attention, recurrent layers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from ttq_plugin.deploy.c99.steps import Step, View, kind_of, pair
+from ttq_plugin.deploy.program.steps import Step, View, kind_of, pair
 
 if TYPE_CHECKING:
-    from ttq_plugin.deploy.c99.program import Builder
+    from ttq_plugin.deploy.program.lower import Builder
 
 Operation = Callable[["Builder", fx.Node, dict[str, Any]], Any]
 

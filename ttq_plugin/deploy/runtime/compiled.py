@@ -119,7 +119,7 @@ def spec_of(layer: nn.Module, tail: Tail) -> Spec:
 
 
 @dataclass
-class Program:
+class Compiled:
     """A layer compiled for one shape of input: the struct, the arrays it points to, and the sizes of what it needs."""
 
     layer: Layer
@@ -130,7 +130,7 @@ class Program:
     additions: int
 
 
-def compile_layer(spec: Spec, height: int, width: int, choice: Choice, next_padding: tuple[int, int]) -> Program:
+def compile_layer(spec: Spec, height: int, width: int, choice: Choice, next_padding: tuple[int, int]) -> Compiled:
     """Lay out a layer's numbers for ``ttq_layer``.
 
     Args:
@@ -141,7 +141,7 @@ def compile_layer(spec: Spec, height: int, width: int, choice: Choice, next_padd
         next_padding: zeros that the next layer wants around its input, which is this one's output.
 
     Returns:
-        The program.
+        The compiled layer.
     """
     out_channels, channels, kernel_h, kernel_w = spec.weight.shape
     out_h, out_w, pooled_h, pooled_w = spec.sizes(height, width)
@@ -171,7 +171,7 @@ def compile_layer(spec: Spec, height: int, width: int, choice: Choice, next_padd
     tile = choice.vectors * LANES
     positions = -(-choice.chunk * out_h * out_w // tile) * tile
     additions = int(np.count_nonzero(matrix)) * out_h * out_w
-    return Program(
+    return Compiled(
         layer,
         list(arrays.values()),
         panel=(spec.rows + 1) * tile + LANES,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.program.program import Choice, Program, Tail, compile_layer, spec_of
+from ttq_plugin.deploy.runtime.compiled import Choice, Compiled, Tail, compile_layer, spec_of
 from ttq_plugin.deploy.runtime.int8 import Int8Layer
 from ttq_plugin.native.inference import LANES, RUN
 
@@ -61,7 +61,7 @@ class FusedLayer(nn.Module):
         self.follower: list[FusedLayer] = []  # in lists, so that they are no submodules
         self.leader: list[FusedLayer] = []
         self.choices: dict[int, Choice] = {}
-        self.programs: dict[Any, Program] = {}
+        self.programs: dict[Any, Compiled] = {}
         self.buffers = Buffers()
         self.int8: Int8Layer | None = None
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ttq_plugin.deploy.program.fused import FusedLayer
-from ttq_plugin.deploy.program.program import Tail
+from ttq_plugin.deploy.runtime.compiled import Tail
+from ttq_plugin.deploy.runtime.fused import FusedLayer
 from ttq_plugin.support.inputs import call, map_tensors, tensors
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
