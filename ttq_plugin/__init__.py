@@ -31,6 +31,7 @@ _HOMES = {
     "generate_config": "ttq_plugin.curvature",
     "compress_chain": "ttq_plugin.nni_adapter",
     "TernaryRuntime": "ttq_plugin.deploy.runtime.runtime",
+    "integerize": "ttq_plugin.deploy.integer.module",
     "latency": "ttq_plugin.deploy.runtime.runtime",
     "load_packed": "ttq_plugin.deploy.file.packed",
     "packed_info": "ttq_plugin.deploy.file.packed",
