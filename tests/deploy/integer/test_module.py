@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from ttq_plugin.deploy.program.program import trace
 
 from tests.deploy.integer import oracle
 from tests.deploy.integer.nets import NETS, Of, inputs, network
 from tests.deploy.nets import trained
 from ttq_plugin import InputError, integerize
-from ttq_plugin.deploy.c99.program import trace
 from ttq_plugin.deploy.integer import execute
 from ttq_plugin.deploy.integer.floats import run
 from ttq_plugin.deploy.integer.graph import build

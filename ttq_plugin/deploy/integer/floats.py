@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.steps import Buffer, View
 from ttq_plugin.deploy.integer.graph import Graph, Op
 from ttq_plugin.deploy.integer.windows import image_of, largest_pool, spread_layer, sum_pool
+from ttq_plugin.deploy.program.steps import Buffer, View
 
 Seen = Callable[[Any, Tensor], None]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.steps import Buffer, Program, Step, View
 from ttq_plugin.deploy.integer.functions import BINARY, UNARY, leaky
+from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 from ttq_plugin.errors import InputError
 
 Function = Callable[[Tensor], Tensor]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.steps import Buffer, View
 from ttq_plugin.deploy.integer.arithmetic import (
     HIGHEST,
     LOWEST,
@@ -23,6 +22,7 @@ from ttq_plugin.deploy.integer.floats import gain_and_shift
 from ttq_plugin.deploy.integer.graph import Graph, Op
 from ttq_plugin.deploy.integer.ranges import Ranges
 from ttq_plugin.deploy.integer.windows import spans, taps
+from ttq_plugin.deploy.program.steps import Buffer, View
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.integer import integer_codes
 from ttq_plugin.measures.ternary import codes_of

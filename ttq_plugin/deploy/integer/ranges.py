@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.steps import Buffer
 from ttq_plugin.deploy.integer.arithmetic import Affine
 from ttq_plugin.deploy.integer.floats import run
 from ttq_plugin.deploy.integer.graph import Graph, Op
+from ttq_plugin.deploy.program.steps import Buffer
 from ttq_plugin.errors import InputError
 
 KEPT = 1 << 14
