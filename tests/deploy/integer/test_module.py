@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from ttq_plugin.deploy.program.program import trace
 
 from tests.deploy.integer import oracle
 from tests.deploy.integer.nets import NETS, Of, inputs, network
@@ -16,6 +15,7 @@ from ttq_plugin import InputError, integerize
 from ttq_plugin.deploy.integer import execute
 from ttq_plugin.deploy.integer.floats import run
 from ttq_plugin.deploy.integer.graph import build
+from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.tasks.metrics import METRICS
 from ttq_plugin.tasks.scoring.scores import score
 

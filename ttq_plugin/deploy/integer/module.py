@@ -13,7 +13,7 @@ from ttq_plugin.deploy.integer.execute import run_integers
 from ttq_plugin.deploy.integer.graph import build
 from ttq_plugin.deploy.integer.lower import IntegerProgram, lower, names_of
 from ttq_plugin.deploy.integer.ranges import choose, observe, warn_saturated
-from ttq_plugin.deploy.program.program import trace
+from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.inputs import call, length, map_tensors, tensors, to_device
 
