@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from tests.core.nets import Net, batches
+from tests.core.test_groups import CASES, SHAPES, check, weights
 from tests.core.test_matrices import X, layer
 from ttq_plugin.core import METHODS, bake, parameter_groups, ternarize
+from ttq_plugin.native.cuda import CudaKernels
+from ttq_plugin.native.groups import group_kernels_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -45,6 +48,59 @@ def test_one_step_is_the_cpus(method):
 def test_layers_of_several_matrices_are_the_cpus(kind):
     """cuDNN's flattened weights, and the fused attention of evaluation, see the ternary values that the CPU sees."""
     check_several_matrices(kind, "cuda")
+
+
+@pytest.mark.parametrize("name, options", CASES)
+@pytest.mark.parametrize("shape, channel", [*SHAPES, ((1_000_003,), None), ((3, 50_000), 0), ((70, 1000, 3), 1)])
+def test_the_kernels_are_torchs_of_float64(name, options, shape, channel):
+    method = METHODS[name].configure(channel=channel, on_empty="clip", normalize=False, **options)
+    w = weights((1, *shape), 0).reshape(shape) if channel is None else weights(shape, channel)
+    kernels = group_kernels_for(channel, w.cuda())
+    assert isinstance(kernels, CudaKernels)
+    check(kernels, method, w, "cuda")
+
+
+@pytest.mark.parametrize("channel", [None, 0, 1])
+@pytest.mark.parametrize("name", ["ttq", "attq", "pttq", "pttq-symmetric", "pttq-absolute"])
+def test_codes_are_the_signs_of_the_step(name, channel):
+    method = METHODS[name].configure(channel=channel, on_empty="clip")
+    for seed in range(20):
+        w = weights((60, 90 + seed, 3), channel or 0).cuda()
+        params = method.init(w)[0]
+        assert torch.equal(method.weights(w, params).sign().to(torch.int8), method.codes(w, params))
+
+
+def test_training_starts_few_kernels_and_waits_for_none():
+    """A layer's step is one to two kernels forward and one to two backward; nothing is read back by the CPU."""
+    method, w = METHODS["pttq"], weights((1, 100_000), 0).reshape(-1).cuda().requires_grad_()
+    leaves = {k: v.requires_grad_(k in method.learnable) for k, v in method.init(w)[0].items()}
+    g = torch.ones_like(w)
+    method.weights(w, leaves).backward(g)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        method.weights(w, leaves).backward(g)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.profiler.profile() as profiler:
+        method.weights(w, leaves).backward(g)
+        torch.cuda.synchronize()
+    started = [e.name for e in profiler.events() if e.name.startswith("ttq_")]
+    assert sorted(started) == ["ttq_gradients", "ttq_statistics", "ttq_sums", "ttq_ternarise"]
+
+
+def test_a_graph_replays_the_step():
+    """Kernels start on the stream that is captured, and read what the memory holds then."""
+    method, w = METHODS["pttq"], weights((1, 5000), 0).reshape(-1).cuda()
+    params = method.init(w)[0]
+    with torch.no_grad():
+        method.weights(w, params)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            q = method.weights(w, params)
+        w.copy_(weights((1, 5000), 0).reshape(-1).cuda().flip(0))
+        graph.replay()
+        assert torch.equal(q, method.weights(w, params))
+        assert q.unique().numel() == 3
 
 
 def check_several_matrices(kind, device):

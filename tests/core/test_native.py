@@ -321,7 +321,7 @@ def test_the_environment_switches_it_off(value, on):
     environment = {k: v for k, v in os.environ.items() if k != "TTQ_NATIVE"}
     environment |= {} if value is None else {"TTQ_NATIVE": value}
     code = (
-        "import torch; from ttq_plugin.core import native; "
+        "import torch; from ttq_plugin.native import training as native; "
         "print(native.kernels_for(torch.ones(3)) is not None, native.BUILT is not None)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

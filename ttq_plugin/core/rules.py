@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.native.groups import group_kernels_for
 from ttq_plugin.native.training import kernels_for
 
 Dims = tuple[int, ...] | None
@@ -58,6 +59,7 @@ class Statistics:
         divided_by: what the weight is divided by here, if it is.
         numbers: whether values are floats; a GPU would have to wait for each, and a compiled graph would break.
         kernels: the native kernels, where they can take the weight.
+        groups: those of groups whose values are tensors, likewise.
     """
 
     divided_by: Value | None = None
@@ -69,6 +71,8 @@ class Statistics:
     def __init__(self, w: Tensor, dims: Dims, numbers: bool | None = None) -> None:
         self.latent, self.dims = w, dims
         self.kernels = kernels_for(w) if dims is None and numbers is None else None
+        self.channel = None if dims is None else next(d for d in range(w.dim()) if d not in dims)
+        self.groups = group_kernels_for(self.channel, w) if numbers is None else None
         if numbers is None:
             numbers = self.kernels is not None or (dims is None and w.is_cpu and not torch.compiler.is_compiling())
         self.numbers = numbers
@@ -129,6 +133,8 @@ class Statistics:
         if self.kernels is not None:
             mean, root = self.kernels.moments(self.latent, self.divided_by)  # type: ignore[arg-type]
             return mean, root * (self.latent.numel() - 1) ** -0.5
+        if self.groups is not None:
+            return self.groups.moments(self.w, self.channel)
         # Two passes in plain vector operations: several times faster than torch.std_mean on the CPU, and as exact.
         mu = self.w.mean() if self.dims is None else self.w.mean(dim=self.dims, keepdim=True)
         norm = torch.linalg.vector_norm(self.w - mu, dim=self.dims, keepdim=self.dims is not None)

@@ -11,9 +11,11 @@ from torch.autograd.function import once_differentiable
 from ttq_plugin.core.rules import Pair, Statistics, Value, full_precision, total
 from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.native import training as native
+from ttq_plugin.native.groups import found, group_kernels_for
 
 if TYPE_CHECKING:
     from ttq_plugin.core.ternarizer import Ternarizer
+    from ttq_plugin.native.groups import GroupKernels
     from ttq_plugin.native.training import Kernels
 
 Known = tuple[Value | None, Pair | None, tuple[Value, ...], Pair, Pair]
@@ -101,9 +103,49 @@ def _native_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     return d_w, d_scales if need_scales else None, d_t if need_t else None, d_alpha, None, None
 
 
+class GroupStep(torch.autograd.Function):
+    """``TernaryStep`` by the kernels of many groups, or of a GPU."""
+
+    @staticmethod
+    def forward(  # noqa: D102 - torch's name
+        ctx: Any,
+        w: Tensor,
+        scales: Tensor,
+        thresholds: Tensor,
+        alpha: Tensor,
+        method: Ternarizer,
+        kernels: GroupKernels,
+    ) -> Tensor:
+        q, known = kernels.forward(w, scales, thresholds, method)
+        ctx.save_for_backward(w, scales, alpha)
+        ctx.known = method, kernels, known, thresholds
+        return q
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102 - torch's name
+        return (_refuse_second_group_derivatives if torch.is_grad_enabled() else _group_backward)(ctx, g)
+
+
+def _group_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    w, scales, alpha = ctx.saved_tensors
+    method, kernels, known, thresholds = ctx.known
+    _, need_scales, need_t, need_alpha, _, _ = needs = ctx.needs_input_grad
+    soft = 2 if need_alpha else 1 if need_t else 0
+    g = g if g.is_contiguous() else g.contiguous()
+    if (soft and method.surrogate not in native.SURROGATES) or group_kernels_for(method.channel, g) is None:
+        mean, sigma, d_min, d_max = found(known, tuple(alpha.shape))
+        w_p, w_n = scales.unbind(0)
+        values = None, (mean, sigma), tuple(thresholds.unbind(0)), (d_min, d_max), (w_p, w_n)
+        return *_gradients(w, alpha, method, values, g, needs), None
+    d_w, d_scales, d_t, d_alpha = kernels.backward(w, g, known, scales, alpha, method, soft)
+    return d_w, d_scales if need_scales else None, d_t if need_t else None, d_alpha, None, None
+
+
 _refuse_second_derivatives = once_differentiable(_native_backward)
+_refuse_second_group_derivatives = once_differentiable(_group_backward)
 # Function.apply itself only looks for torch.func's transforms and compiling first, and `kernels_for` already has.
 _apply_native_step: Any = super(torch.autograd.Function, NativeStep).apply
+_apply_group_step: Any = super(torch.autograd.Function, GroupStep).apply
 
 
 def _gradients(
@@ -164,9 +206,11 @@ def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, m
     Returns:
         The ternary weight, of w's shape and dtype.
     """
-    kernels = native.kernels_for(w, scales, thresholds, alpha) if method.channel is None else None
-    if kernels is None:
-        result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
-    else:
-        result = _apply_native_step(w, scales, thresholds, alpha, method, kernels)
+    if method.channel is None and (kernels := native.kernels_for(w, scales, thresholds, alpha)) is not None:
+        return _apply_native_step(w, scales, thresholds, alpha, method, kernels)  # type: ignore[no-any-return]
+    # A layer divided by its largest weight goes to torch: the kernels of groups do not divide.
+    groups = None if method.normalize else group_kernels_for(method.channel, w, scales, thresholds, alpha)
+    if groups is not None:
+        return _apply_group_step(w, scales, thresholds, alpha, method, groups)  # type: ignore[no-any-return]
+    result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
     return result

@@ -267,11 +267,17 @@ def keep_positive_(learned: Iterable[Any]) -> None:
     Args:
         learned: scales, thresholds, alpha.
     """
+    rest = []
     for value in learned:
         # On the CPU a look costs less than the clamp, which almost never has anything to do. What was clamped before
         # is the nearest number to SMALLEST in its precision: to clamp that again would spoil it for a backward pass.
         if kernels_for(value) is None or _lowest(value) < SMALLEST * (1 - 1e-6):
-            with torch.no_grad():
+            rest.append(value)
+    with torch.no_grad():
+        if len(rest) > 1 and rest[0].is_cuda:  # one kernel for all of them
+            torch._foreach_clamp_min_(rest, SMALLEST)
+        else:
+            for value in rest:
                 value.clamp_(min=SMALLEST)
 
 

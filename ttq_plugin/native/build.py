@@ -30,9 +30,15 @@ def library_of(source: Path) -> Path:
 LIBRARY = library_of(SOURCE)
 
 
+def parts_of(source: Path) -> list[Path]:
+    """A source and what belongs to it: ``training.c``, ``training_groups.c`` and ``training_rows.h``."""
+    return [source, *sorted(source.parent.glob(f"{source.stem}_*.[ch]"))]
+
+
 def fingerprint(source: Path = SOURCE) -> int:
-    """The first 8 bytes of the source's SHA-256, which the library carries too."""
-    return int.from_bytes(hashlib.sha256(source.read_bytes()).digest()[:8], "big")
+    """The first 8 bytes of the SHA-256 of the source and its parts, which the library carries too."""
+    digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts_of(source))).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
@@ -49,7 +55,8 @@ def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
     if not shutil.which(command[0]):
         return f"no C compiler ({command[0]}) was found"
     draft = library.with_name(f"{library.name}.{os.getpid()}")
-    command += [*FLAGS, f"-DTTQ_SOURCE={fingerprint(source):#x}u", str(source), "-o", str(draft), "-lm"]
+    command += [*FLAGS, f"-DTTQ_SOURCE={fingerprint(source):#x}u", "-o", str(draft)]
+    command += [*(str(part) for part in parts_of(source) if part.suffix == ".c"), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if done.returncode:

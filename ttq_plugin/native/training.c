@@ -4,16 +4,7 @@
  * that the order, which the vector width decides, hardly shows. x is w, or w / divisor rounded as torch would; each
  * function has a copy without the division, made by the compiler from a constant argument.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default"))) void
-#else
-#define KERNEL void
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "training_rows.h"
 
 #ifndef TTQ_SOURCE
 #define TTQ_SOURCE 0
@@ -39,22 +30,6 @@ KERNEL ttq_peaks(const float *w, int64_t n, double *out)
     out[3] = high / largest + finite;
 }
 
-INLINE void moments(const float *w, int64_t n, float divisor, const int divided, double *out)
-{
-    double sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += divided ? w[i] / divisor : w[i];
-    const double mean = sum / (double)n;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < n; i++) {
-        double deviation = (divided ? w[i] / divisor : w[i]) - mean;
-        squares += deviation * deviation;
-    }
-    out[0] = mean;
-    out[1] = sqrt(squares);
-}
-
 /* Mean of x, and the root of the sum of its squared deviations, in two passes. */
 KERNEL ttq_moments(const float *w, int64_t n, double divisor, double *out)
 {
@@ -62,16 +37,6 @@ KERNEL ttq_moments(const float *w, int64_t n, double divisor, double *out)
         moments(w, n, 1, 0, out);
     else
         moments(w, n, (float)divisor, 1, out);
-}
-
-INLINE void ternarise(const float *restrict w, int64_t n, float divisor, const int divided, float low, float high,
-                      float negative, float positive, float *restrict q)
-{
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        float x = divided ? w[i] / divisor : w[i];
-        q[i] = x > high ? positive : x < low ? negative : 0;
-    }
 }
 
 /* q = w_p where x > d_max, -w_n where x < -d_min, else 0. */
@@ -82,65 +47,6 @@ KERNEL ttq_ternarise(const float *w, int64_t n, double divisor, double d_min, do
         ternarise(w, n, 1, 0, (float)-d_min, (float)d_max, (float)-w_n, (float)w_p, q);
     else
         ternarise(w, n, (float)divisor, 1, (float)-d_min, (float)d_max, (float)-w_n, (float)w_p, q);
-}
-
-/* exp(-|x|), relative error below 2e-7: 2^k exp(r) with r = -|x| - k ln 2, |r| <= ln 2 / 2, by Taylor to degree 7; no
- * branch, so that it vectorises. 0 beyond |x| = 64: products with denormal numbers would cost ten times as much.
- */
-INLINE float exp_minus_size(float x)
-{
-    float size = fabsf(x);
-    float t = size > 64 ? -64 : -size;
-    float shifted = t * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's last bits are the rounded product */
-    float k = shifted - 12582912.0f;
-    float r = (t - k * 0.693359375f) + k * 2.12194440e-4f;
-    float e = 1 / 5040.f;
-    e = 1 / 720.f + r * e;
-    e = 1 / 120.f + r * e;
-    e = 1 / 24.f + r * e;
-    e = 1 / 6.f + r * e;
-    e = 1 / 2.f + r * e;
-    e = 1 + r * e;
-    e = 1 + r * e;
-    int32_t bits;
-    uint32_t power;
-    memcpy(&bits, &e, 4);
-    memcpy(&power, &shifted, 4);
-    bits += (int32_t)(power << 23);
-    memcpy(&e, &bits, 4);
-    return size > 64 ? 0 : e;
-}
-
-struct step {
-    float divisor, low, high, w_p, w_n, dead, slope;
-};
-
-INLINE void gradients(const float *restrict w, const float *restrict g, int64_t n, struct step s, const int divided,
-                      const int soft, float *restrict d_w, double *restrict sums)
-{
-    double positive = 0, negative = 0, above = 0, below = 0, above_x = 0, below_x = 0;
-#pragma omp simd reduction(+ : positive, negative, above, below, above_x, below_x)
-    for (int64_t i = 0; i < n; i++) {
-        float x = divided ? w[i] / s.divisor : w[i];
-        positive += x > s.high ? g[i] : 0;
-        negative += x < s.low ? g[i] : 0;
-        float d = (x > s.high ? s.w_p : x < s.low ? s.w_n : s.dead) * g[i];
-        d_w[i] = divided ? d / s.divisor : d;
-        if (soft) { /* S' = e / (1 + e)^2; both with one division */
-            float to_high = x - s.high, to_low = x - s.low;
-            float e_high = exp_minus_size(s.slope * to_high), e_low = exp_minus_size(s.slope * to_low);
-            float high = (1 + e_high) * (1 + e_high), low = (1 + e_low) * (1 + e_low), share = g[i] / (high * low);
-            float at_high = e_high * low * share, at_low = e_low * high * share;
-            above += at_high;
-            below += at_low;
-            if (soft == 2) {
-                above_x += at_high * to_high;
-                below_x += at_low * to_low;
-            }
-        }
-    }
-    const double all[6] = {positive, negative, above, below, above_x, below_x};
-    memcpy(sums, all, sizeof all);
 }
 
 /* d_w = g w_p where x > d_max, g w_n where x < -d_min, else g dead, divided by divisor; and six sums over g:
@@ -165,8 +71,6 @@ KERNEL ttq_gradients(const float *w, const float *g, int64_t n, double divisor, 
 }
 
 /* The whole step ---------------------------------------------------------------------------------------------------- */
-
-enum rule { MAX_FRACTION, SIGNED_MOMENTS, ABSOLUTE_MOMENTS, DIRECT, TIED };
 
 struct known {
     double divisor, d_min, d_max, w_p, w_n, mean, sigma, t[2];

@@ -1,4 +1,4 @@
-"""Native kernels of the ternary step, for float32 layers on the CPU with one group; optional.
+"""Native kernels of the ternary step, for float32 layers on the CPU with one group (``groups`` for several); optional.
 
 On a small layer each torch operation costs more than its arithmetic, and a step needs about 35 of them a layer; here it
 needs two calls. Built when the package is installed, if a C compiler is there; without it, or with ``TTQ_NATIVE=0``
@@ -35,6 +35,9 @@ _SIGNATURES = {
     "ttq_moments": (c_void_p, c_int64, c_double, c_void_p),
     "ttq_forward": (c_void_p, c_int64, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p),
     "ttq_backward": (*[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_double, c_int, c_int, *[c_void_p] * 4),
+    "ttq_group_moments": (c_void_p,) * 4,
+    "ttq_group_forward": (*[c_void_p] * 4, c_int, c_int, *[c_void_p] * 3),
+    "ttq_group_backward": (*[c_void_p] * 6, c_double, c_int, c_int, *[c_void_p] * 5),
 }
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _Two, _Four, _Known = c_double * 2, c_double * 4, c_double * 9
@@ -61,16 +64,20 @@ class Kernels:
         self._short.ttq_source.restype = ctypes.c_uint64
         self.source: int = self._short.ttq_source()
 
+    def library(self, n: int) -> ctypes.CDLL:
+        """The functions themselves, as they are called for n weights."""
+        return self._short if n < LONG else self._long
+
     def peaks(self, w: Tensor) -> tuple[float, float, float, float]:
         """Least and largest weight, and both divided by ``max|w|``."""
         n, out = w.numel(), _Four()
-        (self._short if n < LONG else self._long).ttq_peaks(w.data_ptr(), n, out)
+        self.library(n).ttq_peaks(w.data_ptr(), n, out)
         return out[0], out[1], out[2], out[3]
 
     def moments(self, w: Tensor, divisor: float | None) -> tuple[float, float]:
         """Mean, and root of the sum of squared deviations, of ``w / divisor``."""
         n, out = w.numel(), _Two()
-        (self._short if n < LONG else self._long).ttq_moments(w.data_ptr(), n, 1.0 if divisor is None else divisor, out)
+        self.library(n).ttq_moments(w.data_ptr(), n, 1.0 if divisor is None else divisor, out)
         return out[0], out[1]
 
     def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Any]:
@@ -86,7 +93,7 @@ class Kernels:
             The ternary weight, and what the backward pass has to know.
         """
         n, q, known = w.numel(), torch.empty_like(w), _Known()
-        (self._short if n < LONG else self._long).ttq_forward(
+        self.library(n).ttq_forward(
             w.data_ptr(),
             n,
             scales.data_ptr(),
@@ -128,7 +135,7 @@ class Kernels:
         n, d_w, d_scales = w.numel(), torch.empty_like(w), torch.empty_like(scales)
         d_t = torch.empty_like(thresholds) if soft else None
         d_alpha = torch.empty_like(alpha) if soft == 2 else None
-        (self._short if n < LONG else self._long).ttq_backward(
+        self.library(n).ttq_backward(
             w.data_ptr(),
             g.data_ptr(),
             n,
@@ -169,7 +176,8 @@ def load(library: Path = LIBRARY) -> Kernels | None:
 
 
 BUILT: Kernels | None = load()
-_active = None if os.environ.get("TTQ_NATIVE") == "0" else BUILT
+_on = os.environ.get("TTQ_NATIVE") != "0"
+_active = BUILT if _on else None
 
 
 def kernels_for(*tensors: Tensor) -> Kernels | None:
@@ -191,9 +199,15 @@ def values(known: Any, normalised: bool, count: int) -> tuple[Any, ...]:
 @contextmanager
 def switched(on: bool) -> Iterator[None]:
     """Use the kernels, where they were built, or not, in this process."""
-    global _active
-    before, _active = _active, BUILT if on else None
+    global _active, _on
+    before = _active, _on
+    _active, _on = BUILT if on else None, on
     try:
         yield
     finally:
-        _active = before
+        _active, _on = before
+
+
+def is_on() -> bool:
+    """Whether kernels may be used at all."""
+    return _on
