@@ -7,13 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ttq_plugin.cli import METHOD_NAMES
 from ttq_plugin.core import METHODS
 from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.nni_adapter import QUANTIZERS
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.trial import run as trial_run
@@ -37,11 +35,6 @@ CHAIN = (
 def ready(cache):
     torch.set_num_threads(1)
     return prepare("mnist-cnn", cache=cache)
-
-
-def test_names_agree():
-    assert tuple(METHODS) == METHOD_NAMES
-    assert set(QUANTIZERS) < set(METHODS)
 
 
 def test_prepared_has_a_good_model_and_no_test_split(ready):

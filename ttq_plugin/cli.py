@@ -12,20 +12,15 @@ from click.core import ParameterSource
 
 from ttq_plugin.commands import options
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.methods import METHODS, MIXED
 from ttq_plugin.support.frames import explain, user_frame
 from ttq_plugin.support.names import redact, visible
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.trial.defaults import COMPRESSION
 
-METHOD_NAMES = (
-    *("twn", "ttq", "attq", "pttq", "dorefa"),
-    *("pttq-absolute", "pttq-symmetric", "pttq-global", "pttq-fixed", "pttq-released"),
-)
-"""The methods, named without importing torch; a test compares them with ``METHODS``."""
-
 REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond")
 PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
-"""The papers' tables and tasks, likewise."""
+"""The papers' tables and tasks, named without importing torch."""
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
 
@@ -166,7 +161,7 @@ def sensitivity(**given: Any) -> None:
 @cli.command()
 @options.task
 @click.option(
-    "--method", type=click.Choice((*METHOD_NAMES, "mixed")), default="pttq", show_default=True,
+    "--method", type=click.Choice((*METHODS, MIXED)), default="pttq", show_default=True,
     help="Not with a chain; mixed: a method for each layer within --bits.",
 )  # fmt: skip
 @click.option("--bits", type=float, help="With mixed: the stored model's bits, as a share of full precision's.")

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from ttq_plugin.curvature import Budget, select
-from ttq_plugin.trial.run import MIXED, Settings, prepare, run, score_on_test
+from ttq_plugin.methods import MIXED
+from ttq_plugin.trial.run import Settings, prepare, run, score_on_test
 
 
 def one_seed(arguments: argparse.Namespace, seed: int) -> tuple[float, float, float]:

@@ -10,8 +10,8 @@ from torch import nn
 import ttq_plugin
 from ttq_plugin.core import METHODS
 from ttq_plugin.curvature import LayerTrace, Link, chain_from_json, chain_to_json, generate_config, select
-from ttq_plugin.curvature.plan import QUANTIZERS
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import quantizers
 from ttq_plugin.nni_adapter.config import weight_config
 
 from .nets import AttentionNet, ConvNet, example
@@ -115,7 +115,7 @@ def test_nni_accepts_the_config_list(make):
 
 
 def test_every_quantizer_of_the_plugin_is_named():
-    assert set(QUANTIZERS.values()) == {name for name in dir(ttq_plugin) if name.endswith("Quantizer")}
+    assert set(quantizers().values()) == {name for name in dir(ttq_plugin) if name.endswith("Quantizer")}
 
 
 ENTRY = {"op_names": ["a"], "quant_dtype": "int8"}

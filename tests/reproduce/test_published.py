@@ -9,11 +9,11 @@ import pytest
 
 from ttq_plugin.core import METHODS
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ
 from ttq_plugin.reproduce.cells import ABLATIONS, FULL, MAIN, TABLES, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import names, published
 from ttq_plugin.tasks import get_task
-from ttq_plugin.trial.settings import LSQ
 
 
 @pytest.fixture(scope="module")

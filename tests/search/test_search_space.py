@@ -16,9 +16,10 @@ from tests.conftest import ROOT
 from ttq_plugin.core import METHODS as TERNARIZERS
 from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import MIXED, searchable
 from ttq_plugin.search.space.load import built_in, load_space, parse_space, space_path
 from ttq_plugin.search.space.objectives import LIMITED, OBJECTIVES
-from ttq_plugin.search.space.ranges import METHODS, MIXED, ONE_PAIR, bound
+from ttq_plugin.search.space.ranges import bound, own_names
 from ttq_plugin.search.space.samplers import grid, grid_size
 from ttq_plugin.search.space.schema import schema_text, space_schema
 from ttq_plugin.tasks import TASKS
@@ -203,7 +204,7 @@ def test_names_and_ranges_of_what_is_suggested(space):
     for trial, values in trials(space, 40):
         method = values["method"]
         met.add(method)
-        own = {f"{method}.{name}" for name in METHODS[method]}
+        own = {f"{method}.{name}" for name in own_names()[method]}
         learned = {"lr_threshold"} if method == "pttq" else set()
         assert set(trial.params) == {"method", "lr", "epochs", "share"} | own | learned
         assert values == trial.params | {"lr_scale": 1e-3}, "a constant is a value, but no parameter of the study"
@@ -212,7 +213,7 @@ def test_names_and_ranges_of_what_is_suggested(space):
         assert isinstance(values["epochs"], int)
         settings = space.settings(values, 7)
         absent = {name for name, value in settings.items() if value is None}
-        assert absent == {"t", "t_min", "t_max", "alpha", "bits", "lr_threshold"} - set(METHODS[method]) - learned
+        assert absent == {"t", "t_min", "t_max", "alpha", "bits", "lr_threshold"} - set(own_names()[method]) - learned
         assert settings["task"] == "mnist-cnn" and settings["seed"] == 7
     assert met == set(space.methods)
 
@@ -256,7 +257,8 @@ def test_methods_with_one_pair_a_layer_are_the_ones_that_channels_are_refused_fo
             return True
         return False
 
-    assert ONE_PAIR == {MIXED} | {name for name in METHODS if name != MIXED and refuses(name)}
+    one_pair = {name for name, row in searchable().items() if not row.channels}
+    assert one_pair == {MIXED} | {name for name in TERNARIZERS if refuses(name)}
 
 
 def test_a_share_left_out_is_everything(space_text):
@@ -269,7 +271,7 @@ FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 def test_every_task_has_a_space_for_every_method():
     assert set(TASKS) | {"mnist-cnn-budgets", "mnist-cnn-papers"} == set(built_in())
-    assert {*TERNARIZERS, MIXED} == set(METHODS)
+    assert {*TERNARIZERS, MIXED} == set(own_names())
     for task in TASKS:
         assert load_space(task).task == task and set(load_space(task).methods) == {"pttq", "attq", "ttq"}
         for method in TERNARIZERS:

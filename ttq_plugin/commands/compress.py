@@ -13,9 +13,10 @@ from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.file.packed import load_packed, save_packed
 from ttq_plugin.deploy.source import task_entries
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import MIXED
 from ttq_plugin.support.limits import LARGEST_CONFIG, json_value, read_text
 from ttq_plugin.tasks.scoring.scores import score
-from ttq_plugin.trial.run import MIXED, Outcome, Prepared, Settings, score_on_test
+from ttq_plugin.trial.run import Outcome, Prepared, Settings, score_on_test
 
 IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""

@@ -1,53 +1,57 @@
-"""The table of methods: each a few declarative lines."""
+"""The methods' equations, one declaration each; their numbers and names stand in ``ttq_plugin.methods``."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
+from ttq_plugin import methods as table
 from ttq_plugin.core import steps
 from ttq_plugin.core.released import RELEASED
-from ttq_plugin.core.rules import ABSOLUTE_MOMENTS, MAX_FRACTION, SIGNED_MOMENTS
+from ttq_plugin.core.rules import ABSOLUTE_MOMENTS, MAX_FRACTION, SIGNED_MOMENTS, ThresholdRule
 from ttq_plugin.core.ternarizer import Ternarizer
-from ttq_plugin.core.variants import DIRECT, MEAN_FRACTION, NO_THRESHOLDS, TIED, TWN_FRACTION
+from ttq_plugin.core.variants import DIRECT, MEAN_FRACTION, NO_THRESHOLDS, TIED
 from ttq_plugin.errors import InputError
 
-TTQ = Ternarizer("ttq", MAX_FRACTION, {"t": 0.05}, normalize=True)
-"""Trained ternary quantization, Zhu et al. 2017."""
+METHODS: dict[str, Ternarizer] = {}
+"""The methods by name, as ``define`` made them."""
 
-ATTQ = Ternarizer("attq", SIGNED_MOMENTS, {"t_min": -1.0, "t_max": 0.5})
-"""Asymmetric TTQ, Vindas et al.: thresholds from the weights' mean and standard deviation."""
 
-PTTQ = Ternarizer("pttq", ABSOLUTE_MOMENTS, {"t_min": 1.0, "t_max": 1.0}, learn_thresholds=True)
-"""Trainable pruned ternary quantization, Vindas et al. 2024, with thresholds learned by the chain rule."""
+def define(name: str, rule: ThresholdRule, **equations: Any) -> Ternarizer:
+    """Give a row of the table its equations, and make it known by its name.
 
-TWN = Ternarizer("twn", MEAN_FRACTION, {"t": TWN_FRACTION}, learn_scales=False, step=steps.TWN)
-"""Ternary weight networks, Li & Liu 2016: nothing learned, one scale for both signs."""
+    Args:
+        name: a key of ``ttq_plugin.methods.METHODS``; that row says what the numbers are and what learns.
+        rule: how thresholds follow from the row's numbers.
+        equations: other fields of ``Ternarizer``, such as ``step`` and ``normalize``.
 
-DOREFA = Ternarizer("dorefa", NO_THRESHOLDS, learn_scales=False, step=steps.BINARY)
-"""DoReFa at one bit, Zhou et al. 2016: binary, no zeros, one scale."""
-
-PTTQ_ABSOLUTE = replace(PTTQ, name="pttq-absolute", rule=DIRECT)
-"""Ablation: the distances themselves are learned, without statistics of the weights."""
-
-PTTQ_SYMMETRIC = replace(PTTQ, name="pttq-symmetric", rule=TIED, t={"t": 1.0})
-"""Ablation: one threshold for both signs, after Manessi et al. 2018."""
-
-PTTQ_GLOBAL = replace(PTTQ, name="pttq-global", share_thresholds=True)
-"""Ablation: one t_min and one t_max for all layers."""
-
-PTTQ_FIXED = replace(PTTQ, name="pttq-fixed", learn_thresholds=False)
-"""Ablation: thresholds stay as they begin."""
-
-PTTQ_RELEASED = replace(PTTQ, name="pttq-released", step=RELEASED, alpha=1e4, scale_init="one")
-"""The authors' released code, see ``released``: only to reproduce the published numbers."""
-
-METHODS: dict[str, Ternarizer] = {
-    method.name: method
-    for method in (
-        *(TWN, TTQ, ATTQ, PTTQ, DOREFA),
-        *(PTTQ_ABSOLUTE, PTTQ_SYMMETRIC, PTTQ_GLOBAL, PTTQ_FIXED, PTTQ_RELEASED),
+    Returns:
+        The method.
+    """
+    row = table.METHODS[name]
+    numbers = row.starts
+    if "alpha" in numbers:
+        equations = {"alpha": numbers["alpha"], **equations}
+    METHODS[name] = Ternarizer(
+        name,
+        rule,
+        {key: numbers[key] for key in rule.names},
+        learn_scales=table.SCALES in row.learns,
+        learn_thresholds=table.THRESHOLDS in row.learns,
+        **equations,
     )
-}
+    return METHODS[name]
+
+
+TWN = define("twn", MEAN_FRACTION, step=steps.TWN)
+TTQ = define("ttq", MAX_FRACTION, normalize=True)
+ATTQ = define("attq", SIGNED_MOMENTS)
+PTTQ = define("pttq", ABSOLUTE_MOMENTS)
+DOREFA = define("dorefa", NO_THRESHOLDS, step=steps.BINARY)
+PTTQ_ABSOLUTE = define("pttq-absolute", DIRECT)
+PTTQ_SYMMETRIC = define("pttq-symmetric", TIED)
+PTTQ_GLOBAL = define("pttq-global", ABSOLUTE_MOMENTS, share_thresholds=True)
+PTTQ_FIXED = define("pttq-fixed", ABSOLUTE_MOMENTS)
+PTTQ_RELEASED = define("pttq-released", ABSOLUTE_MOMENTS, step=RELEASED, scale_init="one")
 
 
 def get_method(name: str) -> Ternarizer:

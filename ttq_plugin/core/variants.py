@@ -17,12 +17,9 @@ from ttq_plugin.core.rules import (
 )
 from ttq_plugin.errors import InputError
 
-TWN_FRACTION = 0.7
-"""Li & Liu 2016: the threshold that is optimal for uniform weights, and near it for normal ones."""
-
 
 def mean_fraction(s: Statistics, t: tuple[Value, ...]) -> Pair:
-    """TWN (Li & Liu 2016): ``D = t E|w|`` for both signs, t = 0.7; t has one value."""
+    """TWN (Li & Liu 2016): ``D = t E|w|`` for both signs; t has one value."""
     size = s.w.abs()
     mean = s.value(size.mean() if s.dims is None else size.mean(dim=s.dims, keepdim=True))
     return t[0] * mean, t[0] * mean

@@ -5,23 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import METHODS, quantizers
 
 QAT = "QATQuantizer"
 """NNI's own, for weights on an integer grid."""
 
 LSQ = "LsqQuantizer"
 """NNI's own with learned steps; curvature does not choose it, but a chain may name it."""
-
-QUANTIZERS = {
-    "ttq": "TTQQuantizer",
-    "attq": "ATTQQuantizer",
-    "pttq": "PTTQQuantizer",
-    "twn": "TWNQuantizer",
-    "dorefa": "BinaryQuantizer",
-}
-"""Methods with a quantizer of their own name; the variants run in `PTTQQuantizer` with `method=`."""
-
-COMPRESSORS = (QAT, LSQ, *QUANTIZERS.values())
 
 
 @dataclass(frozen=True)
@@ -72,11 +62,11 @@ def build_chain(
     for method, layers in methods.items():
         own = dict(options.get(method, {}))
         granularity = own.pop("granularity", None)
-        if method not in QUANTIZERS:
+        if method not in quantizers():
             own["method"] = method
         if layers:
             entry = ternary_entry(layers, granularity)
-            links.append(Link(QUANTIZERS.get(method, "PTTQQuantizer"), (entry,), own))
+            links.append(Link(METHODS[method].quantizer, (entry,), own))
     return tuple(links)
 
 
@@ -109,8 +99,9 @@ def _link(value: object, index: int) -> Link:
             f"Each link of a chain must be an object with {', '.join(keys)}; link {index} is {_brief(value)}."
         )
     compressor, config_list, options = value["compressor"], value["config_list"], value.get("options", {})
-    if compressor not in COMPRESSORS:
-        raise InputError(f"`compressor` of link {index} must be one of {', '.join(COMPRESSORS)}, got {compressor!r}.")
+    known = (QAT, LSQ, *quantizers().values())
+    if compressor not in known:
+        raise InputError(f"`compressor` of link {index} must be one of {', '.join(known)}, got {compressor!r}.")
     if (
         not isinstance(config_list, list)
         or not config_list

@@ -11,11 +11,12 @@ from typing import Any
 
 from ttq_plugin.curvature.plan import Link, ternary_entry
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ
 from ttq_plugin.reproduce.beyond import goals, recipe, refits
 from ttq_plugin.reproduce.published import Published, grid_values, shorten
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Recipe
-from ttq_plugin.trial.settings import LSQ, Settings
+from ttq_plugin.trial.settings import Settings
 
 OWN = "layers"
 """Key of a row's settings under which single layers have their own."""

@@ -9,8 +9,8 @@ from importlib import resources
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ
 from ttq_plugin.tasks.task import Recipe
-from ttq_plugin.trial.settings import LSQ
 
 Number = tuple[float, float]
 """Mean and standard deviation."""

@@ -18,6 +18,7 @@ from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.measures import CompressionReport, measure
+from ttq_plugin.methods import LSQ, MIXED
 from ttq_plugin.support import inputs
 from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
@@ -30,7 +31,7 @@ from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tasks.training import OnEpoch, train
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
-from ttq_plugin.trial.settings import LSQ, MIXED, Settings
+from ttq_plugin.trial.settings import Settings
 
 __all__ = [
     "MIXED",

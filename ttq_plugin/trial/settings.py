@@ -7,14 +7,9 @@ from typing import Any
 
 from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ, MIXED
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.losses import get_loss
-
-MIXED = "mixed"
-"""In place of a method: a chain says which one each layer gets, and its numbers."""
-
-LSQ = "lsq-int2"
-"""In place of a method: NNI's own LsqQuantizer at int2, one learned step a layer; the peer that is at hand in NNI."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ttq_plugin.core import ternarize
+from ttq_plugin.core import get_method, ternarize
 from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name
 from ttq_plugin.core.model.parametrized import attached_tensors, detach, states
 from ttq_plugin.core.model.select import part_name
@@ -91,9 +91,9 @@ def split(
             notes += [f"{name}: stays in full precision, NNI's {LSQ} cannot wrap it." for name in apart]
             found = []
         made = [_attachment(link, config, names, {**defaults, **link.options}) for config, names in found]
-        if made and kept and made[0].method == "pttq-global":
+        if made and kept and get_method(made[0].method).share_thresholds:
             raise InputError(
-                "pttq-global learns one set of thresholds for all its layers, but NNI cannot wrap "
+                f"{made[0].method} learns one set of thresholds for all its layers, but NNI cannot wrap "
                 f"{made[0].names[0]!r}; take another method, or leave that layer out."
             )
         attachments += made

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ttq_plugin.methods import METHODS
 from ttq_plugin.search.space.scored import entry
 
 if TYPE_CHECKING:
@@ -14,25 +15,8 @@ if TYPE_CHECKING:
 LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 """The bounds of the longest training, which is otherwise a third of the recipe's epochs."""
 
-SLOPED = {
-    "t_min": {"low": 0.5, "high": 2.0},
-    "t_max": {"low": 0.5, "high": 2.0},
-    "alpha": {"low": 1.0, "high": 100.0, "log": True},
-}
-"""Of pTTQ and its ablations: standard deviations, and a slope per standard deviation, so they fit any weights."""
-
-METHODS: dict[str, dict[str, Any]] = {
-    "pttq": SLOPED,
-    "attq": {"t_min": {"low": -2.0, "high": -0.25}, "t_max": {"low": 0.25, "high": 2.0}},
-    "ttq": {"t": {"low": 0.01, "high": 0.4, "log": True}},
-    "twn": {"t": {"low": 0.3, "high": 1.5}},
-    "dorefa": {},
-    "pttq-absolute": SLOPED,
-    "pttq-symmetric": {"t": {"low": 0.5, "high": 2.0}, "alpha": SLOPED["alpha"]},
-    "pttq-global": SLOPED,
-    "pttq-fixed": {"t_min": SLOPED["t_min"], "t_max": SLOPED["t_max"]},
-}
-"""Every method whose thresholds scale with a layer's weights, with ranges that suit any network."""
+SEARCHED = ("pttq", "attq", "ttq")
+"""The methods that a default space searches unless others are asked for."""
 
 PAPERS: list[dict[str, Any]] = [
     {"method": "pttq", "t_min": 1.0, "t_max": 1.0, "alpha": 10.0},
@@ -67,10 +51,17 @@ def default_space(task: Task) -> dict[str, Any]:
             "epochs": {"low": max(1, longest // 3), "high": longest},
             "share": {"low": 0.3, "high": 1.0},
         },
-        "only": ["pttq", "attq", "ttq"],
-        "methods": METHODS,
+        "only": list(SEARCHED),
+        "methods": _ranges(),
         "paper": PAPERS,
     }
+
+
+def _ranges() -> dict[str, dict[str, Any]]:
+    """Every method whose default ranges suit any network, with those ranges."""
+    names = (*SEARCHED, *(name for name in METHODS if name not in SEARCHED))
+    rows = (METHODS[name] for name in names)
+    return {row.name: {number.name: number.range for number in row.numbers} for row in rows if row.universal}
 
 
 def default_text(task: Task) -> str:

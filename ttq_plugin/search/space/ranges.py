@@ -5,39 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, model_validator
 
-MIXED = "mixed"
-"""A method per layer, chosen by curvature within a budget of bits; its own parameter is that budget."""
-
-_SLOPED = ("t_min", "t_max", "alpha")
-
-METHODS: dict[str, tuple[str, ...]] = {
-    "twn": ("t",),
-    "ttq": ("t",),
-    "attq": ("t_min", "t_max"),
-    "pttq": _SLOPED,
-    "dorefa": (),
-    "pttq-absolute": _SLOPED,
-    "pttq-symmetric": ("t", "alpha"),
-    "pttq-global": _SLOPED,
-    "pttq-fixed": ("t_min", "t_max"),
-    "pttq-released": _SLOPED,
-    MIXED: ("bits",),
-}
-"""A method's own parameters; all of them are required, and each method has its own range for them."""
-
-LEARNS_THRESHOLDS = frozenset(name for name, own in METHODS.items() if "alpha" in own) | {MIXED}
-"""The methods that use lr_threshold; elsewhere it would be a dimension of the search without an effect."""
-
-LEARNS_SCALES = frozenset(METHODS) - {"twn", "dorefa"}
-"""The methods that use lr_scale."""
-
-ONE_PAIR = frozenset({"pttq-released", MIXED})
-"""The methods whose scales and thresholds are a layer's: as released; and as curvature predicts a method per layer."""
+from ttq_plugin.methods import POSITIVE, Bound, searchable
 
 SHARED = ("lr", "lr_scale", "lr_threshold", "epochs", "share")
 """The parameters whose one range holds for every method."""
@@ -51,46 +23,16 @@ class Problem(ValueError):
         self.path = path
 
 
-@dataclass(frozen=True)
-class Bound:
-    """The values that a parameter may take at all, wherever a space's own ranges lie."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-    whole: bool = False
-
-    def allows(self, value: float) -> bool:
-        """Whether the value lies inside."""
-        above = value > self.low if self.low_open else value >= self.low
-        below = value < self.high if self.high_open else value <= self.high
-        return above and below and (not self.whole or float(value).is_integer())
-
-    def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        if self.high < math.inf:
-            return (
-                f"{kind} in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
-            )
-        if self.low > -math.inf:
-            return f"{kind} {'greater than' if self.low_open else 'of at least'} {self.low:g}"
-        return kind
-
-
-POSITIVE = Bound(low=0, low_open=True)
+def own_names() -> dict[str, tuple[str, ...]]:
+    """Each method's own parameters; all of them are required, and each method has its own range for them."""
+    return {name: row.names for name, row in searchable().items()}
 
 
 def bound(method: str | None, name: str) -> Bound:
     """The bound of a method's own parameter, or with method None of a shared one."""
-    if name == "t":
-        # A share of max|w| (ttq), of E|w| (twn), or standard deviations (pttq-symmetric).
-        return Bound(0, 1, low_open=True, high_open=True) if method == "ttq" else Bound(low=0)
-    if name in {"t_min", "t_max"}:
-        # Distances, so not negative, but for aTTQ's, which have a sign (t_min is usually negative).
-        return Bound() if method == "attq" else Bound(low=0)
-    if name == "bits":
-        return Bound(0, 1, low_open=True)
+    row = searchable().get(method or "")
+    if row is not None and name in row.names:
+        return row.number(name).bound
     return {"epochs": Bound(low=1, whole=True), "share": Bound(0, 1, low_open=True)}.get(name, POSITIVE)
 
 

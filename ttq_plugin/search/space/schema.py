@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ttq_plugin.search.space.objectives import GAINS, LIMITED, OBJECTIVES
-from ttq_plugin.search.space.ranges import METHODS, SHARED
+from ttq_plugin.search.space.ranges import SHARED, own_names
 from ttq_plugin.search.space.samplers import SAMPLERS
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.tasks import OWN, TASKS
@@ -49,13 +49,13 @@ def space_schema() -> dict[str, Any]:
         "then": _named([*METRICS, *GAINS], [NAME.pattern]),
         "else": _named(list(OBJECTIVES), list(LIMITED)),
     }
-    of["only"]["items"]["enum"] = list(METHODS)
     of["parameters"] |= _object({name: _range(name) for name in SHARED}, ["lr", "lr_scale", "epochs"])
-    methods = {method: _object({name: _range(name) for name in own}, list(own)) for method, own in METHODS.items()}
+    methods = {method: _object({name: _range(name) for name in own}, list(own)) for method, own in own_names().items()}
+    of["only"]["items"]["enum"] = list(methods)
     of["methods"] |= _object(methods, []) | {"minProperties": 1}
-    own = dict.fromkeys(name for names in METHODS.values() for name in names)
+    own = dict.fromkeys(name for names in own_names().values() for name in names)
     numbers = {name: {"type": "number", "description": WORDS[name]} for name in (*SHARED, *own)}
-    of["paper"]["items"] = _object({"method": {"type": "string", "enum": list(METHODS)}, **numbers}, ["method"])
+    of["paper"]["items"] = _object({"method": {"type": "string", "enum": list(methods)}, **numbers}, ["method"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ttq search space"}
 
 

@@ -20,19 +20,16 @@ from pydantic import (
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective
+from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
 from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity, check_together
 from ttq_plugin.search.space.ranges import (
-    LEARNS_SCALES,
-    LEARNS_THRESHOLDS,
-    METHODS,
-    MIXED,
-    ONE_PAIR,
     SHARED,
     Problem,
     Range,
     bound,
     check_names,
     number,
+    own_names,
     unknown,
 )
 from ttq_plugin.search.space.samplers import SAMPLERS
@@ -181,11 +178,12 @@ class Space(BaseModel):
     @field_validator("methods", mode="before")
     @classmethod
     def _known_methods(cls, value: Any) -> Any:
-        check_names((), value, METHODS, kind="method")
+        known = own_names()
+        check_names((), value, known, kind="method")
         if not value:
-            raise Problem((), f"needs at least one method, allowed: {', '.join(METHODS)}")
+            raise Problem((), f"needs at least one method, allowed: {', '.join(known)}")
         for method, own in value.items():
-            check_names((method,), own, METHODS[method], required=METHODS[method])
+            check_names((method,), own, known[method], required=known[method])
         return value
 
     @model_validator(mode="after")
@@ -195,15 +193,16 @@ class Space(BaseModel):
             for end, value in (("low", interval.low), ("high", interval.high)):
                 if not limits.allows(value):
                     raise Problem((*path, *(() if interval.constant else (end,))), f"must be {limits}, got {value:g}")
-        for method in LEARNS_THRESHOLDS & self.methods.keys():
-            if "lr_threshold" not in self.parameters:
+        rows = {name: row for name, row in searchable().items() if name in self.methods}
+        for method, row in rows.items():
+            if THRESHOLDS in row.learns and "lr_threshold" not in self.parameters:
                 raise Problem(("parameters", "lr_threshold"), f"is missing: {method} learns its thresholds")
-        self._check_attq()
+        self._check_order()
         self._check_floor()
-        if self.granularity == "out_channel" and (without := [m for m in self.methods if m in ONE_PAIR]):
+        if self.granularity == "out_channel" and (without := [m for m in self.methods if not rows[m].channels]):
             why = f"out_channel is not for {without[0]}; leave that method out, or the granularity"
             raise Problem(("granularity",), why)
-        if "srqw" in self.objectives and (without := [m for m in self.methods if m in {"dorefa", MIXED}]):
+        if "srqw" in self.objectives and (without := [m for m in self.methods if rows[m].binary]):
             raise Problem(("objectives",), f"srqw is for methods with zeros, got {without[0]}; leave one of them out")
         object.__setattr__(
             self, "paper", tuple(self.check_setting(("paper", i), entry) for i, entry in enumerate(self.paper))
@@ -221,15 +220,15 @@ class Space(BaseModel):
             for name, interval in own.items():
                 yield method, name, interval
 
-    def _check_attq(self) -> None:
+    def _check_order(self) -> None:
         """Every pair that can be drawn must be one that aTTQ accepts; a range that depends on another cannot be."""
-        own = self.methods.get("attq")
-        if own is not None and own["t_min"].high > own["t_max"].low:
-            raise Problem(
-                ("methods", "attq"),
-                f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
-                f"and t_max from {own['t_max'].low:g}",
-            )
+        for method, own in self.methods.items():
+            if searchable()[method].ordered and own["t_min"].high > own["t_max"].low:
+                raise Problem(
+                    ("methods", method),
+                    f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
+                    f"and t_max from {own['t_max'].low:g}",
+                )
 
     def _check_floor(self) -> None:
         """A floor must be a value that the metric can have, and be said once."""
@@ -261,14 +260,14 @@ class Space(BaseModel):
         if method not in self.methods:
             came = f"got {method!r}" if "method" in entry else "but it is missing"
             raise Problem((*here, "method"), f"must be one of this space's methods, {', '.join(self.methods)}, {came}")
-        own = METHODS[method]
+        own = own_names()[method]
         shared = [name for name in SHARED if self.applies(method, name)]
         check_names(here, entry, ("method", *own, *shared), required=own)
         values: dict[str, Any] = {"method": method}
         for name in (*own, *shared):
             if name in entry:
                 values[name] = self._value((*here, name), method, name, entry[name])
-        if method == "attq" and values["t_min"] > values["t_max"]:
+        if searchable()[method].ordered and values["t_min"] > values["t_max"]:
             raise Problem((*here, "t_min"), f"must not exceed t_max {values['t_max']:g}, got {values['t_min']:g}")
         for name, value in values.items():
             interval = None if name == "method" else self._range(method, name)
@@ -278,14 +277,14 @@ class Space(BaseModel):
 
     @staticmethod
     def _value(path: tuple[str | int, ...], method: str, name: str, raw: object) -> float | int:
-        limits = bound(method if name in METHODS[method] else None, name)
+        limits = bound(method, name)
         value = number(raw)
         if value is None or not limits.allows(value):
             raise Problem(path, f"must be {limits}, got {raw!r}")
         return int(value) if limits.whole else value
 
     def _range(self, method: str, name: str) -> Range:
-        return self.methods[method][name] if name in METHODS[method] else self.parameters[name]
+        return self.methods[method][name] if name in self.methods[method] else self.parameters[name]
 
     def intervals(self) -> dict[str, Range]:
         """Every range under the name that Optuna knows it by."""
@@ -294,13 +293,14 @@ class Space(BaseModel):
 
     def applies(self, method: str, name: str) -> bool:
         """Whether the shared parameter exists in this space and does something under the method."""
-        useful = {"lr_threshold": LEARNS_THRESHOLDS, "lr_scale": LEARNS_SCALES, "share": METHODS.keys() - {MIXED}}
-        return name in self.parameters and method in useful.get(name, METHODS)
+        learns = searchable()[method].learns
+        useful = {"lr_threshold": THRESHOLDS in learns, "lr_scale": SCALES in learns, "share": method != MIXED}
+        return name in self.parameters and useful.get(name, True)
 
     def _names(self, method: str) -> list[tuple[str, str]]:
         """(plain name, name in Optuna) of what a method is given, the shared ones first."""
         shared = [(name, name) for name in SHARED if self.applies(method, name)]
-        return shared + [(name, f"{method}.{name}") for name in METHODS[method]]
+        return shared + [(name, f"{method}.{name}") for name in own_names()[method]]
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """One trial's values under Optuna's names, constants included; with a single method, that one is a constant."""
@@ -332,7 +332,7 @@ class Space(BaseModel):
         """The keywords of ``Settings`` for such values; None where the method has no such parameter."""
         # A learning rate of scales that nothing learns is left out, as is a share where a budget is in its place.
         method = values["method"]
-        every = {name: None for own in METHODS.values() for name in own} | {"lr_threshold": None}
+        every = {name: None for own in own_names().values() for name in own} | {"lr_threshold": None}
         given = {name: values[key] for name, key in self._names(method)}
         fine = {} if self.granularity == "default" else {"granularity": self.granularity}
         return {"task": self.task, "method": method, **every, **given, **fine, "seed": seed}

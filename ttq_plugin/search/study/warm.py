@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.space.ranges import METHODS, SHARED, Problem
+from ttq_plugin.search.space.ranges import SHARED, Problem, own_names
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.support.limits import LARGEST_SETTINGS, check_lines
 
-_PARAMETERS = ("method", *SHARED, *dict.fromkeys(name for own in METHODS.values() for name in own))
+_PARAMETERS = ("method", *SHARED, *dict.fromkeys(name for own in own_names().values() for name in own))
 
 
 def starts(sources: Sequence[str], space: Space, storage: str) -> list[dict[str, Any]]:
@@ -91,6 +91,6 @@ def _from_study(name: str, space: Space, storage: str) -> list[dict[str, Any]]:
 def _entry(values: Mapping[str, Any], space: Space) -> dict[str, Any]:
     """One setting under plain names, without what its method does not have."""
     method = values.get("method") or next(iter(space.methods))
-    names = [*METHODS.get(method, ()), *(name for name in SHARED if space.applies(method, name))]
+    names = [*own_names().get(method, ()), *(name for name in SHARED if space.applies(method, name))]
     given = {name: values[name] for name in names if values.get(name) not in {None, ""}}
     return space.check_setting((), {"method": method, **given})

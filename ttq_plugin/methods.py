@@ -1,0 +1,260 @@
+"""The table of methods, without torch.
+
+Everything that lists methods reads this table: the command line's choices, the parameters and ranges of search spaces,
+the quantizers of a chain, what curvature may choose from, and the documentation. A new method is one row here and its
+equations in ``core/methods.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+MIXED = "mixed"
+"""In place of a method: each layer gets its own, from a chain or from curvature within a budget of bits."""
+
+LSQ = "lsq-int2"
+"""In place of a method: NNI's own LsqQuantizer at int2, one learned step a layer; the peer that is at hand in NNI."""
+
+SCALES, THRESHOLDS = "scales", "thresholds"
+"""What a method may learn beside the latent weights."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The values that a parameter may take at all, wherever a space's own ranges lie."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    whole: bool = False
+
+    def allows(self, value: float) -> bool:
+        """Whether the value lies inside."""
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below and (not self.whole or float(value).is_integer())
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            return (
+                f"{kind} in {'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+            )
+        if self.low > -math.inf:
+            return f"{kind} {'greater than' if self.low_open else 'of at least'} {self.low:g}"
+        return kind
+
+
+POSITIVE = Bound(low=0, low_open=True)
+NOT_NEGATIVE = Bound(low=0)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of a method's own numbers.
+
+    Attributes:
+        name: its name as an option, in settings and in space files.
+        start: its value where nobody gives another.
+        low: lower end of the range that a search takes by default.
+        high: upper end of that range.
+        log: whether the search draws its logarithm.
+        bound: the values that it may take at all.
+    """
+
+    name: str
+    start: float
+    low: float
+    high: float
+    log: bool = False
+    bound: Bound = NOT_NEGATIVE
+
+    @property
+    def range(self) -> dict[str, Any]:
+        """The default range as a space file says it."""
+        return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: the method's name everywhere.
+        label: its name in running text.
+        description: one sentence.
+        source: the publication, or None for a variant of this project.
+        numbers: its own numbers, all of them required in a space file.
+        equation: where its thresholds lie, as LaTeX.
+        learns: what is trained beside the latent weights, of ``scales`` and ``thresholds``.
+        binary: whether it has two values and no zero.
+        channels: whether each output channel can have scales and thresholds of its own.
+        ordered: whether ``t_min`` must not exceed ``t_max``.
+        universal: whether the default ranges suit any network, so that a default space offers the method.
+        quantizer: the NNI quantizer that runs it; the first row that names a class is the class's own method.
+    """
+
+    name: str
+    label: str
+    description: str
+    source: str | None
+    numbers: tuple[Number, ...] = ()
+    equation: str = ""
+    learns: frozenset[str] = frozenset({SCALES})
+    binary: bool = False
+    channels: bool = True
+    ordered: bool = False
+    universal: bool = True
+    quantizer: str = "PTTQQuantizer"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its own numbers."""
+        return tuple(number.name for number in self.numbers)
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """Its own numbers where nobody gives others."""
+        return {number.name: number.start for number in self.numbers}
+
+    def number(self, name: str) -> Number:
+        """The number of that name.
+
+        Args:
+            name: one of ``names``.
+
+        Returns:
+            The number.
+        """
+        return next(number for number in self.numbers if number.name == name)
+
+
+_DISTANCES = (Number("t_min", 1.0, 0.5, 2.0), Number("t_max", 1.0, 0.5, 2.0))
+_ALPHA = Number("alpha", 5.0, 1.0, 100.0, log=True, bound=POSITIVE)
+_EVERYTHING = frozenset({SCALES, THRESHOLDS})
+
+_TWN = Method(
+    "twn",
+    "TWN",
+    "Ternary weight networks: one scale for both signs, computed from the weights; nothing else is learned.",
+    "Li & Liu 2016",
+    (Number("t", 0.7, 0.3, 1.5),),  # 0.7 is optimal for uniform weights, and near it for normal ones
+    r"\Delta = t\,\mathrm{E}|w|",
+    learns=frozenset(),
+    quantizer="TWNQuantizer",
+)
+_TTQ = Method(
+    "ttq",
+    "TTQ",
+    "Trained ternary quantization: two learned scales, and a threshold relative to the largest weight.",
+    "Zhu et al. 2017",
+    (Number("t", 0.05, 0.01, 0.4, log=True, bound=Bound(0, 1, low_open=True, high_open=True)),),
+    r"\Delta = t\,\max|w|",
+    quantizer="TTQQuantizer",
+)
+_ATTQ = Method(
+    "attq",
+    "aTTQ",
+    "Asymmetric TTQ: thresholds from the mean and the standard deviation of the weights.",
+    "Vindas et al., aTTQ",
+    (Number("t_min", -1.0, -2.0, -0.25, bound=Bound()), Number("t_max", 0.5, 0.25, 2.0, bound=Bound())),
+    r"\mu + t_{\min}\sigma,\ \mu + t_{\max}\sigma",
+    ordered=True,
+    quantizer="ATTQQuantizer",
+)
+_PTTQ = Method(
+    "pttq",
+    "pTTQ",
+    "Trainable pruned ternary quantization: thresholds are learned by the chain rule, together with the scales.",
+    "Vindas et al. 2024",
+    (*_DISTANCES, _ALPHA),
+    r"\Delta_{\min} = |\mu + t_{\min}\sigma|,\ \Delta_{\max} = |\mu + t_{\max}\sigma|",
+    learns=_EVERYTHING,
+)
+_DOREFA = Method(
+    "dorefa",
+    "DoReFa",
+    "DoReFa at one bit: binary weights, so no zeros, with one scale computed from the weights.",
+    "Zhou et al. 2016",
+    equation="0",
+    learns=frozenset(),
+    binary=True,
+    quantizer="BinaryQuantizer",
+)
+_ABSOLUTE = replace(
+    _PTTQ,
+    name="pttq-absolute",
+    label="pTTQ, absolute",
+    description="Ablation of pTTQ: the distances themselves are learned, without statistics of the weights.",
+    source=None,
+    equation=r"\Delta_{\min},\ \Delta_{\max}\ \text{learned directly}",
+)
+_SYMMETRIC = replace(
+    _PTTQ,
+    name="pttq-symmetric",
+    label="pTTQ, symmetric",
+    description="Ablation of pTTQ: one threshold for both signs.",
+    source="after Manessi et al. 2018",
+    numbers=(Number("t", 1.0, 0.5, 2.0), _ALPHA),
+    equation=r"\Delta = |\mu + t\sigma|",
+)
+_GLOBAL = replace(
+    _PTTQ,
+    name="pttq-global",
+    label="pTTQ, global",
+    description="Ablation of pTTQ: all layers learn the same t_min and t_max.",
+    source=None,
+)
+_FIXED = replace(
+    _PTTQ,
+    name="pttq-fixed",
+    label="pTTQ, fixed",
+    description="Ablation of pTTQ: the thresholds stay where they begin.",
+    source=None,
+    numbers=_DISTANCES,
+    learns=frozenset({SCALES}),
+)
+_RELEASED = replace(
+    _PTTQ,
+    name="pttq-released",
+    label="pTTQ, as released",
+    description="The authors' released code with its deviations from the paper, to reproduce the published numbers.",
+    numbers=(*_DISTANCES, replace(_ALPHA, start=1e4, low=800.0, high=1e4)),
+    channels=False,
+    universal=False,  # its alpha multiplies weights, so a range of it is one network's
+)
+
+METHODS: dict[str, Method] = {
+    row.name: row for row in (_TWN, _TTQ, _ATTQ, _PTTQ, _DOREFA, _ABSOLUTE, _SYMMETRIC, _GLOBAL, _FIXED, _RELEASED)
+}
+"""The rows by name."""
+
+MIX = Method(
+    MIXED,
+    "mixed",
+    "A method for each layer, chosen by curvature within a budget of bits.",
+    None,
+    (Number("bits", 0.25, 0.1, 0.5, bound=Bound(0, 1, low_open=True)),),
+    learns=_EVERYTHING,
+    binary=True,  # some layers have no zeros
+    channels=False,  # curvature predicts one pair of scales a layer
+    universal=False,
+)
+"""What a search may take in place of a method."""
+
+
+def searchable() -> dict[str, Method]:
+    """The methods that a search space may name: the table's, and ``mixed``."""
+    return {**METHODS, MIXED: MIX}
+
+
+def quantizers() -> dict[str, str]:
+    """The methods that an NNI quantizer of this package has as its own, with the name of that class."""
+    own: dict[str, str] = {}
+    for row in METHODS.values():
+        if row.quantizer not in own.values():
+            own[row.name] = row.quantizer
+    return own
