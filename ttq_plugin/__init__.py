@@ -53,5 +53,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _search(*positional: Any, **named: Any) -> Any:
+    """What calling ``ttq_plugin.search`` does; here, because that package knows nothing of the layers above it."""
+    return importlib.import_module("ttq_plugin.studies").search(*positional, **named)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
 """Ternary mathematics: torch only, no framework."""
 
+from ttq_plugin.core.contract import Params
 from ttq_plugin.core.methods import METHODS, get_method
 from ttq_plugin.core.model.attach import bake, parameter_groups, project_, ternarize
-from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.core.ternarizer import Ternarizer
 
 __all__ = ["METHODS", "Params", "Ternarizer", "bake", "get_method", "parameter_groups", "project_", "ternarize"]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttq_plugin.core.contract import Params, StepOptions
 from ttq_plugin.core.rules import full_precision
 from ttq_plugin.core.step import decide
 from ttq_plugin.core.surrogates import SURROGATES
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Params, Ternarizer
 
 
 class PruneStep(torch.autograd.Function):
@@ -26,7 +24,7 @@ class PruneStep(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102 - torch's name
-        ctx: Any, x: Tensor, w: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer
+        ctx: Any, x: Tensor, w: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions
     ) -> Tensor:
         s = method.latent(w)
         t = s.values(thresholds)
@@ -58,13 +56,13 @@ class PruneStep(torch.autograd.Function):
         return d_x, None, d_t, d_alpha, None
 
 
-def prune(x: Tensor, w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def prune(x: Tensor, w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """Zero what the method's dead zone holds.
 
     Args:
         x: the tensor to prune, of w's shape.
         w: the latent weight that decides.
-        params: the method's, as from ``Ternarizer.init``.
+        params: the method's, as from ``StepOptions.init``.
         method: the ternary method.
 
     Returns:

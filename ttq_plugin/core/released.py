@@ -7,17 +7,15 @@ they drift the same way whatever the loss; alpha multiplies weights (800 to 1e4)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttq_plugin.core.contract import Params, StepOptions
 from ttq_plugin.core.rules import Statistics
 from ttq_plugin.core.steps import Step, learned_scales
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Params, Ternarizer
 
 
 def pruning_function(w: Tensor, d_min: Tensor, d_max: Tensor, alpha: Tensor) -> Tensor:
@@ -62,7 +60,7 @@ class ReleasedStep(torch.autograd.Function):
         return d_w.to(w.dtype), d_scales.to(scales.dtype), d_thresholds, None
 
 
-def released_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def released_weights(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """The weight that is used, see ``ReleasedStep``."""
     inputs = (w, params["scales"], params["thresholds"], params["alpha"])
     result: Tensor = ReleasedStep.apply(*inputs)  # type: ignore[no-untyped-call]
@@ -70,7 +68,7 @@ def released_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
 
 
 @torch.no_grad()
-def released_codes(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def released_codes(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """Signs of ``p(w)`` as float32 computes it."""
     p, _, _ = _evaluate(w, params["thresholds"], params["alpha"])
     return p.sign().to(torch.int8)

@@ -14,7 +14,7 @@ from ttq_plugin.native import training as native
 from ttq_plugin.native.groups import found, group_kernels_for
 
 if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
+    from ttq_plugin.core.contract import StepOptions
     from ttq_plugin.native.groups import GroupKernels
     from ttq_plugin.native.training import Kernels
 
@@ -50,7 +50,7 @@ class TernaryStep(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102 - torch's name
-        ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer
+        ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions
     ) -> Tensor:
         s = Statistics(w, method.dims(w))
         if method.normalize:
@@ -78,7 +78,7 @@ class NativeStep(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102 - torch's name
-        ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer, kernels: Kernels
+        ctx: Any, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions, kernels: Kernels
     ) -> Tensor:
         ctx.save_for_backward(w, scales, alpha)
         q, known = kernels.forward(w, scales, thresholds, method)
@@ -113,7 +113,7 @@ class GroupStep(torch.autograd.Function):
         scales: Tensor,
         thresholds: Tensor,
         alpha: Tensor,
-        method: Ternarizer,
+        method: StepOptions,
         kernels: GroupKernels,
     ) -> Tensor:
         q, known = kernels.forward(w, scales, thresholds, method)
@@ -149,7 +149,7 @@ _apply_group_step: Any = super(torch.autograd.Function, GroupStep).apply
 
 
 def _gradients(
-    w: Tensor, alpha: Tensor, method: Ternarizer, known: Known, g: Tensor, needs: tuple[bool, ...]
+    w: Tensor, alpha: Tensor, method: StepOptions, known: Known, g: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """dL/dw, dL/dscales, dL/dthresholds, dL/dalpha, None: those that are needed, by torch."""
     g = full_precision(g)
@@ -193,7 +193,7 @@ def _inner(s: Statistics, a: Tensor, b: Tensor) -> Value:
     return s.value(torch.dot(a.flatten(), b.flatten()) if s.dims is None else total(a * b, s.dims))
 
 
-def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: Ternarizer) -> Tensor:
+def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions) -> Tensor:
     """Apply ``TernaryStep``, by the native kernels where they can take the layer.
 
     Args:

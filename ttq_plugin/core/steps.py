@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.contract import Params, StepOptions
 from ttq_plugin.core.rules import Dims, full_precision, total
 from ttq_plugin.core.step import decide, ternary_step
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Params, Ternarizer
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,9 @@ class Step:
         channels: whether a channel can have scales and thresholds of its own.
     """
 
-    weights: Callable[[Tensor, Params, Ternarizer], Tensor]
-    codes: Callable[[Tensor, Params, Ternarizer], Tensor]
-    scales: Callable[[Tensor, Params, Ternarizer], Tensor]
+    weights: Callable[[Tensor, Params, StepOptions], Tensor]
+    codes: Callable[[Tensor, Params, StepOptions], Tensor]
+    scales: Callable[[Tensor, Params, StepOptions], Tensor]
     channels: bool = True
 
 
@@ -45,30 +43,30 @@ class StraightThrough(torch.autograd.Function):
         return grads[0], None
 
 
-def _masks(w: Tensor, params: Params, method: Ternarizer) -> tuple[Tensor, Tensor]:
+def _masks(w: Tensor, params: Params, method: StepOptions) -> tuple[Tensor, Tensor]:
     s = method.latent(w)
     return decide(s.w, method.rule.distances(s, s.values(params["thresholds"])))
 
 
-def ternary_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def ternary_weights(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """The ternary step with learned scales, see ``step.TernaryStep``."""
     return ternary_step(w, params["scales"], params["thresholds"], params["alpha"], method)
 
 
 @torch.no_grad()
-def ternary_codes(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def ternary_codes(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """Signs by comparison with the two distances."""
     positive, negative = _masks(w, params, method)
     return (positive - negative).to(torch.int8)
 
 
-def learned_scales(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def learned_scales(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """The scales as they were learned."""
     return params["scales"]
 
 
 @torch.no_grad()
-def kept_scale(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def kept_scale(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """TWN (Li & Liu 2016): one scale, ``E(|w| : |w| > D)``, for both signs; (2, *group)."""
     positive, negative = _masks(w, params, method)
     kept, dims = positive.add_(negative), method.dims(w)
@@ -76,7 +74,7 @@ def kept_scale(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
     return torch.stack((scale, scale))
 
 
-def twn_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def twn_weights(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """TWN: its codes times its scale, computed anew from w; the gradient goes straight through."""
     with torch.no_grad():
         scale = kept_scale(w, params, method)[0]
@@ -85,20 +83,20 @@ def twn_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
 
 
 @torch.no_grad()
-def binary_codes(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def binary_codes(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """DoReFa at one bit: 1 where ``w >= 0``, else -1."""
     return torch.where(full_precision(w) >= 0, 1, -1).to(torch.int8)
 
 
 @torch.no_grad()
-def mean_scale(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def mean_scale(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """DoReFa at one bit (Zhou et al. 2016): one scale, ``E|w|``; (2, *group)."""
     size, dims = full_precision(w).abs(), method.dims(w)
     scale = _mean(size, dims)
     return torch.stack((scale, scale))
 
 
-def binary_weights(w: Tensor, params: Params, method: Ternarizer) -> Tensor:
+def binary_weights(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """DoReFa at one bit: ``E|w| sign(w)``, the gradient straight through."""
     with torch.no_grad():
         q = binary_codes(w, params, method) * mean_scale(w, params, method)[0]

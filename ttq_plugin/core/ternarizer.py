@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, number
+from ttq_plugin.core.contract import Params
 from ttq_plugin.core.rules import (
     SCALE_INITS,
     SMALLEST,
@@ -23,9 +24,6 @@ from ttq_plugin.core.steps import TERNARY, Step
 from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.errors import InputError
 from ttq_plugin.native.training import kernels_for
-
-Params = dict[str, Tensor]
-"""A layer's state beside its weight: ``scales`` (W_p, W_n), ``thresholds`` (the rule's numbers), ``alpha``."""
 
 CLIP = 0.9
 """With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""

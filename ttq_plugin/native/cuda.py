@@ -13,16 +13,13 @@ from contextlib import nullcontext
 from ctypes import byref, c_char_p, c_float, c_int, c_longlong, c_uint, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ttq_plugin.native import training
+from ttq_plugin.native.contract import KernelOptions
 from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
 
 SOURCE = Path(__file__).with_name("training.cu")
 THREADS = 256
@@ -83,7 +80,7 @@ class CudaKernels:
         self._forward(step, keep)
         return known[0], known[1]
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Tensor]:
+    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
         """See ``groups.GroupKernels``."""
         step, _, keep = self._step(w, method.channel)
         q, known = torch.empty_like(w), w.new_empty(6, step.channels)
@@ -93,7 +90,7 @@ class CudaKernels:
         return q, known
 
     def backward(
-        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: Ternarizer, soft: int
+        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int
     ) -> Gradients:
         """See ``groups.GroupKernels``."""
         step, _, keep = self._step(w, method.channel)

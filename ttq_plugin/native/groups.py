@@ -9,16 +9,14 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ttq_plugin.native import cuda, training
+from ttq_plugin.native.contract import KernelOptions
 from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
 
 TILE = 16
 """How many scattered groups the C kernels bring together at a time."""
@@ -39,11 +37,11 @@ class GroupKernels(Protocol):
     def moments(self, w: Tensor, channel: int | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each group."""
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Tensor]:
+    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
         """The ternary weight, and what the backward pass has to know, (6, channels)."""
 
     def backward(
-        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: Ternarizer, soft: int
+        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int
     ) -> Gradients:
         """Gradients of all that may learn; soft as in ``training.Kernels.backward``."""
 
@@ -62,7 +60,7 @@ class ChannelKernels:
         _library(w).ttq_group_moments(w.data_ptr(), groups, scratch.data_ptr(), out.data_ptr())
         return out[0], out[1]
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Tensor]:
+    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
         """See ``GroupKernels``."""
         groups, shape, scratch = _laid_out(w, method.channel)
         q, known = torch.empty_like(w), torch.empty(6, math.prod(shape))
@@ -80,7 +78,7 @@ class ChannelKernels:
         return q, known
 
     def backward(
-        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: Ternarizer, soft: int
+        self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int
     ) -> Gradients:
         """See ``GroupKernels``."""
         groups, _, scratch = _laid_out(w, method.channel)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
+from ttq_plugin.native.contract import KernelOptions
 
 Gradients = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """dL/dw, dL/dscales, dL/dthresholds, dL/dalpha."""
@@ -30,7 +28,7 @@ def group_shape(shape: torch.Size, channel: int | None) -> tuple[int, ...]:
     return () if channel is None else tuple(n if d == channel else 1 for d, n in enumerate(shape))
 
 
-def empty_gradients(w: Tensor, scales: Tensor, alpha: Tensor, method: Ternarizer, soft: int) -> Gradients:
+def empty_gradients(w: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int) -> Gradients:
     """Room for what ``GroupKernels.backward`` finds."""
     d_t = scales.new_empty(len(method.rule.names), *scales.shape[1:]) if soft else None
     return torch.empty_like(w), torch.empty_like(scales), d_t, torch.empty_like(alpha) if soft == 2 else None

@@ -14,15 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import c_double, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttq_plugin.native.build import LIBRARY, fingerprint
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
+from ttq_plugin.native.contract import KernelOptions
 
 SURROGATES = ("soft",)
 """The surrogates that ``Kernels.backward`` knows."""
@@ -80,7 +78,7 @@ class Kernels:
         self.library(n).ttq_moments(w.data_ptr(), n, 1.0 if divisor is None else divisor, out)
         return out[0], out[1]
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: Ternarizer) -> tuple[Tensor, Any]:
+    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Any]:
         """The ternary weight.
 
         Args:
@@ -114,7 +112,7 @@ class Kernels:
         scales: Tensor,
         thresholds: Tensor,
         alpha: Tensor,
-        method: Ternarizer,
+        method: KernelOptions,
         soft: int,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Gradients of all that may learn.

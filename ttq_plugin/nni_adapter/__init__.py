@@ -2,7 +2,7 @@
 
 from ttq_plugin.nni_adapter.chain import QuantizerChain, compress_chain
 from ttq_plugin.nni_adapter.health import Health, LayerHealth
-from ttq_plugin.nni_adapter.pruners import ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
+from ttq_plugin.nni_adapter.pruners import PRUNERS, ATTQPruner, PTTQPruner, TernaryPruner, TTQPruner
 from ttq_plugin.nni_adapter.quantizers import (
     QUANTIZERS,
     ATTQQuantizer,
@@ -13,9 +13,6 @@ from ttq_plugin.nni_adapter.quantizers import (
     TWNQuantizer,
 )
 from ttq_plugin.nni_adapter.register import register
-
-PRUNERS = {pruner.method_name: pruner for pruner in (TTQPruner, ATTQPruner, PTTQPruner)}
-"""The pruner of each method."""
 
 __all__ = [
     "PRUNERS",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.core.rules import SMALLEST
-
-if TYPE_CHECKING:
-    from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,17 @@ class Look:
         return None
 
 
+class Trained(Protocol):
+    """What has layers to look at, such as a compressor."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps done so far."""
+
+    def looks(self) -> Iterable[Look]:
+        """The layers as they are now."""
+
+
 class HealthMonitor:
     """Looks at a compressor's layers, when asked and every so many steps.
 
@@ -105,7 +113,7 @@ class HealthMonitor:
 
     def __init__(
         self,
-        compressor: TernaryCompressor,
+        compressor: Trained,
         callback: Callable[[Health], object] | None,
         every: int | Literal["epoch"],
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nni.compression import pruning
 from nni.compression.base.apply_method import pruning_apply_methods
 from nni.compression.base.compressor import Pruner
 from nni.compression.base.config import trans_legacy_config_list
@@ -20,6 +21,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.layers.names import resolve
+from ttq_plugin.nni_adapter.register import publish
 
 _SETTINGS = {"sparse_ratio", "granularity", "group_id", "min_sparse_ratio", "max_sparse_ratio"}
 """What may stand in a config's settings for the weight; NNI makes the last three of its legacy format."""
@@ -218,3 +220,9 @@ class PTTQPruner(TernaryPruner):
     """Prunes what pTTQ sets to zero, and learns its thresholds while training."""
 
     method_name = "pttq"
+
+
+PRUNERS = {pruner.method_name: pruner for pruner in (TTQPruner, ATTQPruner, PTTQPruner)}
+"""The pruner of each method."""
+
+publish(pruning, PRUNERS.values())

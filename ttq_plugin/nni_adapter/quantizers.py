@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nni.compression import quantization
 from nni.compression.base.compressor import Quantizer
 from nni.compression.base.wrapper import ModuleWrapper
 from torch import nn
@@ -15,7 +16,7 @@ from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.layers.folding import latent, move_bias, norm_of
 from ttq_plugin.nni_adapter.layers.lean import turn_off_fused_path
-from ttq_plugin.nni_adapter.register import APPLY_METHOD, register
+from ttq_plugin.nni_adapter.register import APPLY_METHOD, publish, register
 
 register()
 
@@ -140,3 +141,5 @@ QUANTIZERS: dict[str, type[TernaryQuantizer]] = {
     for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
 }
 """The quantizers by their own method; ``method=`` gives each any other of ``METHODS``."""
+
+publish(quantization, QUANTIZERS.values())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
-from nni.compression import pruning, quantization
 from nni.compression.base import apply_method as nni_apply
 from nni.compression.base.compressor import Quantizer
 from torch import Tensor
@@ -16,6 +17,9 @@ from ttq_plugin.nni_adapter.training.evaluators import repair_evaluators
 
 APPLY_METHOD = "ternary"
 """The name under which NNI's wrappers find this plugin (``target_space.apply_method``)."""
+
+
+_PUBLISHED: list[tuple[ModuleType, tuple[type, ...]]] = []
 
 
 def apply_ternary(target: Tensor, target_space: Any) -> Tensor:
@@ -39,19 +43,29 @@ def register() -> None:
     quantizers tell both scales of a ternary weight that they joined, and the plugin's classes stand in
     ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look compressors up by name.
     """
-    # Not at the top: that package imports this module, and calls this function while it and when it is complete.
-    from ttq_plugin import nni_adapter
-
     nni_apply.quant_apply_methods[APPLY_METHOD] = apply_ternary
     repair_evaluators()
     if not hasattr(Quantizer.get_calibration_config, "__wrapped__"):
         Quantizer.get_calibration_config = _with_both_scales(Quantizer.get_calibration_config)
         Quantizer.update_calibration_config = _loading_both_scales(Quantizer.update_calibration_config)
-    for home, table in ((quantization, "QUANTIZERS"), (pruning, "PRUNERS")):
-        for compressor in getattr(nni_adapter, table, {}).values():
-            setattr(home, compressor.__name__, compressor)
-            if compressor.__name__ not in getattr(home, "__all__", [compressor.__name__]):
-                home.__all__.append(compressor.__name__)
+    for home, compressors in _PUBLISHED:
+        publish(home, compressors)
+
+
+def publish(home: ModuleType, compressors: Iterable[type]) -> None:
+    """Put compressors into one of NNI's modules, now and whenever ``register`` is called.
+
+    Args:
+        home: ``nni.compression.quantization`` or ``nni.compression.pruning``.
+        compressors: the classes.
+    """
+    entry = (home, tuple(compressors))
+    if entry not in _PUBLISHED:
+        _PUBLISHED.append(entry)
+    for compressor in entry[1]:
+        setattr(home, compressor.__name__, compressor)
+        if compressor.__name__ not in getattr(home, "__all__", [compressor.__name__]):
+            home.__all__.append(compressor.__name__)
 
 
 def _with_both_scales(original: Any) -> Any:

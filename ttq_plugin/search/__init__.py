@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import sys
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ttq_plugin.studies import Study
+import ttq_plugin
 
 
 class _Callable(types.ModuleType):
     """``ttq_plugin.search`` is a function to its users and a package to Python: both must be one object."""
 
-    def __call__(self, *positional: Any, **named: Any) -> Study:
+    def __call__(self, *positional: Any, **named: Any) -> Any:
         """Run a search; see ``ttq_plugin.studies.search``."""
-        from ttq_plugin.studies import search
-
-        return search(*positional, **named)
+        return ttq_plugin._search(*positional, **named)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.core.ternarizer import Params, Ternarizer, keep_positive_
+from ttq_plugin.core.contract import Params
+from ttq_plugin.core.ternarizer import Ternarizer, keep_positive_
 from ttq_plugin.errors import InputError
 
 

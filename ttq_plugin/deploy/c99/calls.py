@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ttq_plugin.deploy.c99.text import number
+from ttq_plugin.deploy.c99.writer import Call, Writer
 from ttq_plugin.deploy.program.steps import Step
 from ttq_plugin.errors import InputError
-
-if TYPE_CHECKING:
-    from ttq_plugin.deploy.c99.writer import Writer
 
 
 def _map(writer: Writer, step: Step) -> str:
@@ -149,7 +146,7 @@ def numbers(values: list[int], count: int = 4) -> str:
     return f"(const dim[{count}]){{{', '.join(map(str, values))}}}"
 
 
-CALLS: dict[str, Callable[[Writer, Step], str]] = {
+CALLS: dict[str, Call] = {
     "map": _map,
     "reduce": _reduce,
     "pool": _pool,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ttq_plugin.deploy.c99.calls import CALLS
 from ttq_plugin.deploy.c99.text import header
 from ttq_plugin.deploy.c99.writer import Writer
 from ttq_plugin.deploy.program.lower import trace
@@ -75,7 +76,7 @@ def export_c(
     bad = [key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise InputError(f"C code needs finite numbers, got others in {', '.join(bad)}; train the model again.")
-    writer = Writer(program, dense)
+    writer = Writer(program, dense, CALLS)
     body = writer.body()
     code, declarations = folder / f"{name}.c", folder / f"{name}.h"
     write_text(declarations, header(name, about, program.shapes))

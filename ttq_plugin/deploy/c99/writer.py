@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.calls import CALLS
 from ttq_plugin.deploy.c99.codes import Packed, pack
 from ttq_plugin.deploy.c99.text import C_CODE, array, number, plain, source
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 
 SMALL = 1 << 16
-KINDS = ("layer", *CALLS)
+
+
+Call = Callable[["Writer", Step], str]
+"""Declares what a step of its kind needs, and writes the statement."""
 
 
 class Writer:
-    """Declarations and statements of a program."""
+    """Declarations and statements of a program; `calls` has the kinds of steps but the layer."""
 
-    def __init__(self, program: Program, dense: bool) -> None:
-        self.program, self.dense = program, dense
+    def __init__(self, program: Program, dense: bool, calls: Mapping[str, Call]) -> None:
+        self.program, self.dense, self.calls = program, dense, calls
         self.declared: list[str] = []
         self.names: dict[Any, str] = {}
         self.packed: dict[str, Packed] = {}
@@ -57,7 +60,7 @@ class Writer:
         """The whole .c file around the statements."""
         kinds, forms = {step.kind for step in self.program.steps}, set(self.kinds.values())
         switches = {f"USE_{form.upper()}": form in forms for form in ("gaps", "trits", "bytes", "floats")}
-        for kind in KINDS:
+        for kind in ("layer", *self.calls):
             switches[f"USE_{kind.upper()}"] = kind in kinds
         sizes = {"PLANE": self.plane, "KEYS": self.keys, "HIDDEN": self.hidden, "ARENA": self.arena}
         done = sorted({step.more["what"] for step in self.program.steps if step.kind == "map"} - {"COPY"})
@@ -66,7 +69,7 @@ class Writer:
         return source(name, switches, sizes, operations, self.largest >= SMALL, parts)
 
     def _call(self, step: Step) -> str:
-        return self._layer(step) if step.kind == "layer" else CALLS[step.kind](self, step)
+        return self._layer(step) if step.kind == "layer" else self.calls[step.kind](self, step)
 
     # Operands.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
+from ttq_plugin.deploy.program.builder import Builder
 from ttq_plugin.deploy.program.steps import Step, View, arguments, geometry, kind_of, pair
-
-if TYPE_CHECKING:
-    from ttq_plugin.deploy.program.lower import Builder
 
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul")
 IDLE = {"dropout", "feature_dropout", "alpha_dropout"}

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
-from ttq_plugin.deploy.program.parts import PARTS, Operation
+from ttq_plugin.deploy.program.builder import Builder, Operation
+from ttq_plugin.deploy.program.parts import PARTS
 from ttq_plugin.deploy.program.steps import Step, View, arguments, kind_of
-
-if TYPE_CHECKING:
-    from ttq_plugin.deploy.program.lower import Builder
 
 IDENTITIES = {"dropout", "feature_dropout", "alpha_dropout", "lift_fresh_copy"}
 VIEWS = {

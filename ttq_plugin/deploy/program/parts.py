@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ttq_plugin.deploy.program.builder import Builder, Operation
 from ttq_plugin.deploy.program.steps import Step, View, kind_of, pair
-
-if TYPE_CHECKING:
-    from ttq_plugin.deploy.program.lower import Builder
-
-Operation = Callable[["Builder", fx.Node, dict[str, Any]], Any]
 
 LOWEST = torch.finfo(torch.float32).min
 

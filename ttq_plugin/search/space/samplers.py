@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import optuna
 from numpy.random import SeedSequence
@@ -14,9 +14,6 @@ from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.study.ledger import is_lost
-
-if TYPE_CHECKING:
-    from ttq_plugin.search.space.space import Space
 
 SAMPLERS = {
     "tpe": "tree-structured Parzen estimator, the best of them on several objectives",
@@ -26,6 +23,22 @@ SAMPLERS = {
     "grid": "every combination of each range's `points` values, method by method, in a shuffled order",
 }
 """The samplers by name."""
+
+
+class Gridded(Protocol):
+    """What of a search space a grid is made from."""
+
+    @property
+    def sampler(self) -> str:
+        """A key of `SAMPLERS`."""
+
+    @property
+    def methods(self) -> Mapping[str, object]:
+        """The methods by name."""
+
+    def grid(self, method: str) -> dict[str, list[float | int]]:
+        """The values of each parameter that a method varies."""
+
 
 LARGEST_GRID = 100_000
 """Combinations; a larger grid is a mistake, and would not fit into memory as a list either."""
@@ -57,7 +70,7 @@ def make_sampler(name: str, seed: int, number: int, trials: int) -> Any:
     return optuna.samplers.TPESampler(seed=own)
 
 
-def grid(space: Space, seed: int) -> list[dict[str, Any]]:
+def grid(space: Gridded, seed: int) -> list[dict[str, Any]]:
     """Every combination of the grid, as fixed parameters for `study.enqueue_trial`.
 
     Args:
@@ -76,12 +89,12 @@ def grid(space: Space, seed: int) -> list[dict[str, Any]]:
     return combinations
 
 
-def grid_size(space: Space) -> int:
+def grid_size(space: Gridded) -> int:
     """How many combinations the grid has."""
     return sum(math.prod(len(values) for values in space.grid(method).values()) for method in space.methods)
 
 
-def check_grid(space: Space) -> None:
+def check_grid(space: Gridded) -> None:
     """Check that a grid can be gone through at all.
 
     Args:
