@@ -32,7 +32,7 @@ _HOMES = {
     "compress_chain": "ttq_plugin.nni_adapter",
     "TernaryRuntime": "ttq_plugin.deploy.runtime.runtime",
     "integerize": "ttq_plugin.deploy.integer.module",
-    "latency": "ttq_plugin.deploy.runtime.runtime",
+    "latency": "ttq_plugin.deploy.runtime.latency",
     "load_packed": "ttq_plugin.deploy.file.packed",
     "packed_info": "ttq_plugin.deploy.file.packed",
     "save_packed": "ttq_plugin.deploy.file.packed",

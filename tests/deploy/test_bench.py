@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 
 from tests.deploy.nets import made
 from ttq_plugin import cli
+from ttq_plugin.deploy.bench import bench as bench_module
 from ttq_plugin.deploy.bench.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
-from ttq_plugin.deploy.bench.bench import bench as bench_module
 from ttq_plugin.deploy.bench.energy import counters, joules
 from ttq_plugin.deploy.bench.example_file import read_example, write_example
 from ttq_plugin.deploy.bench.footprint import peak_memory

@@ -212,7 +212,7 @@ def test_layers_in_eight_bits_are_near_and_only_where_allowed(name):
     assert all(layer.int8 is not None for _, layer in fast.fused)
     for _, layer in fast.fused:
         layer.choices = dict.fromkeys((1, 64), INT8)
-    inputs = fast._inputs(x)
+    inputs = fast._form.inputs(x)
     with torch.inference_mode():
         for _, layer in fast.fused:
             made, spec = layer.int8, layer.spec
@@ -223,7 +223,7 @@ def test_layers_in_eight_bits_are_near_and_only_where_allowed(name):
             expected = int8._with(layer.layer, spec, codes * made.input_scale, weight)
             ours = made(inputs[layer]).double()
             assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
-        fast.whole = dict.fromkeys(fast.whole, False)
+        fast.runs, fast._ready = dict.fromkeys(fast.runs, "ours"), {}
         assert float((fast(x) - model(x)).abs().max() / model(x).abs().max()) < 0.1
     names = [name for name, _ in fast.fused]
     one = TernaryRuntime(model, x, int8=names[:1])
@@ -253,7 +253,7 @@ def test_the_fastest_is_chosen_and_torch_where_all_else_is_slower(monkeypatch):
     """By a clock that the test makes."""
     model = ternary(nn.Sequential(nn.Conv2d(4, 8, 3)).eval())
     now = itertools.count()
-    monkeypatch.setattr(runtime, "race", lambda ours, theirs: (1.0, 2.0))
+    monkeypatch.setattr(runtime, "race", lambda ways: {"torch": 2.0, "ours": 1.0})
     for favourite in (TORCH, Choice("sparse", 2), Choice("dense", 1)):
         clock = [0.0]
 
@@ -277,8 +277,9 @@ def test_the_fastest_is_chosen_and_torch_where_all_else_is_slower(monkeypatch):
             patch.setattr(tuning, "_additions", lambda *_: 7)
             [row] = TernaryRuntime(model, torch.randn(1, 4, 9, 9)).table[1]
         assert row.choice == favourite and row.seconds == 1
-    monkeypatch.setattr(runtime, "race", lambda ours, theirs: (2.0, 1.0))
-    assert TernaryRuntime(model, torch.randn(1, 4, 9, 9)).whole == {1: True}
+    for least in ("ours", "torch", "onnxruntime"):
+        monkeypatch.setattr(runtime, "race", lambda ways, least=least: {way: 1.0 + (way != least) for way in ways})
+        assert TernaryRuntime(model, torch.randn(1, 4, 9, 9)).runs == {1: least}
 
 
 def test_without_kernels_torch_does_all(monkeypatch):

@@ -40,14 +40,15 @@ def test_any_network_gives_what_torch_gives(name, monkeypatch):
         warnings.filterwarnings("error", message="TernaryRuntime")
         runtime = TernaryRuntime(model, zoo.inputs(name, 2))
     assert runtime.fallback is None and runtime.form in {"graph", "layers"} and runtime.fused
-    runtime.whole = dict.fromkeys(runtime.whole, False)
-    for batch in (2, 1, 5):
-        x = zoo.inputs(name, batch)
-        assert agrees(runtime, model, x)
-        runtime.whole = dict.fromkeys(runtime.whole, False)  # ours, also where torch was faster
-        assert agrees(runtime, model, x)
-    for _, x in probes(zoo.inputs(name, 2)):
-        assert agrees(runtime, model, x)
+    assert (runtime._engine is None) == (name == "flow")  # whose code decides by values
+    for runs in ("ours", "torch") if name == "flow" else ("ours", "torch", "onnxruntime"):
+        for batch in (2, 1, 5):
+            x = zoo.inputs(name, batch)
+            assert agrees(runtime, model, x)
+            runtime.runs, runtime._ready = dict.fromkeys(runtime.runs, runs), {}  # also where another was faster
+            assert agrees(runtime, model, x) and agrees(runtime, model, x)
+        for _, x in probes(zoo.inputs(name, 2)):
+            assert agrees(runtime, model, x)
 
 
 class OfTensors(nn.Module):
@@ -165,7 +166,7 @@ def test_what_a_trace_does_not_see(make, form):
     runtime = TernaryRuntime(model, example)
     assert runtime.form == form
     assert type(getattr(model, "seen", None)) in {type(seen), torch.Tensor}
-    runtime.whole = dict.fromkeys(runtime.whole, False)
+    runtime.runs = dict.fromkeys(runtime.runs, "ours")
     for x in (example, 200 + 5 * torch.randn(4, 8), -torch.ones(4, 8) * torch.rand(4, 1)):
         assert agrees(runtime, model, x)
     assert not any(isinstance(m, FusedLayer) for m in model.modules())
@@ -234,7 +235,7 @@ def test_models_that_nothing_can_stand_for_run_in_torch_and_this_is_said(make, r
     with pytest.warns(UserWarning, match=f"runs the whole model in torch: .*{reason}") as warned:
         runtime = TernaryRuntime(model, torch.randn(4, 8))
     assert len([w for w in warned if "TernaryRuntime" in str(w.message)]) == 1
-    assert runtime.form == "torch" and runtime.fallback and runtime.table == {4: []} and runtime.whole == {4: True}
+    assert runtime.form == "torch" and runtime.fallback and runtime.table == {4: []} and runtime.runs == {4: "torch"}
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     if make is Counts:
         assert close(runtime(torch.zeros(1, 8)), model(torch.zeros(1, 8)).detach() - 1)
@@ -263,7 +264,7 @@ def test_kernels_that_disagree_are_not_used(monkeypatch):
     )
     with pytest.warns(UserWarning, match="runs the whole model in torch: a difference of .* in batches of 2"):
         runtime = TernaryRuntime(model, x)
-    assert runtime.whole[2] and agrees(runtime, model, x)
+    assert runtime.runs[2] != "ours" and runtime.whole[2] and agrees(runtime, model, x)
 
 
 @built
@@ -274,7 +275,7 @@ def test_undefined_and_infinite_inputs_stay_what_they_are_in_torch():
     runtime = TernaryRuntime(model, x)
     for _, layer in runtime.fused:
         layer.choices = {2: Choice("sparse", 1)}
-    runtime.whole[2], runtime._careful[2] = False, 1e-4
+    runtime.runs[2], runtime._careful[2] = "ours", 1e-4
     assert agrees(runtime, model, x)
     for value in (float("nan"), float("inf")):
         x[1, 2, 4, 4] = value

@@ -79,8 +79,10 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
     save_weights(source.model, floats, {"task": source.task.name})
     samples = data.train.head(CALIBRATION).x if data else source.example(CALIBRATION)
     runtimes = {
-        (RUNTIME, "runtime"): TernaryRuntime(source.model, repeated(samples, 1), threads=threads),
-        (RUNTIME8, "runtime8"): TernaryRuntime(source.model, _first(samples, FEW), threads=threads, int8=True),
+        (RUNTIME, "runtime"): TernaryRuntime(source.model, repeated(samples, 1), threads=threads, onnxruntime=False),
+        (RUNTIME8, "runtime8"): TernaryRuntime(
+            source.model, _first(samples, FEW), threads=threads, int8=True, onnxruntime=False
+        ),
     }
     found = [Way(name, made, packed, child) for (name, child), made in runtimes.items()]
     found.append(Way(TORCH, _called(source.model, samples), floats, "torch"))

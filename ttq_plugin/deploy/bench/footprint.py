@@ -93,7 +93,7 @@ def _torch(
     def ready() -> Callable[[], object]:
         model = open_model(file, task).model
         if form != "torch":
-            runtime = TernaryRuntime(model, x, threads=threads, int8=form == "runtime8")
+            runtime = TernaryRuntime(model, x, threads=threads, int8=form == "runtime8", onnxruntime=False)
             return lambda: runtime(x)
         return lambda: run(model)
 

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ttq_plugin.deploy.runtime.agreement import EXACT, asked, disagreement
+from ttq_plugin.deploy.runtime.checks import unsteady
 from ttq_plugin.deploy.runtime.compiled import Tail
 from ttq_plugin.deploy.runtime.fused import FusedLayer
+from ttq_plugin.errors import first_line
 from ttq_plugin.support.inputs import call, map_tensors, tensors
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -38,6 +41,49 @@ class Form:
     run: Callable[[Any], Any]
     fused: Fused
     traced: bool
+
+    def inputs(self, x: Any) -> dict[FusedLayer, Tensor]:
+        """Note what each fused layer is given for a batch.
+
+        Args:
+            x: The batch.
+
+        Returns:
+            Inputs by layer; a layer that is called twice is two of them, of one name.
+        """
+        found: dict[FusedLayer, Tensor] = {}
+
+        def note(layer: FusedLayer, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            found[layer] = (args[0] if args else named["input"]).clone()
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for _, layer in self.fused]
+        self.run(x)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+
+def form_of_model(model: nn.Module, example: Any) -> tuple[str, Form, str | None]:
+    """Find the first form of a model that agrees with it.
+
+    Args:
+        model: In evaluation mode; not changed.
+        example: Inputs of it.
+
+    Returns:
+        ``graph``, ``layers`` or ``torch``, the form of that name, and for ``torch`` the reason why it is no other.
+    """
+    reason = unsteady(model, example)
+    for kind, make in {} if reason else {"graph": as_graph, "layers": as_layers}.items():
+        try:
+            form = make(model, example)
+        except Exception as error:  # noqa: BLE001 - whatever a user's forward raises when it is given proxies
+            reason = first_line(error)
+            continue
+        reason = disagreement(model, form.run, asked(model, example), EXACT)
+        if reason is None:
+            return kind, form, None
+    return "torch", Form(lambda inputs: call(model, inputs), [], False), reason or ""
 
 
 def as_graph(model: nn.Module, example: Any) -> Form:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,24 +95,23 @@ def fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
     return LayerChoice(name, best, least[best], least[TORCH], additions)
 
 
-def race(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
-    """Time two ways to run a model, in turns.
+def race(ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Time ways to run a model, in turns.
 
     Args:
-        ours: One way.
-        theirs: The other.
+        ways: Functions by name.
 
     Returns:
         The least seconds of each.
     """
-    least = [float("inf")] * 2
+    least = dict.fromkeys(ways, float("inf"))
     for turn in range(TURNS + 1):
-        for place, run in enumerate((ours, theirs)):
+        for name, run in ways.items():
             started = time.perf_counter()
             run()
             if turn:
-                least[place] = min(least[place], time.perf_counter() - started)
-    return least[0], least[1]
+                least[name] = min(least[name], time.perf_counter() - started)
+    return least
 
 
 def _additions(layer: FusedLayer, choice: Choice, size: int) -> int:

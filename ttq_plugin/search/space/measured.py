@@ -32,7 +32,7 @@ def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
             found["bits_disk"] = 8.0 * save_packed(model, Path(folder) / "model.safetensors").nbytes
     if asked & LATENCY:
         from ttq_plugin.core.model.copying import copied
-        from ttq_plugin.deploy.runtime.runtime import latency
+        from ttq_plugin.deploy.runtime.latency import latency
 
         sample = to_device(prepared.validation.head(1).x, "cpu")
         # The second in the same minute, on the same load of the machine: their ratio is what counts.

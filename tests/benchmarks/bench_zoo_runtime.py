@@ -1,0 +1,103 @@
+"""The runtime beside torch and onnxruntime on the zoo, one thread: python -m tests.benchmarks.bench_zoo_runtime.
+
+Tensors in, tensors out, in turns in one process. Printed are the medians and quartiles, within a turn, of the better
+one's time by the runtime's: 1 is as fast as the better of torch and onnxruntime, more is faster. Needs onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+
+import torch
+
+from tests.deploy import zoo
+from ttq_plugin import TernaryRuntime
+from ttq_plugin.deploy.runtime.engine import engine_of
+from ttq_plugin.support.inputs import call, tensors
+
+
+def network(name: str, zeros: float | None) -> torch.nn.Module:
+    """At its full size."""
+    small, zoo.SMALLER = zoo.SMALLER, {}
+    try:
+        return zoo.network(name, zeros)
+    finally:
+        zoo.SMALLER = small
+
+
+def inputs(name: str, batch: int):
+    """Of its full size."""
+    x = zoo.NETWORKS.NETS[name][1](batch)
+    return (x,) if isinstance(x, dict) else x
+
+
+def timed(ways, seconds: float) -> dict[str, list[float]]:
+    """Least times of blocks, in turns, for about so many seconds."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for run in ways.values():
+        run()
+    started = time.perf_counter()
+    run()
+    block = max(1, min(20, int(2e-3 / (time.perf_counter() - started))))
+    ended = time.perf_counter() + seconds
+    while time.perf_counter() < ended or len(found["torch"]) < 9:
+        for name, run in ways.items():
+            least = float("inf")
+            for _ in range(block):
+                started = time.perf_counter()
+                run()
+                least = min(least, time.perf_counter() - started)
+            found[name].append(least)
+    return found
+
+
+def compare(name: str, zeros: float | None, batch: int, seconds: float) -> None:
+    """One row of the table."""
+    model, x = network(name, zeros), inputs(name, batch)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runtime = TernaryRuntime(model, x)
+    made = time.perf_counter() - started
+    ways = {"runtime": lambda: runtime(x), "torch": lambda: call(model, x)}
+    engine = runtime._engine or engine_of(model, x)
+    if engine is not None:
+        session, given = engine.session, [name for _, name in engine._places]
+        single = isinstance(call(model, x), torch.Tensor)
+
+        def by_onnxruntime():
+            """As a user writes it."""
+            found = session.run(None, {name: each.numpy() for name, each in zip(given, tensors(x), strict=True)})
+            return torch.from_numpy(found[0]) if single else [torch.from_numpy(each) for each in found]
+
+        ways["onnxruntime"] = by_onnxruntime
+    with torch.inference_mode():
+        found = timed(ways, seconds)
+    middle = {way: statistics.median(times) for way, times in found.items()}
+    best = min((way for way in ways if way != "runtime"), key=middle.__getitem__)
+    ratios = sorted(other / ours for other, ours in zip(found[best], found["runtime"], strict=True))
+    low, median, high = statistics.quantiles(ratios, n=4)
+    times = "".join(f"{1e6 * middle.get(way, float('nan')):10.0f}" for way in ("torch", "onnxruntime", "runtime"))
+    runs = ", ".join(runtime.runs.values())
+    print(f"{name:15} {batch:5}{times}  {median:5.2f} ({low:.2f} to {high:.2f})  {made:5.1f}  {runs}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=zoo.NAMES)
+    parser.add_argument("--zeros", type=float, default=0.8, help="share of zeros in the ternary weights; below 0: none")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument("--seconds", type=float, default=3, help="of each row")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("network         batch  torch us    ort us   ours us  better / ours      made s  runs as")
+    for name in arguments.names:
+        for batch in arguments.batches:
+            compare(name, arguments.zeros if arguments.zeros >= 0 else None, batch, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()

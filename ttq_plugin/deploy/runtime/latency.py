@@ -1,0 +1,31 @@
+"""How long a model takes on this machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from torch import nn
+
+from ttq_plugin.deploy.runtime.runtime import TernaryRuntime
+
+
+def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
+    """Median seconds that a batch takes in a ``TernaryRuntime`` without onnxruntime, on one thread.
+
+    Args:
+        model: in evaluation mode.
+        example_input: inputs (batch, ...), as for ``TernaryRuntime``.
+        turns: calls that are timed.
+
+    Returns:
+        Seconds.
+    """
+    runtime = TernaryRuntime(model, example_input, onnxruntime=False)
+    runtime(example_input)
+    times = []
+    for _ in range(turns):
+        started = time.perf_counter()
+        runtime(example_input)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[turns // 2]
