@@ -1,0 +1,82 @@
+"""An integer network as C99 files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.deploy.c_int8.text import header, source, test_source
+from ttq_plugin.deploy.c_int8.writer import Writer
+from ttq_plugin.deploy.integer.module import IntegerModule
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import write_text
+from ttq_plugin.support.names import C_HEADERS, c_identifier
+
+VECTORS = 8
+"""Samples in the test program."""
+
+
+@dataclass(frozen=True)
+class WrittenIntegers:
+    """What was written.
+
+    Attributes:
+        source: The .c file.
+        header: The .h file.
+        test: The test program, or None where no samples were given.
+        constant_bytes: Weights, factors, tables and steps on a 32-bit ARM processor: flash, beside the code.
+        static_bytes: Memory, beside the stack, input and output.
+        kinds: How each layer's weight is stored, by the weight's name.
+    """
+
+    source: Path
+    header: Path
+    test: Path | None
+    constant_bytes: int
+    static_bytes: int
+    kinds: dict[str, str]
+
+
+def export_int8(
+    module: IntegerModule,
+    folder: Path,
+    *,
+    name: str = "model",
+    about: str = "",
+    samples: Any = None,
+    fast: bool = False,
+) -> WrittenIntegers:
+    """Write ``NAME.c``, ``NAME.h`` and ``NAME_test.c``, which compute the module's integers, one sample a call.
+
+    The code is C99 without floating point, library functions, heap or recursion.
+
+    Args:
+        module: From ``integerize``.
+        folder: Where to; made if needed.
+        name: Of the files, and what the names in the header begin with.
+        about: One line for the first comment of the header.
+        samples: Inputs for the test program, of which the first ``VECTORS`` are used; None for no test program.
+        fast: Whether ternary codes may take more bytes where they are then read faster.
+
+    Returns:
+        The files and what they will take.
+
+    Raises:
+        InputError: If the name is no C identifier, or the folder cannot be written.
+    """
+    other = f"{c_identifier(name)} is possible"
+    if name.lower() in C_HEADERS:
+        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
+    if name != c_identifier(name):
+        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
+    writer = Writer(module.program, fast)
+    texts = {f"{name}.h": header(module.program, name, about), f"{name}.c": source(writer, name)}
+    if samples is not None:
+        q = module.quantised(samples)[:VECTORS]
+        texts[f"{name}_test.c"] = test_source(name, q.tolist(), module.integers(q).tolist())
+    for file, text in texts.items():
+        write_text(folder / file, text)
+    test = folder / f"{name}_test.c" if samples is not None else None
+    sizes = writer.data.size(), writer.static_bytes
+    return WrittenIntegers(folder / f"{name}.c", folder / f"{name}.h", test, *sizes, writer.kinds)
