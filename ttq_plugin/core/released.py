@@ -74,4 +74,4 @@ def released_codes(w: Tensor, params: Params, method: StepOptions) -> Tensor:
     return p.sign().to(torch.int8)
 
 
-RELEASED = Step(released_weights, released_codes, learned_scales, channels=False)
+RELEASED = Step(released_weights, released_codes, learned_scales, channels=False, compares=False)

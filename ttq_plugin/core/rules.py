@@ -216,6 +216,53 @@ def _check_pttq(values: dict[str, float]) -> None:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """How a rule's numbers move when every distance of a layer grows by the same number of units.
+
+    Attributes:
+        distances: ``(statistics, t) -> (D_min, D_max)``, continued below zero where the rule takes an absolute value.
+        unit: ``statistics -> one unit``, in which the weights' distances to the thresholds are compared across layers.
+        lowest: ``statistics -> (D_min, D_max)`` that no number of the rule gets below.
+        per_unit: ``statistics -> change of each t`` when the distances grow by one unit.
+    """
+
+    distances: Callable[[Statistics, tuple[Value, ...]], Pair]
+    unit: Callable[[Statistics], Value]
+    lowest: Callable[[Statistics], Pair]
+    per_unit: Callable[[Statistics], tuple[Value, ...]]
+
+
+def one_sigma(s: Statistics) -> Value:
+    """The weights' standard deviation."""
+    return s.moments[1]
+
+
+def no_distance(s: Statistics) -> Pair:
+    """Thresholds that can come down to zero."""
+    zero = s.absmax * 0.0
+    return zero, zero
+
+
+def unfolded_moments(s: Statistics, t: tuple[Value, ...]) -> Pair:
+    """Distances of pTTQ without the absolute value, ``mu + t sigma``."""
+    mu, sigma = s.moments
+    return mu + t[0] * sigma, mu + t[1] * sigma
+
+
+def lowest_absolute_moments(s: Statistics) -> Pair:
+    """PTTQ's numbers are not negative, so that its distances stay at or above the mean."""
+    mu = s.moments[0]
+    low: Value = mu.clamp_min(0) if isinstance(mu, Tensor) else max(mu, 0.0)
+    return low, low
+
+
+def lowest_signed_moments(s: Statistics) -> Pair:
+    """ATTQ's thresholds meet at the mean."""
+    mu = s.moments[0]
+    return -mu, mu
+
+
+@dataclass(frozen=True)
 class ThresholdRule:
     """How a method's thresholds follow from its numbers ``t``: the equation, its inverse, and what ``t`` may be.
 
@@ -227,6 +274,7 @@ class ThresholdRule:
         pull_back: ``(statistics, t, dL/dD) -> dL/dt``, for rules whose thresholds can learn.
         start: ``(statistics, numbers) -> t``, for rules whose ``t`` is something else than the numbers it begins from.
         native: the rule's number in ``native/training.c``, for rules of the ternary step with learned scales.
+        shift: how the numbers move together, for rules that can meet a prescribed share of zeros.
     """
 
     names: tuple[str, ...]
@@ -236,12 +284,33 @@ class ThresholdRule:
     pull_back: Callable[[Statistics, tuple[Value, ...], Pair], tuple[Value, ...]] | None = None
     start: Callable[[Statistics, Tensor], Tensor] | None = None
     native: int | None = None
+    shift: Shift | None = None
 
 
-MAX_FRACTION = ThresholdRule(("t",), max_fraction, invert_max_fraction, _check_ttq, native=0)
-SIGNED_MOMENTS = ThresholdRule(("t_min", "t_max"), signed_moments, invert_signed_moments, _check_attq, native=1)
+MAX_FRACTION = ThresholdRule(
+    names=("t",),
+    distances=max_fraction,
+    invert=invert_max_fraction,
+    check=_check_ttq,
+    native=0,
+    shift=Shift(max_fraction, lambda s: s.absmax, no_distance, lambda s: (1.0,)),
+)
+SIGNED_MOMENTS = ThresholdRule(
+    names=("t_min", "t_max"),
+    distances=signed_moments,
+    invert=invert_signed_moments,
+    check=_check_attq,
+    native=1,
+    shift=Shift(signed_moments, one_sigma, lowest_signed_moments, lambda s: (-1.0, 1.0)),
+)
 ABSOLUTE_MOMENTS = ThresholdRule(
-    ("t_min", "t_max"), absolute_moments, invert_absolute_moments, _check_pttq, pull_back_absolute_moments, native=2
+    names=("t_min", "t_max"),
+    distances=absolute_moments,
+    invert=invert_absolute_moments,
+    check=_check_pttq,
+    pull_back=pull_back_absolute_moments,
+    native=2,
+    shift=Shift(unfolded_moments, one_sigma, lowest_absolute_moments, lambda s: (1.0, 1.0)),
 )
 
 

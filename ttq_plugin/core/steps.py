@@ -23,12 +23,14 @@ class Step:
         codes: ``(w, params, method) -> int8 signs of q``.
         scales: ``(w, params, method) -> (W_p, W_n)`` stacked, as q has them.
         channels: whether a channel can have scales and thresholds of its own.
+        compares: whether its zeros are the weights between the two distances.
     """
 
     weights: Callable[[Tensor, Params, StepOptions], Tensor]
     codes: Callable[[Tensor, Params, StepOptions], Tensor]
     scales: Callable[[Tensor, Params, StepOptions], Tensor]
     channels: bool = True
+    compares: bool = True
 
 
 class StraightThrough(torch.autograd.Function):
@@ -115,4 +117,4 @@ def _mean(x: Tensor, dims: Dims) -> Tensor:
 
 TERNARY = Step(ternary_weights, ternary_codes, learned_scales)
 TWN = Step(twn_weights, ternary_codes, kept_scale)
-BINARY = Step(binary_weights, binary_codes, mean_scale)
+BINARY = Step(binary_weights, binary_codes, mean_scale, compares=False)

@@ -62,6 +62,9 @@ class Ternarizer:
         channel: the dimension that has scales and thresholds of its own; None for one pair a layer (the papers).
         step: how the weight that is used follows from the latent one.
         share_thresholds: whether all layers of a model learn the same thresholds (pttq-global).
+        zeros: the share of zeros, over all layers of one call, that a training ends with; None to let the numbers ``t``
+            decide, which are then what the thresholds begin from.
+        zeros_steps: training steps over which that share rises; None for a framework to know, else 1000.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Ternarizer:
     channel: int | None = None
     step: Step = TERNARY
     share_thresholds: bool = False
+    zeros: float | None = None
+    zeros_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in {**self.t, "alpha": self.alpha}.items():
@@ -91,6 +96,7 @@ class Ternarizer:
             raise InputError(f"alpha must be at most {LARGEST_ALPHA:g}, got {self.alpha:g}; pTTQ uses 5 by default.")
         if self.channel is not None and not self.step.channels:
             raise InputError(f"{self.name} has one pair of scales a layer, as released; use granularity default.")
+        check_zeros(self)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -115,8 +121,13 @@ class Ternarizer:
             raise InputError(
                 f"{self.name} has no option {unknown[0]!r}; it takes {', '.join([*self.rule.names, *sorted(allowed)])}."
             )
-        if "alpha" in rest:
-            rest["alpha"] = number("alpha", rest["alpha"])
+        for name in {"alpha", "zeros"} & rest.keys():
+            rest[name] = number(name, rest[name])
+        if (self.zeros or "zeros" in rest) and (both := [name for name in self.rule.names if name in given]):
+            raise InputError(
+                f"zeros prescribes where the thresholds end, so {both[0]} cannot be given with it; leave "
+                "one of them out."
+            )
         return replace(self, t=t, **rest)  # type: ignore[arg-type]
 
     def for_pruning(self) -> Ternarizer:
@@ -229,7 +240,7 @@ class Ternarizer:
         empty = distances >= peaks
         if not bool(empty.any()):
             return t, []
-        if self.on_empty == "error":
+        if self.on_empty == "error" and self.zeros is None:
             raise InputError(self._empty_message(distances, peaks, s, name))
         clipped = self.rule.invert(s, torch.where(empty, CLIP * peaks, distances))
         t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
@@ -257,6 +268,30 @@ class Ternarizer:
         sigma = torch.as_tensor(s.moments[1])
         peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
         return ("negative", "positive")[row], distance, peak
+
+
+def check_zeros(method: Ternarizer) -> None:
+    """Check a method's prescribed share of zeros, if it has one.
+
+    Args:
+        method: the method.
+
+    Raises:
+        InputError: if the share is none, the method has no thresholds that decide about zeros, or ``zeros_steps`` is no
+            number of steps.
+    """
+    steps = method.zeros_steps
+    if method.zeros is None:
+        if steps is not None:
+            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; say zeros too.")
+        return
+    if not 0 < method.zeros < 1:
+        raise InputError(f"zeros must lie in (0, 1), got {method.zeros:g}; 0.9 makes nine of ten weights zero.")
+    if not method.step.compares or method.rule.shift is None:
+        why = "its weights are never zero" if not method.rule.names else "its zeros are no matter of thresholds alone"
+        raise InputError(f"{method.name} cannot meet a share of zeros, {why}; use pttq, attq or ttq.")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise InputError(f"zeros_steps must be a whole number of at least 1, got {steps!r}.")
 
 
 def keep_positive_(learned: Iterable[Any]) -> None:

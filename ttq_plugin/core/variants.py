@@ -8,12 +8,17 @@ from torch import Tensor
 from ttq_plugin.core.rules import (
     SMALLEST,
     Pair,
+    Shift,
     Statistics,
     ThresholdRule,
     Value,
     absolute_moments,
     copysign,
     invert_absolute_moments,
+    lowest_absolute_moments,
+    no_distance,
+    one_sigma,
+    unfolded_moments,
 )
 from ttq_plugin.errors import InputError
 
@@ -33,8 +38,7 @@ def invert_mean_fraction(s: Statistics, distances: Tensor) -> Tensor:
 
 def no_thresholds(s: Statistics, t: tuple[Value, ...]) -> Pair:
     """The binary method has no dead zone: both distances are 0."""
-    zero = s.absmax * 0.0
-    return zero, zero
+    return no_distance(s)
 
 
 def direct(s: Statistics, t: tuple[Value, ...]) -> Pair:
@@ -83,7 +87,30 @@ def _nothing(s: Statistics, distances: Tensor) -> Tensor:
     return torch.empty(0, *distances.shape[1:], dtype=distances.dtype, device=distances.device)
 
 
-MEAN_FRACTION = ThresholdRule(("t",), mean_fraction, invert_mean_fraction, _check_positive)
+MEAN_FRACTION = ThresholdRule(
+    names=("t",),
+    distances=mean_fraction,
+    invert=invert_mean_fraction,
+    check=_check_positive,
+    shift=Shift(mean_fraction, lambda s: mean_fraction(s, (1.0,))[0], no_distance, lambda s: (1.0,)),
+)
 NO_THRESHOLDS = ThresholdRule((), no_thresholds, _nothing, _check_positive)
-DIRECT = ThresholdRule(("t_min", "t_max"), direct, _identity, _check_positive, pull_back_direct, start_direct, 3)
-TIED = ThresholdRule(("t",), tied, invert_tied, _check_positive, pull_back_tied, native=4)
+DIRECT = ThresholdRule(
+    names=("t_min", "t_max"),
+    distances=direct,
+    invert=_identity,
+    check=_check_positive,
+    pull_back=pull_back_direct,
+    start=start_direct,
+    native=3,
+    shift=Shift(direct, one_sigma, no_distance, lambda s: (one_sigma(s), one_sigma(s))),
+)
+TIED = ThresholdRule(
+    names=("t",),
+    distances=tied,
+    invert=invert_tied,
+    check=_check_positive,
+    pull_back=pull_back_tied,
+    native=4,
+    shift=Shift(lambda s, t: unfolded_moments(s, (t[0], t[0])), one_sigma, lowest_absolute_moments, lambda s: (1.0,)),
+)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ttq_plugin.core import METHODS, get_method
 from ttq_plugin.core.model.copying import copied
 from ttq_plugin.core.model.layers import channel_of, matrix_channel
-from ttq_plugin.core.model.matrices import Matrix, matrices
-from ttq_plugin.core.model.select import check_matrix, part_name
+from ttq_plugin.core.model.matrices import Matrix, matrices, part_name
+from ttq_plugin.core.model.select import check_matrix
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
 from ttq_plugin.measures.mult_adds import count, nonzeros

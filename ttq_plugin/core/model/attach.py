@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ttq_plugin.core.methods import get_method
 from ttq_plugin.core.model.copying import copied
+from ttq_plugin.core.model.course import LR_THRESHOLD, Course, begin, course_of
 from ttq_plugin.core.model.layers import matrix_channel
-from ttq_plugin.core.model.matrices import Matrix
+from ttq_plugin.core.model.matrices import Matrix, part_name
 from ttq_plugin.core.model.parametrized import (
     Attached,
     AttachedParts,
     AttachedTernary,
     attach,
     check_detachable,
+    course_members,
     detach,
+    members_of,
     states,
 )
-from ttq_plugin.core.model.select import part_name, select_matrices
+from ttq_plugin.core.model.select import select_matrices
 from ttq_plugin.core.model.state import share_thresholds
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
@@ -55,7 +58,8 @@ def ternarize(
         granularity: ``default`` for one pair of scales a matrix (the papers), ``out_channel`` for one an output
             channel.
         options: the method's numbers and options (``t``, ``t_min``, ``alpha``, ``scale_init``, ``on_empty``, ...), see
-            ``Ternarizer``.
+            ``Ternarizer``. With ``zeros=0.9`` this share of all their weights is zero in the end, exactly; then call
+            ``project_(model)`` after each optimizer step, and say the number of steps as ``zeros_steps``.
 
     Returns:
         The model itself. A threshold that ``on_empty="clip"`` lowered is told in a warning.
@@ -70,8 +74,13 @@ def ternarize(
     for name, matrix in found.items():
         attached[name], lowered = _initial(matrix, chosen, granularity)
         notes += lowered
+    every = [state for part in attached.values() for state in states(part)]
+    if chosen.zeros is not None:
+        begin(chosen, [m for name, part in attached.items() for m in members_of(name, part, found[name].parameter)])
+        Course(every)
+        notes = []  # what the method's own numbers would have left empty
     if chosen.share_thresholds:
-        share_thresholds([state for part in attached.values() for state in states(part)])
+        share_thresholds(every)
     attach(found, attached)
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -89,14 +98,15 @@ def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Atta
 
 
 def parameter_groups(
-    model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | None = 1e-4, **rest: Any
+    model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | Literal["auto"] | None = "auto", **rest: Any
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser: weights and all else, scales, thresholds with alpha; each parameter exactly once.
 
     Args:
         model: a model that ``ternarize`` changed, or a full-precision one, which gives one group.
         lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
-        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own.
+        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own,
+            ``auto`` for 1e-4, and for 5e-3 where a share of zeros is prescribed.
         rest: options of the first group, such as ``weight_decay``.
 
     Returns:
@@ -107,6 +117,8 @@ def parameter_groups(
         InputError: for a learning rate that is negative or no number.
     """
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
+    if lr_threshold == "auto":
+        lr_threshold = default_rate(any(state.method.zeros is not None for state in states(model)))
     for state in states(model):
         own["scales"] += [p for n, p in state.named_parameters(recurse=False) if n == "scales"]
         own["thresholds"] += [p for n, p in state.named_parameters(recurse=False) if n != "scales"]
@@ -122,21 +134,32 @@ def parameter_groups(
 
 
 def project_(model: nn.Module) -> None:
-    """Bring every scale, threshold and alpha back to at least 1e-8, in place.
+    """Bring every scale, threshold and alpha back to at least 1e-8, in place, and let a prescribed share of zeros rise.
 
-    Forward passes do so by themselves. Call it after ``optimizer.step()`` only where they see copies of the parameters
-    that the optimiser changes (FSDP's shards, a master copy in another precision), else scales may stay negative.
+    Call it after each ``optimizer.step()`` where ``zeros`` is prescribed: it counts the steps. Elsewhere forward passes
+    do this by themselves, and it is needed only where they see copies of the parameters that the optimiser changes
+    (FSDP's shards, a master copy in another precision), because scales may stay negative there.
 
     Args:
         model: a model that ``ternarize`` changed, sharded or not.
-    """
+
+    Raises:
+        InputError: if zeros are prescribed, and the model is sharded.
+    """  # noqa: DOC502 - raised by what it calls
+    courses = {}
     for state in states(model):
         state.project_()
+        if (course := course_of(state)) is not None:
+            courses[id(course)] = course
+    for course in courses.values():
+        course.step(lambda course=course: course_members(model, course))  # type: ignore[misc]
 
 
 @torch.no_grad()
 def bake(model: nn.Module) -> nn.Module:
     """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
+
+    Where a share of zeros was prescribed, the copy has it to the nearest weight.
 
     Args:
         model: a model that ``ternarize`` changed, compiled or not; not changed.
@@ -146,13 +169,29 @@ def bake(model: nn.Module) -> nn.Module:
         has the keys and the order of the model before ``ternarize``.
 
     Raises:
-        InputError: if no layer is ternary, one has further parametrizations, or the model is sharded.
+        InputError: if no layer is ternary, one has further parametrizations, the model is sharded, or it is only a part
+            of the model that a share of zeros was prescribed for.
     """
     model = getattr(model, "_orig_mod", model)
     check_detachable(model)
     plain = copied(model)
+    for course in {id(c): c for state in states(plain) if (c := course_of(state)) is not None}.values():
+        for note in course.settle(course_members(plain, course)):
+            warnings.warn(note, stacklevel=2)
     detach(plain)
     return plain
+
+
+def default_rate(zeros: bool) -> float:
+    """The learning rate of thresholds where none is given.
+
+    Args:
+        zeros: whether a share of zeros is prescribed, which they then only share out.
+
+    Returns:
+        The rate.
+    """
+    return LR_THRESHOLD if zeros else 1e-4
 
 
 def check_rate(name: str, value: float | None) -> float | None:

@@ -17,6 +17,9 @@ WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Bilinear, *EMBEDDINGS)
 SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 """Torch's layers that have several."""
 
+PARTS = ("query", "key", "value")
+"""Of attention's stacked projections."""
+
 KINDS = "convolutions, linear layers, embeddings, recurrent layers and nn.MultiheadAttention"
 """Both, in words."""
 
@@ -175,6 +178,11 @@ def any_matrix(model: nn.Module, path: str, key: str) -> Matrix:
 def matrix_name(path: str, key: str) -> str:
     """What a module's tensor is called: like the module if it is its ``weight``, else like the parameter."""
     return path if key == "weight" else parameter_name(path, key)
+
+
+def part_name(name: str, index: int, parts: int) -> str:
+    """What a part of a matrix is called, for messages; a matrix of one part keeps its name."""
+    return name if parts == 1 else f"{name} ({PARTS[index] if parts == len(PARTS) else index})"
 
 
 def parameter_name(path: str, key: str) -> str:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ttq_plugin.core.model.matrices import Matrix
+from ttq_plugin.core.model.course import Course, course_of
+from ttq_plugin.core.model.matrices import Matrix, matrix_name, part_name
 from ttq_plugin.core.model.places import READ_OFTEN, borrow, borrowed, give_back, read_once, refresh
 from ttq_plugin.core.model.state import TernaryState
+from ttq_plugin.core.zeros import Member
 from ttq_plugin.errors import InputError
 
 ORDER = "_ternary_order"
@@ -60,6 +62,48 @@ Attached = AttachedTernary | AttachedParts
 def states(module: nn.Module) -> list[AttachedTernary]:
     """What the matrices in a module learn, each matrix once."""
     return [part for part in module.modules() if isinstance(part, AttachedTernary)]
+
+
+def members_of(name: str, part: Attached, latent: Tensor) -> list[Member]:
+    """A matrix as one of those over which zeros are counted; each part of a stacked one by itself.
+
+    Args:
+        name: the matrix.
+        part: its parametrization.
+        latent: its latent weight.
+
+    Returns:
+        One a part.
+    """
+    found = states(part)
+    rows = latent.detach().chunk(len(found))
+    return [
+        Member(part_name(name, i, len(found)), state.method, state.params, row, row.add_)
+        for i, (state, row) in enumerate(zip(found, rows, strict=True))
+    ]
+
+
+def course_members(model: nn.Module, course: Course) -> list[Member]:
+    """The matrices of a model that belong to one call with a prescribed share of zeros.
+
+    Args:
+        model: the model.
+        course: the call's.
+
+    Returns:
+        Its members in the model's order.
+
+    Raises:
+        InputError: if a matrix is sharded.
+    """
+    members: list[Member] = []
+    for path, module, key in attached_tensors(model):
+        lists: Any = module.parametrizations
+        if course_of(states(lists[key])[0]) is course:
+            if is_sharded(lists[key].original):
+                raise InputError(f"{path}: is sharded, and no zeros can be counted over shards; leave zeros out.")
+            members += members_of(matrix_name(path, key), lists[key][0], lists[key].original)
+    return members
 
 
 def is_sharded(weight: object) -> bool:

@@ -21,13 +21,6 @@ from ttq_plugin.core.model.parametrized import is_sharded
 from ttq_plugin.core.model.places import borrowed
 from ttq_plugin.errors import InputError
 
-PARTS = ("query", "key", "value")
-
-
-def part_name(name: str, index: int, parts: int) -> str:
-    """What a part of a matrix is called, for messages; a matrix of one part keeps its name."""
-    return name if parts == 1 else f"{name} ({PARTS[index] if parts == len(PARTS) else index})"
-
 
 def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix]:
     """The matrices in the named modules, all of them fit for a parametrization.

@@ -141,10 +141,22 @@ def share_thresholds(states: Sequence[TernaryState]) -> None:
 
     Raises:
         InputError: if the layers have thresholds of different shapes; nothing is changed then.
-    """
-    if len({state.thresholds.shape for state in states}) > 1:
-        raise InputError("layers with one threshold a channel cannot share them; use granularity default.")
+    """  # noqa: DOC502 - raised by what it calls
+    check_shareable([state.thresholds for state in states])
     owner, *others = states
     for state in others:
         torch.minimum(owner.thresholds, state.thresholds, out=owner.thresholds)
     owner.share(others)
+
+
+def check_shareable(thresholds: Sequence[Tensor]) -> None:
+    """Check that one set of thresholds can be that of all layers.
+
+    Args:
+        thresholds: each layer's own.
+
+    Raises:
+        InputError: if they are of different shapes.
+    """
+    if len({values.shape for values in thresholds}) > 1:
+        raise InputError("layers with one threshold a channel cannot share them; use granularity default.")

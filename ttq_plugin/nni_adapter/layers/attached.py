@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ttq_plugin.core import get_method, ternarize
-from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name
+from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name, part_name
 from ttq_plugin.core.model.parametrized import attached_tensors, detach, states
-from ttq_plugin.core.model.select import part_name
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look

@@ -1,0 +1,166 @@
+"""The course of a prescribed share of zeros through a training: low at first, rising, exact at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core.model.state import TernaryState, check_shareable
+from ttq_plugin.core.ternarizer import Ternarizer
+from ttq_plugin.core.zeros import Member, check_reachable, move_to_share, settle
+from ttq_plugin.errors import InputError
+
+START = 0.5
+"""The share at which a course begins, unless it is to end below."""
+
+RISING = 0.6
+"""The part of the training's steps over which the share rises."""
+
+EVERY = 10
+"""Steps between two shifts of the thresholds."""
+
+STEPS = 1000
+"""The length of a training of which nothing is known."""
+
+LR_THRESHOLD = 5e-3
+"""Learning rate of thresholds that share out prescribed zeros, where none is given."""
+
+
+def share_at(target: float, done: float) -> float:
+    """The share of zeros when that part of the training is done: ``1 - (1 - x)^3`` of the way from ``START``."""
+    start = min(START, target)
+    return start + (target - start) * (1 - (1 - min(1.0, done / RISING)) ** 3)
+
+
+class Course:
+    """How far the share of zeros of one call has risen; all states of the call know it, the first one keeps it.
+
+    The count of steps is a buffer of that state, so that state dicts and checkpoints hold it.
+
+    Args:
+        states: of all layers of the call.
+    """
+
+    def __init__(self, states: Sequence[TernaryState]) -> None:
+        method = states[0].method
+        assert method.zeros is not None
+        self.target, self.size, self.owner = method.zeros, len(states), states[0]
+        self.owner.register_buffer("course", torch.tensor([0, method.zeros_steps or 0]))
+        self._seen: tuple[int, int] | None = None
+        self._step = self._length = 0
+        for state in states:
+            vars(state)["_course"] = self
+
+    @property
+    def _kept(self) -> Tensor:
+        kept: Any = self.owner.course
+        return kept  # type: ignore[no-any-return]
+
+    def _read(self) -> tuple[int, int]:
+        """Steps done, and the training's length, 0 where it is not known yet."""
+        kept = self._kept
+        # A tensor that nothing changed need not be read again, which a GPU would have to wait for.
+        if self._seen != (id(kept), kept._version):
+            self._step, self._length = (int(value) for value in kept.tolist())
+            self._seen = id(kept), kept._version
+        return self._step, self._length
+
+    def _write(self, step: int, length: int) -> None:
+        kept = self._kept
+        with torch.no_grad():
+            if length != self._length:
+                kept.copy_(torch.tensor([step, length]))
+            else:
+                kept[0] += step - self._step
+        self._step, self._length, self._seen = step, length, (id(kept), kept._version)
+
+    def last(self, steps: int) -> None:
+        """Say how many steps the training has, unless that was said before.
+
+        Args:
+            steps: of the optimiser, at least 1.
+        """
+        done, known = self._read()
+        if not known:
+            self._write(done, steps)
+
+    @property
+    def share(self) -> float:
+        """The share of zeros for now."""
+        step, length = self._read()
+        return share_at(self.target, step / (length or STEPS))
+
+    def step(self, members: Callable[[], Sequence[Member]]) -> None:
+        """Count a step of the optimiser, and shift the thresholds if it is time.
+
+        Args:
+            members: gives the layers of the call.
+        """
+        done, length = self._read()
+        self._write(done + 1, length)
+        if done % EVERY == EVERY - 1:
+            move_to_share(members(), self.share)
+
+    def settle(self, members: Sequence[Member]) -> list[str]:
+        """Make the share exact.
+
+        Args:
+            members: the layers of the call.
+
+        Returns:
+            What is to be told: that the training ended before the share had risen, or that it cannot be met any more.
+
+        Raises:
+            InputError: if these are not all layers of the call.
+        """
+        if len(members) != self.size:
+            raise InputError(
+                f"the share of zeros is counted over the {self.size} matrices of one call of ternarize, got "
+                f"{len(members)} of them; pass the whole model."
+            )
+        if not all(bool(torch.isfinite(member.weight).all()) for member in members):
+            return []
+        (done, length), risen, notes = self._read(), self.share, []
+        missed = settle(members, self.target)
+        if risen < self.target - 0.01:
+            notes.append(
+                f"zeros had risen to {risen:.1%} only when the training ended after {done} steps, and were raised to "
+                f"{self.target:.1%} at once; say zeros_steps, the training's number of steps (here {length or STEPS})."
+            )
+        if missed:
+            found = sum(member.zeros() for member in members) / sum(member.weight.numel() for member in members)
+            notes.append(f"zeros is {found:.2%}, not {self.target:.2%}: no thresholds lie where the rest would be met.")
+        return notes
+
+
+def course_of(state: TernaryState) -> Course | None:
+    """The course that a state's call has, if a share of zeros was prescribed."""
+    course: Course | None = vars(state).get("_course")
+    return course
+
+
+@torch.no_grad()
+def begin(method: Ternarizer, members: Sequence[Member]) -> None:
+    """Move the initial thresholds of a call's layers to the share at which its course begins, and the scales with them.
+
+    Args:
+        method: with ``zeros``.
+        members: all layers; their params are changed in place.
+
+    Raises:
+        InputError: if the share cannot be met at the end.
+    """
+    assert method.zeros is not None
+    if method.share_thresholds:
+        check_shareable([member.params["thresholds"] for member in members])
+        lowest = torch.stack([member.params["thresholds"] for member in members]).amin(dim=0)
+        for member in members:
+            member.params["thresholds"].copy_(lowest)
+    check_reachable(members, method.zeros)
+    move_to_share(members, share_at(method.zeros, 0.0))
+    for member in members:
+        params, _ = member.method.init(member.weight, member.name, member.params["thresholds"])
+        member.params["scales"].copy_(params["scales"])

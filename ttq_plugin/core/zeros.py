@@ -1,0 +1,261 @@
+"""A prescribed share of zeros: all thresholds of one call move together until so many weights lie between them.
+
+Each weight has a height ``r = max(w - D_max, -w - D_min) / unit``, how far it lies beyond its layer's thresholds (the
+unit is a standard deviation, for TTQ ``max|w|``). Growing every distance by ``d`` units makes exactly the weights with
+``r <= d`` zero, so the d that a share asks for is one order statistic of all heights. What differs between layers and
+signs stays as it was, which is what thresholds that learn have found out. A sign never loses its largest weight: a
+threshold stops before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ttq_plugin.core.rules import SMALLEST, Shift, Statistics
+from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.errors import InputError
+
+SAMPLE = 1 << 16
+"""So many weights are ranked, evenly spread, where the share need not be exact, and is then missed by some 0.1 points."""
+
+MARGIN = 1e-4
+"""In units: where weights are equal, or nearer to each other than rounding, they are moved so far from a threshold."""
+
+_STRIDES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+_INFINITY = float("inf")
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the layers over which a share of zeros is counted.
+
+    Attributes:
+        name: the layer's, for messages.
+        method: its method, with its granularity.
+        params: its scales and thresholds; the thresholds are changed in place.
+        weight: its latent weight, as the ternary step sees it.
+        push: adds a tensor to the latent weight, in place.
+    """
+
+    name: str
+    method: Ternarizer
+    params: Params
+    weight: Tensor
+    push: Callable[[Tensor], object]
+
+    def zeros(self) -> int:
+        """How many of its weights are zero."""
+        return self.weight.numel() - int(torch.count_nonzero(self.method.codes(self.weight, self.params)))
+
+
+@dataclass
+class _Heights:
+    """A member's weights as seen from its thresholds; the first of two is the negative side.
+
+    Attributes:
+        member: whose they are.
+        shift: how the numbers of its rule move.
+        s: its statistics.
+        distances: (D_min, D_max), unfolded, shape (2, *group).
+        unit: one unit, of the group's shape.
+        sides: how far each weight lies beyond the threshold of either side, in units.
+        low: the least shift of each side, shape (2, *group).
+        cap: the shift at which each side would lose its last weight, likewise.
+        stride: one of so many weights is ranked; ``sides`` of a layer without channels of its own has no more.
+    """
+
+    member: Member
+    shift: Shift
+    s: Statistics
+    distances: Tensor
+    unit: Tensor
+    sides: tuple[Tensor, Tensor]
+    low: Tensor
+    cap: Tensor
+    stride: int = 1
+
+    def flat(self) -> Tensor:
+        """One height a weight: minus infinity where no shift keeps it, infinity where none makes it zero."""
+        rows = [
+            x.masked_fill(x <= low, -_INFINITY).masked_fill_(x >= cap, _INFINITY)
+            for x, low, cap in zip(self.sides, self.low, self.cap, strict=True)
+        ]
+        return torch.maximum(*rows).flatten()[:: self.stride]
+
+    def stop(self) -> Tensor:
+        """The largest shift of each side that keeps its largest weight: half way to the next one, (2, *group)."""
+        dims = self.s.dims
+        rows = []
+        for x, cap in zip(self.sides, self.cap, strict=True):
+            below = x.masked_fill(x >= cap, -_INFINITY)
+            second = below.amax() if dims is None else below.amax(dim=dims, keepdim=True)
+            rows.append(torch.where(second > -_INFINITY, (second + cap) / 2, cap - 1))
+        return torch.stack(rows)
+
+
+def _heights(member: Member, stride: int = 1) -> _Heights:
+    method, shift = member.method, member.method.rule.shift
+    assert shift is not None  # Ternarizer refuses zeros without it
+    s = method.latent(member.weight.detach())
+    distances = s.stack(shift.distances(s, s.values(member.params["thresholds"])))
+    unit = s.stack((shift.unit(s),))[0]
+    w = s.w.flatten()[::stride] if s.dims is None and stride > 1 else s.w
+    sides = (-w).sub_(distances[0]).div_(unit), (w - distances[1]).div_(unit)
+    low = (s.stack(shift.lowest(s)) - distances) / unit
+    cap = (s.stack(s.peaks) - distances) / unit
+    if len(method.rule.names) == 1:  # one number for both sides: the first to be left without weights stops both
+        low, cap = low.amax(dim=0).expand_as(low), cap.amin(dim=0).expand_as(cap)
+    return _Heights(member, shift, s, distances, unit, sides, low, cap, 1 if s.dims is None else stride)
+
+
+def _all_heights(members: Sequence[Member], stride: int = 1) -> list[_Heights]:
+    found = [_heights(member, stride) for member in members]
+    if members[0].method.share_thresholds:
+        low = torch.stack([heights.low for heights in found]).amax(dim=0)
+        cap = torch.stack([heights.cap for heights in found]).amin(dim=0)
+        for heights in found:
+            heights.low, heights.cap = low, cap
+    return found
+
+
+def _joined(found: Sequence[_Heights]) -> Tensor:
+    flats = [heights.flat() for heights in found]
+    return torch.cat([flat.to(flats[0].device) for flat in flats])
+
+
+def _move(found: Sequence[_Heights], d: Tensor, stops: Sequence[Tensor]) -> None:
+    """Let every distance grow by ``d`` units, as far as its side allows."""
+    for heights, stop in zip(found, stops, strict=True):
+        shifted = torch.minimum(torch.maximum(d.to(heights.low), heights.low), stop)
+        _add(heights, shifted)
+
+
+def _add(heights: _Heights, shifted: Tensor) -> None:
+    thresholds = heights.member.params["thresholds"]
+    rates = [torch.as_tensor(rate).to(shifted).expand_as(heights.unit) for rate in heights.shift.per_unit(heights.s)]
+    moved = thresholds.detach() + torch.stack(rates) * shifted[: len(thresholds)]
+    if heights.member.method.learn_thresholds:
+        moved.clamp_(min=SMALLEST)
+    # By .data: a graph that is yet to go backward may hold the tensor.
+    thresholds.data.copy_(moved)
+
+
+@torch.no_grad()
+def move_to_share(members: Sequence[Member], share: float) -> None:
+    """Move all thresholds so that about this share of the weights is zero; costs one pass over a sample of them.
+
+    Args:
+        members: the layers over which it is counted.
+        share: in (0, 1); what the layers cannot have, they come as near to as they can.
+    """
+    total = sum(member.weight.numel() for member in members)
+    stride = next((n for n in _STRIDES if n * SAMPLE >= total), _STRIDES[-1])
+    found = _all_heights(members, stride)
+    r = _joined(found)
+    d = r.kthvalue(min(max(round(share * r.numel()), 1), r.numel())).values
+    # A thousandth of a unit before the largest weight; where it lies among equals, all of them stay.
+    _move(found, d, [heights.cap - 1e-3 for heights in found])
+
+
+@torch.no_grad()
+def check_reachable(members: Sequence[Member], share: float) -> None:
+    """Check that these layers can have this share of zeros.
+
+    Args:
+        members: the layers over which it is counted, with any thresholds.
+        share: in (0, 1).
+
+    Raises:
+        InputError: if they cannot, because each sign keeps its largest weight, or because of the weights' mean.
+    """
+    found = _all_heights(members)
+    r = _joined(found)
+    n, count = r.numel(), round(share * r.numel())
+    least, most = int((r == -_INFINITY).sum()), int((r < _INFINITY).sum())
+    if count > most:
+        tight = max(found, key=lambda heights: float((heights.flat() == _INFINITY).float().mean()))
+        raise InputError(
+            f"zeros must be at most {most / n:.4g} here, because {_why(tight.member.method)}, got {share:g}; the layer "
+            f"that keeps the largest share is {tight.member.name!r}: ask for less, or leave it out."
+        )
+    if count < least:
+        tight = max(found, key=lambda heights: float((heights.flat() == -_INFINITY).float().mean()))
+        raise InputError(
+            f"zeros must be at least {least / n:.4g} here, got {share:g}: the mean of the weights of "
+            f"{tight.member.name!r} or its equal weights leave no threshold below; ask for more, or use attq."
+        )
+
+
+def _why(method: Ternarizer) -> str:
+    """Why not every weight can be zero."""
+    signs = "each sign of each layer" if method.channel is None else "each sign of each channel"
+    if method.share_thresholds:
+        return f"{method.name} has the same thresholds in all layers, and {signs} keeps its largest weight"
+    if len(method.rule.names) == 1:
+        return f"{method.name} has one threshold for both signs, and {signs} keeps the weights beyond the lesser peak"
+    return f"{signs} keeps its largest weight, and those equal to it"
+
+
+@torch.no_grad()
+def settle(members: Sequence[Member], share: float) -> int:
+    """Move all thresholds so that exactly this share of the weights is zero, to the nearest weight.
+
+    Where equal weights, or rounding, keep thresholds from it, the weights next to a threshold are pushed away from it
+    by ``MARGIN`` units at most twice over, the first ones of the equal to zero's side.
+
+    Args:
+        members: the layers over which it is counted.
+        share: in (0, 1).
+
+    Returns:
+        By how many weights it was missed: 0 unless the layers cannot have it.
+    """
+    count = round(share * sum(member.weight.numel() for member in members))
+    missed = 0
+    for attempt in range(_ATTEMPTS):
+        found = _all_heights(members)
+        r = _joined(found)
+        within = min(max(count, int((r == -_INFINITY).sum())), int((r < _INFINITY).sum()))
+        _move(found, _between(r, within), [heights.stop() for heights in found])
+        missed = sum(member.zeros() for member in members) - count
+        if missed == 0 or attempt == _ATTEMPTS - 1:
+            break
+        _part(_all_heights(members), _lowest(r, within))
+    return missed
+
+
+def _between(r: Tensor, count: int) -> Tensor:
+    """A shift between the ``count`` lowest heights and the rest."""
+    below = r.kthvalue(count).values if count > 0 else r.new_tensor(-_INFINITY)
+    above = r.kthvalue(count + 1).values if count < r.numel() else r.new_tensor(_INFINITY)
+    if below == -_INFINITY:
+        return above - 1 if above < _INFINITY else r.new_tensor(0.0)
+    return (below + above) / 2 if above < _INFINITY else below + 1
+
+
+def _lowest(r: Tensor, count: int) -> Tensor:
+    """A mask of the ``count`` lowest heights, of equal ones the first."""
+    order = torch.argsort(r, stable=True)
+    mask = torch.zeros_like(r, dtype=torch.bool)
+    mask[order[:count]] = True
+    return mask
+
+
+def _part(found: Sequence[_Heights], zero: Tensor) -> None:
+    """Push the weights that lie on the wrong side of a threshold, or too near to it, to their side."""
+    masks = torch.split(zero, [heights.member.weight.numel() for heights in found])
+    for heights, mask in zip(found, masks, strict=True):
+        member, w = heights.member, heights.s.w
+        (down, up), (low, high) = heights.sides, heights.distances
+        margin = MARGIN * heights.unit
+        kept = torch.where(up >= down, torch.maximum(w, high + margin), torch.minimum(w, -low - margin))
+        inside = torch.minimum(torch.maximum(w, margin - low), high - margin)
+        wanted = torch.where(mask.to(w.device).reshape(w.shape), inside, kept)
+        divisor = heights.s.divided_by
+        delta = (wanted - w) if divisor is None else (wanted - w) * divisor
+        member.push(delta.reshape(member.weight.shape).to(member.weight.dtype))
