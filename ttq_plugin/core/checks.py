@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ttq_plugin.core.rules import SMALLEST, Statistics, full_precision, total
 from ttq_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from ttq_plugin.core.ternarizer import Ternarizer
 
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 holds."""
@@ -83,6 +88,30 @@ def check_scales(scales: Tensor, name: str) -> None:
             f"{name}: its weights are too small, the mean of those kept is {scales.min().item():.3g}, and a learned "
             f"scale is at least {SMALLEST:g}; rescale the layer, or exclude it."
         )
+
+
+def check_zeros(method: Ternarizer) -> None:
+    """Check a method's prescribed share of zeros, if it has one.
+
+    Args:
+        method: the method.
+
+    Raises:
+        InputError: if the share is none, the method has no thresholds that decide about zeros, or ``zeros_steps`` is no
+            number of steps.
+    """
+    steps = method.zeros_steps
+    if method.zeros is None:
+        if steps is not None:
+            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; say zeros too.")
+        return
+    if not 0 < method.zeros < 1:
+        raise InputError(f"zeros must lie in (0, 1), got {method.zeros:g}; 0.9 makes nine of ten weights zero.")
+    if not method.step.compares or method.rule.shift is None:
+        why = "its weights are never zero" if not method.rule.names else "its zeros are no matter of thresholds alone"
+        raise InputError(f"{method.name} cannot meet a share of zeros, {why}; use pttq, attq or ttq.")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise InputError(f"zeros_steps must be a whole number of at least 1, got {steps!r}.")
 
 
 def number(name: str, value: object) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, number
+from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, check_zeros, number
 from ttq_plugin.core.contract import Params
 from ttq_plugin.core.rules import (
     SCALE_INITS,
@@ -268,30 +268,6 @@ class Ternarizer:
         sigma = torch.as_tensor(s.moments[1])
         peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
         return ("negative", "positive")[row], distance, peak
-
-
-def check_zeros(method: Ternarizer) -> None:
-    """Check a method's prescribed share of zeros, if it has one.
-
-    Args:
-        method: the method.
-
-    Raises:
-        InputError: if the share is none, the method has no thresholds that decide about zeros, or ``zeros_steps`` is no
-            number of steps.
-    """
-    steps = method.zeros_steps
-    if method.zeros is None:
-        if steps is not None:
-            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; say zeros too.")
-        return
-    if not 0 < method.zeros < 1:
-        raise InputError(f"zeros must lie in (0, 1), got {method.zeros:g}; 0.9 makes nine of ten weights zero.")
-    if not method.step.compares or method.rule.shift is None:
-        why = "its weights are never zero" if not method.rule.names else "its zeros are no matter of thresholds alone"
-        raise InputError(f"{method.name} cannot meet a share of zeros, {why}; use pttq, attq or ttq.")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise InputError(f"zeros_steps must be a whole number of at least 1, got {steps!r}.")
 
 
 def keep_positive_(learned: Iterable[Any]) -> None:

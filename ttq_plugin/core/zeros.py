@@ -20,7 +20,7 @@ from ttq_plugin.core.ternarizer import Params, Ternarizer
 from ttq_plugin.errors import InputError
 
 SAMPLE = 1 << 16
-"""So many weights are ranked, evenly spread, where the share need not be exact, and is then missed by some 0.1 points."""
+"""So many weights are ranked, evenly spread, where the share need not be exact; it is missed by some 0.1 points."""
 
 MARGIN = 1e-4
 """In units: where weights are equal, or nearer to each other than rounding, they are moved so far from a threshold."""
@@ -91,11 +91,15 @@ class _Heights:
         """The largest shift of each side that keeps its largest weight: half way to the next one, (2, *group)."""
         dims = self.s.dims
         rows = []
-        for x, cap in zip(self.sides, self.cap, strict=True):
+        for x, low, cap in zip(self.sides, self.low, self.cap, strict=True):
             below = x.masked_fill(x >= cap, -_INFINITY)
             second = below.amax() if dims is None else below.amax(dim=dims, keepdim=True)
-            rows.append(torch.where(second > -_INFINITY, (second + cap) / 2, cap - 1))
+            rows.append((torch.maximum(second, low) + cap) / 2)
         return torch.stack(rows)
+
+    def near_stop(self) -> Tensor:
+        """The same without a look at each weight: a thousandth of a unit before the largest."""
+        return torch.maximum(self.cap - 1e-3, (self.low + self.cap) / 2)
 
 
 def _heights(member: Member, stride: int = 1) -> _Heights:
@@ -130,9 +134,13 @@ def _joined(found: Sequence[_Heights]) -> Tensor:
 
 def _move(found: Sequence[_Heights], d: Tensor, stops: Sequence[Tensor]) -> None:
     """Let every distance grow by ``d`` units, as far as its side allows."""
+    if found[0].member.method.share_thresholds:
+        stops = [torch.stack(list(stops)).amax(dim=0)] * len(found)
+    moved: set[int] = set()
     for heights, stop in zip(found, stops, strict=True):
-        shifted = torch.minimum(torch.maximum(d.to(heights.low), heights.low), stop)
-        _add(heights, shifted)
+        if id(heights.member.params["thresholds"]) not in moved:  # those that layers share move once
+            moved.add(id(heights.member.params["thresholds"]))
+            _add(heights, torch.minimum(torch.maximum(d.to(heights.low), heights.low), stop))
 
 
 def _add(heights: _Heights, shifted: Tensor) -> None:
@@ -158,8 +166,7 @@ def move_to_share(members: Sequence[Member], share: float) -> None:
     found = _all_heights(members, stride)
     r = _joined(found)
     d = r.kthvalue(min(max(round(share * r.numel()), 1), r.numel())).values
-    # A thousandth of a unit before the largest weight; where it lies among equals, all of them stay.
-    _move(found, d, [heights.cap - 1e-3 for heights in found])
+    _move(found, d, [heights.near_stop() for heights in found])
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nni.compression.utils import Evaluator
 from torch import nn
@@ -40,6 +40,8 @@ class QuantizerChain:
         lr_scale: learning rate of the scales.
         lr_threshold: learning rate of the thresholds.
 
+    A link's ``zeros`` is the share of the layers that NNI wraps, and again of those of the link that it cannot wrap.
+
     Raises:
         InputError: for an empty chain, an unknown compressor, a layer that is in two links, not in the model or
             already wrapped, and whatever the quantizers refuse; the model is left as it was.
@@ -53,7 +55,7 @@ class QuantizerChain:
         *,
         on_empty: str = "clip",
         lr_scale: float | None = 1e-3,
-        lr_threshold: float | None = 1e-4,
+        lr_threshold: float | Literal["auto"] | None = "auto",
     ) -> None:
         own = {"on_empty": on_empty, "lr_scale": lr_scale, "lr_threshold": lr_threshold}
         links = ordered(links)
@@ -123,10 +125,11 @@ class QuantizerChain:
         """
         if max_steps is None and max_epochs is None:
             raise InputError("compress needs max_steps or max_epochs, got neither.")
-        if self.quantizers:
-            self.quantizers[-1].compress(max_steps, max_epochs)
-        else:
-            self.attached.train(max_steps, max_epochs)
+        with self.attached.following(self.quantizers[-1] if self.quantizers else None, max_steps):
+            if self.quantizers:
+                self.quantizers[-1].compress(max_steps, max_epochs)
+            else:
+                self.attached.train(max_steps, max_epochs)
         return self.bound_model, self.get_calibration_config()
 
     def get_calibration_config(self) -> Calibration:

@@ -12,7 +12,7 @@ from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
-from ttq_plugin.core.model.attach import check_rate
+from ttq_plugin.core.model.attach import check_rate, default_rate
 from ttq_plugin.core.model.layers import channel_of, check_layers
 from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
@@ -26,9 +26,10 @@ from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_knows_
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
+from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
 
 
-class TernaryCompressor(Checkpointed, Compressor):
+class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     """Base of ``TernaryQuantizer`` and ``TernaryPruner``; stands before NNI's class in their bases.
 
     Args:
@@ -38,12 +39,15 @@ class TernaryCompressor(Checkpointed, Compressor):
         existed_wrappers: NNI's, from ``from_compressor``.
         method: another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
         lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
-        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own.
+        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own,
+            ``auto`` for 1e-4, and for 5e-3 with ``zeros``.
         on_health: called with a ``Health`` every ``health_every`` training steps.
         health_every: steps between two calls of ``on_health``, or ``"epoch"`` where the evaluator's trainer knows its
             epochs (Lightning's, Transformers'); with a loop of your own the steps of one, ``len(loader)``.
         options: the method's numbers and options (``t``, ``t_min``, ``t_max``, ``alpha``, ``scale_init``,
-            ``on_empty``, ...), see ``Ternarizer``.
+            ``on_empty``, ...), see ``Ternarizer``. ``zeros=0.9`` in place of ``t``: this share of all their weights is
+            zero when a training ends, exactly. It rises over the training's steps: those of ``compress(max_steps)``,
+            those that Lightning's or Transformers' trainer expects, else ``zeros_steps`` (1000 if it is left out).
 
     Raises:
         InputError: for a config list, an optimiser, a weight or an option that cannot work; the model is left as it
@@ -65,7 +69,7 @@ class TernaryCompressor(Checkpointed, Compressor):
         *,
         method: str | None = None,
         lr_scale: float | None = 1e-3,
-        lr_threshold: float | None = 1e-4,
+        lr_threshold: float | Literal["auto"] | None = "auto",
         on_health: Callable[[Health], object] | None = None,
         health_every: int | Literal["epoch"] = 100,
         **options: Any,
@@ -73,7 +77,8 @@ class TernaryCompressor(Checkpointed, Compressor):
         self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
         self.lr_scale = check_rate("lr_scale", lr_scale)
-        self.lr_threshold = check_rate("lr_threshold", lr_threshold)
+        rate = default_rate(self.method.zeros is not None) if lr_threshold == "auto" else lr_threshold
+        self.lr_threshold = check_rate("lr_threshold", rate)
         if health_every == "epoch":
             check_knows_epochs(evaluator)
         self.notes: list[str] = []
@@ -136,6 +141,7 @@ class TernaryCompressor(Checkpointed, Compressor):
                 initial[name] = method, params
                 self.notes += notes
                 self._parameter_order[name] = list(module._parameters)
+        self._begin_course(model, initial)
         return initial
 
     def _begin(
@@ -156,6 +162,7 @@ class TernaryCompressor(Checkpointed, Compressor):
         for name, wrapper, space in self._ternary_spaces():
             setattr(wrapper, self.state_name, TernaryState(*initial[name]).to(wrapper.weight.device))
             self._use(name, wrapper, space)
+        self._attach_course()
         if self.method.share_thresholds:
             share_thresholds(list(self.states().values()))
         self._homes = dict.fromkeys(self.states(), 0)
@@ -232,16 +239,19 @@ class TernaryCompressor(Checkpointed, Compressor):
     def _fusion_compress(self, max_steps: int | None, max_epochs: int | None) -> None:
         if self._interrupted and not self._is_wrapped:
             self.wrap_model()
+        own = [c for c in self.fused_compressors if isinstance(c, TernaryCompressor)]
+        forget = learn_length([c.course for c in own], self.evaluator, max_steps)
         try:
             super()._fusion_compress(max_steps, max_epochs)
         except BaseException:
             self._interrupted = True
-            for compressor in self.fused_compressors:
-                if isinstance(compressor, TernaryCompressor):
-                    compressor._leave_training(self.evaluator)
+            for compressor in own:
+                compressor._leave_training(self.evaluator)
             release(self.evaluator)
             self.unwrap_model()
             raise
+        finally:
+            forget()
         self._interrupted = False
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
@@ -252,6 +262,7 @@ class TernaryCompressor(Checkpointed, Compressor):
 
     def _fuse_postprocess(self, evaluator: Evaluator) -> None:
         self._leave_training(evaluator)
+        self._settle()
 
     def _leave_training(self, evaluator: Evaluator) -> None:
         self._keep_training(evaluator)
@@ -268,6 +279,8 @@ class TernaryCompressor(Checkpointed, Compressor):
                 state.project_()
             if index == self._counted:
                 self.steps += 1
+                if self.course is not None:
+                    self.course.step(self.members)
                 self._monitor.step()
 
         return after_step

@@ -55,6 +55,8 @@ class TernaryPruner(TernaryCompressor, Pruner):
         return pruning_config(model, config_list)
 
     def _initial(self, model: nn.Module, configs: list[dict[str, Any]]) -> dict[str, tuple[Ternarizer, Params]]:
+        if self.method.zeros is not None and any(_asked(c, "sparse_ratio") for c in configs):
+            raise InputError("sparse_ratio says the share of each layer, zeros that of all; leave one of them out.")
         initial = super()._initial(model, configs)
         if self.method.share_thresholds and len(initial) > 1 and any(_asked(c, "sparse_ratio") for c in configs):
             raise InputError(
@@ -94,6 +96,7 @@ class TernaryPruner(TernaryCompressor, Pruner):
             The wrapped model and NNI's masks, ``{layer: {"weight": mask of 1 and 0}}``.
         """
         if max_steps is None and max_epochs is None and len(self.fused_compressors) == 1:
+            self._settle(trained=False)
             self._freeze_masks()
             return self.bound_model, self.get_masks()
         self._check_training(max_steps, max_epochs)

@@ -104,11 +104,12 @@ class Course:
         if done % EVERY == EVERY - 1:
             move_to_share(members(), self.share)
 
-    def settle(self, members: Sequence[Member]) -> list[str]:
+    def settle(self, members: Sequence[Member], trained: bool = True) -> list[str]:
         """Make the share exact.
 
         Args:
             members: the layers of the call.
+            trained: whether a training has ended, over which the share should have risen.
 
         Returns:
             What is to be told: that the training ended before the share had risen, or that it cannot be met any more.
@@ -125,7 +126,7 @@ class Course:
             return []
         (done, length), risen, notes = self._read(), self.share, []
         missed = settle(members, self.target)
-        if risen < self.target - 0.01:
+        if trained and risen < self.target - 0.01:
             notes.append(
                 f"zeros had risen to {risen:.1%} only when the training ended after {done} steps, and were raised to "
                 f"{self.target:.1%} at once; say zeros_steps, the training's number of steps (here {length or STEPS})."

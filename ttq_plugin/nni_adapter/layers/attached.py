@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ttq_plugin.core import get_method, ternarize
+from ttq_plugin.core.model.attach import default_rate
+from ttq_plugin.core.model.course import Course, course_of
 from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name, part_name
-from ttq_plugin.core.model.parametrized import attached_tensors, detach, states
+from ttq_plugin.core.model.parametrized import attached_tensors, course_members, detach, states
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
@@ -21,6 +25,7 @@ from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups
 from ttq_plugin.nni_adapter.training.recipes import groups_of, optimizers_of
 from ttq_plugin.nni_adapter.training.undo import release
+from ttq_plugin.nni_adapter.training.zeros import learn_length
 
 RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
 
@@ -114,6 +119,8 @@ def _attachment(link: Link, config: Config, names: Sequence[str], options: dict[
     granularity = setting.get("granularity", config.get("granularity", "default"))
     method = options.pop("method", None) or TERNARY[link.compressor].method_name
     rates = {key: options.pop(key, None) for key in RATES}
+    if rates["lr_threshold"] == "auto":
+        rates["lr_threshold"] = default_rate(options.get("zeros") is not None)
     for key in ("on_health", "health_every"):
         options.pop(key, None)
     return Attachment(tuple(names), method, granularity, options, rates)
@@ -207,15 +214,52 @@ class AttachedLayers:
         """Train the model where NNI wraps none of its layers, so that no compressor of its does."""
         self.evaluator.bind_model(self.model, {})
         try:
-            after_steps(self.evaluator, lambda index: self._count if index == 0 else _nothing)
+            after_steps(self.evaluator, self._tasks)
             self.evaluator.train(max_steps, max_epochs)
         except BaseException:
             release(self.evaluator)
             raise
         self.evaluator.unbind_model()
 
+    @contextmanager
+    def following(self, last: Any, max_steps: int | None) -> Iterator[None]:
+        """Let prescribed shares of zeros rise in a training, and be exact at its end.
+
+        Args:
+            last: the compressor that trains for all; None where ``train`` does.
+            max_steps: what the training is limited to, or None.
+
+        Yields:
+            Nothing.
+        """
+        forget = learn_length(self._courses(), self.evaluator, max_steps)
+        if last is not None and self._courses():
+            prepare = last._fuse_preprocess
+
+            def preprocess(evaluator: Any) -> None:
+                prepare(evaluator)
+                after_steps(evaluator, self._tasks)
+
+            last._fuse_preprocess = preprocess
+        try:
+            yield
+        finally:
+            forget()
+            getattr(last, "__dict__", {}).pop("_fuse_preprocess", None)
+        for course in self._courses():
+            self.notes += course.settle(course_members(self.model, course))
+
+    def _courses(self) -> list[Course]:
+        found = (course_of(state) for state, _ in self._states.values())
+        return list({id(course): course for course in found if course is not None}.values())
+
+    def _tasks(self, index: int) -> Callable[[], None]:
+        return self._count if index == 0 else _nothing
+
     def _count(self) -> None:
         self.steps += 1
+        for course in self._courses():
+            course.step(partial(course_members, self.model, course))
 
 
 def plain(model: nn.Module) -> nn.Module:

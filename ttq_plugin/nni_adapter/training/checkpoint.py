@@ -181,6 +181,8 @@ def _plain(method: Ternarizer) -> dict[str, Any]:
     """A method's numbers and options in the types that a checkpoint may hold."""
     values = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in _ONLY_AT_FIRST}
     numbers = dict(values.pop("t"))
+    if method.zeros is None:  # as checkpoints were before there was such an option
+        del values["zeros"], values["zeros_steps"]
     return {k: v for k, v in values.items() if isinstance(v, (str, bool, int, float, type(None)))} | numbers
 
 

@@ -51,11 +51,42 @@ def call_each_epoch(evaluator: Evaluator, task: Callable[[], object]) -> Callabl
     return lambda: trainer.remove_callback(callback)
 
 
+def call_at_start(evaluator: Evaluator, task: Callable[[Any], object]) -> Callable[[], None]:
+    """Have ``task`` called with the number of optimiser steps when the next training begins, if its trainer knows it.
+
+    Args:
+        evaluator: NNI's; one whose training loop is the user's own function never calls.
+        task: called with what the trainer takes for that number.
+
+    Returns:
+        What undoes it.
+    """
+    if isinstance(evaluator, LightningEvaluator):
+        tasks: list[Callable[[Any], object]] = evaluator.__dict__.setdefault("ttq_at_start", [])
+        tasks.append(task)
+        return lambda: tasks.remove(task)
+    if not isinstance(evaluator, TransformersEvaluator):
+        return lambda: None
+    from transformers import TrainerCallback
+
+    class AtStart(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            task(state.max_steps)
+
+    callback, trainer = AtStart(), evaluator.trainer
+    trainer.add_callback(callback)
+    return lambda: trainer.remove_callback(callback)
+
+
 def lightning_callbacks(evaluator: Any) -> list[Any]:
     """The tasks as callbacks of a Lightning trainer, which NNI makes anew for each training."""
     import pytorch_lightning as pl
 
     class EachEpoch(pl.Callback):
+        def on_train_start(self, trainer: Any, *_: Any, **__: Any) -> None:
+            for task in evaluator.__dict__.get("ttq_at_start", []):
+                task(trainer.estimated_stepping_batches)
+
         def on_train_epoch_end(self, *_: Any, **__: Any) -> None:
             for task in evaluator.__dict__.get("ttq_each_epoch", []):
                 task()
