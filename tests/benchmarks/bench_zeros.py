@@ -4,8 +4,8 @@
 shares from 40 to 99 %) and prints the distribution of the distance between the share asked for and the one found;
 ``compare`` trains built-in tasks with a share prescribed and with free thresholds from several starts, and prints
 validation MCC at equal zeros, the free ones interpolated between their neighbours, for each seed alone; ``cost`` prints
-the time of a training step with a share over one without, in turns. It needs torch, numpy and scikit-learn only, and for
-``compare`` the file that ``data`` writes (``build/zeros-data.npz``), where the tasks' own readers are installed.
+the time of a training step with a share over one without, in turns. It needs torch, numpy and scikit-learn only, and
+for ``compare`` the file that ``data`` writes (``build/zeros-data.npz``), where the tasks' own readers are installed.
 ``--processes N`` trains N at a time, one thread each; ``--device cuda`` puts all of them on the GPU.
 """
 
@@ -243,12 +243,9 @@ def tell_endings(rows: list[dict[str, Any]]) -> None:
     off = sorted(row["off"] for row in done)
     met = sum(abs(row["found"] - row["zeros"] * row["total"]) <= max(0.5 + 1e-6, 0.001 * row["total"]) for row in done)
     print(f"{len(done)} trainings, {met} met to the nearest weight or to 0.1 points, {len(refused)} refused")
-    print(
-        f"{sum(row['both'] for row in done)} with both signs in each layer, {sum(x <= 0.001 for x in off)} within 0.1 points"
-    )
-    print(
-        f"|zeros - asked|: median {statistics.median(off):.6f}, 95 % {off[int(0.95 * len(off))]:.6f}, most {off[-1]:.6f}"
-    )
+    both, near = sum(row["both"] for row in done), sum(x <= 0.001 for x in off)
+    print(f"{both} with both signs in each layer, {near} within 0.1 points")
+    print(f"off by: median {statistics.median(off):.6f}, 95 % {off[int(0.95 * len(off))]:.6f}, most {off[-1]:.6f}")
     for row in refused + [row for row in done if row["notes"]]:
         print(
             {key: row[key] for key in ("net", "method", "granularity", "zeros", "seed")},

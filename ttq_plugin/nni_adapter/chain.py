@@ -125,7 +125,7 @@ class QuantizerChain:
         """
         if max_steps is None and max_epochs is None:
             raise InputError("compress needs max_steps or max_epochs, got neither.")
-        with self.attached.following(self.quantizers[-1] if self.quantizers else None, max_steps):
+        with self.attached.following(self.quantizers[-1] if self.quantizers else None):
             if self.quantizers:
                 self.quantizers[-1].compress(max_steps, max_epochs)
             else:

@@ -98,6 +98,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
             self._attach(initial)
         self._monitor = HealthMonitor(self, on_health, health_every)
         self._forget_epochs: Callable[[], None] = _nothing
+        self._forget_length: Callable[[], None] = _nothing
 
     @classmethod
     def from_compressor(cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any):
@@ -240,7 +241,6 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         if self._interrupted and not self._is_wrapped:
             self.wrap_model()
         own = [c for c in self.fused_compressors if isinstance(c, TernaryCompressor)]
-        forget = learn_length([c.course for c in own], self.evaluator, max_steps)
         try:
             super()._fusion_compress(max_steps, max_epochs)
         except BaseException:
@@ -250,12 +250,11 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
             release(self.evaluator)
             self.unwrap_model()
             raise
-        finally:
-            forget()
         self._interrupted = False
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         after_steps(evaluator, self._step_task)
+        self._forget_length = learn_length([self.course], evaluator)
         if self._monitor.every == "epoch" and self._monitor.callback is not None:
             self._forget_epochs = call_each_epoch(evaluator, self._monitor.tell)
         self._restore_training(evaluator)
@@ -267,7 +266,8 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     def _leave_training(self, evaluator: Evaluator) -> None:
         self._keep_training(evaluator)
         self._forget_epochs()
-        self._forget_epochs = _nothing
+        self._forget_length()
+        self._forget_epochs = self._forget_length = _nothing
 
     def _step_task(self, index: int) -> Callable[[], None]:
         """What follows each step of the optimiser of that index; a training step is one of the first layer's."""

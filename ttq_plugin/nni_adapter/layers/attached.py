@@ -146,6 +146,7 @@ class AttachedLayers:
         self.model, self.evaluator = model, evaluator
         self.notes = list(notes)
         self.steps = 0
+        self._forget_length: Callable[[], None] = _nothing
         self.names: tuple[str, ...] = ()
         self._states: dict[str, tuple[TernaryState, Callable[[], Tensor]]] = {}
         for attachment in attachments:
@@ -214,7 +215,7 @@ class AttachedLayers:
         """Train the model where NNI wraps none of its layers, so that no compressor of its does."""
         self.evaluator.bind_model(self.model, {})
         try:
-            after_steps(self.evaluator, self._tasks)
+            self._follow()
             self.evaluator.train(max_steps, max_epochs)
         except BaseException:
             release(self.evaluator)
@@ -222,39 +223,38 @@ class AttachedLayers:
         self.evaluator.unbind_model()
 
     @contextmanager
-    def following(self, last: Any, max_steps: int | None) -> Iterator[None]:
+    def following(self, last: Any) -> Iterator[None]:
         """Let prescribed shares of zeros rise in a training, and be exact at its end.
 
         Args:
             last: the compressor that trains for all; None where ``train`` does.
-            max_steps: what the training is limited to, or None.
 
         Yields:
             Nothing.
         """
-        forget = learn_length(self._courses(), self.evaluator, max_steps)
         if last is not None and self._courses():
             prepare = last._fuse_preprocess
 
             def preprocess(evaluator: Any) -> None:
                 prepare(evaluator)
-                after_steps(evaluator, self._tasks)
+                self._follow()
 
             last._fuse_preprocess = preprocess
         try:
             yield
         finally:
-            forget()
+            self._forget_length()
             getattr(last, "__dict__", {}).pop("_fuse_preprocess", None)
         for course in self._courses():
             self.notes += course.settle(course_members(self.model, course))
 
+    def _follow(self) -> None:
+        after_steps(self.evaluator, lambda index: self._count if index == 0 else _nothing)
+        self._forget_length = learn_length(self._courses(), self.evaluator)
+
     def _courses(self) -> list[Course]:
         found = (course_of(state) for state, _ in self._states.values())
         return list({id(course): course for course in found if course is not None}.values())
-
-    def _tasks(self, index: int) -> Callable[[], None]:
-        return self._count if index == 0 else _nothing
 
     def _count(self) -> None:
         self.steps += 1

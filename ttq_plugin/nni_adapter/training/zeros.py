@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from nni.compression.base.wrapper import ModuleWrapper
-from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer
@@ -71,13 +70,12 @@ def _pushing(wrapper: ModuleWrapper) -> Callable[[Tensor], object]:
     return push
 
 
-def learn_length(courses: Iterable[Course | None], evaluator: Evaluator, max_steps: int | None) -> Callable[[], None]:
+def learn_length(courses: Iterable[Course | None], evaluator: Any) -> Callable[[], None]:
     """Let courses know how many steps the training has that is about to begin, where that can be known.
 
     Args:
-        courses: of the compressors that train together, None for those without.
-        evaluator: NNI's.
-        max_steps: what the training was limited to, or None.
+        courses: of a compressor that takes part, None where it has none.
+        evaluator: NNI's, which has just bound the model.
 
     Returns:
         What is to be called when the training has ended.
@@ -91,5 +89,17 @@ def learn_length(courses: Iterable[Course | None], evaluator: Evaluator, max_ste
             for course in known:
                 course.last(steps)
 
-    tell(max_steps)
-    return call_at_start(evaluator, tell)
+    original = evaluator.train
+
+    def train(max_steps: int | None = None, max_epochs: int | None = None) -> None:
+        tell(max_steps)
+        original(max_steps, max_epochs)
+
+    evaluator.train = train
+    forget = call_at_start(evaluator, tell)
+
+    def undo() -> None:
+        vars(evaluator).pop("train", None)
+        forget()
+
+    return undo
