@@ -52,6 +52,7 @@ def test_a_scheduler_that_cannot_take_more_groups_is_refused_in_the_constructor(
 
 
 def test_the_recipes_of_the_evaluator_are_put_back_too(monkeypatch):
+    torch.manual_seed(0)  # a layer of 36 weights has one without a negative weight beyond a sigma now and then
     model = Net()
     evaluator = make_evaluator(model)
     with monkeypatch.context() as patched:
