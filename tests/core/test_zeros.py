@@ -78,7 +78,7 @@ def layers(draw: st.DrawFn) -> list[Tensor]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(layers(), st.floats(0.01, 0.999), st.sampled_from(PRESCRIBABLE), st.sampled_from(["default", "out_channel"]))
 def test_is_met_to_the_nearest_weight_or_refused(
     found: list[Tensor], zeros: float, method: str, granularity: str
@@ -188,6 +188,15 @@ def test_equal_weights_are_parted_at_the_end_only() -> None:
     plain = quietly_baked(model)
     assert count(weights(plain, ["0"])) == (770, 1000)
     assert torch.equal(latent, before)
+
+
+def test_one_threshold_for_both_signs_comes_up_to_the_lesser_peak() -> None:
+    model = nn.Sequential(nn.Linear(9, 1))
+    values = [0.5213, -1.0229, 0.7527, 0.6681, -0.3894, -0.4108, 0.1067, 0.1457, -1.2813]
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([values]))
+    plain = quietly_baked(ternarize(model, ["0"], "ttq", zeros=0.625))
+    assert plain[0].weight.sign().tolist() == [[0, -1, 1, 0, 0, 0, 0, 0, -1]]
 
 
 def test_parts_of_attention_and_recurrent_matrices_count_too() -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ttq_plugin.core.rules import SMALLEST, Statistics, full_precision, total
 from ttq_plugin.errors import InputError
-
-if TYPE_CHECKING:
-    from ttq_plugin.core.ternarizer import Ternarizer
 
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 holds."""
@@ -90,26 +85,26 @@ def check_scales(scales: Tensor, name: str) -> None:
         )
 
 
-def check_zeros(method: Ternarizer) -> None:
-    """Check a method's prescribed share of zeros, if it has one.
+def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -> None:
+    """Check a prescribed share of zeros, if there is one.
 
     Args:
-        method: the method.
+        method: its method's name, for messages.
+        zeros: the share.
+        steps: ``zeros_steps``, over which it rises.
+        why_not: why this method cannot meet any share; empty where it can.
 
     Raises:
-        InputError: if the share is none, the method has no thresholds that decide about zeros, or ``zeros_steps`` is no
-            number of steps.
+        InputError: if the share is none, the method cannot meet any, or ``zeros_steps`` is no number of steps.
     """
-    steps = method.zeros_steps
-    if method.zeros is None:
+    if zeros is None:
         if steps is not None:
             raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; say zeros too.")
         return
-    if not 0 < method.zeros < 1:
-        raise InputError(f"zeros must lie in (0, 1), got {method.zeros:g}; 0.9 makes nine of ten weights zero.")
-    if not method.step.compares or method.rule.shift is None:
-        why = "its weights are never zero" if not method.rule.names else "its zeros are no matter of thresholds alone"
-        raise InputError(f"{method.name} cannot meet a share of zeros, {why}; use pttq, attq or ttq.")
+    if not 0 < zeros < 1:
+        raise InputError(f"zeros must lie in (0, 1), got {zeros:g}; 0.9 makes nine of ten weights zero.")
+    if why_not:
+        raise InputError(f"{method} cannot meet a share of zeros, {why_not}; use pttq, attq or ttq.")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"zeros_steps must be a whole number of at least 1, got {steps!r}.")
 

@@ -96,10 +96,17 @@ class Ternarizer:
             raise InputError(f"alpha must be at most {LARGEST_ALPHA:g}, got {self.alpha:g}; pTTQ uses 5 by default.")
         if self.channel is not None and not self.step.channels:
             raise InputError(f"{self.name} has one pair of scales a layer, as released; use granularity default.")
-        check_zeros(self)
+        check_zeros(self.name, self.zeros, self.zeros_steps, self._why_no_share)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+
+    @property
+    def _why_no_share(self) -> str:
+        """Why no share of zeros can be prescribed; empty where one can."""
+        if not self.rule.names:
+            return "its weights are never zero"
+        return "" if self.step.compares and self.rule.shift else "its zeros do not follow from its thresholds alone"
 
     def configure(self, **options: object) -> Ternarizer:
         """The same method with other options or other initial numbers ``t``; ``None`` leaves an option as it is.

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.contract import Params
 from ttq_plugin.core.rules import SMALLEST, Shift, Statistics
-from ttq_plugin.core.ternarizer import Params, Ternarizer
+from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
 
 SAMPLE = 1 << 16
@@ -95,7 +96,9 @@ class _Heights:
             below = x.masked_fill(x >= cap, -_INFINITY)
             second = below.amax() if dims is None else below.amax(dim=dims, keepdim=True)
             rows.append((torch.maximum(second, low) + cap) / 2)
-        return torch.stack(rows)
+        stops = torch.stack(rows)
+        # One number for both sides stops where the one that comes nearer to the lesser peak stops.
+        return stops if len(self.member.method.rule.names) > 1 else stops.amax(dim=0).expand_as(stops)
 
     def near_stop(self) -> Tensor:
         """The same without a look at each weight: a thousandth of a unit before the largest."""
