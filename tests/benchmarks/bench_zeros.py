@@ -113,6 +113,12 @@ def full_precision(job: dict[str, Any]) -> nn.Module:
     return model
 
 
+def trained(job: dict[str, Any]) -> dict[str, Any]:
+    """A full-precision model, so that those who compress it find it beside the data."""
+    full_precision(job)
+    return job
+
+
 def compared(job: dict[str, Any]) -> dict[str, Any]:
     """One training of a built-in task."""
     for key, value in job.get("course", {}).items():
@@ -128,7 +134,8 @@ def compared(job: dict[str, Any]) -> dict[str, Any]:
     if "zeros" in options:
         options["zeros_steps"] = epochs * (len(train[1]) // BATCH)
     started = time.perf_counter()
-    ternarize(model, layers, job["method"], on_empty="clip", **options)
+    with warnings.catch_warnings(action="ignore"):
+        ternarize(model, layers, job["method"], on_empty="clip", **options)
     fit(model, train, epochs, lr, job["lr_threshold"], job["seed"] + 100)
     plain = bake(model)
     zeros, total, both = zeros_of(plain, layers)
@@ -220,7 +227,7 @@ def attempted(pair: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     torch.set_num_threads(1)
     kind, job = pair
     try:
-        return {"ended": ended, "compared": compared}[kind](job)
+        return {"ended": ended, "compared": compared, "trained": trained}[kind](job)
     except Exception as error:
         return job | {"error": f"{type(error).__name__}: {error}"}
 
@@ -331,8 +338,7 @@ def main() -> None:
         tell_endings(results("ended", list(ending_jobs(args.device, args.count)), args.processes, args.out))
     else:
         models = [{"task": n, "seed": s, "device": args.device} for n in args.tasks for s in range(args.seeds)]
-        for model in models if args.processes == 1 else ():
-            full_precision(model)
+        results("trained", models, args.processes, None)
         tell_comparison(results("compared", list(compare_jobs(args)), args.processes, args.out), args.shares)
 
 
