@@ -4,14 +4,14 @@
 that a change of the machine's speed meets all of them; printed are the median ratio to the full-precision block of the
 same turn, and its quartiles, and by how much a step raises the allocated memory at its peak. ``--net mnist-cnn`` is
 small layers and real digits, where the number of operations counts; ``--net esr-2dcnn`` is 1.55 M weights and random
-inputs, where the arithmetic does. ``TTQ_NATIVE=0`` in the environment measures the torch path.
+inputs, where the arithmetic does; the others are networks of the zoo, all but their first and last layer ternary by
+``ternarize``, with scales a layer and a channel. ``TTQ_NATIVE=0`` in the environment measures the torch path.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +24,17 @@ from nni.compression.utils import TorchEvaluator
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from tests.benchmarks.turns import lines, take_turns
+from tests.core.zoo import cases
 from ttq_plugin import ATTQQuantizer, PTTQQuantizer, TTQQuantizer
+from ttq_plugin.core import METHODS, parameter_groups, ternarize
+from ttq_plugin.errors import InputError
 from ttq_plugin.native import training as native
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+
+BASE = "full precision"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def digits(steps: int) -> list:
@@ -88,6 +95,81 @@ def captured_step(quantizer_class, dtype: str, net: Net = NETS["mnist-cnn"]) -> 
     return run
 
 
+ZOO = {
+    "resnet18": (3, 32, 32),
+    "mobilenetv2": (3, 32, 32),
+    "llama": None,
+    "bert-mini": None,
+}
+"""Networks of the zoo, and the shape of an input where it is not the zoo's."""
+
+
+def fit(model: nn.Module, granularity: str) -> list[str]:
+    """The names of all but the first and the last layer, without those that cannot be ternary.
+
+    Of a depthwise convolution's nine random weights a channel, all may have one sign.
+    """
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)][1:-1]
+    method = METHODS["pttq"].configure(on_empty="clip", channel=0 if granularity == "out_channel" else None)
+    found = []
+    for name, module in layers:
+        try:
+            method.init(module.weight, name)
+        except InputError:
+            continue
+        found.append(name)
+    print(f"{granularity}: {len(found)} of {len(layers)} inner layers")
+    return found
+
+
+def attached_step(name: str, granularity: str | None) -> Callable:
+    """A function that does one training step of a network of the zoo."""
+    zoo = cases()
+    make, _, _ = zoo.NETS[name]
+    torch.manual_seed(0)
+    model = make().train()
+    if granularity is not None:
+        ternarize(model, fit(model, granularity), granularity=granularity, on_empty="clip")
+    optimizer = torch.optim.Adamax(parameter_groups(model), lr=1e-3)
+
+    def run(batch) -> None:
+        optimizer.zero_grad()
+        zoo.ce(zoo.call(model, batch[0]), batch[1]).backward()
+        optimizer.step()
+
+    return run
+
+
+def zoo_variants(name: str) -> tuple[dict[str, Callable], list]:
+    """The variants of a network of the zoo, and its one batch."""
+    zoo, shape = cases(), ZOO[name]
+    _, inputs, targets = zoo.NETS[name]
+    torch.manual_seed(0)
+    batch = (inputs(32) if shape is None else torch.randn(32, *shape), targets(32))
+    kinds = {BASE: None, "pttq": "default", "pttq a channel": "out_channel"}
+    return {label: attached_step(name, kind) for label, kind in kinds.items()}, [batch]
+
+
+def nni_variants(net: Net, steps: int) -> tuple[dict[str, Callable], list]:
+    """The variants of a network of the papers, and its batches."""
+    variants = {
+        BASE: captured_step(None, "", net),
+        "ttq": captured_step(TTQQuantizer, "int2", net),
+        "attq": captured_step(ATTQQuantizer, "int2", net),
+        "pttq": captured_step(PTTQQuantizer, "int2", net),
+        "NNI LSQ int2": captured_step(LsqQuantizer, "int2", net),
+        "NNI QAT int8": captured_step(QATQuantizer, "int8", net),
+    }
+    return variants, net.batches(steps)
+
+
+def over(run: Callable, batches: list) -> Callable[[], None]:
+    """A step on the next batch each time."""
+    endless = itertools.cycle(batches)
+    return lambda: run(next(endless))
+
+
 def peak(run: Callable, batch) -> int:
     """Bytes that a step allocates at its peak beyond what was allocated before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -99,41 +181,22 @@ def peak(run: Callable, batch) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", choices=NETS, default="mnist-cnn")
+    parser.add_argument("--net", choices=(*NETS, *ZOO), default="mnist-cnn")
     parser.add_argument("--turns", type=int)
     parser.add_argument("--steps", type=int, help="steps in a block")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu where others use the same cores")
     arguments = parser.parse_args()
-    net = NETS[arguments.net]
-    turns, steps = arguments.turns or net.turns, arguments.steps or net.steps
+    net = NETS.get(arguments.net)
+    turns, steps = arguments.turns or (net.turns if net else 20), arguments.steps or (net.steps if net else 1)
     torch.set_num_threads(1)
-    batches = net.batches(steps)
-    variants = {
-        "full precision": captured_step(None, "", net),
-        "ttq": captured_step(TTQQuantizer, "int2", net),
-        "attq": captured_step(ATTQQuantizer, "int2", net),
-        "pttq": captured_step(PTTQQuantizer, "int2", net),
-        "NNI LSQ int2": captured_step(LsqQuantizer, "int2", net),
-        "NNI QAT int8": captured_step(QATQuantizer, "int8", net),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(turns + 2):
-        for name, run in variants.items():
-            started = time.perf_counter()
-            for batch in batches:
-                run(batch)
-            if turn >= 2:
-                seconds[name].append((time.perf_counter() - started) / len(batches))
+    variants, batches = nni_variants(net, steps) if net else zoo_variants(arguments.net)
+    steppers, clock = {name: over(run, batches) for name, run in variants.items()}, CLOCKS[arguments.clock]
+    found = take_turns(steppers, turns, steps, clock=clock)
     peaks = {name: peak(run, batches[0]) for name, run in variants.items()}
-    base, base_peak = seconds["full precision"], peaks["full precision"]
     how = "native kernels" if native.kernels_for(torch.ones(1)) else "torch"
-    print(f"{arguments.net}, batch 32, one thread, {turns} turns of {steps} steps, {how}")
-    for name, values in seconds.items():
-        ratios = sorted(v / b for v, b in zip(values, base, strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        print(
-            f"{name:16} {1e3 * statistics.median(values):8.3f} ms {middle:6.3f}x  (quartiles {low:.3f} to {high:.3f})"
-            f"   peak {peaks[name] / 2**20:7.2f} MiB {peaks[name] / base_peak:6.3f}x"
-        )
+    print(f"{arguments.net}, batch 32, one thread, {arguments.clock} clock, {turns} turns of {steps} steps, {how}")
+    for name, line in zip(found, lines(found, BASE), strict=True):
+        print(f"{line}   peak {peaks[name] / 2**20:7.2f} MiB {peaks[name] / peaks[BASE]:6.3f}x")
 
 
 if __name__ == "__main__":

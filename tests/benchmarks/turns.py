@@ -16,6 +16,7 @@ def take_turns(
     steps: int,
     wait: Callable[[], None] = lambda: None,
     seconds: float = float("inf"),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds a step of every variant in every turn; every other turn goes backwards.
 
@@ -25,6 +26,7 @@ def take_turns(
         steps: how many steps a turn has.
         wait: waits for what a device has still to do.
         seconds: after so many no further turn begins, if there were three.
+        clock: what measures a turn; the process's own time where others use the same cores.
 
     Returns:
         Name -> one value a turn.
@@ -37,12 +39,12 @@ def take_turns(
         for name in list(variants)[:: -1 if turn % 2 else 1]:
             run = variants[name]
             wait()
-            started = time.perf_counter()
+            started = clock()
             for _ in range(steps):
                 run()
             wait()
             if turn >= 0:
-                found[name].append((time.perf_counter() - started) / steps)
+                found[name].append((clock() - started) / steps)
     return found
 
 

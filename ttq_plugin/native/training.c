@@ -58,16 +58,10 @@ KERNEL ttq_gradients(const float *w, const float *g, int64_t n, double divisor, 
 {
     const struct step s = {(float)divisor, (float)-d_min, (float)d_max, (float)w_p, (float)w_n, (float)dead,
                            (float)slope};
-    if (divisor == 1 && soft == 0)
-        gradients(w, g, n, s, 0, 0, d_w, sums);
-    else if (divisor == 1 && soft == 1)
-        gradients(w, g, n, s, 0, 1, d_w, sums);
-    else if (divisor == 1)
-        gradients(w, g, n, s, 0, 2, d_w, sums);
-    else if (soft == 0)
-        gradients(w, g, n, s, 1, 0, d_w, sums);
+    if (divisor == 1)
+        gradients_of(w, g, n, s, 0, soft, d_w, sums);
     else
-        gradients(w, g, n, s, 1, 2, d_w, sums);
+        gradients_of(w, g, n, s, 1, soft, d_w, sums);
 }
 
 /* The whole step ---------------------------------------------------------------------------------------------------- */

@@ -146,12 +146,7 @@ KERNEL ttq_group_backward(const float *w, const float *g, const struct groups *s
         const double w_p = scales[c], w_n = scales[channels + c], slope = soft ? alpha[c] / (double)found[SIGMA] : 0;
         const struct step step = {1,           -found[D_MIN], found[D_MAX], (float)w_p,
                                   (float)w_n, (float)dead,   (float)slope};
-        if (soft == 0)
-            gradients(x, x_g, n, step, 0, 0, out, sums);
-        else if (soft == 1)
-            gradients(x, x_g, n, step, 0, 1, out, sums);
-        else
-            gradients(x, x_g, n, step, 0, 2, out, sums);
+        gradients_of(x, x_g, n, step, 0, soft, out, sums);
         if (ends_tile(*s, c))
             scatter(scattered, *s, c - c % TILE, d_w);
         d_scales[c] = (float)sums[0];
