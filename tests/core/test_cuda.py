@@ -38,10 +38,12 @@ def test_one_step_is_the_cpus(method):
     other_loss, other_grads, other_weights = learned(model, "cuda")
     torch.testing.assert_close(other_loss, loss, rtol=1e-10, atol=1e-12)
     assert other_grads.keys() == grads.keys() and other_weights.keys() == weights.keys()
+    # The released code finds the gradients of its thresholds in float32 whatever the weight is in.
+    close = 1e-6 if method == "pttq-released" else 1e-8
     for name, grad in grads.items():
-        torch.testing.assert_close(other_grads[name], grad, rtol=1e-8, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(other_grads[name], grad, rtol=close, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
     for name, weight in weights.items():
-        torch.testing.assert_close(other_weights[name], weight, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(other_weights[name], weight, rtol=close, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm-projected", "gru", "rnn", "attention", "encoder", "embedding"])

@@ -51,6 +51,7 @@ static void __syncthreads() { together.arrive_and_wait(); }
 static float __fadd_rn(float a, float b) { return a + b; }
 static float __fmul_rn(float a, float b) { return a * b; }
 #include SOURCE
+extern "C" int size() { return sizeof(Step); }
 extern "C" void launch(const char *name, int blocks, const Step *step)
 {
     void (*kernel)(Step) = !strcmp(name, "ttq_statistics") ? ttq_statistics
@@ -79,8 +80,10 @@ class Emulated(cuda.CudaKernels):
         subprocess.run(["c++", *flags, source, "shim.cpp", "-o", "shim.so"], cwd=folder, check=True, timeout=120)
         self.library = ctypes.CDLL(str(folder / "shim.so"))
 
-    def _launch(self, name, blocks, step):
-        self.library.launch(name.encode(), blocks, ctypes.byref(step))
+    def _launch(self, kernels, argument):
+        assert self.library.size() == cuda.ARGUMENT.size
+        for name, blocks in kernels:
+            self.library.launch(name.encode(), blocks, argument)
 
 
 @pytest.fixture(scope="module", params=["C", "CUDA"])
@@ -114,9 +117,13 @@ def oracle(method, w, g, params):
     return q.detach(), {"w": w.grad, **{k: v.grad for k, v in leaves.items() if v.requires_grad}}
 
 
+def forward(kernels, method, w, params, project=False):
+    return kernels.forward(w, params["scales"], params["thresholds"], params["alpha"], method, project)
+
+
 def by_kernels(kernels, method, w, g, params):
     soft = 2 if method.learn_alpha else 1 if method.learn_thresholds else 0
-    q, known = kernels.forward(w, params["scales"], params["thresholds"], method)
+    q, known = forward(kernels, method, w, params)
     found = kernels.backward(w, g, known, params["scales"], params["alpha"], method, soft)
     grads = dict(zip(("w", "scales", "thresholds", "alpha"), found, strict=True))
     return q, {k: v for k, v in grads.items() if k in ("w", *method.learnable)}
@@ -176,11 +183,29 @@ def test_a_weight_that_is_not_finite_shows_in_its_group_alone(kernels, name, val
     method = METHODS[name].configure(channel=0, on_empty="clip", normalize=False)
     w = weights((3, 40), 0)
     params = {k: v.contiguous() for k, v in method.init(w)[0].items()}
-    before, _ = kernels.forward(w, params["scales"], params["thresholds"], method)
+    before, _ = forward(kernels, method, w, params)
     w[1, 7] = value
-    q, known = kernels.forward(w, params["scales"], params["thresholds"], method)
-    assert known[2:4, 1].isnan().all() and (q[1] == 0).all()
+    q, known = forward(kernels, method, w, params)
+    assert known.flatten()[-18:].reshape(6, 3)[2:4, 1].isnan().all() and (q[1] == 0).all()
     assert torch.equal(q[::2], before[::2]) and before[1].any()
+
+
+@pytest.mark.parametrize("name, options", CASES)
+def test_what_is_learned_is_brought_back_before_it_is_used(kernels, name, options):
+    method = METHODS[name].configure(channel=0, on_empty="clip", normalize=False, **options)
+    w = weights((5, 60), 0)
+    low = {k: v.contiguous() for k, v in method.init(w)[0].items()}
+    for value in low.values():
+        value[..., 1:3, :] = torch.tensor([[-0.5], [1e-9]])
+    raised = {k: v.clone() for k, v in low.items()}
+    method.project_(raised)
+    expected = forward(kernels, method, w, raised)
+    before = {k: v.clone() for k, v in low.items()}
+    forward(kernels, method, w, low)
+    assert all(torch.equal(low[k], before[k]) for k in low)
+    q, known = forward(kernels, method, w, low, project=True)
+    assert torch.equal(q, expected[0]) and torch.equal(known, expected[1])
+    assert all(torch.equal(low[k], raised[k]) for k in low)
 
 
 @built
@@ -195,7 +220,7 @@ def test_codes_are_the_signs_of_the_step(name, normalize):
         q = method.weights(w, params)
         assert torch.equal(q.sign().to(torch.int8), method.codes(w, params))
         if not normalize:
-            _, known = groups.ChannelKernels().forward(w, params["scales"], params["thresholds"], method)
+            _, known = forward(groups.ChannelKernels(), method, w, params)
             s = method.latent(w)
             distances = torch.stack(method.rule.distances(s, s.values(params["thresholds"])))
             assert torch.equal(known[2:4].reshape(distances.shape), distances)

@@ -24,6 +24,9 @@ class StepOptions(KernelOptions, Protocol):
     def surrogate(self) -> str:
         """Which smooth step the thresholds' chain rule goes through."""
 
+    def project_(self, params: Params) -> None:
+        """Bring what was learned back to where the method allows it, in place."""
+
     def dims(self, w: Tensor) -> Dims:
         """The dimensions that one group of ``w`` spans."""
 

@@ -115,8 +115,9 @@ class GroupStep(torch.autograd.Function):
         alpha: Tensor,
         method: StepOptions,
         kernels: GroupKernels,
+        project: bool,
     ) -> Tensor:
-        q, known = kernels.forward(w, scales, thresholds, method)
+        q, known = kernels.forward(w, scales, thresholds, alpha, method, project)
         ctx.save_for_backward(w, scales, alpha)
         ctx.known = method, kernels, known, thresholds
         return q
@@ -129,16 +130,16 @@ class GroupStep(torch.autograd.Function):
 def _group_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     w, scales, alpha = ctx.saved_tensors
     method, kernels, known, thresholds = ctx.known
-    _, need_scales, need_t, need_alpha, _, _ = needs = ctx.needs_input_grad
+    _, need_scales, need_t, need_alpha, *_ = needs = ctx.needs_input_grad
     soft = 2 if need_alpha else 1 if need_t else 0
     g = g if g.is_contiguous() else g.contiguous()
     if (soft and method.surrogate not in native.SURROGATES) or group_kernels_for(method.channel, g) is None:
         mean, sigma, d_min, d_max = found(known, tuple(alpha.shape))
         w_p, w_n = scales.unbind(0)
         values = None, (mean, sigma), tuple(thresholds.unbind(0)), (d_min, d_max), (w_p, w_n)
-        return *_gradients(w, alpha, method, values, g, needs), None
+        return *_gradients(w, alpha, method, values, g, needs), None, None
     d_w, d_scales, d_t, d_alpha = kernels.backward(w, g, known, scales, alpha, method, soft)
-    return d_w, d_scales if need_scales else None, d_t if need_t else None, d_alpha, None, None
+    return d_w, d_scales if need_scales else None, d_t if need_t else None, d_alpha, None, None, None
 
 
 _refuse_second_derivatives = once_differentiable(_native_backward)
@@ -193,7 +194,9 @@ def _inner(s: Statistics, a: Tensor, b: Tensor) -> Value:
     return s.value(torch.dot(a.flatten(), b.flatten()) if s.dims is None else total(a * b, s.dims))
 
 
-def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions) -> Tensor:
+def ternary_step(
+    w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: StepOptions, project: bool = False
+) -> Tensor:
     """Apply ``TernaryStep``, by the native kernels where they can take the layer.
 
     Args:
@@ -202,15 +205,22 @@ def ternary_step(w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, m
         thresholds: the rule's numbers, shape (k, *group).
         alpha: dimensionless slope of the surrogate, of the group's shape.
         method: what to do with them.
+        project: whether what is learned is first brought back to where the method allows it, in place and unseen by
+            autograd, see ``Ternarizer.project_``.
 
     Returns:
         The ternary weight, of w's shape and dtype.
     """
-    if method.channel is None and (kernels := native.kernels_for(w, scales, thresholds, alpha)) is not None:
-        return _apply_native_step(w, scales, thresholds, alpha, method, kernels)  # type: ignore[no-any-return]
     # A layer divided by its largest weight goes to torch: the kernels of groups do not divide.
     groups = None if method.normalize else group_kernels_for(method.channel, w, scales, thresholds, alpha)
     if groups is not None:
-        return _apply_group_step(w, scales, thresholds, alpha, method, groups)  # type: ignore[no-any-return]
+        return _apply_group_step(  # type: ignore[no-any-return]
+            w, scales, thresholds, alpha, method, groups, project
+        )
+    if project:
+        learned = {"scales": scales.data, "thresholds": thresholds.data, "alpha": alpha.data}
+        method.project_(learned)
+    if method.channel is None and (kernels := native.kernels_for(w, scales, thresholds, alpha)) is not None:
+        return _apply_native_step(w, scales, thresholds, alpha, method, kernels)  # type: ignore[no-any-return]
     result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
     return result

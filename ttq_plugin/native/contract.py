@@ -29,6 +29,10 @@ class KernelOptions(Protocol):
         """Whether the weight is divided by its largest magnitude first."""
 
     @property
+    def learn_scales(self) -> bool:
+        """Whether scales are trained."""
+
+    @property
     def learn_thresholds(self) -> bool:
         """Whether thresholds are trained."""
 

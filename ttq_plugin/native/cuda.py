@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import warnings
-from contextlib import nullcontext
-from ctypes import byref, c_char_p, c_float, c_int, c_longlong, c_uint, c_void_p
+from ctypes import byref, c_char_p, c_uint, c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ttq_plugin.native import training
 from ttq_plugin.native.contract import KernelOptions
-from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout
+from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout, raised
 
 SOURCE = Path(__file__).with_name("training.cu")
 THREADS = 256
@@ -31,16 +32,8 @@ _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _is_compiling, _in_functorch = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
 
 
-class Step(ctypes.Structure):
-    """The argument of every kernel, ``struct Step`` in ``training.cu``."""
-
-    _fields_ = [
-        *((name, c_void_p) for name in ("w", "g", "scales", "t", "alpha")),
-        *((name, c_void_p) for name in ("known", "q", "d_w", "d_scales", "d_t", "d_alpha", "partial")),
-        *((name, c_longlong) for name in ("outer", "channels", "inner")),
-        *((name, c_int) for name in ("blocks", "rule", "soft")),
-        ("dead", c_float),
-    ]
+ARGUMENT = struct.Struct("@12P3q4if0q")
+"""``struct Step`` in ``training.cu``, the argument of every kernel."""
 
 
 class CudaKernels:
@@ -56,8 +49,10 @@ class CudaKernels:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self._driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        self._launch_kernel = self._driver.cuLaunchKernel
+        name = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+        self._driver = ctypes.CDLL(name)
+        # To let other Python threads run would cost more than a launch.
+        self._launch_kernel = ctypes.PyDLL(name).cuLaunchKernel
         self._launch_kernel.argtypes = [c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p]
         major, minor = torch.cuda.get_device_capability(index)
         binary = compiled(f"sm_{major}{minor}")
@@ -72,66 +67,72 @@ class CudaKernels:
 
     def moments(self, w: Tensor, channel: int | None) -> tuple[Tensor, Tensor]:
         """See ``groups.GroupKernels``."""
-        step, shape, keep = self._step(w, channel)
-        numbers = w.new_zeros(6, *shape)
-        known = w.new_empty(6, *shape)
-        # Any rule: the moments are found for each, and only known.
-        step.rule, step.t, step.known = 1, numbers.data_ptr(), known.data_ptr()
-        self._forward(step, keep)
-        return known[0], known[1]
+        lie = laid_out(w.shape, channel)
+        known, numbers = _room(w, lie), w.new_zeros(2 * lie.channels)
+        # Any rule: the moments are found for each.
+        self._forward(w, None, numbers, None, known, None, lie, 1, 0)
+        mean, sigma, *_ = known[-6 * lie.channels :].reshape(6, *lie.group).unbind(0)
+        return mean, sigma
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: KernelOptions, project: bool
+    ) -> tuple[Tensor, Tensor]:
         """See ``groups.GroupKernels``."""
-        step, _, keep = self._step(w, method.channel)
-        q, known = torch.empty_like(w), w.new_empty(6, step.channels)
-        step.scales, step.t, step.rule = scales.data_ptr(), thresholds.data_ptr(), method.rule.native
-        step.known, step.q = known.data_ptr(), q.data_ptr()
-        self._forward(step, keep)
+        lie = laid_out(w.shape, method.channel)
+        q, known = torch.empty_like(w), _room(w, lie)
+        rule: Any = method.rule.native
+        self._forward(w, scales, thresholds, alpha, known, q, lie, rule, raised(method) if project else 0)
         return q, known
 
     def backward(
         self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int
     ) -> Gradients:
         """See ``groups.GroupKernels``."""
-        step, _, keep = self._step(w, method.channel)
-        d_w, d_scales, d_t, d_alpha = empty_gradients(w, scales, alpha, method, soft)
-        step.g, step.known, step.scales, step.alpha = (
-            g.data_ptr(),
-            known.data_ptr(),
-            scales.data_ptr(),
-            alpha.data_ptr(),
+        lie = laid_out(w.shape, method.channel)
+        found = empty_gradients(w, scales, alpha, method, soft)
+        partial = known.data_ptr()
+        argument = ARGUMENT.pack(
+            *(w.data_ptr(), g.data_ptr(), scales.data_ptr(), 0, alpha.data_ptr(), partial + lie.offset, 0),
+            *(0 if x is None else x.data_ptr() for x in found),
+            *(partial, *lie[:4], method.rule.native, soft, 0, method.dead_zone == "pass"),
         )
-        step.d_w, step.d_scales, step.rule, step.soft = d_w.data_ptr(), d_scales.data_ptr(), method.rule.native, soft
-        step.d_t = None if d_t is None else d_t.data_ptr()
-        step.d_alpha = None if d_alpha is None else d_alpha.data_ptr()
-        step.dead = method.dead_zone == "pass"
-        self._launch("ttq_gradients", step.channels * step.blocks, step)
-        if keep is not None:
-            self._launch("ttq_sums", step.channels, step)
-        return d_w, d_scales, d_t, d_alpha
+        several = (("ttq_gradients", lie.channels * lie.blocks), ("ttq_sums", lie.channels))
+        self._launch(several[: 1 + (lie.blocks > 1)], argument)
+        return found
 
-    def _step(self, w: Tensor, channel: int | None) -> tuple[Step, tuple[int, ...], Tensor | None]:
-        """The argument with what the weight decides, the group's shape, and what has to live until the launches."""
-        outer, channels, inner, blocks, shape = laid_out(w.shape, channel)
-        keep = w.new_empty(channels * blocks * 6, dtype=torch.float64) if blocks > 1 else None
-        step = Step(w=w.data_ptr(), outer=outer, channels=channels, inner=inner, blocks=blocks)
-        step.partial = None if keep is None else keep.data_ptr()
-        return step, shape, keep
+    def _forward(
+        self,
+        w: Tensor,
+        scales: Tensor | None,
+        t: Tensor,
+        alpha: Tensor | None,
+        known: Tensor,
+        q: Tensor | None,
+        lie: Lie,
+        rule: int,
+        raised: int,
+    ) -> None:
+        own = [0 if x is None else x.data_ptr() for x in (scales, t, alpha)]
+        partial = known.data_ptr()
+        argument = ARGUMENT.pack(
+            *(w.data_ptr(), 0, *own, partial + lie.offset, 0 if q is None else q.data_ptr()),
+            *(0, 0, 0, 0, partial, *lie[:4], rule, 0, raised, 0.0),
+        )
+        blocks = lie.channels * lie.blocks
+        several = (("ttq_statistics", blocks), ("ttq_ternarise", blocks))
+        self._launch(several[lie.blocks == 1 :], argument)
 
-    def _forward(self, step: Step, keep: Tensor | None) -> None:
-        if keep is not None:
-            self._launch("ttq_statistics", step.channels * step.blocks, step)
-        self._launch("ttq_ternarise", step.channels * step.blocks, step)
-
-    def _launch(self, name: str, blocks: int, step: Step) -> None:
-        """Start a kernel on torch's current stream of the device."""
-        here = torch.cuda.current_device() == self.index
-        with nullcontext() if here else torch.cuda.device(self.index):
-            stream = torch._C._cuda_getCurrentRawStream(self.index)
-            argument = (c_void_p * 1)(ctypes.addressof(step))
-            self._check(
-                self._launch_kernel(self._functions[name], blocks, 1, 1, THREADS, 1, 1, 0, stream, argument, None)
-            )
+    def _launch(self, kernels: tuple[tuple[str, int], ...], argument: bytes) -> None:
+        """Start kernels, each with its number of blocks, on torch's current stream of the device."""
+        if torch._C._cuda_getDevice() != self.index:
+            with torch.cuda.device(self.index):
+                return self._launch(kernels, argument)
+        stream, pointers = torch._C._cuda_getCurrentRawStream(self.index), (c_char_p * 1)(argument)
+        for name, blocks in kernels:
+            result = self._launch_kernel(self._functions[name], blocks, 1, 1, THREADS, 1, 1, 0, stream, pointers, None)
+            if result:
+                self._check(result)
+        return None
 
     def _check(self, result: int) -> None:
         if result:
@@ -140,12 +141,38 @@ class CudaKernels:
             raise RuntimeError(f"CUDA error {result}: {(said.value or b'unknown').decode()}")
 
 
+class Lie(NamedTuple):
+    """How a weight's groups lie, and how the kernels go through them.
+
+    Attributes:
+        outer: with ``channels`` and ``inner`` the weight's shape.
+        channels: the groups.
+        inner: see ``outer``.
+        blocks: how many a group has.
+        group: the shape of one number a group.
+        offset: where in bytes, of what a forward pass leaves, the numbers of the backward pass begin: after the sums
+            of each block.
+    """
+
+    outer: int
+    channels: int
+    inner: int
+    blocks: int
+    group: tuple[int, ...]
+    offset: int
+
+
 @lru_cache(maxsize=4096)
-def laid_out(shape: torch.Size, channel: int | None) -> tuple[int, int, int, int, tuple[int, ...]]:
-    """(outer, channels, inner) of a weight, blocks a group, and the group's shape."""
+def laid_out(shape: torch.Size, channel: int | None) -> Lie:
+    """How a weight's groups lie."""
     outer, channels, inner = layout(shape, channel)
     blocks = max(1, min(outer * inner // PIECE, MOST // channels))
-    return outer, channels, inner, blocks, group_shape(shape, channel)
+    offset = 48 * channels * blocks if blocks > 1 else 0
+    return Lie(outer, channels, inner, blocks, group_shape(shape, channel), offset)
+
+
+def _room(w: Tensor, lie: Lie) -> Tensor:
+    return w.new_empty(lie.offset // 4 + 6 * lie.channels)
 
 
 def nvrtc() -> ctypes.CDLL:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttq_plugin.native import cuda, training
 from ttq_plugin.native.contract import KernelOptions
-from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout
+from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, layout, raised
 
 TILE = 16
 """How many scattered groups the C kernels bring together at a time."""
@@ -37,8 +37,13 @@ class GroupKernels(Protocol):
     def moments(self, w: Tensor, channel: int | None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each group."""
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
-        """The ternary weight, and what the backward pass has to know, (6, channels)."""
+    def forward(
+        self, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: KernelOptions, project: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The ternary weight, and what the backward pass has to know, (6, channels) at its end.
+
+        To project is to bring what is learned back to at least 1e-8 first, in place.
+        """
 
     def backward(
         self, w: Tensor, g: Tensor, known: Tensor, scales: Tensor, alpha: Tensor, method: KernelOptions, soft: int
@@ -60,7 +65,9 @@ class ChannelKernels:
         _library(w).ttq_group_moments(w.data_ptr(), groups, scratch.data_ptr(), out.data_ptr())
         return out[0], out[1]
 
-    def forward(self, w: Tensor, scales: Tensor, thresholds: Tensor, method: KernelOptions) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, w: Tensor, scales: Tensor, thresholds: Tensor, alpha: Tensor, method: KernelOptions, project: bool
+    ) -> tuple[Tensor, Tensor]:
         """See ``GroupKernels``."""
         groups, shape, scratch = _laid_out(w, method.channel)
         q, known = torch.empty_like(w), torch.empty(6, math.prod(shape))
@@ -69,8 +76,10 @@ class ChannelKernels:
             groups,
             scales.data_ptr(),
             thresholds.data_ptr(),
+            alpha.data_ptr(),
             method.rule.native,
             method.learns_shape,
+            raised(method) if project else 0,
             scratch.data_ptr(),
             known.data_ptr(),
             q.data_ptr(),
@@ -104,7 +113,8 @@ class ChannelKernels:
 
 def found(known: Tensor, shape: tuple[int, ...]) -> Found:
     """What the backward pass has to know, by name; ``shape`` is the group's."""
-    return Found(*known[:4].reshape(4, *shape).unbind(0))
+    numbers = known.flatten()[-6 * math.prod(shape) :].reshape(6, *shape)
+    return Found(*numbers[:4].unbind(0))
 
 
 @lru_cache(maxsize=4096)

@@ -32,3 +32,8 @@ def empty_gradients(w: Tensor, scales: Tensor, alpha: Tensor, method: KernelOpti
     """Room for what ``GroupKernels.backward`` finds."""
     d_t = scales.new_empty(len(method.rule.names), *scales.shape[1:]) if soft else None
     return torch.empty_like(w), torch.empty_like(scales), d_t, torch.empty_like(alpha) if soft == 2 else None
+
+
+def raised(method: KernelOptions) -> int:
+    """What the kernels bring back to at least 1e-8 where they project: 1 for scales, 2 for thresholds, 4 for alpha."""
+    return method.learn_scales + 2 * method.learn_thresholds + 4 * method.learn_alpha

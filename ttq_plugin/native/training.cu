@@ -10,12 +10,16 @@
 enum { MAX_FRACTION, SIGNED_MOMENTS, ABSOLUTE_MOMENTS, DIRECT, TIED };
 enum { MEAN, SIGMA, D_MIN, D_MAX, PULL_MIN, PULL_MAX };
 
+enum { SCALES = 1, THRESHOLDS = 2, ALPHA = 4 }; // what is raised to SMALLEST, in place, before it is used
+#define SMALLEST 1e-8f
+
 struct Step {
-    const float *w, *g, *scales, *t, *alpha;
+    const float *w, *g;
+    float *scales, *t, *alpha;
     float *known, *q, *d_w, *d_scales, *d_t, *d_alpha;
     double *partial;
     long long outer, channels, inner;
-    int blocks, rule, soft;
+    int blocks, rule, soft, raised;
     float dead;
 };
 
@@ -87,13 +91,23 @@ static __device__ void statistics(const Step &s, long long c, long long block, d
     combine(v, 2);
 }
 
+// A learned number, as it is from now on; several threads may read and write it, all the same.
+static __device__ float raise(const Step &s, int which, float *x)
+{
+    const float value = *x;
+    if (!(s.raised & which) || !(value < SMALLEST))
+        return value;
+    *x = SMALLEST;
+    return SMALLEST;
+}
+
 static __device__ void distances(const Step &s, long long c, const double (&v)[3], float (&found)[6])
 {
     const double n = (double)(s.outer * s.inner), squares = v[1] - v[0] * v[0] / n;
     const float mean = (float)(s.w[place(s, c, 0)] + v[0] / n);
     const float sigma = (float)sqrt((squares < 0 ? 0 : squares) / (n - 1));
     const int one = s.rule == MAX_FRACTION || s.rule == TIED;
-    const float t0 = s.t[c], t1 = one ? t0 : s.t[s.channels + c];
+    const float t0 = raise(s, THRESHOLDS, s.t + c), t1 = one ? t0 : raise(s, THRESHOLDS, s.t + s.channels + c);
     const float at_low = __fadd_rn(mean, __fmul_rn(t0, sigma)), at_high = __fadd_rn(mean, __fmul_rn(t1, sigma));
     const int direct = s.rule == DIRECT;
     found[MEAN] = mean;
@@ -135,7 +149,9 @@ extern "C" __global__ void ttq_ternarise(const Step s)
             s.known[j * s.channels + c] = found[j];
     if (!s.q)
         return;
-    const float w_p = s.scales[c], w_n = -s.scales[s.channels + c];
+    const float w_p = raise(s, SCALES, s.scales + c), w_n = -raise(s, SCALES, s.scales + s.channels + c);
+    if (s.raised & ALPHA)
+        raise(s, ALPHA, s.alpha + c);
     for (long long k = block * THREADS + threadIdx.x; k < n; k += (long long)s.blocks * THREADS) {
         const long long i = place(s, c, k);
         const float x = s.w[i];

@@ -34,7 +34,7 @@ _SIGNATURES = {
     "ttq_forward": (c_void_p, c_int64, c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, c_void_p),
     "ttq_backward": (*[c_void_p] * 2, c_int64, *[c_void_p] * 2, c_double, c_int, c_int, *[c_void_p] * 4),
     "ttq_group_moments": (c_void_p,) * 4,
-    "ttq_group_forward": (*[c_void_p] * 4, c_int, c_int, *[c_void_p] * 3),
+    "ttq_group_forward": (*[c_void_p] * 5, *[c_int] * 3, *[c_void_p] * 3),
     "ttq_group_backward": (*[c_void_p] * 6, c_double, c_int, c_int, *[c_void_p] * 5),
 }
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))

@@ -6,6 +6,8 @@
  */
 #include "training_rows.h"
 
+enum { SCALES = 1, THRESHOLDS = 2, ALPHA = 4 }; /* what is raised to SMALLEST, in place, before it is used */
+#define SMALLEST 1e-8f
 enum { TILE = 16, MEAN = 0, SIGMA, D_MIN, D_MAX, PULL_MIN, PULL_MAX };
 
 struct groups {
@@ -98,15 +100,27 @@ KERNEL ttq_group_moments(const float *w, const struct groups *s, float *scratch,
     }
 }
 
+INLINE void raise(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = x[i] < SMALLEST ? SMALLEST : x[i];
+}
+
 /* q, and what the backward pass has to know, (6, channels). Moments are zero where neither the rule nor the caller has
  * a use for them.
  */
-KERNEL ttq_group_forward(const float *w, const struct groups *s, const float *scales, const float *t, int rule,
-                         int want_moments, float *scratch, float *known, float *q)
+KERNEL ttq_group_forward(const float *w, const struct groups *s, float *scales, float *t, float *alpha, int rule,
+                         int want_moments, int raised, float *scratch, float *known, float *q)
 {
     const int64_t n = s->outer * s->inner, channels = s->channels;
     const int64_t second = rule == MAX_FRACTION || rule == TIED ? 0 : channels;
     float *scattered = scratch + TILE * n;
+    if (raised & SCALES)
+        raise(scales, 2 * channels);
+    if (raised & THRESHOLDS)
+        raise(t, second + channels);
+    if (raised & ALPHA)
+        raise(alpha, channels);
     for (int64_t c = 0; c < channels; c++) {
         if (s->outer > 1 && c % TILE == 0)
             gather(w, *s, c, scratch);

@@ -13,6 +13,8 @@ from ttq_plugin.core.model.course import Course, course_of
 from ttq_plugin.core.model.matrices import Matrix, matrix_name, part_name
 from ttq_plugin.core.model.places import READ_OFTEN, borrow, borrowed, give_back, read_once, refresh
 from ttq_plugin.core.model.state import TernaryState
+from ttq_plugin.core.step import ternary_step
+from ttq_plugin.core.steps import TERNARY
 from ttq_plugin.core.zeros import Member
 from ttq_plugin.errors import InputError
 
@@ -25,8 +27,12 @@ class AttachedTernary(TernaryState):
 
     def forward(self, w: Tensor) -> Tensor:
         """The ternary weight of the latent weight ``w``; brings back what the last optimiser step took out of range."""
-        self.project_()
-        return super().forward(w)
+        if self.method.step is not TERNARY:
+            self.project_()
+            return super().forward(w)
+        # The two registries themselves, as in TernaryState.
+        learned: dict[str, Any] = self._buffers | self._parameters
+        return ternary_step(w, learned["scales"], learned["thresholds"], learned["alpha"], self.method, project=True)
 
     def project_(self) -> None:
         """Bring what was learned back to at least 1e-8, in place.
