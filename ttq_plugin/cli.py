@@ -22,7 +22,7 @@ REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond"
 PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
 """The papers' tables and tasks, named without importing torch."""
 
-EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "mlflow")
+EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 
 
 @click.group(
@@ -321,7 +321,8 @@ def export(**given: Any) -> None:
 
     packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
     onnx-int8: weights and activations in eight bits, calibrated on training data. c: a folder with
-    self-contained C99. mlflow: a folder that mlflow.pyfunc.load_model reads.
+    self-contained C99. c-int8: C99 without floating point, for processors that have none, calibrated on training data,
+    with a test program. mlflow: a folder that mlflow.pyfunc.load_model reads.
     """
     from ttq_plugin.commands.export import export as command
 

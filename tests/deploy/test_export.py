@@ -99,3 +99,23 @@ def test_refused(files, tmp_path):
     with pytest.raises(InputError, match="the Epileptic Seizure Recognition CSV|CSV"):
         run(tmp_path / "e.safetensors", "--to", "onnx-int8", "--data", tmp_path / "no.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e.safetensors", "text.safetensors"]
+
+
+@pytest.mark.service
+def test_integer_c_by_the_command_computes_the_modules_integers(files, tmp_path):
+    """The test program's samples; the score is that of the integers; flash and memory are told."""
+    _, folder = files
+    compiler = shutil.which("gcc") or pytest.fail("gcc is missing; .ci/run says which Debian package has it")
+    target = tmp_path / "device"
+    value = json.loads(run(folder / "m.safetensors", "--to", "c-int8", "--name", "digits", "--out", target, "--json"))
+    assert value["files"] == [str(target / f"digits{ending}") for ending in (".h", ".c", "_test.c")]
+    assert set(value["flash"]) == {"cortex-m0", "cortex-m3"} and value["constant_bytes"] < value["flash"]["cortex-m3"]
+    assert value["ram"] == value["static_bytes"] < 2000 and value["calibration"] in {"mse", "percentile"}
+    assert abs(value["mcc"] - value["mcc_torch"]) < 0.1
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-O2"]
+    subprocess.run(
+        [compiler, *strict, "-o", target / "test", target / "digits.c", target / "digits_test.c"], check=True
+    )
+    subprocess.run([target / "test"], check=True)
+    text = run(folder / "m.safetensors", "--to", "c-int8", "--out", tmp_path / "again")
+    assert "bytes of constants" in text and "on cortex-m0" in text and "MCC" in text

@@ -12,7 +12,9 @@ from ttq_plugin.commands.parts.console import print_json
 from ttq_plugin.commands.parts.model import Asked, find_model
 from ttq_plugin.deploy.bench.compared import Call, in_form, largest_difference, outputs_by
 from ttq_plugin.deploy.c99.export import export_c
+from ttq_plugin.deploy.c_int8.export import VECTORS, export_int8
 from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.deploy.integer.calibrated import calibrate
 from ttq_plugin.deploy.mlflow.pyfunc import save_model
 from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx.int2 import to_int2
@@ -23,7 +25,7 @@ from ttq_plugin.support.files import write_whole
 from ttq_plugin.support.inputs import batch_size, call
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.samples import Split
-from ttq_plugin.tasks.scoring.scores import score_outputs
+from ttq_plugin.tasks.scoring.scores import score, score_outputs
 
 ENDINGS = {
     "packed": "-packed.safetensors",
@@ -31,6 +33,7 @@ ENDINGS = {
     "onnx-int2": "-int2.onnx",
     "onnx-int8": "-int8.onnx",
     "c": "-c",
+    "c-int8": "-c-int8",
     "mlflow": "-mlflow",
 }
 """What the model's name gets where --out names nothing."""
@@ -74,12 +77,14 @@ def export(
             save_model(source.model, path, source.task.name)
     elif to == "c":
         result = _c(source, path, name)
+    elif to == "c-int8":
+        result = _c_int8(source, path, name, samples)
     elif to == "packed":
         result = _packed(source, path)
     else:
         result = _onnx(source, to, path, samples)
     result = {"to": to, "path": str(path), "bytes": _bytes(path), "bytes_model": file.stat().st_size, **result}
-    result |= {"task": source.task.name, "notes": list(source.notes)}
+    result |= {"task": source.task.name, "notes": [*source.notes, *result.get("notes", [])]}
     if as_json:
         print_json(result)
         return
@@ -95,6 +100,32 @@ def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
         "constant_bytes": written.constant_bytes,
         "static_bytes": written.static_bytes,
         "kinds": written.kinds,
+    }
+
+
+def _c_int8(source: Source, path: Path, name: str, samples: int) -> dict[str, Any]:
+    """Calibrated on training data, the calibration chosen by validation data, tested on the latter's first samples."""
+    data, metric = source.data(needed=True), source.task.score
+    assert data is not None
+    found = calibrate(source.model, data.train.head(samples).x, data.validation, metric)
+    method = source.packed.method if source.packed else None
+    about = f"{source.task.name}, {method}" if method else source.task.name
+    test = data.validation.head(VECTORS).x
+    written = export_int8(found.module, path, name=name, about=about, samples=test)
+    files = [written.header, written.source, *([written.test] if written.test else [])]
+    floats = score(source.model, data.validation, metric).value
+    return {
+        "files": [str(file) for file in files],
+        "constant_bytes": written.constant_bytes,
+        "static_bytes": written.static_bytes,
+        "flash": written.flash,
+        "ram": written.static_bytes,
+        "kinds": written.kinds,
+        "calibration": found.calibration,
+        "metric": metric.name,
+        metric.name: found.score.value,
+        f"{metric.name}_torch": floats,
+        "notes": list(found.notes),
     }
 
 
@@ -160,6 +191,9 @@ def _print(result: dict[str, Any], metric: Metric) -> None:
             f"onnxruntime against torch on {result['samples']} {kind} samples: outputs differ by at most "
             f"{result['max_difference']:.2g}"
         )
+    if "flash" in result:
+        flash = ", ".join(f"{size} on {cpu}" for cpu, size in result["flash"].items())
+        console.print(f"flash, code and constants: {flash}; calibration by {result['calibration']}")
     if metric.name in result:
         torchs = metric.text(result[f"{metric.name}_torch"])
         console.print(f"{metric.label} {metric.text(result[metric.name])}, torch {torchs} (validation)")

@@ -17,6 +17,8 @@ GAINS = {
     "cr_gain_disk": "compression gain of the file",
     "ec_gain_total": "energy gain $EC_G^T$",
     "latency_gain": "time gain, measured",
+    "flash_gain": "flash saved, integer C code",
+    "ram_gain": "memory saved, integer C code",
 }
 _SYMBOL = re.compile(r"\$(\w+?)_(\w)\^(\w)\$")
 

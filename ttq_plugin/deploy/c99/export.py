@@ -82,3 +82,16 @@ def export_c(
     write_text(declarations, header(name, about, program.shapes))
     write_text(code, writer.text(name, body))
     return Written(code, declarations, writer.constant_bytes, writer.static_bytes, writer.kinds)
+
+
+def static_bytes(model: nn.Module, example: Any) -> int:
+    """Bytes of memory that a model's C code takes with float weights throughout, without writing it.
+
+    Args:
+        model: any module whose operations have C code.
+        example: its inputs.
+
+    Returns:
+        the bytes of all buffers.
+    """
+    return Writer(trace(model, example), True, CALLS).static_bytes

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.deploy.c_int8.sizes import CPUS, flash_bytes
 from ttq_plugin.deploy.c_int8.text import header, source, test_source
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.module import IntegerModule
@@ -28,6 +29,7 @@ class WrittenIntegers:
         constant_bytes: Weights, factors, tables and steps on a 32-bit ARM processor: flash, beside the code.
         static_bytes: Memory, beside the stack, input and output.
         kinds: How each layer's weight is stored, by the weight's name.
+        flash: Bytes of code and constants by processor, as in ``sizes``.
     """
 
     source: Path
@@ -36,6 +38,7 @@ class WrittenIntegers:
     constant_bytes: int
     static_bytes: int
     kinds: dict[str, str]
+    flash: dict[str, int]
 
 
 def export_int8(
@@ -78,5 +81,19 @@ def export_int8(
     for file, text in texts.items():
         write_text(folder / file, text)
     test = folder / f"{name}_test.c" if samples is not None else None
+    flash = {cpu: flash_bytes(writer, cpu) for cpu in CPUS}
     sizes = writer.data.size(), writer.static_bytes
-    return WrittenIntegers(folder / f"{name}.c", folder / f"{name}.h", test, *sizes, writer.kinds)
+    return WrittenIntegers(folder / f"{name}.c", folder / f"{name}.h", test, *sizes, writer.kinds, flash)
+
+
+def footprint(module: IntegerModule) -> dict[str, float]:
+    """Bytes that an integer network takes on a Cortex-M0, without writing anything.
+
+    Args:
+        module: From ``integerize``.
+
+    Returns:
+        ``flash``, code and constants, and ``ram``, static memory beside the stack, input and output.
+    """
+    writer = Writer(module.program)
+    return {"flash": float(flash_bytes(writer, CPUS[0])), "ram": float(writer.static_bytes)}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.deploy.integer.arithmetic import LOWEST, requantise
-from ttq_plugin.deploy.integer.floats import Memory, arranged, broadcast, image_of
+from ttq_plugin.deploy.integer.floats import Memory, arranged, broadcast
 from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram
-from ttq_plugin.deploy.integer.windows import largest_pool, spread_layer, sum_pool
+from ttq_plugin.deploy.integer.windows import image_of, largest_pool, spread_layer, sum_pool
 
 
 def run_integers(program: IntegerProgram, q: Tensor) -> Tensor:
@@ -46,14 +46,14 @@ def _looked_up(op: IntegerOp, q: Tensor) -> Tensor:
 def _layer(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
     weights = op.weights
     assert weights is not None
-    image = (image_of(op, inputs[0]).double() - op.zeros[0]).contiguous()
+    image = (image_of(op.more, inputs[0]).double() - op.zeros[0]).contiguous()
     total = _sums(image, weights.codes.clamp(min=0) if weights.ternary else weights.codes, weights.positive, op)
     if weights.negative is not None:
         total = total - _sums(image, (-weights.codes).clamp(min=0), weights.negative, op)
     if weights.bias.numel():
         total = total + (weights.bias << (op.shift - weights.bias_bits)).view(-1, 1, 1)
     q = _finish(op, total)
-    return arranged(op, (q if op.table is None else _looked_up(op, q)).double()).to(torch.int8)
+    return arranged(op.more, (q if op.table is None else _looked_up(op, q)).double()).to(torch.int8)
 
 
 def _sums(image: Tensor, codes: Tensor, mantissas: Tensor, op: IntegerOp) -> Tensor:
@@ -66,16 +66,16 @@ def _table(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
 
 
 def _copy(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
-    return broadcast(op, inputs)[0].expand(-1, *op.output.meta.shape)
+    return broadcast(op.output, inputs)[0].expand(-1, *op.output.meta.shape)
 
 
 def _add(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
-    one, other = (x.expand(-1, *op.output.meta.shape) for x in broadcast(op, _less_zero(op, inputs)))
+    one, other = (x.expand(-1, *op.output.meta.shape) for x in broadcast(op.output, _less_zero(op, inputs)))
     return _finish(op, one * op.factors[0] + other * op.factors[1])
 
 
 def _multiply(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
-    one, other = broadcast(op, _less_zero(op, inputs))
+    one, other = broadcast(op.output, _less_zero(op, inputs))
     return _finish(op, one * other * op.factors[0])
 
 

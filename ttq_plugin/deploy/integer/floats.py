@@ -99,43 +99,44 @@ def gain_and_shift(tensors: dict[str, Tensor], more: dict[str, Any], channels: i
 def _layer(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
     weight = graph.tensors[op.more["weight"]].double()
     gain, shift = gain_and_shift(graph.tensors, op.more, len(weight))
-    total = spread_layer(image_of(op, inputs[0]), weight, op.more)
+    total = spread_layer(image_of(op.more, inputs[0]), weight, op.more)
     total = total * gain.view(-1, 1, 1) + shift.view(-1, 1, 1)
     if op.function is not None:
         seen(op, total)
         total = op.function(total)
-    return arranged(op, total)
+    return arranged(op.more, total)
 
 
-def arranged(op: Op, total: Tensor) -> Tensor:
+def arranged(more: dict[str, Any], total: Tensor) -> Tensor:
     """A layer's (batch, channels, rows, columns) pooled and in the order of its output."""
-    if op.more["pool"]:
-        total = F.max_pool2d(total, op.more["pool"]["size"], op.more["pool"]["stride"])
-    return total.permute(0, 2, 3, 1) if op.more["transposed_output"] else total
+    if more["pool"]:
+        total = F.max_pool2d(total, more["pool"]["size"], more["pool"]["stride"])
+    return total.permute(0, 2, 3, 1) if more["transposed_output"] else total
 
 
 def _table(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
     assert op.function is not None
-    return op.function(inputs[0])
+    values: Tensor = op.function(inputs[0])
+    return values
 
 
 def _copy(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
-    return broadcast(op, inputs)[0].expand(-1, *op.output.meta.shape)
+    return broadcast(op.output, inputs)[0].expand(-1, *op.output.meta.shape)
 
 
 def _add(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
-    one, other = (x.expand(-1, *op.output.meta.shape) for x in broadcast(op, inputs))
+    one, other = (x.expand(-1, *op.output.meta.shape) for x in broadcast(op.output, inputs))
     return one + other * op.more["sign"]
 
 
 def _multiply(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
-    one, other = broadcast(op, inputs)
+    one, other = broadcast(op.output, inputs)
     return one * other
 
 
-def broadcast(op: Op, inputs: list[Tensor]) -> list[Tensor]:
+def broadcast(output: View, inputs: list[Tensor]) -> list[Tensor]:
     """Operands with as many dimensions as the result."""
-    dims = op.output.meta.dim()
+    dims = output.meta.dim()
     return [x.reshape(len(x), *[1] * (dims + 1 - x.dim()), *x.shape[1:]) for x in inputs]
 
 

@@ -214,13 +214,13 @@ class _Maker:
         if chains[0].root.buffer.constant or chains[0].root.meta.shape != step.output.meta.shape:
             return False
         rest = iter(chains)
-        parts = [next(rest).function if number is None else number for number in numbers]
+        one, other = (next(rest).function if number is None else number for number in numbers)
         bounds = None
-        [number] = [n for n in numbers if n is not None] or [None]
+        number = next((each for each in numbers if each is not None), None)
         if number is not None and what in ("MAXIMUM", "MINIMUM") and chains[0].bounds is not None:
             mine = (number, math.inf) if what == "MAXIMUM" else (-math.inf, number)
             bounds = _both(chains[0].bounds, mine)
-        self._emit_table(step, chains[0], partial(_joined, BINARY[what], *parts), bounds)
+        self._emit_table(step, chains[0], partial(_joined, BINARY[what], one, other), bounds)
         return True
 
     def _number(self, view: View) -> float | None:

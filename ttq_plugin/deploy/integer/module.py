@@ -67,7 +67,7 @@ class IntegerModule(nn.Module):
 
     def _nested(self, flat: Tensor) -> Any:
         sizes = [torch.Size(shape).numel() for shape in self.program.shapes[1]]
-        parts = flat.split(sizes, 1)
+        parts = torch.split(flat, sizes, 1)
         shaped = iter(p.reshape(len(flat), *shape) for p, shape in zip(parts, self.program.shapes[1], strict=True))
         return map_tensors(lambda _: next(shaped), self._template[0])
 

@@ -75,7 +75,7 @@ def observe(graph: Graph, samples: Iterable[Tensor]) -> dict[Any, Seen]:
     Raises:
         InputError: If there is no sample, or a value is not finite.
     """
-    leader = _leaders(graph)
+    leader: dict[Any, Any] = dict(_leaders(graph))
     found: dict[Any, Seen] = {}
 
     def note(key: Any, values: Tensor) -> None:

@@ -8,20 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttq_plugin.deploy.integer.graph import Op
 
-
-def image_of(op: Op, source: Tensor) -> Tensor:
+def image_of(more: dict[str, Any], source: Tensor) -> Tensor:
     """A layer's input as (batch, channels, rows, columns).
 
     Args:
-        op: The layer.
+        more: The layer's geometry.
         source: (batch, *shape of its input), a view of the buffer.
 
     Returns:
         Another view of the same numbers.
     """
-    more = op.more
     shape = (len(source), more["groups"] * more["channels"], more["rows"], more["columns"])
     return source.as_strided(shape, (source.stride(0), *more["steps"]), source.storage_offset())
 

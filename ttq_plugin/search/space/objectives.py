@@ -31,6 +31,8 @@ GAINS: dict[str, Quantity] = {
     "ec_gain_total": Quantity("energy saved in the whole model, by the papers' equations", high=1),
     "srqw": Quantity("zeros among the ternary weights", 0, 1),
     "latency_gain": Quantity("time saved by the packed runtime, measured here on one thread", high=1),
+    "flash_gain": Quantity("flash saved by the integer C code, against 32 bits a parameter", high=1),
+    "ram_gain": Quantity("memory saved by the integer C code, against the float C code of the same model", high=1),
 }
 """What a search may optimise beside the task's metric; all are maximised: what should shrink enters as its gain."""
 
@@ -43,6 +45,8 @@ PLAIN: dict[str, Quantity] = {
     "mult_adds": Quantity("mult-adds a sample", 0),
     "ec_total": Quantity("joules a sample", 0),
     "latency": Quantity("seconds a sample, measured here on one thread", 0),
+    "flash": Quantity("bytes of code and constants of the integer C code on a Cortex-M0", 0),
+    "ram": Quantity("bytes of static memory of the integer C code", 0),
 }
 """The plain quantities behind the gains, which a constraint may name too."""
 
@@ -64,6 +68,9 @@ DISK = frozenset({"cr_gain_disk", "bits_disk"})
 LATENCY = frozenset({"latency_gain", "latency"})
 """Quantities that need the model to be timed."""
 
+FIRMWARE = frozenset({"flash", "ram", "flash_gain", "ram_gain"})
+"""Quantities that need the model on integers."""
+
 _CONSTRAINT = re.compile(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*")
 
 
@@ -71,12 +78,13 @@ def gains(metrics: Mapping[str, float]) -> dict[str, float]:
     """The gains that follow from plain quantities, where those were measured: 1 - compressed / full precision.
 
     Args:
-        metrics: of a trial; `bits_disk` with `bits_fp32`, `latency` with `latency_fp32`.
+        metrics: of a trial; `bits_disk` with `bits_fp32`, and `latency`, `flash` and `ram` each with its `..._fp32`.
 
     Returns:
-        The metrics and `cr_gain_disk`, `latency_gain` where they can be computed.
+        The metrics and `cr_gain_disk`, `latency_gain`, `flash_gain` and `ram_gain` where they can be computed.
     """
     pairs = {"cr_gain_disk": ("bits_disk", "bits_fp32"), "latency_gain": ("latency", "latency_fp32")}
+    pairs |= {"flash_gain": ("flash", "flash_fp32"), "ram_gain": ("ram", "ram_fp32")}
     found = {
         name: 1 - metrics[small] / metrics[full]
         for name, (small, full) in pairs.items()
