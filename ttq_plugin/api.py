@@ -17,7 +17,7 @@ from ttq_plugin.support.progress import epoch_bar, progress
 from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.scoring.scores import Score
 from ttq_plugin.tasks.task import Task
-from ttq_plugin.trial.defaults import COMPRESSION
+from ttq_plugin.trial.defaults import defaults
 from ttq_plugin.trial.prepared import estimate_traces
 from ttq_plugin.trial.run import Outcome, Prepared, prepare, run, score_on_test
 from ttq_plugin.trial.settings import Settings
@@ -151,7 +151,9 @@ def compress(
         chain: A method for each layer, such as a ``Selection``'s.
         show: Whether to show progress bars.
         **numbers: The method's and the training's numbers, as ``ttq_plugin.trial.settings.Settings`` names them: t,
-            t_min, t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on.
+            t_min, t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on. ``zeros=0.9`` makes
+            exactly this share of the weights zero; ``max_bytes``, ``max_bits`` and ``max_energy`` find the share that a
+            size needs.
 
     Returns:
         The compressed model as ``.model``, its validation score as ``.score``, what it costs as ``.report``.
@@ -166,7 +168,7 @@ def compress(
         >>> sorted(outcome.model.conv2.weight.sign().unique().tolist())
         [-1.0, 0.0, 1.0]
     """  # noqa: DOC502 - raised by what it calls
-    settings = Settings(task=_name(task), method=method, seed=seed, **(COMPRESSION | numbers))
+    settings = Settings(task=_name(task), method=method, seed=seed, **(defaults(numbers) | numbers))
     if isinstance(task, Trained):
         ready = task.prepared if config_list or chain is not None else task.with_traces()
     else:

@@ -168,6 +168,12 @@ def sensitivity(**given: Any) -> None:
 @click.option("--t", type=float, help="TTQ's threshold, as a share of max|w|.")
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")
+@click.option("--zeros", type=float, help="Exact share of weights that are zero at the end.")
+@click.option("--max-bytes", type=float, help="Largest size of the packed file: as many zeros as that needs.")
+@click.option(
+    "--max-bits", type=float, help="Likewise, the largest size of the stored model in bits (Shannon's bound)."
+)
+@click.option("--max-energy", type=float, help="Likewise, the most joules that an inference takes.")
 @click.option("--alpha", type=float, help="Slope of the surrogate gradient (pTTQ).")
 @click.option("--lr", type=float, default=COMPRESSION["lr"], show_default=True, help="Learning rate of the weights.")
 @click.option(
@@ -182,7 +188,7 @@ def sensitivity(**given: Any) -> None:
     type=float,
     default=COMPRESSION["lr_threshold"],
     show_default=True,
-    help="Learning rate of the thresholds.",
+    help="Learning rate of the thresholds; 0.005 with --zeros and the like.",
 )
 @click.option(
     "--epochs", type=click.IntRange(1), default=COMPRESSION["epochs"], show_default=True, help="Passes over the data."

@@ -78,6 +78,13 @@ class Number:
         return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
 
 
+LR_THRESHOLD = 1e-4
+"""Learning rate of thresholds where none is given."""
+
+LR_THRESHOLD_ZEROS = 5e-3
+"""The same where a share of zeros is prescribed, which the thresholds only share out between layers."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table.

@@ -16,12 +16,14 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.methods import MIXED
 from ttq_plugin.support.limits import LARGEST_CONFIG, json_value, read_text
 from ttq_plugin.tasks.scoring.scores import score
+from ttq_plugin.trial.defaults import defaults
 from ttq_plugin.trial.run import Outcome, Prepared, Settings, score_on_test
+from ttq_plugin.trial.settings import LIMITS
 
 IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""
 
-IN_CHAIN = ("method", "bits", "t", "t_min", "t_max", "alpha")
+IN_CHAIN = ("method", "bits", "t", "t_min", "t_max", "zeros", *LIMITS, "alpha")
 """Those that a chain leaves nothing to either."""
 
 
@@ -46,6 +48,8 @@ def compress(
     layers: dict[str, Any] = _read(config, given) if config else {}
     if "chain" in layers:
         options["method"] = MIXED
+    if "lr_threshold" not in given:
+        options["lr_threshold"] = defaults(options)["lr_threshold"]
     settings = Settings(task=task, seed=seed or 0, **options)
     places = {"data": data, "cache": cache, "device": device, "weights": weights}
     trained = trained_model(task, seed or 0, places, retrain=retrain, curvature=not layers)

@@ -13,6 +13,7 @@ from ttq_plugin.core.model.copying import copied
 from ttq_plugin.core.model.layers import channel_of, matrix_channel
 from ttq_plugin.core.model.matrices import Matrix, matrices, part_name
 from ttq_plugin.core.model.select import check_matrix
+from ttq_plugin.core.zeros import Member, move_to_share
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import CODE_BITS, EnergyModel, transfers
 from ttq_plugin.measures.mult_adds import count, nonzeros
@@ -242,7 +243,12 @@ def _ternary(matrix: Matrix, method: str, options: Mapping[str, Any]) -> tuple[T
     parts = matrix.layout.parts if channel is None else 1
     made, notes = [], list[str]()
     for index, part in enumerate(matrix.parameter.detach().chunk(parts)):
-        params, said = ternarizer.init(part, part_name(matrix.name, index, parts))
+        where = part_name(matrix.name, index, parts)
+        params, said = ternarizer.init(part, where)
+        if ternarizer.zeros is not None:
+            # The share is one of all layers; of this one alone it is the best guess.
+            move_to_share([Member(where, ternarizer, params, part, part.add)], ternarizer.zeros)
+            params, said = ternarizer.init(part, where, params["thresholds"])
         made.append(ternarizer.weights(part, params))
         notes += said
     return (made[0] if parts == 1 else torch.cat(made)), notes

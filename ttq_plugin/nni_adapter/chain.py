@@ -132,6 +132,15 @@ class QuantizerChain:
                 self.attached.train(max_steps, max_epochs)
         return self.bound_model, self.get_calibration_config()
 
+    def prescribe(self, zeros: float) -> None:
+        """Move the thresholds of trained layers to another share of zeros, where one was prescribed.
+
+        Args:
+            zeros: the share; what the layers cannot have, they come as near to as they can.
+        """
+        for part in (*self.ternary, self.attached):
+            part.prescribe(zeros)
+
     def get_calibration_config(self) -> Calibration:
         """NNI's calibration config of all layers; see ``TernaryQuantizer.get_calibration_config``."""
         calibration: Calibration = self.quantizers[-1].get_calibration_config() if self.quantizers else {}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ttq_plugin.methods import LR_THRESHOLD_ZEROS
+
 COMPRESSION: dict[str, float] = {
     "lr": 2e-3,
     "lr_scale": 1e-3,
@@ -10,3 +15,16 @@ COMPRESSION: dict[str, float] = {
     "share": 1.0,
 }
 """By the names that ``ttq_plugin.trial.settings.Settings`` gives them."""
+
+
+def defaults(given: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that nobody asked for otherwise.
+
+    Args:
+        given: those that somebody did, by their names.
+
+    Returns:
+        ``COMPRESSION``, with the faster thresholds of a prescribed share of zeros where ``given`` has one.
+    """
+    prescribed = any(given.get(name) is not None for name in ("zeros", "max_bytes", "max_bits", "max_energy"))
+    return COMPRESSION | ({"lr_threshold": LR_THRESHOLD_ZEROS} if prescribed else {})

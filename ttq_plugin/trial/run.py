@@ -30,6 +30,7 @@ from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tasks.training import OnEpoch, train
+from ttq_plugin.trial.budget import limited, tighten, zeros_for
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.trial.settings import Settings
 
@@ -149,10 +150,11 @@ def run(
             dead = tuple(layer.name for layer in look.layers if layer.dead)
             on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
 
-    links = _links(prepared, settings, config_list, chain)
+    links, zeros = _links(prepared, settings, config_list, chain)
     with seeded(settings.seed, prepared.device):
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
+    fitted = [] if limited(settings) is None else _fit_budget(prepared, settings, quantizers, zeros)
     found = _measured(prepared, quantizers)
     lost = lost_classes(prepared.parts, found.score.parts, prepared.task.classes)
     return Outcome(
@@ -161,7 +163,7 @@ def run(
         model=found.model,
         layers=quantizers.layers,
         widths=_widths(quantizers),
-        notes=[*quantizers.notes, *problems, *lost],
+        notes=[*quantizers.notes, *fitted, *problems, *lost],
         losses=losses,
         health=health,
         seconds=time.perf_counter() - started,
@@ -229,8 +231,8 @@ def score_on_test(
 
 def _links(
     prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
-) -> Sequence[Link]:
-    """What each layer gets: the chain, or the settings' one method on the layers of the config list or the flattest."""
+) -> tuple[Sequence[Link], float | None]:
+    """What each layer gets: the chain, or the one method on the config list's layers or the flattest; and its zeros."""
     budgeted = settings.method == MIXED and settings.bits is not None and chain is None and not config_list
     if not budgeted and ((chain is None) == (settings.method == MIXED) or (chain is not None and config_list)):
         raise InputError(
@@ -239,10 +241,10 @@ def _links(
             f"{'a' if config_list else 'no'} config list."
         )
     if chain is not None:
-        return chain
+        return chain, None
     if settings.bits is not None:
         most = Budget(bits=settings.bits * 32 * sum(p.numel() for p in prepared.model.parameters()))
-        return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain
+        return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain, None
     options = settings.options()
     if not config_list:
         method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse
@@ -253,8 +255,21 @@ def _links(
         if settings.granularity:
             config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
     if settings.method == LSQ:
-        return [Link("LsqQuantizer", tuple(entry | LSQ_GRID for entry in config_list), {})]
-    return [Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})]
+        return [Link("LsqQuantizer", tuple(entry | LSQ_GRID for entry in config_list), {})], None
+    if limited(settings) is not None:
+        options["zeros"] = zeros_for(prepared, settings, config_list)
+    if "zeros" in options:
+        options["zeros_steps"] = settings.epochs * -(-len(prepared.train) // prepared.task.recipe.batch_size)
+    link = Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})
+    return [link], options.get("zeros")
+
+
+def _fit_budget(prepared: Prepared, settings: Settings, quantizers: Any, zeros: float | None) -> list[str]:
+    """Keep the settings' budget, and tell with how many zeros."""
+    assert zeros is not None
+    name, most = limited(settings) or ("", 0.0)
+    told = tighten(prepared, settings, quantizers, zeros)
+    return [f"{name} = {most:g} asks for {zeros:.2%} zeros.", *([told] if told else [])]
 
 
 def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], on_epoch: OnEpoch) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 
 from ttq_plugin.core.methods import get_method
 from ttq_plugin.core.model.copying import copied
-from ttq_plugin.core.model.course import LR_THRESHOLD, Course, begin, course_of
+from ttq_plugin.core.model.course import Course, begin, course_of
 from ttq_plugin.core.model.layers import matrix_channel
 from ttq_plugin.core.model.matrices import Matrix, part_name
 from ttq_plugin.core.model.parametrized import (
@@ -34,6 +34,7 @@ from ttq_plugin.core.model.select import select_matrices
 from ttq_plugin.core.model.state import share_thresholds
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LR_THRESHOLD, LR_THRESHOLD_ZEROS
 
 
 def ternarize(
@@ -191,7 +192,7 @@ def default_rate(zeros: bool) -> float:
     Returns:
         The rate.
     """
-    return LR_THRESHOLD if zeros else 1e-4
+    return LR_THRESHOLD_ZEROS if zeros else LR_THRESHOLD
 
 
 def check_rate(name: str, value: float | None) -> float | None:

@@ -25,9 +25,6 @@ EVERY = 10
 STEPS = 1000
 """The length of a training of which nothing is known."""
 
-LR_THRESHOLD = 5e-3
-"""Learning rate of thresholds that share out prescribed zeros, where none is given."""
-
 
 def share_at(target: float, done: float) -> float:
     """The share of zeros when that part of the training is done: ``1 - (1 - x)^3`` of the way from ``START``."""

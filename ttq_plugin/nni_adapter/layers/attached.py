@@ -248,6 +248,12 @@ class AttachedLayers:
         for course in self._courses():
             self.notes += course.settle(course_members(self.model, course))
 
+    def prescribe(self, zeros: float) -> None:
+        """See ``Prescribed.prescribe``."""
+        for course in self._courses():
+            course.target = zeros
+            course.settle(course_members(self.model, course), trained=False)
+
     def _follow(self) -> None:
         after_steps(self.evaluator, lambda index: self._count if index == 0 else _nothing)
         self._forget_length = learn_length(self._courses(), self.evaluator)

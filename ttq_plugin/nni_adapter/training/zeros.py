@@ -48,6 +48,16 @@ class Prescribed:
                 begin(self.method, self.members())
             self.course = Course(list(self.states().values()))
 
+    def prescribe(self, zeros: float) -> None:
+        """Move the thresholds to another share, exactly; what the layers cannot have, they come as near to as they can.
+
+        Args:
+            zeros: the share.
+        """
+        if self.course is not None:
+            self.course.target = zeros
+            self.course.settle(self.members(), trained=False)
+
     def _settle(self, trained: bool = True) -> None:
         """Make the share exact."""
         if self.course is not None:
