@@ -1,17 +1,20 @@
-# `make demo` runs the main job, `make test` the tests; both prepare .venv first.
+# `make demo` runs the main job, `make test` the tests, `make docs` writes the site; all prepare .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install lint clean
+.PHONY: demo test docs install lint clean
 
 demo: install
 	$(BIN)/ttq search
 
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: install
 	$(BIN)/ruff check .
@@ -26,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python 3.11 is needed; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,dev,docs]'
 	@touch $(STAMP)
 
 clean:

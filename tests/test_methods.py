@@ -24,9 +24,8 @@ from ttq_plugin.search.space.schema import space_schema
 from ttq_plugin.tasks import get_task
 from ttq_plugin.trial.settings import Settings
 
-TOY = Method(
-    "toy", "Toy", "A third of the largest weight.", None, (Number("t", 1 / 3, 0.2, 0.5),), r"\Delta = t\max|w|"
-)
+THIRD = Number("t", 1 / 3, 0.2, 0.5)
+TOY = Method("toy", "Toy", "A third of the largest weight.", None, (THIRD,), r"\Delta = t\max\lvert w\rvert")
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ _TWN = Method(
     "Ternary weight networks: one scale for both signs, computed from the weights; nothing else is learned.",
     "Li & Liu 2016",
     (Number("t", 0.7, 0.3, 1.5),),  # 0.7 is optimal for uniform weights, and near it for normal ones
-    r"\Delta = t\,\mathrm{E}|w|",
+    r"\Delta = t\,\mathrm{E}\lvert w\rvert",
     learns=frozenset(),
     quantizer="TWNQuantizer",
 )
@@ -159,7 +159,7 @@ _TTQ = Method(
     "Trained ternary quantization: two learned scales, and a threshold relative to the largest weight.",
     "Zhu et al. 2017",
     (Number("t", 0.05, 0.01, 0.4, log=True, bound=Bound(0, 1, low_open=True, high_open=True)),),
-    r"\Delta = t\,\max|w|",
+    r"\Delta = t\,\max\lvert w\rvert",
     quantizer="TTQQuantizer",
 )
 _ATTQ = Method(
@@ -178,7 +178,7 @@ _PTTQ = Method(
     "Trainable pruned ternary quantization: thresholds are learned by the chain rule, together with the scales.",
     "Vindas et al. 2024",
     (*_DISTANCES, _ALPHA),
-    r"\Delta_{\min} = |\mu + t_{\min}\sigma|,\ \Delta_{\max} = |\mu + t_{\max}\sigma|",
+    r"\Delta_{\min} = \lvert\mu + t_{\min}\sigma\rvert,\ \Delta_{\max} = \lvert\mu + t_{\max}\sigma\rvert",
     learns=_EVERYTHING,
 )
 _DOREFA = Method(
@@ -206,7 +206,7 @@ _SYMMETRIC = replace(
     description="Ablation of pTTQ: one threshold for both signs.",
     source="after Manessi et al. 2018",
     numbers=(Number("t", 1.0, 0.5, 2.0), _ALPHA),
-    equation=r"\Delta = |\mu + t\sigma|",
+    equation=r"\Delta = \lvert\mu + t\sigma\rvert",
 )
 _GLOBAL = replace(
     _PTTQ,
