@@ -16,12 +16,9 @@ sys.path.insert(0, str(ROOT / "docs"))
 import figures  # noqa: E402
 import tables  # noqa: E402
 
-OPTIONAL = {"zoo.md": "Networks of all kinds", "integer.md": "Networks on integers", "compat.md": "Versions"}
-"""Guides that are in the menu where they exist."""
-
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the optional guides into the menu.
+    """Put the pages that the menu does not name among the guides, by their headings.
 
     Args:
         config: the site's.
@@ -30,7 +27,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         The same.
     """
     guides: list[Any] = next(entry["Guides"] for entry in config.nav or [] if "Guides" in entry)
-    guides += [{title: name} for name, title in OPTIONAL.items() if (ROOT / "docs" / name).is_file()]
+    named = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
+    pages = (page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in named)
+    guides += [{page.read_text().split("\n", 1)[0].removeprefix("# "): page.name} for page in pages]
     return config
 
 
