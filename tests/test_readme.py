@@ -26,7 +26,7 @@ def test_a_document_runs(document, tmp_path, cache):
     environment = os.environ | {"TTQ_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-m", "tests.documents", str(document)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
     for text in re.findall(r"three values.*?^tensor\(\[([^\]]*)\]", result.stdout, re.DOTALL | re.MULTILINE):
