@@ -1,0 +1,1 @@
+"""How sure a score is: intervals and tests over the groups (people, recordings) that samples come from."""

@@ -1,0 +1,143 @@
+"""Whether a compressed model is proven to be no worse than full precision by more than a margin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.statistics.resampling import LEVEL, Interval
+
+SIGNIFICANCE = 0.05
+"""The largest share of models that are worse by the margin and yet called not inferior."""
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a non-inferiority test.
+
+    Attributes:
+        margin: the largest loss that would not matter, in the metric's unit.
+        p: one-sided p-value of "worse by the margin or more".
+        adjusted: the same after Holm's correction for the models that were tested together.
+        holds: whether the model is proven not inferior.
+    """
+
+    margin: float
+    p: float
+    adjusted: float
+    holds: bool
+
+
+def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
+    """The p-value against "worse by the margin or more": Student's t on the change, one-sided.
+
+    Few answers differ between a model and its compression, so by luck a worse model may show both a small loss and a
+    small spread, and a plain t-test then calls it not inferior in up to 11 % of the cases. A model that is worse by the
+    margin must have lost some answers, whose number has a spread of its own (as in Tango 1998); half of that variance
+    is added to the estimated one. Simulated for 3 to 20 people, the test then errs in 0 to 5.6 % of the cases.
+
+    Args:
+        found: the change from full precision, with its standard error.
+        margin: the largest loss that would not matter, above 0, in the metric's unit.
+        higher: whether a higher score is better.
+
+    Returns:
+        The p-value.
+
+    Raises:
+        InputError: for a margin that is not above 0.
+
+    Example:
+        >>> from ttq_plugin.statistics.resampling import Interval
+        >>> p_inferior(Interval(0.0, 0.004, -0.009, 0.009, 10, True), 0.01) < 0.05
+        True
+    """
+    from scipy.stats import t
+
+    if not (math.isfinite(margin) and margin > 0):
+        raise InputError(f"A margin must be above 0, got {margin}; it is the largest loss that would not matter.")
+    room = margin + (found.value if higher else -found.value)
+    error = math.sqrt(found.error**2 + margin * found.grain / 2)
+    if error == 0:
+        return 0.0 if room > 0 else 1.0
+    return float(t.sf(room / error, found.units - 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values adjusted for testing several hypotheses at once (Holm 1979).
+
+    Args:
+        values: the single tests' p-values.
+
+    Returns:
+        The adjusted ones, in the same order.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        adjusted[place] = largest
+    return [float(value) for value in adjusted]
+
+
+def verdicts(changes: Mapping[Key, Interval], margin: float, *, higher: bool = True) -> dict[Key, Verdict]:
+    """Test several models against one full-precision model.
+
+    Args:
+        changes: of each model, from full precision.
+        margin: the largest loss that would not matter, above 0, in the metric's unit.
+        higher: whether a higher score is better.
+
+    Returns:
+        A verdict for each model, corrected for their number.
+
+    Raises:
+        InputError: for a margin that is not above 0.
+    """  # noqa: DOC502 - raised by what it calls
+    single = {key: p_inferior(found, margin, higher=higher) for key, found in changes.items()}
+    adjusted = dict(zip(single, holm(list(single.values())), strict=True))
+    return {key: Verdict(margin, p, adjusted[key], adjusted[key] <= SIGNIFICANCE) for key, p in single.items()}
+
+
+def corrected_t(differences: Sequence[float], test_share: float, *, level: float = LEVEL) -> Interval:
+    """Mean difference over repetitions whose training data overlap: the corrected resampled t-test.
+
+    Repetitions on random splits of one data set share samples, so the usual standard error of their mean is too small;
+    its variance is taken times ``1/n + test/train`` instead of ``1/n`` (Nadeau & Bengio 2003, Inference for the
+    generalization error).
+
+    Args:
+        differences: one a repetition, at least two.
+        test_share: share of the samples that a repetition tests on, in (0, 1); it trains on the others.
+        level: confidence level, in (0, 1).
+
+    Returns:
+        The mean with its interval; its units are the repetitions.
+
+    Raises:
+        InputError: for fewer than two repetitions, or a share outside (0, 1).
+    """
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=float)
+    if len(values) < 2:
+        raise InputError(f"A test over repetitions needs at least 2 of them, got {len(values)}.")
+    if not 0 < test_share < 1:
+        raise InputError(f"The share of test samples must lie in (0, 1), got {test_share}.")
+    n = len(values)
+    error = float(values.std(ddof=1) * math.sqrt(1 / n + test_share / (1 - test_share)))
+    half = float(t.ppf((1 + level) / 2, n - 1)) * error
+    middle = float(values.mean())
+    return Interval(middle, error, middle - half, middle + half, n, False, level)
