@@ -15,12 +15,12 @@ from ttq_plugin.curvature.plan import Link
 from ttq_plugin.support.frames import is_users
 from ttq_plugin.support.progress import epoch_bar, progress
 from ttq_plugin.tasks import OWN, TASKS, get_task
-from ttq_plugin.tasks.scoring.scores import Score
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial.defaults import defaults
 from ttq_plugin.trial.prepared import estimate_traces
-from ttq_plugin.trial.run import Outcome, Prepared, prepare, run, score_on_test
+from ttq_plugin.trial.run import Outcome, Prepared, prepare, run
 from ttq_plugin.trial.settings import Settings
+from ttq_plugin.trial.tested import Tested, score_on_test
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Trained:
     score: float
     parts: dict[str, float]
     origin: str
-    test: Score | None = None
+    test: Tested | None = None
     prepared: Prepared = field(repr=False, kw_only=True)
     seed: int = field(default=0, kw_only=True)
 

@@ -73,6 +73,7 @@ def cli() -> None:
 @click.option(
     "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
 )
+@options.margin
 @click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
 @options.full_precision
 @options.data
@@ -225,6 +226,7 @@ def sensitivity(**given: Any) -> None:
     show_default=True,
     help="How --out writes what is not ternary; scores are then the file's.",
 )
+@options.margin
 @options.full_precision
 @options.data
 @options.common

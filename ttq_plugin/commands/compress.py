@@ -17,8 +17,9 @@ from ttq_plugin.methods import MIXED
 from ttq_plugin.support.limits import LARGEST_CONFIG, json_value, read_text
 from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.trial.defaults import defaults
-from ttq_plugin.trial.run import Outcome, Prepared, Settings, score_on_test
+from ttq_plugin.trial.run import Outcome, Prepared, Settings
 from ttq_plugin.trial.settings import LIMITS
+from ttq_plugin.trial.tested import change_in_words, in_words, margin_of, not_inferior, score_on_test
 
 IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""
@@ -39,6 +40,7 @@ def compress(
     given: frozenset[str],
     weights: Path | None = None,
     retrain: bool = False,
+    margin: float | None = None,
     **options: Any,
 ) -> None:
     """Compress, print the report, write the weights where asked; ``given``: options that were not left to defaults."""
@@ -60,7 +62,8 @@ def compress(
     model = outcome.model.cpu()
     both = [ready.model.cpu(), model]
     full, test = score_on_test(task, both, seed=seed or 0, data=data, fingerprint=ready.fingerprint)
-    name = ready.task.score.name
+    metric, name = ready.task.score, ready.task.score.name
+    verdict = not_inferior({0: test}, metric, margin_of(metric, margin)).get(0)
     scores = {f"{name}_fp32": ready.score, f"test_{name}": test.value, f"test_{name}_fp32": full.value}
     if as_json:
         print_json(
@@ -78,11 +81,17 @@ def compress(
                 "parts": outcome.parts,
                 "parts_fp32": ready.parts,
                 "test_parts": test.parts,
+                **test.to_dict(),
+                "not_inferior": None if verdict is None else vars(verdict),
                 "weights": str(target) if target else None,
             }
         )
         return
     _print(settings, outcome, scores, ready)
+    if test.interval is not None:
+        out.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
+    if test.change is not None:
+        out.print(f"change from full precision: {change_in_words(test.change, metric, verdict)}", markup=False)
     if ready.simulated:
         out.print(SIMULATED)
     if target:

@@ -50,6 +50,15 @@ def full_precision(command: F) -> F:
     return weights(retrain(command))
 
 
+margin = click.option(
+    "--margin",
+    type=click.FloatRange(0, min_open=True),
+    help="Largest loss on test data that would not matter: models are tested for losing less. Points for a metric in "
+    "percent, else the metric's own unit.  [default: 1 for a metric in percent]",
+)
+"""The margin of the non-inferiority test."""
+
+
 class TaskName(click.ParamType):
     """A built-in task, or `module:attribute` for one of the user's own."""
 

@@ -79,7 +79,8 @@ def write_report(
     inputs = loaded.user_attrs.get("inputs")
     complete = [record for record in records if objective_vector(record, objectives) is not None]
     commands = {record.number: remake(task, record, inputs) for record in complete}
-    tests = tested(store, study, score)
+    evidence = tested(store, study, score)
+    tests = {number: found[score.on_test] for number, found in evidence.items()}
     shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)}
     facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
     target = path or folder / "reports" / f"{file_name(study)}.html"
@@ -97,6 +98,7 @@ def write_report(
         shares,
         score,
         full_precision=loaded.user_attrs.get("full_precision", {}),
+        evidence=evidence,
     )
     write_text(target, report_page(described))
     return {

@@ -58,6 +58,7 @@ class Asked:
         stagnation: trials, likewise.
         warm_start: studies and tables to start with.
         confirm: how many other seeds train the front again.
+        margin: largest loss on test data that would not matter, as people write it.
         epoch_curves: whose training losses MLflow gets.
         seed: None: a resumed study's own, or 0.
         data: None: the task's own.
@@ -86,6 +87,7 @@ class Asked:
     stagnation: int | None = None
     warm_start: Sequence[str] = ()
     confirm: int | None = None
+    margin: float | None = None
     epoch_curves: str = "front"
     seed: int | None = None
     data: Path | None = None
@@ -216,7 +218,9 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
     watch, summary, confirmed = _run(opened, task)
     try:
         result = watch.last(
-            lambda: finish(watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves)
+            lambda: finish(
+                watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves, asked.margin
+            )
         )
     except store_faults() as error:
         raise Unrecorded(

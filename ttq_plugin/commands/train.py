@@ -14,6 +14,7 @@ from ttq_plugin.tasks.checks.check import TaskWarning
 from ttq_plugin.tasks.scoring.parts import part_label, part_text
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial.run import Prepared, save_weights
+from ttq_plugin.trial.tested import in_words
 
 SIMULATED = "The data are SIMULATED."
 """What every output says of a model that never saw a measured signal."""
@@ -106,6 +107,7 @@ def train(
         f"test_{metric.name}": test.value,
         "parts": ready.parts,
         "test_parts": test.parts,
+        **test.to_dict(),
         "origin": ready.origin,
         "simulated": ready.simulated,
         "weights": str(out) if out else None,
@@ -121,6 +123,8 @@ def train(
         f"{result['parameters']} parameters, {metric.label} {metric.text(ready.score)} (validation), "
         f"{metric.text(test.value)} (test)"
     )
+    if test.interval is not None:
+        console.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
     print_parts("full precision", {"validation": ready.parts, "test": test.parts}, ready.task)
     if out:
         console.print(f"weights: {out}")

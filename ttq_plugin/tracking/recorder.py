@@ -117,6 +117,17 @@ class StudyRecorder:
         for name, value in list(parts.items())[: children.MOST_PARTS]:
             self.store.client.log_metric(run_id, f"test_{name}", children.rounded(value))
 
+    def log_evidence(self, number: int, values: Mapping[str, float]) -> None:
+        """Tell how sure a front member's test score is.
+
+        Args:
+            number: the trial.
+            values: by name, such as ``test_mcc_change_low``.
+        """
+        run_id = self._child(number).run_id
+        for name, value in values.items():
+            self.store.client.log_metric(run_id, name, children.rounded(value))
+
     def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float]) -> None:
         """Tell what other seeds gave for a front member.
 

@@ -191,8 +191,8 @@ def _write_ahead(store: Store) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, float]:
-    """The test score of a study's members that have one, by trial; nothing is made where there is no store.
+def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, dict[str, float]]:
+    """Test scores of a study's members with their intervals, by trial; nothing is made where there is no store.
 
     Args:
         where: as for `open_store`.
@@ -200,7 +200,7 @@ def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, float
         score: the task's metric.
 
     Returns:
-        Trial number -> its value on the test split.
+        Trial number -> ``test_<score>`` and what else was recorded of it, such as ``test_<score>_change``.
     """
     if "://" not in str(where) and not (Path(where) / "mlflow.db").is_file():
         return {}
@@ -210,4 +210,8 @@ def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, float
         return {}
     name = f"test_{score}"
     runs = store.client.search_runs([experiment.experiment_id], "tags.role = 'trial'", max_results=50_000)
-    return {int(run.data.tags["trial"]): run.data.metrics[name] for run in runs if name in run.data.metrics}
+    return {
+        int(run.data.tags["trial"]): {key: value for key, value in run.data.metrics.items() if key.startswith(name)}
+        for run in runs
+        if name in run.data.metrics
+    }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,17 +21,15 @@ from ttq_plugin.methods import LSQ, MIXED
 from ttq_plugin.support import inputs
 from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
-from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.checks.check import load_data
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
-from ttq_plugin.tasks.task import Task
 from ttq_plugin.tasks.training import OnEpoch, train
 from ttq_plugin.trial.budget import limited, tighten, zeros_for
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.trial.settings import Settings
+from ttq_plugin.trial.tested import score_on_test
 
 __all__ = [
     "MIXED",
@@ -198,35 +195,6 @@ def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
 def _widths(quantizers: Any) -> dict[str, int]:
     """Bits of the integer layers; NNI's of two bits are -1, 0 and 1: ternary layers like the others."""
     return {name: bits for name, bits in quantizers.widths.items() if bits > 2}
-
-
-def score_on_test(
-    task: str | Task,
-    models: Iterable[nn.Module],
-    *,
-    seed: int,
-    data: Path | str | None = None,
-    fingerprint: str | None = None,
-) -> list[Score]:
-    """Scores of finished models on the test split; nothing may be decided by them.
-
-    Args:
-        task: a task's name, or a task.
-        models: on the CPU.
-        seed: the one that their training's splits were made with.
-        data: the user's data file, as in ``prepare``.
-        fingerprint: of the data that they were trained on, see ``Prepared.fingerprint``; None to take any.
-
-    Returns:
-        The task's metric of each, with its parts.
-
-    Raises:
-        InputError: if the task's ``load`` gives other data than before.
-    """
-    described = task if isinstance(task, Task) else get_task(task)
-    splits = load_data(described, Path(data) if data else None, seed)
-    check_same_data(described, splits.fingerprint(), fingerprint)
-    return [score(model, splits.test, described.score) for model in models]
 
 
 def _links(

@@ -18,12 +18,14 @@ from ttq_plugin.fronts import upward
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.runner import Summary
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.statistics.noninferiority import Verdict
 from ttq_plugin.support.inputs import to_device
 from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tracking import plot_front
 from ttq_plugin.tracking.words import label_of, with_unit
-from ttq_plugin.trial.run import load_weights, score_on_test
+from ttq_plugin.trial.run import load_weights
+from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
 
 HEADINGS = {
     "cr_gain_total": "CR_G",
@@ -43,10 +45,15 @@ def finish(
     seed: int,
     confirmed: Mapping[int, Confirmed],
     curves: str,
+    margin: float | None = None,
 ) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
     recorder, members, score = watch.recorder, sorted(watch.members()), watch.space.score
-    scores = _test(watch, members, data, seed)
+    scores, tests = _test(watch, members, data, seed)
+    metric = watch.ready.task.score
+    verdicts = not_inferior({n: tests[n] for n in members if n in tests}, metric, margin_of(metric, margin))
+    for number in verdicts:
+        recorder.log_evidence(number, _evidence(tests[number], verdicts[number], score))
     for number, found in confirmed.items():
         recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
@@ -63,6 +70,8 @@ def finish(
             **{k: v for k, v in r.parameters.items() if v is not None},
             **r.metrics,
             score.on_test: scores.get(r.number),
+            **(tests[r.number].to_dict() if r.number in tests else {}),
+            **({"not_inferior": vars(verdicts[r.number])} if r.number in verdicts else {}),
             "notes": [*r.notes, *([watch.remarks[r.number]] if r.number in watch.remarks else [])],
             "parts": r.parts,
             **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
@@ -89,28 +98,39 @@ def finish(
     }
 
 
-def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> dict[int, float]:
-    """Test score of each front member, once each; -1 is the full-precision model's."""
+def _evidence(test: Tested, verdict: Verdict, score: str) -> dict[str, float]:
+    """What MLflow is told of a member's test: intervals, the change from full precision, and the p-value."""
+    found = {f"test_{score}": test.interval, f"test_{score}_change": test.change}
+    ends = {f"{name}_{end}": getattr(i, end) for name, i in found.items() if i is not None for end in ("low", "high")}
+    moved = {} if test.change is None else {f"test_{score}_change": test.change.value}
+    return {**ends, **moved, f"test_{score}_p_inferior": verdict.adjusted}
+
+
+def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tuple[dict[int, float], dict[int, Tested]]:
+    """Test scores of the front's members, by number, and how sure they are; -1 is the full-precision model.
+
+    Returns:
+        The scores, of members tested before too; and scores with intervals, of members whose weights are kept.
+    """
     recorder, task = watch.recorder, watch.ready.task
     known = recorder.tested()
     models, numbers = [watch.ready.model.cpu()], [-1]
     for number in members:
         path = watch.models / f"trial-{number}.safetensors"
-        if number not in known and path.is_file():
+        if path.is_file():
             model = task.model().eval()
             load_weights(model, path)
             models.append(model)
             numbers.append(number)
             _log_model(watch, number, path, model)
     tested = score_on_test(task, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
-    scores = {number: found.value for number, found in zip(numbers, tested, strict=True)}
-    parts = {number: found.parts for number, found in zip(numbers, tested, strict=True)}
-    for number, score in scores.items():
-        if number >= 0:
-            recorder.log_test(number, score)
-            recorder.log_test_parts(number, parts[number])
-    recorder.log_full_precision(watch.ready.parts, parts[-1])
-    return known | scores
+    tests = dict(zip(numbers, tested, strict=True))
+    for number, found in tests.items():
+        if number >= 0 and number not in known:
+            recorder.log_test(number, found.value)
+            recorder.log_test_parts(number, found.parts)
+    recorder.log_full_precision(watch.ready.parts, tests[-1].parts)
+    return {number: found.value for number, found in tests.items()} | known, tests
 
 
 def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
@@ -158,6 +178,7 @@ def print_front(result: dict[str, Any], space: Space, store: str) -> None:
         )
     if result["ended"] not in {None, "trials"}:
         out.print(f"The search ended by {result['ended']}.")
+    _print_proven(result)
     print_confirmed(result["front"], space)
     for row in result["front"]:
         for note in (note for note in row["notes"] if " is lost: " in note):
@@ -168,3 +189,18 @@ def print_front(result: dict[str, Any], space: Space, store: str) -> None:
     out.print(f"picture: {result['picture']}")
     for head, line in zip(("MLflow:  ", "         "), to_see(store, result["link"], result["study"]), strict=False):
         out.print(head + line)
+
+
+def _print_proven(result: dict[str, Any]) -> None:
+    """Which members are proven to lose less than the margin on test data."""
+    judged = [row for row in result["front"] if "not_inferior" in row]
+    if not judged:
+        return
+    margin, change = judged[0]["not_inferior"]["margin"], judged[0]["test_change"]
+    units = f"{change['units']} {'groups' if change['grouped'] else 'samples'}"
+    named = with_unit(result["metric"], margin).replace(" %", " points")
+    proven = ", ".join(str(row["trial"]) for row in judged if row["not_inferior"]["holds"])
+    said = f"shown for trial{'s' if ',' in proven else ''} {proven}" if proven else "not shown for any trial"
+    out.print(
+        f"Non-inferiority on test data within {named}: {said} ({units}, Holm's correction for {len(judged)} members)."
+    )

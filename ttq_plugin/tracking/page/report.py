@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from string import Template
 from typing import Any
 
 from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
+from ttq_plugin.statistics.noninferiority import SIGNIFICANCE
 from ttq_plugin.tasks.scoring.parts import is_lost, part_label, part_text
 from ttq_plugin.tracking.page import figures
 from ttq_plugin.tracking.pictures.front import in_percent
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
-from ttq_plugin.tracking.words import for_page, written
+from ttq_plugin.tracking.words import drawn, for_page, written
 
 PAGE = Path(__file__).with_name("report.html")
 
@@ -36,6 +38,7 @@ class Study:
         remarks: more to tell of a trial, by its number.
         importances: heading -> objective -> parameter -> (share, standard error).
         score: the task's metric.
+        evidence: trial -> how sure its test score is, see ``tracking.store.tested``.
         full_precision: the full-precision model's ``score`` and ``parts`` on validation data, and the ``classes``'
             names; empty for studies of earlier versions.
     """
@@ -52,6 +55,7 @@ class Study:
     importances: Mapping[str, figures.Shares] = field(default_factory=dict)
     score: Objective = Objective("mcc")
     full_precision: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 def report_page(study: Study) -> str:
@@ -168,17 +172,33 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     metrics = list(dict.fromkeys([*study.objectives, *(m for m in ("srqw",) if all(m in r.metrics for r in rows))]))
     settings = list(dict.fromkeys(name for r in rows for name, value in r.parameters.items() if value is not None))
     tested = [r.number for r in rows if r.number in study.tests]
-    heads = ["trial", *map(for_page, metrics), *([for_page(test)] if tested else []), *map(html.escape, settings)]
+    moved = any(f"{test}_change" in study.evidence.get(number, {}) for number in tested)
+    tests = [for_page(test), *(["change from full precision (95 % interval)"] if moved else [])] if tested else []
+    heads = ["trial", *map(for_page, metrics), *tests, *map(html.escape, settings)]
     body = [_baseline(study, metrics, len(heads))] if study.full_precision else []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
         cells += [written(name, r.metrics[name]) for name in metrics]
         if tested:
             cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
+        if moved:
+            cells.append(_change(test, study.evidence.get(r.number, {})))
         cells += ["" if r.parameters.get(n) is None else html.escape(_number(r.parameters[n])) for n in settings]
         mark = ' class="pick"' if r.number == study.pick else ""
         body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}"
+
+
+def _change(test: str, found: Mapping[str, float]) -> str:
+    """A test score's change from full precision with its interval; bold where it is within the margin for sure."""
+    if f"{test}_change" not in found:
+        return ""
+    value, low, high = (
+        drawn(test, found[f"{test}_change{end}"]) if f"{test}_change{end}" in found else math.nan
+        for end in ("", "_low", "_high")
+    )
+    told = f"{value:+.3g} ({low:+.3g} to {high:+.3g})"
+    return f"<b>{told}</b>" if found.get(f"{test}_p_inferior", 1.0) <= SIGNIFICANCE else told
 
 
 def _baseline(study: Study, metrics: Sequence[str], columns: int) -> str:

@@ -1,0 +1,140 @@
+"""Finished models on the test split, which decides nothing: their scores, and how sure those are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ttq_plugin.statistics.noninferiority import Key, Verdict, verdicts
+from ttq_plugin.statistics.resampling import Answers, Interval, change, interval
+from ttq_plugin.support.frames import of_the_user
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.checks.check import load_data
+from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tasks.scoring.readings import main_output
+from ttq_plugin.tasks.scoring.scores import Score, outputs_of, score_outputs
+from ttq_plugin.tasks.task import Task
+from ttq_plugin.trial.prepared import check_same_data
+
+POINT = 0.01
+"""The margin for metrics in percent where nobody asks for another one: one point."""
+
+
+@dataclass(frozen=True)
+class Tested(Score):
+    """A model's score on the test split.
+
+    Attributes:
+        interval: of the score, over the split's groups (people, recordings) or, where none are known, its samples;
+            None where it cannot be told.
+        change: from the first model that was scored with this one, on the same samples; None for that one itself.
+    """
+
+    interval: Interval | None = None
+    change: Interval | None = None
+
+    def to_dict(self, prefix: str = "test") -> dict[str, Any]:
+        """Interval and change as JSON, under ``test_interval`` and ``test_change``; what is not known is left out."""
+        found = {"interval": self.interval, "change": self.change}
+        return {f"{prefix}_{name}": value.to_dict() for name, value in found.items() if value is not None}
+
+
+def score_on_test(
+    task: str | Task,
+    models: Iterable[nn.Module],
+    *,
+    seed: int,
+    data: Path | str | None = None,
+    fingerprint: str | None = None,
+    intervals: bool = True,
+) -> list[Tested]:
+    """Scores of finished models on the test split; nothing may be decided by them.
+
+    Args:
+        task: a task's name, or a task.
+        models: on the CPU; changes are measured from the first.
+        seed: the one that their training's splits were made with.
+        data: the user's data file, as in ``prepare``.
+        fingerprint: of the data that they were trained on, see ``Prepared.fingerprint``; None to take any.
+        intervals: whether to resample for intervals.
+
+    Returns:
+        The task's metric of each, with its parts and intervals.
+
+    Raises:
+        InputError: if the task's ``load`` gives other data than before.
+    """
+    described = task if isinstance(task, Task) else get_task(task)
+    splits = load_data(described, Path(data) if data else None, seed)
+    check_same_data(described, splits.fingerprint(), fingerprint)
+    metric = described.score
+    with of_the_user("Reading the groups of the test split", always=False):
+        groups = splits.test.group_ids
+    first: Answers | None = None
+    found = []
+    for model in models:
+        read = main_output if metric.builtin else lambda outputs: outputs
+        answers = Answers(*outputs_of(model, splits.test, read), groups)
+        scored = score_outputs(answers.outputs, answers.targets, metric)
+        own = interval(metric, answers) if intervals else None
+        moved = change(metric, first, answers) if intervals and first is not None else None
+        found.append(Tested(scored.value, scored.parts, own, moved))
+        first = first or answers
+    return found
+
+
+def margin_of(metric: Metric, asked: float | None) -> float | None:
+    """The margin in the metric's unit.
+
+    Args:
+        metric: the task's.
+        asked: as people write it: points for a metric in percent, else the metric's own unit; None: not asked.
+
+    Returns:
+        The margin; one point for a metric in percent where none is asked for, else None.
+    """
+    if asked is None:
+        return POINT if metric.fraction else None
+    return asked / 100 if metric.fraction else asked
+
+
+def not_inferior(tests: Mapping[Key, Tested], metric: Metric, margin: float | None) -> dict[Key, Verdict]:
+    """Which models are proven to lose no more than the margin, corrected for their number.
+
+    Args:
+        tests: scores with their change from full precision; those without one are left out.
+        metric: the task's.
+        margin: in the metric's unit; None: nothing is tested.
+
+    Returns:
+        A verdict a model.
+
+    Raises:
+        InputError: for a margin that is not above 0.
+    """  # noqa: DOC502 - raised by what it calls
+    if margin is None:
+        return {}
+    changes = {key: test.change for key, test in tests.items() if test.change is not None}
+    return verdicts(changes, margin, higher=metric.higher)
+
+
+def in_words(found: Interval, metric: Metric, *, signed: bool = False) -> str:
+    """An interval as people read it, such as ``94.1 to 96.3 % over 3 groups``."""
+    scale, unit, digits = (100, " points" if signed else " %", ".2f") if metric.fraction else (1, "", ".4g")
+    ends = (f"{scale * end:{'+' if signed else ''}{digits}}" for end in (found.low, found.high))
+    return f"{' to '.join(ends)}{unit} over {found.units} {'groups' if found.grouped else 'samples'}"
+
+
+def change_in_words(found: Interval, metric: Metric, verdict: Verdict | None = None) -> str:
+    """A change with its interval, and whether it is proven to lie within the margin."""
+    scale, unit, digits = (100, " points", ".2f") if metric.fraction else (1, "", ".4g")
+    told = f"{scale * found.value:+{digits}}{unit} (95 % interval {in_words(found, metric, signed=True)})"
+    if verdict is None:
+        return told
+    margin = f"{scale * verdict.margin:g}{' point' + 's' * (verdict.margin != POINT) if metric.fraction else ''}"
+    proven = "non-inferior" if verdict.holds else "not shown to be non-inferior"
+    return f"{told}; {proven} within a margin of {margin} (p = {verdict.adjusted:.2g})"
