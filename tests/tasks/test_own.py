@@ -17,7 +17,7 @@ from ttq_plugin.nni_adapter.links import LSQ
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.task import Recipe
+from ttq_plugin.tasks.task import Data, Recipe
 from ttq_plugin.trial.run import Settings, prepare, run
 
 OWN = """
@@ -157,3 +157,20 @@ def test_settings_reach_the_method(tmp_path):
     assert len(channels.model.conv1.weight.unique()) > 3
     with pytest.raises(InputError, match="granularity must be default or out_channel, got 'row'"):
         Settings("tiny", "pttq", granularity="row")
+
+
+@pytest.mark.parametrize("split", range(3))
+def test_a_load_that_gives_other_data_each_time_is_told_before_the_training(split, tmp_path, monkeypatch):
+    from tests.test_api import TASK
+    from ttq_plugin import train
+    from ttq_plugin.trial import prepared
+
+    def load(source, seed):
+        data = TASK.load(source, seed)
+        splits = [data.train, data.validation, data.test]
+        splits[split] = splits[split].take(torch.randperm(len(splits[split])))
+        return Data(*splits)
+
+    monkeypatch.setattr(prepared, "full_precision", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError, match="must give the same data for the same arguments, but gave other samples"):
+        train(replace(TASK, load=load), cache=tmp_path, show=False)

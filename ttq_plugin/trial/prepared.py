@@ -14,11 +14,11 @@ from ttq_plugin.curvature import LayerTrace, Traces, layer_traces
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import read_json, write_json
 from ttq_plugin.support.seeds import seeded
-from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.checks.check import check_task, load_data, make_model
 from ttq_plugin.tasks.full_precision import full_precision
-from ttq_plugin.tasks.samples import Samples
-from ttq_plugin.tasks.task import Task
+from ttq_plugin.tasks.samples import Samples, Split
+from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch
 
 TRACE_SAMPLES = 1024
@@ -28,6 +28,9 @@ TRACE_BATCH = 64
 """A batch has probes of its own: small ones are the more precise at equal cost."""
 
 TRACE_PROBES = 8
+
+GLIMPSE = 8
+"""Samples of a Dataset that a second ``load`` is compared by."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def prepare(
     _check_device(device)
     splits = load_data(described, Path(data) if data else None, seed)
     check_same_data(described, splits.fingerprint(), fingerprint)
+    if fingerprint is None and described.name not in TASKS:
+        _check_repeatable(described, splits, data, seed)
     with seeded(seed):
         untrained = make_model(described)
     check_task(described, splits, untrained, test=check_test)
@@ -154,6 +159,22 @@ def check_same_data(task: Task, found: str, expected: str | None) -> None:
             f"load of {task.name} must give the same data for the same arguments, but gave other samples than before; "
             "draw every random number in it from its seed, or give a Dataset that augments an attribute `fingerprint`."
         )
+
+
+def _check_repeatable(task: Task, splits: Data, data: Path | str | None, seed: int) -> None:
+    """Call a user's ``load`` a second time: what differs would be found by each worker, after the training."""
+    again = load_data(task, Path(data) if data else None, seed)
+    for name in ("train", "validation", "test"):
+        one, other = (_glimpse(getattr(each, name)) for each in (splits, again))
+        check_same_data(task, other, one)
+
+
+def _glimpse(samples: Samples) -> str:
+    """All samples in memory, as one hash; of a Dataset its length and first samples, for it may take long to read."""
+    if isinstance(samples, Split) or hasattr(samples.dataset, "fingerprint"):
+        return samples.digest()
+    with seeded(0):
+        return f"{len(samples)}-{samples.head(GLIMPSE).digest()}"
 
 
 def _traces(
