@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.deploy import zoo
 from tests.deploy.nets import ternarise
 from tests.deploy.test_c99 import HARNESS, SANITIZED, STRICT, call, run
 from ttq_plugin.deploy.c99.export import Written, export_c
+from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
 
@@ -250,6 +252,77 @@ def test_undefined_and_infinite_numbers_are_lost_nowhere(kind, value, tmp_path):
     written = check(model, x, tmp_path)
     assert kind in written.kinds.values()
     assert not expected(model, x)[1:].isfinite().all() and expected(model, x)[0].isfinite().all()
+
+
+class Sequences(nn.Module):
+    """Tokens, looked up and run through two recurrent layers; beside them a signal that may be anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(40, 7)
+        self.forth = nn.LSTM(10, 12, batch_first=True, bidirectional=True)
+        self.back = nn.GRU(24, 9, batch_first=True, bias=False)
+        self.tied = nn.Linear(7, 40, bias=False)
+        self.tied.weight = self.words.weight
+
+    def forward(self, tokens, signal):
+        words = self.words(tokens)
+        found, _ = self.forth(torch.cat([words, signal], 2))
+        return self.back(found)[0], self.tied(words)
+
+
+@pytest.mark.parametrize("kind", ["gaps", "gaps a row", "trits", "bytes", "floats"])
+def test_embeddings_and_recurrent_weights_as_codes(kind, tmp_path):
+    torch.manual_seed(0)
+    model = Sequences()
+    zeros = {"gaps": 0.9, "gaps a row": 0.8, "trits": 0.2}.get(kind)
+    weights = [w for w in model.parameters() if w.dim() == 2]
+    with torch.no_grad():
+        for weight in weights:
+            if zeros is not None:
+                ternarise(weight, zeros)
+            if kind == "gaps a row":
+                weight.mul_(torch.rand(len(weight), 1) + 0.5)
+            if kind == "bytes":
+                weight.copy_(torch.randint(-100, 101, weight.shape) * 0.003)
+    x = torch.randint(0, 40, (4, 6)), torch.randn(4, 6, 3)
+    x[1][2, 1, 0], x[1][3, 5, 2] = float("inf"), float("nan")
+    written = check(model, x, tmp_path)
+    [table] = written.kinds.keys() & {"words.weight", "tied.weight"}
+    assert written.kinds.pop(table) == ("trits" if zeros else kind), "which can be read anywhere"
+    assert len(written.kinds) == 6 and set(written.kinds.values()) == {kind.split()[0]}
+    for twin in (nn.LSTM(10, 12, batch_first=True), nn.Embedding(40, 7)):  # without a layer beside
+        for weight in twin.parameters():
+            if weight.dim() == 2 and zeros is not None:
+                ternarise(weight, zeros)
+        single = nn.Sequential(twin, First()) if isinstance(twin, nn.LSTM) else twin
+        check(single, torch.randn(2, 5, 10) if isinstance(twin, nn.LSTM) else torch.randint(0, 40, (3, 2)), tmp_path)
+
+
+class KeepsItsActivation(nn.Module):
+    """With the graph that made it, which Python does not copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x):
+        y = self.layer(x)
+        if not torch.compiler.is_compiling():
+            self.kept = y
+        return y.relu()
+
+
+@pytest.mark.parametrize("form", ["c", "onnx"])
+def test_a_model_that_cannot_be_copied_as_it_is(form, tmp_path):
+    model, x = KeepsItsActivation(), torch.randn(2, 6)
+    model(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    if form == "c":
+        check(model, x, tmp_path)
+    else:
+        torch.testing.assert_close(OnnxModule(to_onnx(model, x))(x), model(x).detach())
 
 
 class Everything(nn.Module):

@@ -45,9 +45,9 @@ def _pool(writer: Writer, step: Step) -> str:
 
 def _embed(writer: Writer, step: Step) -> str:
     """Rows of a table."""
-    indices, table = step.inputs
-    rows, width = table.meta.shape
-    places = f"{writer.at(table)}, {writer.at(indices)}, {writer.at(step.output)}"
+    [indices], table = step.inputs, step.more["table"]
+    rows, width = writer.program.tensors[table].shape
+    places = f"&{writer.weights(table)}, {writer.at(indices)}, {writer.at(step.output)}"
     return f"embed({indices.meta.numel()}, {rows}, {width}, {places});"
 
 
@@ -56,7 +56,8 @@ def _recur(writer: Writer, step: Step) -> str:
     [source], more = step.inputs, step.more
     name = f"recurrence{len(writer.names)}"
     writer.names[step.output] = name
-    weights = [writer.optional(more[word]) for word in ("input_weight", "hidden_weight", "input_bias", "hidden_bias")]
+    weights = [writer.weight_fields(more[word]) for word in ("input_weight", "hidden_weight")]
+    weights += [writer.optional(more[word]) for word in ("input_bias", "hidden_bias")]
     _, length, width = source.meta.shape
     _, x_step, x_feature_step = source.meta.stride()
     sizes = [length, width, step.output.meta.shape[-1], x_step, x_feature_step, step.output.meta.stride(1)]

@@ -44,12 +44,13 @@ class Packed:
         return self.values.nbytes + self.positive.nbytes + (0 if self.negative is None else self.negative.nbytes)
 
 
-def pack(weight: Tensor, *, dense: bool = False) -> Packed:
+def pack(weight: Tensor, *, dense: bool = False, random: bool = False) -> Packed:
     """The weight (out channels, ...) in its smallest form, exactly.
 
     Args:
         weight: float32.
         dense: always as floats, to compare with.
+        random: in a form of which any row can be read without those before it.
 
     Returns:
         The bytes and how to read them. A weight on an int8 grid may be off by the rounding of its grid in float32.
@@ -60,11 +61,10 @@ def pack(weight: Tensor, *, dense: bool = False) -> Packed:
         codes = found.values.numpy().reshape(-1)
         rows = values.numpy().reshape(1 if found.smallest_group == codes.size else len(values), -1)
         scales = np.maximum(rows.max(1), 0), np.maximum((-rows).max(1), 0)
-        bits, rice = gap_bits(codes)
-        forms += [
-            Packed("trits", base3(codes), *scales),
-            Packed("gaps", np.packbits(bits, bitorder="little"), *scales, rice),
-        ]
+        forms.append(Packed("trits", base3(codes), *scales))
+        if not random:
+            bits, rice = gap_bits(codes)
+            forms.append(Packed("gaps", np.packbits(bits, bitorder="little"), *scales, rice))
     elif not dense and (grid := integer_codes(values, 8)) is not None:
         codes = grid.values.numpy().reshape(-1)
         rows = values.numpy().reshape(grid.scales, -1)

@@ -1,17 +1,11 @@
-/* What every exported model is computed with; the switches USE_* leave out what this one does not need. */
-
 /* ---- Layers: convolutions and linear layers, with BatchNorm, activation and max pooling behind them. ---- */
 
 #if USE_LAYER
-enum { GAPS, TRITS, BYTES, FLOATS };
-
 typedef struct {
-    const void *codes;
-    const float *positive, *negative; /* W_p, W_n: one for all channels, or one each (see scale_step) */
+    weights weight;                   /* rows are output channels */
     const float *gain;                /* factor of each output channel, or NULL */
     const float *shift;               /* term of each output channel, or NULL */
     float slope;                      /* of the activation below zero: 0 ReLU, 1 none */
-    uint8_t kind, rice, scale_step;
     dim groups, channels, rows, columns;          /* of the input; channels of one group */
     dim channel_step, row_step, column_step;      /* how it lies in memory */
     dim kernel_rows, kernel_columns;
@@ -25,68 +19,6 @@ static float plus[PLANE];
 
 #if USE_GAPS || USE_TRITS
 static float minus[PLANE];
-
-typedef struct {
-    const uint8_t *codes;
-    uint32_t at, index; /* next bit; weight that was reached */
-    uint8_t held, left; /* of a byte of trits */
-    int8_t sign;
-} reader;
-#endif
-
-#if USE_GAPS
-static uint32_t next_bit(reader *r)
-{
-    uint32_t bit = (uint32_t)(r->codes[r->at >> 3] >> (r->at & 7u)) & 1u;
-    r->at++;
-    return bit;
-}
-
-/* To the next weight that is not zero: a Rice code of the zeros between, then the sign. */
-static void skip_zeros(reader *r, uint32_t rice)
-{
-    uint32_t high = 0, low = 0, i;
-    while (next_bit(r))
-        high++;
-    for (i = 0; i < rice; i++)
-        low |= next_bit(r) << i;
-    r->index += (high << rice) | low;
-    r->sign = next_bit(r) ? -1 : 1;
-}
-#endif
-
-#if USE_GAPS || USE_TRITS
-/* The sign and index of the next weight that is not zero and lies before limit; 0 if there is none. */
-static int next_weight(reader *r, const layer *l, uint32_t limit, uint32_t *index)
-{
-#if USE_GAPS
-    if (l->kind == GAPS) {
-        int sign = r->sign;
-        if (r->index >= limit)
-            return 0;
-        *index = r->index++;
-        skip_zeros(r, l->rice);
-        return sign;
-    }
-#endif
-#if USE_TRITS
-    while (r->index < limit) {
-        uint32_t trit;
-        if (r->left == 0) {
-            r->held = *r->codes++;
-            r->left = 5;
-        }
-        trit = r->held % 3u;
-        r->held = (uint8_t)(r->held / 3u);
-        r->left--;
-        *index = r->index++;
-        if (trit)
-            return trit == 1 ? 1 : -1;
-    }
-#endif
-    (void)l;
-    return 0;
-}
 #endif
 
 #if USE_GAPS || USE_TRITS || USE_BYTES
@@ -144,9 +76,9 @@ static void finish(const layer *l, uint32_t channel, float *y)
 {
     float gain = l->gain ? l->gain[channel] : 1.0f;
     float shift = l->shift ? l->shift[channel] : 0.0f;
-    float positive = gain * l->positive[channel * l->scale_step];
+    float positive = gain * l->weight.positive[channel * l->weight.scale_step];
 #if USE_GAPS || USE_TRITS
-    float negative = l->negative ? gain * l->negative[channel * l->scale_step] : 0.0f;
+    float negative = l->weight.negative ? gain * l->weight.negative[channel * l->weight.scale_step] : 0.0f;
 #endif
     uint32_t row, column, i, j;
     y += channel * l->out_channel_step;
@@ -158,7 +90,7 @@ static void finish(const layer *l, uint32_t channel, float *y)
                 for (j = 0; j < l->pool_columns; j++, at++) {
                     float value = positive * plus[at] + shift;
 #if USE_GAPS || USE_TRITS
-                    if (l->negative)
+                    if (l->weight.negative)
                         value -= negative * minus[at];
 #endif
                     if ((i == 0 && j == 0) || value > best || value != value) /* not a number stays */
@@ -177,27 +109,22 @@ static void run_layer(const layer *l, const float *x, float *y)
     uint32_t positions = (uint32_t)l->out_rows * l->out_columns;
     uint32_t channel, i;
 #if USE_GAPS || USE_TRITS || USE_BYTES
-    int odd = l->kind != FLOATS && unusual(l, x);
+    int odd = l->weight.kind != FLOATS && unusual(l, x);
 #endif
 #if USE_GAPS || USE_TRITS
-    reader r = {0};
-    r.codes = l->codes;
-#endif
-#if USE_GAPS
-    if (l->kind == GAPS)
-        skip_zeros(&r, l->rice);
+    reader r = beginning(&l->weight);
 #endif
     for (channel = 0; channel < l->out_channels; channel++) {
         const float *source = x + channel / (l->out_channels / l->groups) * l->channels * l->channel_step;
         for (i = 0; i < positions; i++)
             plus[i] = 0.0f;
 #if USE_GAPS || USE_TRITS
-        if (l->kind == GAPS || l->kind == TRITS) {
+        if (l->weight.kind == GAPS || l->weight.kind == TRITS) {
             uint32_t index = 0, next = channel * taps;
             int sign;
             for (i = 0; i < positions; i++)
                 minus[i] = 0.0f;
-            while ((sign = next_weight(&r, l, (channel + 1) * taps, &index)) != 0) {
+            while ((sign = next_weight(&r, &l->weight, (channel + 1) * taps, &index)) != 0) {
                 for (; odd && next < index; next++)
                     shift_add(plus, 0.0f, l, source, next - channel * taps);
                 next = index + 1;
@@ -208,16 +135,16 @@ static void run_layer(const layer *l, const float *x, float *y)
         }
 #endif
 #if USE_BYTES
-        if (l->kind == BYTES) {
-            const int8_t *weights = (const int8_t *)l->codes + channel * taps;
+        if (l->weight.kind == BYTES) {
+            const int8_t *weights = (const int8_t *)l->weight.codes + channel * taps;
             for (i = 0; i < taps; i++)
                 if (weights[i] || odd)
                     shift_add(plus, (float)weights[i], l, source, i);
         }
 #endif
 #if USE_FLOATS
-        if (l->kind == FLOATS) {
-            const float *weights = (const float *)l->codes + channel * taps;
+        if (l->weight.kind == FLOATS) {
+            const float *weights = (const float *)l->weight.codes + channel * taps;
             for (i = 0; i < taps; i++)
                 shift_add(plus, weights[i], l, source, i);
         }

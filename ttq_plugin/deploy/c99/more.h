@@ -85,31 +85,104 @@ static void pool(const pooling *p, const float *x, float *y)
 #endif
 
 #if USE_EMBED
+/* One weight, which gaps would not give without those before it. */
+static float weight_at(const weights *w, uint32_t row, uint32_t index)
+{
+#if USE_TRITS
+    if (w->kind == TRITS) {
+        uint32_t held = ((const uint8_t *)w->codes)[index / 5u], place;
+        for (place = index % 5u; place > 0; place--)
+            held /= 3u;
+        held %= 3u;
+        return held == 0 ? 0.0f : held == 1u ? w->positive[row * w->scale_step] : -w->negative[row * w->scale_step];
+    }
+#endif
+#if USE_BYTES
+    if (w->kind == BYTES)
+        return w->positive[row * w->scale_step] * (float)((const int8_t *)w->codes)[index];
+#endif
+    (void)row;
+    return ((const float *)w->codes)[index];
+}
+
 /* Rows of a table; whole numbers come as floats, and what is none of its rows is the first. */
-static void embed(uint32_t n, uint32_t rows, uint32_t width, const float *table, const float *x, float *y)
+static void embed(uint32_t n, uint32_t rows, uint32_t width, const weights *table, const float *x, float *y)
 {
     uint32_t i, j;
     for (i = 0; i < n; i++) {
-        const float *row = table + (x[i] >= 0.0f && x[i] < (float)rows ? (uint32_t)x[i] : 0u) * width;
+        uint32_t row = x[i] >= 0.0f && x[i] < (float)rows ? (uint32_t)x[i] : 0u;
         for (j = 0; j < width; j++)
-            *y++ = row[j];
+            *y++ = weight_at(table, row, row * width + j);
     }
 }
 #endif
 
 #if USE_RECUR
 typedef struct {
-    const float *input_weight, *hidden_weight, *input_bias, *hidden_bias;
+    weights input_weight, hidden_weight;
+    const float *input_bias, *hidden_bias;
     dim length, width, hidden, x_step, x_feature_step, y_step;
     uint8_t gates, backward; /* 1 tanh, 3 GRU, 4 LSTM */
 } recurrence;
 
-static float dot(const float *w, const float *x, uint32_t n, uint32_t step)
+/* What is read of a matrix row by row. */
+typedef struct {
+    const weights *w;
+#if USE_GAPS || USE_TRITS
+    reader r;
+    int odd; /* infinite or undefined numbers, which make zero weights matter */
+#endif
+} matrix;
+
+static matrix rows_of(const weights *w, const float *x, uint32_t n, uint32_t step)
 {
+    matrix m;
+    m.w = w;
+#if USE_GAPS || USE_TRITS
+    m.r = beginning(w);
+    m.odd = 0;
+    for (; n > 0; n--, x += step)
+        if (*x - *x != 0.0f)
+            m.odd = 1;
+#else
+    (void)x;
+    (void)n;
+    (void)step;
+#endif
+    return m;
+}
+
+/* A row, the next one, times a vector. */
+static float dot(matrix *m, uint32_t row, const float *x, uint32_t n, uint32_t step)
+{
+    const weights *w = m->w;
     float sum = 0.0f;
     uint32_t i;
+#if USE_GAPS || USE_TRITS
+    if (w->kind == GAPS || w->kind == TRITS) {
+        float less = 0.0f, none = 0.0f;
+        uint32_t index = 0, next = row * n;
+        int sign;
+        while ((sign = next_weight(&m->r, w, (row + 1) * n, &index)) != 0) {
+            for (; m->odd && next < index; next++)
+                none += 0.0f * x[(next - row * n) * step];
+            next = index + 1;
+            *(sign > 0 ? &sum : &less) += x[(index - row * n) * step];
+        }
+        for (; m->odd && next < (row + 1) * n; next++)
+            none += 0.0f * x[(next - row * n) * step];
+        return w->positive[row * w->scale_step] * sum - w->negative[row * w->scale_step] * less + none;
+    }
+#endif
+#if USE_BYTES
+    if (w->kind == BYTES) {
+        for (i = 0; i < n; i++)
+            sum += (float)((const int8_t *)w->codes)[row * n + i] * x[i * step];
+        return w->positive[row * w->scale_step] * sum;
+    }
+#endif
     for (i = 0; i < n; i++)
-        sum += w[i] * x[i * step];
+        sum += ((const float *)w->codes)[row * n + i] * x[i * step];
     return sum;
 }
 
@@ -127,9 +200,11 @@ static void recur(const recurrence *r, const float *x, float *y)
         state[i] = cell[i] = 0.0f;
     for (step = 0; step < r->length; step++) {
         uint32_t at = r->backward ? r->length - 1u - step : step;
+        matrix input = rows_of(&r->input_weight, x + at * r->x_step, r->width, r->x_feature_step);
+        matrix hidden = rows_of(&r->hidden_weight, state, h, 1);
         for (i = 0; i < r->gates * h; i++) {
-            fresh[i] = dot(r->input_weight + i * r->width, x + at * r->x_step, r->width, r->x_feature_step);
-            kept[i] = dot(r->hidden_weight + i * h, state, h, 1);
+            fresh[i] = dot(&input, i, x + at * r->x_step, r->width, r->x_feature_step);
+            kept[i] = dot(&hidden, i, state, h, 1);
             fresh[i] += r->input_bias ? r->input_bias[i] : 0.0f;
             kept[i] += r->hidden_bias ? r->hidden_bias[i] : 0.0f;
         }

@@ -8,7 +8,7 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-KERNELS = ("kernels.h", "more.h")
+KERNELS = ("weights.h", "kernels.h", "more.h")
 
 C_CODE = {
     "ADD": "a + b",

@@ -32,6 +32,7 @@ class Writer:
         self.constant_bytes = 0
         self.offsets, self.arena = _arena(program)
         layers = [step for step in program.steps if step.kind == "layer"]
+        self.tables = {step.more["table"] for step in program.steps if step.kind == "embed"}
         self.plane = max((int(np.prod(step.more["out"])) for step in layers), default=0)
         self.keys = max((s.inputs[1].meta.shape[2] for s in program.steps if s.kind == "attend"), default=0)
         self.hidden = max((s.output.meta.shape[-1] for s in program.steps if s.kind == "recur"), default=0)
@@ -44,7 +45,7 @@ class Writer:
 
     @property
     def coded(self) -> bool:
-        """Whether some layer adds by signs."""
+        """Whether some weight is codes -1, 0, 1."""
         return bool({"gaps", "trits"} & set(self.kinds.values()))
 
     @property
@@ -85,6 +86,32 @@ class Writer:
         """The name of a tensor's array."""
         return self.constant(self.program.tensors[name].float().numpy().reshape(-1), name)
 
+    def weight_fields(self, name: str) -> str:
+        """A weight as a value of the C type ``weights``; its arrays are declared once, in their smallest form."""
+        if name not in self.packed:
+            weight = self.program.tensors[name].float()
+            self.packed[name] = pack(weight, dense=self.dense, random=name in self.tables)
+        packed = self.packed[name]
+        one = packed.kind == "floats"
+        fields = [
+            self.constant(packed.values, (name, "codes"), "w"),
+            self.constant(packed.positive, "one" if one else (name, "positive")),
+            "NULL" if packed.negative is None else self.constant(packed.negative, (name, "negative")),
+            packed.kind.upper(),
+            str(packed.rice),
+            str(int(packed.positive.size > 1)),
+        ]
+        return f"{{{', '.join(fields)}}}"
+
+    def weights(self, name: str) -> str:
+        """The name of a weight of the C type ``weights``."""
+        key = (name, "weights")
+        if key not in self.names:
+            fields = self.weight_fields(name)
+            self.names[key] = f"weights{len(self.names)}"
+            self.declared.append(f"/* {plain(name)} */\nstatic const weights {self.names[key]} = {fields};")
+        return self.names[key]
+
     def optional(self, name: str | None) -> str:
         """The name of a tensor's array, or NULL."""
         return self.tensor(name) if name else "NULL"
@@ -106,33 +133,25 @@ class Writer:
     def _layer(self, step: Step) -> str:
         more = step.more
         weight = more["weight"]
-        if weight not in self.packed:
-            self.packed[weight] = pack(self.program.tensors[weight].float(), dense=self.dense)
         name = f"layer{len(self.names)}"
         self.names[step.output] = name
-        fields = self._fields(more, self.packed[weight])
+        fields = self._fields(more)
         lines = "".join(f"    .{key} = {value},\n" for key, value in fields.items())
         self.declared.append(f"/* {plain(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
         return f"run_layer(&{name}, {self.at(step.inputs[0])}, {self.at(step.output)});"
 
-    def _fields(self, more: dict[str, Any], packed: Packed) -> dict[str, Any]:
+    def _fields(self, more: dict[str, Any]) -> dict[str, Any]:
         weight = more["weight"]
         channels = len(self.program.tensors[weight])
         gain, shift = self._affine(more)
         pool = more["pool"] or {"size": (1, 1), "stride": (1, 1)}
         out = more["out"]
         pooled = [(n - s) // t + 1 for n, s, t in zip(out, pool["size"], pool["stride"], strict=True)]
-        one_scale = packed.kind == "floats"
         fields: dict[str, Any] = {
-            "codes": self.constant(packed.values, (weight, "codes"), "w"),
-            "positive": self.constant(packed.positive, "one" if one_scale else (weight, "positive")),
-            "negative": "NULL" if packed.negative is None else self.constant(packed.negative, (weight, "negative")),
+            "weight": self.weight_fields(weight),
             "gain": "NULL" if gain is None else self.constant(gain, (id(more), "gain")),
             "shift": "NULL" if shift is None else self.constant(shift, (id(more), "shift")),
             "slope": number(more["slope"]),
-            "kind": packed.kind.upper(),
-            "rice": packed.rice,
-            "scale_step": int(packed.positive.size > 1),
             "groups": more["groups"],
             "channels": more["channels"],
             "rows": more["rows"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.copying import copied
 from ttq_plugin.deploy.extras import need
 from ttq_plugin.deploy.flat import PREFIX, Flat, hushed, input_names, output_names, reason
 from ttq_plugin.errors import InputError, first_line
@@ -41,7 +41,7 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
         InputError: if a package is missing, torch cannot export the module, or the module fixes its batch size.
     """
     onnx, _ = need("onnx", "onnxscript")
-    plain = copy.deepcopy(model).cpu().eval()
+    plain = copied(model).cpu().eval()
     # Two samples: torch takes a batch of one for a constant.
     example = repeated(to_device(example_input, "cpu"), 2)
     try:

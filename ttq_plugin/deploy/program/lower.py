@@ -7,12 +7,12 @@ parameters alone is computed beforehand.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
+from ttq_plugin.core.model.copying import copied
 from ttq_plugin.deploy.flat import Flat, hushed, reason
 from ttq_plugin.deploy.program.builder import Builder, Operations
 from ttq_plugin.deploy.program.layers import LAYERS, layer
@@ -38,7 +38,7 @@ def trace(model: nn.Module, example_input: Any) -> Program:
     Raises:
         InputError: if torch cannot export the module, or it uses an operation that has no C code.
     """
-    plain = copy.deepcopy(model).cpu().float().eval()
+    plain = copied(model).cpu().float().eval()
     example = rows(to_device(example_input, "cpu"), torch.zeros(1, dtype=torch.int64))
     found = [t.float() if t.is_floating_point() else t for t in tensors(example)]
     try:

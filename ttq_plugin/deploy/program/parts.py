@@ -136,9 +136,9 @@ def pool(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
 def embed(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """Rows of a constant table."""
     table, source, output = build.value(given["weight"]), build.packed(build.value(given["indices"])), build.new(node)
-    if table.buffer.constant is None or not table.contiguous:
+    if table.buffer.constant is None:
         raise build.missing(node, "embedding in a computed table")
-    build.steps.append(Step("embed", output, [source, table]))
+    build.steps.append(Step("embed", output, [source], {"table": build.name_of(given["weight"])}))
     return output
 
 
