@@ -17,6 +17,9 @@ MIXED = "mixed"
 LSQ = "lsq-int2"
 """In place of a method: NNI's own LsqQuantizer at int2, one learned step a layer; the peer that is at hand in NNI."""
 
+QAT_QUANTIZER, LSQ_QUANTIZER = "QATQuantizer", "LsqQuantizer"
+"""Names of NNI's own quantizers, which a chain may name beside this project's."""
+
 SCALES, THRESHOLDS = "scales", "thresholds"
 """What a method may learn beside the latent weights."""
 

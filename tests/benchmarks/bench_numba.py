@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from tests.benchmarks.bench_runtime import LAYERS, thresholded
-from ttq_plugin.deploy.runtime.compiled import Choice, Tail
+from ttq_plugin.deploy.program.fusion import Tail
+from ttq_plugin.deploy.runtime.compiled import Choice
 from ttq_plugin.deploy.runtime.fused import FusedLayer
 
 TURNS, TILES = 200, (16, 64)

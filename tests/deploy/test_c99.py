@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.deploy.nets import TERNARY, made, ternarise, trained
 from tests.tracking.study import require
-from ttq_plugin.deploy.c99.codes import base3, gap_bits, pack
+from ttq_plugin.deploy.c99.codes import base3, gap_bits, stored
 from ttq_plugin.deploy.c99.export import export_c
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.storage import entropy
@@ -172,10 +172,10 @@ def test_codes_are_read_back(zeros):
 def test_the_smallest_form_is_taken():
     weight = torch.zeros(20, 100)
     weight[torch.rand(20, 100, generator=torch.Generator().manual_seed(0)) < 0.1] = 0.5
-    assert pack(weight).kind == "gaps" and pack(weight, dense=True).kind == "floats"
-    assert pack(torch.where(torch.rand(20, 100) < 0.5, 0.25, -0.5)).kind == "trits"
-    assert pack(torch.randint(-127, 128, (20, 100)) * 0.125).kind == "bytes"
-    assert pack(torch.randn(20, 100)).kind == "floats"
+    assert stored(weight).kind == "gaps" and stored(weight, dense=True).kind == "floats"
+    assert stored(torch.where(torch.rand(20, 100) < 0.5, 0.25, -0.5)).kind == "trits"
+    assert stored(torch.randint(-127, 128, (20, 100)) * 0.125).kind == "bytes"
+    assert stored(torch.randn(20, 100)).kind == "floats"
 
 
 def arm(program: str) -> str:
@@ -247,4 +247,4 @@ def test_each_task_has_its_layers_coded():
     """Of every layer that was made ternary, the codes are what is written."""
     for task, layers in TERNARY.items():
         model = made(task)
-        assert {pack(model.get_submodule(name).weight).kind for name in layers} == {"gaps"}
+        assert {stored(model.get_submodule(name).weight).kind for name in layers} == {"gaps"}

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from torch import nn
 
 from tests.reproduce import tiny
 from ttq_plugin.errors import InputError
-from ttq_plugin.nni_adapter.links import LSQ
+from ttq_plugin.methods import LSQ_QUANTIZER, QAT_QUANTIZER
+from ttq_plugin.nni_adapter.links import INTEGERS
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.full_precision import full_precision
@@ -144,7 +146,7 @@ def test_lsq_is_nnis_own_at_two_bits_and_measured_as_ternary(tmp_path):
     assert run(ready, settings).layers  # without a list, curvature chooses
     with pytest.raises(InputError, match="lsq-int2 has no t_min; NNI's LsqQuantizer has no options"):
         Settings("tiny", "lsq-int2", t_min=1.0)
-    assert LSQ == "LsqQuantizer"
+    assert set(INTEGERS) == {QAT_QUANTIZER, LSQ_QUANTIZER} == {QATQuantizer.__name__, LsqQuantizer.__name__}
 
 
 def test_settings_reach_the_method(tmp_path):

@@ -5,13 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.methods import METHODS, quantizers
-
-QAT = "QATQuantizer"
-"""NNI's own, for weights on an integer grid."""
-
-LSQ = "LsqQuantizer"
-"""NNI's own with learned steps; curvature does not choose it, but a chain may name it."""
+from ttq_plugin.methods import LSQ_QUANTIZER, METHODS, QAT_QUANTIZER, quantizers
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ def build_chain(
     methods: Mapping[str, Sequence[str]],
     options: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Link, ...]:
-    """The compressors that make a choice true: QAT first, then one link a ternary method.
+    """The compressors that make a choice true: QAT_QUANTIZER first, then one link a ternary method.
 
     Args:
         widths: bits -> layers on an integer grid.
@@ -58,7 +52,7 @@ def build_chain(
     """
     links = []
     if entries := tuple(integer_entry(layers, bits) for bits, layers in widths.items() if layers):
-        links.append(Link(QAT, entries, {}))
+        links.append(Link(QAT_QUANTIZER, entries, {}))
     for method, layers in methods.items():
         own = dict(options.get(method, {}))
         granularity = own.pop("granularity", None)
@@ -99,7 +93,7 @@ def _link(value: object, index: int) -> Link:
             f"Each link of a chain must be an object with {', '.join(keys)}; link {index} is {_brief(value)}."
         )
     compressor, config_list, options = value["compressor"], value["config_list"], value.get("options", {})
-    known = (QAT, LSQ, *quantizers().values())
+    known = (QAT_QUANTIZER, LSQ_QUANTIZER, *quantizers().values())
     if compressor not in known:
         raise InputError(f"`compressor` of link {index} must be one of {', '.join(known)}, got {compressor!r}.")
     if (
@@ -113,8 +107,8 @@ def _link(value: object, index: int) -> Link:
         )
     if not isinstance(options, dict):
         raise InputError(f"`options` of link {index} must be an object of keywords, got {_brief(options)}.")
-    if compressor == QAT and options:
-        raise InputError(f"`options` of link {index} must be empty for NNI's {QAT}, got {_brief(options)}.")
+    if compressor == QAT_QUANTIZER and options:
+        raise InputError(f"`options` of link {index} must be empty for NNI's {QAT_QUANTIZER}, got {_brief(options)}.")
     return Link(compressor, tuple(dict(entry) for entry in config_list), dict(options))
 
 

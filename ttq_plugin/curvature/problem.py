@@ -186,7 +186,7 @@ def _layers_in_order(model: nn.Module) -> dict[nn.Module, list[str]]:
 
 
 @dataclass(frozen=True)
-class Program:
+class IntegerProgram:
     """The budget in numbers: one for each candidate, what their sum may be at most, and the exact test."""
 
     sizes: Numbers
@@ -194,7 +194,7 @@ class Program:
     fits: Callable[[Picks], bool]
 
 
-def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> Program:
+def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> IntegerProgram:
     """The budget in numbers.
 
     Args:
@@ -231,7 +231,7 @@ def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> P
     if figure(least) > limit + rounding:
         raise InputError(_beyond(problem.budget, figure(least), problem.include))
     rest = figure(least) - total(sizes, least)
-    return Program(sizes, limit - rest, lambda picks: figure(picks) <= limit + rounding)
+    return IntegerProgram(sizes, limit - rest, lambda picks: figure(picks) <= limit + rounding)
 
 
 def _beyond(budget: Budget, least: float, include: tuple[str, ...]) -> str:

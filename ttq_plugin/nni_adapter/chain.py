@@ -14,7 +14,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.health import Health
 from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain, split
-from ttq_plugin.nni_adapter.links import INTEGERS, Link, build, check_links, ordered
+from ttq_plugin.nni_adapter.links import INTEGERS, AnyLink, build, check_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
@@ -33,7 +33,7 @@ class QuantizerChain:
 
     Args:
         model: the model to compress, full precision; wrapped in place by NNI.
-        links: see ``links.Link``: attributes ``compressor``, ``config_list``, ``options``.
+        links: see ``links.AnyLink``: attributes ``compressor``, ``config_list``, ``options``.
         evaluator: an NNI evaluator with traced optimisers.
         on_empty: as of this plugin's quantizers, for those whose link does not say otherwise; likewise the rest. Here
             ``clip`` is the default, as in the choice that curvature made.
@@ -50,7 +50,7 @@ class QuantizerChain:
     def __init__(
         self,
         model: nn.Module,
-        links: Sequence[Link],
+        links: Sequence[AnyLink],
         evaluator: Evaluator,
         *,
         on_empty: str = "clip",
@@ -199,7 +199,7 @@ class Compressed:
 
 def compress_chain(
     model: nn.Module,
-    links: Sequence[Link],
+    links: Sequence[AnyLink],
     evaluator: Evaluator,
     *,
     max_steps: int | None = None,

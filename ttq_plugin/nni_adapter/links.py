@@ -17,19 +17,18 @@ from torch import nn
 from ttq_plugin.core.model.layers import check_layers
 from ttq_plugin.core.model.matrices import layouts
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ_QUANTIZER, QAT_QUANTIZER
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 from ttq_plugin.nni_adapter.training.evaluators import mark_steps
 
 Config = dict[str, Any]
-INTEGER = QATQuantizer.__name__
-LSQ = LsqQuantizer.__name__
 TERNARY: dict[str, type[TernaryQuantizer]] = {quantizer.__name__: quantizer for quantizer in QUANTIZERS.values()}
 """This plugin's quantizers, by the name that a link gives."""
 
 
-class Link(Protocol):
+class AnyLink(Protocol):
     """One compressor of a chain and the layers it gets."""
 
     @property
@@ -71,11 +70,11 @@ class LearnedStepQuantizer(MarkedSteps, LsqQuantizer):
         self.current_step += 1
 
 
-INTEGERS: dict[str, type[Quantizer]] = {INTEGER: IntegerQuantizer, LSQ: LearnedStepQuantizer}
+INTEGERS: dict[str, type[Quantizer]] = {QAT_QUANTIZER: IntegerQuantizer, LSQ_QUANTIZER: LearnedStepQuantizer}
 """NNI's quantizers, by the name that a link gives."""
 
 
-def ordered(links: Sequence[Link]) -> list[Link]:
+def ordered(links: Sequence[AnyLink]) -> list[AnyLink]:
     """The links with the integer ones first, else in the order given.
 
     Args:
@@ -98,7 +97,7 @@ def ordered(links: Sequence[Link]) -> list[Link]:
     return sorted(links, key=lambda link: link.compressor not in INTEGERS)
 
 
-def check_links(model: nn.Module, links: Sequence[Link]) -> None:
+def check_links(model: nn.Module, links: Sequence[AnyLink]) -> None:
     """Check that each link's entries select layers of this model that it can have, and no layer is selected twice.
 
     Args:
@@ -132,7 +131,7 @@ def check_links(model: nn.Module, links: Sequence[Link]) -> None:
 
 
 def build(
-    model: nn.Module, links: Sequence[Link], evaluator: Evaluator | None, options: Mapping[str, Any]
+    model: nn.Module, links: Sequence[AnyLink], evaluator: Evaluator | None, options: Mapping[str, Any]
 ) -> list[TernaryQuantizer | Quantizer]:
     """Wrap the model with each link's quantizer; the last trains for all.
 
@@ -160,13 +159,13 @@ def build(
     return quantizers
 
 
-def configs_of(link: Link) -> list[Config]:
+def configs_of(link: AnyLink) -> list[Config]:
     """A copy of the link's entries, each with its target said: NNI would take inputs, outputs and biases too."""
     return [{"target_names": ["weight"], **deepcopy(config)} for config in link.config_list]
 
 
 @contextmanager
-def naming(link: Link, links: Sequence[Link]) -> Iterator[None]:
+def naming(link: AnyLink, links: Sequence[AnyLink]) -> Iterator[None]:
     """Say whose error it is, where there are several."""
     try:
         yield
@@ -174,11 +173,11 @@ def naming(link: Link, links: Sequence[Link]) -> Iterator[None]:
         raise InputError(f"{link.compressor}: {error}" if len(links) > 1 else str(error)) from None
 
 
-def _check_options(link: Link) -> None:
-    if link.compressor == LSQ and link.options:
-        raise InputError(f"{LSQ} takes no option, got {min(link.options)!r}.")
+def _check_options(link: AnyLink) -> None:
+    if link.compressor == LSQ_QUANTIZER and link.options:
+        raise InputError(f"{LSQ_QUANTIZER} takes no option, got {min(link.options)!r}.")
     if unknown := sorted(set(link.options) - {"quant_start_step"}):
-        raise InputError(f"{INTEGER} takes the option quant_start_step, got {unknown[0]!r}.")
+        raise InputError(f"{QAT_QUANTIZER} takes the option quant_start_step, got {unknown[0]!r}.")
 
 
 def _check_integer(model: nn.Module, config: Config) -> None:

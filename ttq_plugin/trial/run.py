@@ -17,7 +17,7 @@ from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.measures import CompressionReport, measure
-from ttq_plugin.methods import LSQ, MIXED
+from ttq_plugin.methods import LSQ, LSQ_QUANTIZER, MIXED
 from ttq_plugin.support import inputs
 from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
@@ -223,7 +223,7 @@ def _links(
         if settings.granularity:
             config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
     if settings.method == LSQ:
-        return [Link("LsqQuantizer", tuple(entry | LSQ_GRID for entry in config_list), {})], None
+        return [Link(LSQ_QUANTIZER, tuple(entry | LSQ_GRID for entry in config_list), {})], None
     if limited(settings) is not None:
         options["zeros"] = zeros_for(prepared, settings, config_list)
     if "zeros" in options:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Packed:
+class Stored:
     """One weight.
 
     Attributes:
@@ -44,7 +44,7 @@ class Packed:
         return self.values.nbytes + self.positive.nbytes + (0 if self.negative is None else self.negative.nbytes)
 
 
-def pack(weight: Tensor, *, dense: bool = False, random: bool = False) -> Packed:
+def stored(weight: Tensor, *, dense: bool = False, random: bool = False) -> Stored:
     """The weight (out channels, ...) in its smallest form, exactly.
 
     Args:
@@ -56,20 +56,20 @@ def pack(weight: Tensor, *, dense: bool = False, random: bool = False) -> Packed
         The bytes and how to read them. A weight on an int8 grid may be off by the rounding of its grid in float32.
     """
     values = weight.detach().cpu().contiguous()
-    forms = [Packed("floats", values.numpy().reshape(-1), np.ones(1, np.float32))]
+    forms = [Stored("floats", values.numpy().reshape(-1), np.ones(1, np.float32))]
     if not dense and (found := codes_of(values)) is not None:
         codes = found.values.numpy().reshape(-1)
         rows = values.numpy().reshape(1 if found.smallest_group == codes.size else len(values), -1)
         scales = np.maximum(rows.max(1), 0), np.maximum((-rows).max(1), 0)
-        forms.append(Packed("trits", base3(codes), *scales))
+        forms.append(Stored("trits", base3(codes), *scales))
         if not random:
             bits, rice = gap_bits(codes)
-            forms.append(Packed("gaps", np.packbits(bits, bitorder="little"), *scales, rice))
+            forms.append(Stored("gaps", np.packbits(bits, bitorder="little"), *scales, rice))
     elif not dense and (grid := integer_codes(values, 8)) is not None:
         codes = grid.values.numpy().reshape(-1)
         rows = values.numpy().reshape(grid.scales, -1)
         steps = np.abs(rows).max(1) / np.maximum(np.abs(codes.reshape(grid.scales, -1)).max(1), 1)
-        forms.append(Packed("bytes", codes, steps.astype(np.float32)))
+        forms.append(Stored("bytes", codes, steps.astype(np.float32)))
     return min(forms, key=lambda form: form.nbytes)
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ttq_plugin.deploy.c99.codes import Packed, pack
+from ttq_plugin.deploy.c99.codes import Stored, stored
 from ttq_plugin.deploy.c99.text import C_CODE, array, number, plain, source
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 
@@ -28,7 +28,7 @@ class Writer:
         self.program, self.dense, self.calls = program, dense, calls
         self.declared: list[str] = []
         self.names: dict[Any, str] = {}
-        self.packed: dict[str, Packed] = {}
+        self.packed: dict[str, Stored] = {}
         self.constant_bytes = 0
         self.offsets, self.arena = _arena(program)
         layers = [step for step in program.steps if step.kind == "layer"]
@@ -90,7 +90,7 @@ class Writer:
         """A weight as a value of the C type ``weights``; its arrays are declared once, in their smallest form."""
         if name not in self.packed:
             weight = self.program.tensors[name].float()
-            self.packed[name] = pack(weight, dense=self.dense, random=name in self.tables)
+            self.packed[name] = stored(weight, dense=self.dense, random=name in self.tables)
         packed = self.packed[name]
         one = packed.kind == "floats"
         fields = [

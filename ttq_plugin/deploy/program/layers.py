@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder
+from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
 from ttq_plugin.deploy.program.steps import Step, View, arguments, geometry, kind_of, pair
 
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul")
@@ -26,7 +27,7 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
     if kind == "matmul" and build.value(given["other"]).buffer.constant is None:
         build.values[node] = _product(build, node, given)
         return
-    more: dict[str, Any] = {"norm": None, "slope": 1.0, "pool": None}
+    more: dict[str, Any] = {}
     linear = "stride" not in given
     if linear:
         source = _linear(build, node, given, more)
@@ -38,47 +39,41 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
         more |= geometry(node, given, source.meta)
         beyond = build.padding.get(given["input"], (0, 0))
         more["padding"] = (more["padding"][0] + beyond[0], more["padding"][1] + beyond[1])
-    last = node
+    last, tail = node, Tail()
     while len(last.users) == 1:
         [follower] = last.users
-        if not _absorb(build, follower, more, linear):
+        if not tail.take(_follower(build, follower), linear):
             break
         build.absorbed.add(follower)
         last = follower
     output = build.new(last)
+    pool = None if tail.pool is None else dict(zip(("size", "stride"), tail.pool, strict=True))
+    more |= {"norm": tail.norm, "slope": tail.slope, "pool": pool}
     build.steps.append(Step("layer", output, [source], more))
     build.values[last] = output
 
 
-def _absorb(build: Builder, node: fx.Node, more: dict[str, Any], linear: bool) -> bool:
-    """Whether the node becomes part of the layer before it."""
+def _follower(build: Builder, node: fx.Node) -> Follower | None:
+    """What an operator is to the layer before it."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return False
+        return None
     kind = kind_of(node).removesuffix("_")
     given = arguments(node)
     if kind in IDLE:
-        return not (given["train"] and given["p"])
-    if kind == "batch_norm" and not linear and not more["norm"] and more["slope"] == 1 and not more["pool"]:
+        return None if given["train"] and given["p"] else Nothing()
+    if kind == "batch_norm":
         if given["running_mean"] is None or given["training"]:  # the batch's own statistics, which one sample has not
-            return False
+            return None
         parts = ("weight", "bias", "running_mean", "running_var")
-        more["norm"] = {**{part: build.name_of(given[part]) for part in parts}, "eps": given["eps"]}
-        return True
-    if kind in ("relu", "leaky_relu") and more["slope"] == 1:
-        slope = float(given.get("negative_slope", 0.0))
-        # Pooling is done first: a larger value has a larger activation, unless the slope is negative.
-        if slope < 0 or slope == 1:
-            return False
-        more["slope"] = slope
-        return True
-    if kind in ("max_pool1d", "max_pool2d") and not linear and not more["pool"]:
-        if any(pair(given["padding"], 0)) or set(pair(given["dilation"])) != {1} or given["ceil_mode"]:
-            return False
+        return Norm({**{part: build.name_of(given[part]) for part in parts}, "eps": given["eps"]})
+    if kind in ("relu", "leaky_relu"):
+        return Activation(float(given.get("negative_slope", 0.0)))
+    if kind in ("max_pool1d", "max_pool2d"):
         one = kind == "max_pool1d"
         size, stride = (_pair(given[word] or given["kernel_size"], one) for word in ("kernel_size", "stride"))
-        more["pool"] = {"size": size, "stride": stride}
-        return True
-    return False
+        plain = not any(pair(given["padding"], 0)) and set(pair(given["dilation"])) == {1} and not given["ceil_mode"]
+        return MaxPool(size, stride, plain)
+    return None
 
 
 def _pair(value: Any, one: bool) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ttq_plugin.deploy.program.fusion import Tail
 from ttq_plugin.measures.ternary import codes_of
 from ttq_plugin.native.inference import DENSE_ROWS, LANES, WAYS, Layer
 
@@ -35,21 +36,6 @@ class Choice:
     def ours(self) -> bool:
         """Whether the kernels run it, which share padded inputs."""
         return self.kind in {"dense", "sparse"}
-
-
-@dataclass
-class Tail:
-    """What follows a layer, in the order in which it is applied; the maximum may follow the activation, or precede it.
-
-    Attributes:
-        norm: BatchNorm in evaluation, or None.
-        slope: of the activation below zero: 1 none, 0 ReLU, else LeakyReLU.
-        pool: (window, stride) of max-pooling, each (rows, columns), or None.
-    """
-
-    norm: nn.Module | None = None
-    slope: float = 1.0
-    pool: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 @dataclass

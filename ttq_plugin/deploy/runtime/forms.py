@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
 from ttq_plugin.deploy.runtime.agreement import EXACT, asked, disagreement
 from ttq_plugin.deploy.runtime.checks import unsteady
-from ttq_plugin.deploy.runtime.compiled import Tail
 from ttq_plugin.deploy.runtime.fused import FusedLayer
 from ttq_plugin.errors import first_line
 from ttq_plugin.support.inputs import call, map_tensors, tensors
@@ -216,30 +216,33 @@ def _hooked(module: nn.Module) -> bool:
 
 def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], Tail]:
     """What follows a layer and only that layer: the nodes, from the layer's on, and what they are."""
-    layer, tail = modules[node.target], Tail()
-    absorbed, activated = [node], False
+    layer, tail, absorbed = modules[node.target], Tail(), [node]
     while len(node.users) == 1:
         [following] = node.users
-        module = modules.get(following.target) if following.op == "call_module" else None
-        if following.args[:1] != (node,) or (module is not None and (module.training or _hooked(module))):
-            break
-        slope = None if activated else _slope(following, module)
-        pool = _pool(following, module, layer) if tail.pool is None else None
-        if isinstance(module, DROPOUTS) or following.target in {F.dropout} and not _trains(following):
-            pass
-        elif slope is not None:
-            tail.slope, activated = slope, True
-        elif pool is not None:
-            tail.pool = pool
-        elif isinstance(module, NORMS.get(type(layer), ())) and not (activated or tail.pool or tail.norm):
-            if module.running_var is None or module.running_var.dtype != torch.float32:
-                break
-            tail.norm = module
-        else:
+        if following.args[:1] != (node,) or not tail.take(_follower(following, modules, layer), _linear(layer)):
             break
         node = following
         absorbed.append(node)
     return absorbed, tail
+
+
+def _linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear)
+
+
+def _follower(node: fx.Node, modules: dict[str, nn.Module], layer: nn.Module) -> Follower | None:
+    """What a node is to the layer before it."""
+    module = modules.get(node.target) if node.op == "call_module" else None
+    if module is not None and (module.training or _hooked(module)):
+        return None
+    if isinstance(module, DROPOUTS) or (node.target is F.dropout and not _trains(node)):
+        return Nothing()
+    if isinstance(module, NORMS.get(type(layer), ())):
+        known = module.running_var is not None and module.running_var.dtype == torch.float32
+        return Norm(module) if known else None
+    if (slope := _slope(node, module)) is not None:
+        return Activation(slope)
+    return _pool(node, module, layer)
 
 
 def _trains(node: fx.Node) -> bool:
@@ -252,7 +255,7 @@ def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
 
 
 def _slope(node: fx.Node, module: nn.Module | None) -> float | None:
-    """The activation's slope below zero; None if it is none, or not monotone."""
+    """The activation's slope below zero; None if it is none."""
     slope: Any = None
     if isinstance(module, nn.ReLU) or node.target in RELUS or (node.op == "call_method" and node.target == "relu"):
         slope = 0.0
@@ -260,11 +263,11 @@ def _slope(node: fx.Node, module: nn.Module | None) -> float | None:
         slope = module.negative_slope
     elif node.target is F.leaky_relu:
         slope = _argument(node, 1, "negative_slope", 0.01)
-    return float(slope) if isinstance(slope, int | float) and 0 <= slope <= 1 else None
+    return float(slope) if isinstance(slope, int | float) else None
 
 
-def _pool(node: fx.Node, module: nn.Module | None, layer: nn.Module) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Window and stride of a max-pooling without padding, dilation or rounding up; None if it is none."""
+def _pool(node: fx.Node, module: nn.Module | None, layer: nn.Module) -> MaxPool | None:
+    """The max-pooling that a node is; None if it is none."""
     one = isinstance(layer, nn.Conv1d)
     functions = (F.max_pool1d, torch.max_pool1d) if one else (F.max_pool2d, torch.max_pool2d)
     if isinstance(module, nn.MaxPool1d if one else nn.MaxPool2d):
@@ -276,11 +279,9 @@ def _pool(node: fx.Node, module: nn.Module | None, layer: nn.Module) -> tuple[tu
         values = [_argument(node, i + 1, name, d) for i, (name, d) in enumerate(zip(names, defaults, strict=True))]
     else:
         return None
-    if isinstance(layer, nn.Linear):
-        return None
     window, stride = _pair(values[0], one), _pair(values[1] or values[0], one)
     plain = _pair(values[2], False) in {(0, 0), (0,)} and set(_pair(values[3], False)) == {1}
-    return (window, stride) if plain and not values[4] and not values[5] else None
+    return MaxPool(window, stride, plain and not values[4] and not values[5])
 
 
 def _pair(value: Any, one: bool) -> tuple[int, int]:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.runtime.compiled import Choice, Compiled, Tail, compile_layer, spec_of
+from ttq_plugin.deploy.program.fusion import Tail
+from ttq_plugin.deploy.runtime.compiled import Choice, Compiled, compile_layer, spec_of
 from ttq_plugin.deploy.runtime.int8 import Int8Layer
 from ttq_plugin.native.inference import LANES, RUN
 

@@ -18,8 +18,9 @@ from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_
 from ttq_plugin.core.model.parametrized import attached_tensors, course_members, detach, states
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LSQ_QUANTIZER
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
-from ttq_plugin.nni_adapter.links import LSQ, TERNARY, Config, Link
+from ttq_plugin.nni_adapter.links import TERNARY, AnyLink, Config
 from ttq_plugin.nni_adapter.training.calibration import ternary_entry
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups
@@ -32,7 +33,7 @@ RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
 
 @dataclass(frozen=True)
 class PlainLink:
-    """A link, see ``links.Link``."""
+    """A link, see ``links.AnyLink``."""
 
     compressor: str
     config_list: Sequence[Config]
@@ -59,8 +60,8 @@ class Attachment:
 
 
 def split(
-    model: nn.Module, links: Sequence[Link], defaults: Mapping[str, Any]
-) -> tuple[list[Link], list[Attachment], list[str]]:
+    model: nn.Module, links: Sequence[AnyLink], defaults: Mapping[str, Any]
+) -> tuple[list[AnyLink], list[Attachment], list[str]]:
     """Part what NNI wraps from what it cannot.
 
     Args:
@@ -76,23 +77,23 @@ def split(
         InputError: if a method whose layers share thresholds has layers of both kinds.
     """
     known = matrices(model)
-    rest: list[Link] = []
+    rest: list[AnyLink] = []
     attachments: list[Attachment] = []
     notes: list[str] = []
     for link in links:
         kept: list[Config] = []
         found: list[tuple[Config, list[str]]] = []
         for config in link.config_list:
-            names = config.get("op_names") if link.compressor in (*TERNARY, LSQ) else None
+            names = config.get("op_names") if link.compressor in (*TERNARY, LSQ_QUANTIZER) else None
             apart = [name for name in names or () if _needs_attaching(model, name, known)]
             if apart:
                 found.append((config, apart))
                 config = {**config, "op_names": [name for name in names or () if name not in apart]}
             if not apart or config["op_names"]:
                 kept.append(config)
-        if link.compressor == LSQ:
+        if link.compressor == LSQ_QUANTIZER:
             apart = [name for _, names in found for name in names]
-            notes += [f"{name}: stays in full precision, NNI's {LSQ} cannot wrap it." for name in apart]
+            notes += [f"{name}: stays in full precision, NNI's {LSQ_QUANTIZER} cannot wrap it." for name in apart]
             found = []
         made = [_attachment(link, config, names, {**defaults, **link.options}) for config, names in found]
         if made and kept and get_method(made[0].method).share_thresholds:
@@ -114,7 +115,7 @@ def _needs_attaching(model: nn.Module, name: object, known: Mapping[str, Matrix]
     return bool(found) and not (name in dict(model.named_modules(remove_duplicate=False)) and found[0].alone)
 
 
-def _attachment(link: Link, config: Config, names: Sequence[str], options: dict[str, Any]) -> Attachment:
+def _attachment(link: AnyLink, config: Config, names: Sequence[str], options: dict[str, Any]) -> Attachment:
     setting = config.get("target_settings", {}).get("weight", {})
     granularity = setting.get("granularity", config.get("granularity", "default"))
     method = options.pop("method", None) or TERNARY[link.compressor].method_name
