@@ -18,9 +18,8 @@ from ttq_plugin.support.names import redact, visible
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.trial.defaults import COMPRESSION
 
-REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond")
-PAPERS_TASKS = ("hits-2dcnn", "hits-cnn-transformer", "esr-2dcnn", "esr-cnn-transformer", "mnist-cnn")
-"""The papers' tables and tasks, named without importing torch."""
+REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond", "peers")
+"""The tables of ``ttq reproduce``, named without importing torch."""
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 
@@ -281,8 +280,9 @@ def report(**given: Any) -> None:
 @cli.command()
 @click.argument("table", type=click.Choice(REPRODUCED))
 @click.option(
-    "--task", type=click.Choice(PAPERS_TASKS), default="mnist-cnn", show_default=True, help="The papers' name."
-)
+    "--task", default="mnist-cnn", show_default=True,
+    help="A task of the papers; for peers any task, also module:attribute.",
+)  # fmt: skip
 @click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Seeds from --seed on.")
 @click.option("--methods", metavar="ROW[,ROW...]", help="Only these rows of the table.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiply the published epochs by this.")
@@ -295,14 +295,18 @@ def report(**given: Any) -> None:
     help="Folder of the report; results of single trainings lie in it too.",
 )  # fmt: skip
 @click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=8, show_default=True, help="Tuning trials of each entrant of peers."
+)
 @options.store
 @options.data
 @options.common
 def reproduce(**given: Any) -> None:
     """Train a TABLE of the papers and write a report, ours beside theirs.
 
-    TABLE is one of main, ablations, normalization, grid, sparsity, and beyond (this project's own goals). Killed or
-    interrupted, the same command goes on without repeating what is finished.
+    TABLE is one of main, ablations, normalization, grid, sparsity, beyond (this project's own goals), and peers:
+    ternary methods and their rivals at equal bytes and equal training, on any task. Killed or interrupted, the same
+    command goes on without repeating what is finished.
     """
     from ttq_plugin.commands.reproduce import reproduce as command
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ttq_plugin.commands.parts.console import err, out, percent, print_json, progress
 from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.peers import peers
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import Published, published
@@ -20,6 +21,9 @@ from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.reproduction import ReproductionRecorder
+
+PEERS = "peers"
+"""The table that is no paper's: any task, any metric."""
 
 WITH_EQUATIONS = ("main",)
 """Tables whose published columns can be checked against the papers' equations."""
@@ -37,6 +41,7 @@ def reproduce(
     store: str,
     *,
     keep_models: bool,
+    trials: int = 8,
     seed: int | None,
     data: Path | None,
     cache: Path | None,
@@ -44,6 +49,11 @@ def reproduce(
     as_json: bool,
 ) -> None:
     """Train what is missing, log it to MLflow, write the report."""
+    if table == PEERS:
+        places = {"seed": seed or 0, "data": data, "cache": cache, "device": device, "as_json": as_json}
+        names = tuple(name.strip() for name in methods.split(",")) if methods else ()
+        peers(task, repetitions, names, scale, trials, workers, to, store, **places)
+        return
     paper = published(task)
     first = seed or 0
     rows = tuple(name.strip() for name in methods.split(",")) if methods else ()

@@ -17,13 +17,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.reproduce.cells import Cell
 from ttq_plugin.reproduce.train import Place, train_cell
 from ttq_plugin.support.files import digest_of, write_text
 from ttq_plugin.support.processes import become_worker, ended_like_ctrl_c
 
 Result = dict[str, Any]
-OnResult = Callable[[Cell, Result], None]
+OnResult = Callable[[Any, Result], None]
 CRASHES = 3
 """Worker pools that may break in a row without a result in between."""
 
@@ -40,7 +39,7 @@ class Folder:
     path: Path
     data: str
 
-    def known(self, cell: Cell) -> Result | None:
+    def known(self, cell: Any) -> Result | None:
         """The cell's result if it was made with the same settings and data; a damaged file counts as none."""
         try:
             result: Result = json.loads(self._file(cell).read_text())
@@ -51,14 +50,14 @@ class Folder:
             return None
         return result if result.get("fingerprint") == cell.fingerprint(self.data) else None
 
-    def keep(self, cell: Cell, result: Result) -> Result:
+    def keep(self, cell: Any, result: Result) -> Result:
         """Write the cell's result, whole or not at all; returns it with its fingerprint."""
         marked = result | {"fingerprint": cell.fingerprint(self.data)}
         whole = marked | {"digest": digest_of(marked)}
         write_text(self._file(cell), json.dumps(whole, indent=1, allow_nan=False) + "\n")
         return marked
 
-    def _file(self, cell: Cell) -> Path:
+    def _file(self, cell: Any) -> Path:
         return self.path / f"{cell.key}.json"
 
     @contextmanager
@@ -94,7 +93,15 @@ def data_identity(data: str | None) -> str:
     return f"{path.name}:{path.stat().st_size if path.is_file() else 'folder'}"
 
 
-def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: int, on_result: OnResult) -> int:
+def run_cells(
+    cells: Sequence[Any],
+    place: Place,
+    folder: Folder,
+    *,
+    workers: int,
+    on_result: OnResult,
+    work: Callable[[Any, Place], Result] = train_cell,
+) -> int:
     """Train what has no result yet.
 
     Args:
@@ -103,6 +110,7 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
         folder: of the results.
         workers: processes at a time.
         on_result: called for each cell with a result, known or new; here, in the parent.
+        work: what trains a cell, in a worker.
 
     Returns:
         How many were trained now.
@@ -112,7 +120,7 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
         RuntimeError: if workers are killed again and again.
         KeyboardInterrupt: on Ctrl-C and on SIGTERM; what is finished is kept.
     """
-    todo: list[Cell] = []
+    todo: list[Any] = []
     for cell in cells:
         known = folder.known(cell)
         if known is None:
@@ -126,7 +134,7 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
         before = len(todo)
         try:
             with ended_like_ctrl_c(signal.SIGTERM):
-                _round(todo, place, folder, workers, on_result)
+                _round(todo, place, folder, workers, on_result, work)
         except BrokenProcessPool:
             crashes = crashes + 1 if len(todo) == before else 1
             if crashes >= CRASHES:
@@ -134,12 +142,19 @@ def run_cells(cells: Sequence[Cell], place: Place, folder: Folder, *, workers: i
     return count
 
 
-def _round(todo: list[Cell], place: Place, folder: Folder, workers: int, on_result: OnResult) -> None:
+def _round(
+    todo: list[Any],
+    place: Place,
+    folder: Folder,
+    workers: int,
+    on_result: OnResult,
+    work: Callable[[Any, Place], Result],
+) -> None:
     """One pool's work; a cell leaves ``todo`` once its result is kept."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=become_worker)
     try:
-        waiting = {pool.submit(train_cell, cell, place): cell for cell in todo}
+        waiting = {pool.submit(work, cell, place): cell for cell in todo}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 cell = waiting.pop(future)

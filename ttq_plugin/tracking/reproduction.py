@@ -46,8 +46,9 @@ class ReproductionRecorder:
             tags["mlflow.note.content"] = "\n".join(f"- {note}" for note in result["notes"])[:5000]
         run_id = client.create_run(self.experiment_id, run_name=key).info.run_id
         numbers = dict(result["metrics"] or {}) | {"duration_seconds": result["seconds"]}
-        for name in ("test_mcc", "fp_mcc", "fp_test_mcc"):
-            numbers[name] = result[name]
+        numbers |= {name: result[name] for name in ("test_mcc", "fp_mcc", "fp_test_mcc") if name in result}
+        if "test" in result:  # of a task with a metric of its own
+            numbers[f"test_{result['metric']}"] = result["test"]
         metrics = [Metric(k, rounded(v), now, 0) for k, v in numbers.items() if v is not None]
         metrics += [Metric("srqw_epoch", rounded(v), now, i) for i, v in enumerate(result["curve"], 1)]
         settings = {"row": result["row"], "seed": result["seed"], "task": result["task"]} | (result["settings"] or {})

@@ -1,0 +1,134 @@
+"""``ttq reproduce peers``: ternary methods and their rivals at equal bytes, on any task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.parts.console import out, percent, print_json, progress, table
+from ttq_plugin.reproduce.peers.compare import best_trials, duels, summarize
+from ttq_plugin.reproduce.peers.entrants import chosen, entrants, has_parq
+from ttq_plugin.reproduce.peers.report import VERDICTS, write_report
+from ttq_plugin.reproduce.peers.rounds import FULL, Round, layers_of, train_round
+from ttq_plugin.reproduce.runner import Folder, data_identity, run_cells
+from ttq_plugin.reproduce.summary import environments
+from ttq_plugin.reproduce.train import Place
+from ttq_plugin.support.names import file_name, shell
+from ttq_plugin.support.processes import cores
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tracking import open_store
+from ttq_plugin.tracking.reproduction import ReproductionRecorder
+
+
+def peers(
+    task: str,
+    repetitions: int,
+    names: tuple[str, ...],
+    scale: float,
+    trials: int,
+    workers: int | None,
+    to: Path,
+    store: str,
+    *,
+    seed: int,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Tune every entrant alike, repeat the chosen settings on other seeds, and write the report."""
+    described = get_task(task)
+    rows = chosen(entrants(), names)
+    epochs = max(1, round(scale * described.recipe.epochs))
+    tuning = [
+        Round(row.name, seed, task, row.draw(trial, described.recipe.lr) | {"epochs": epochs}, trial)
+        for trial in range(trials)
+        for row in rows
+    ]
+    place = Place(str(data) if data else None, str(cache) if cache else None, device)
+    name = f"peers-{file_name(task)}"
+    folder = Folder(to / f"{name}.cells", data_identity(place.data))
+    run = _Runner(place, folder, workers or cores(), ReproductionRecorder(open_store(store), f"reproduce peers {task}"))
+    with folder.alone():
+        # The tuning seed's full-precision model first: two workers on the same one would wait for each other.
+        run.all([Round(FULL, seed, task, None, 0)])
+        settings = best_trials(run.all(tuning), described.score)
+        seeds = range(seed + 1, seed + 1 + repetitions)
+        again = [Round(FULL, own, task, None) for own in seeds]
+        again += [Round(row.name, own, task, settings[row.name]) for own in seeds for row in rows]
+        results = run.all(again)
+        found = summarize(results, described.score)
+        words = [
+            "ttq",
+            "reproduce",
+            "peers",
+            "--task",
+            task,
+            "--repetitions",
+            str(repetitions),
+            "--trials",
+            str(trials),
+        ]
+        words += ["--methods", ",".join(names)] if names else []
+        words += ["--scale", f"{scale:g}"] if scale != 1 else []
+        words += ["--seed", str(seed)] if seed else []
+        words += ["--data", data.name] if data else []
+        summary: dict[str, Any] = {
+            "table": "peers",
+            "task": task,
+            "metric": described.score.name,
+            "command": shell(words),
+            "trials": trials,
+            "tuning_seed": seed,
+            "seeds": list(seeds),
+            "epochs": epochs,
+            "layers": list(layers_of(described.model())),
+            "simulated": any(result["simulated"] for result in results),
+            "rows": found,
+            "duels": duels(found, described.score),
+            "absent": {} if has_parq() else {"PARQ": "torchao is not installed; the extra peers names it"},
+            "environments": environments(results),
+        }
+        files = write_report(summary, described.score, to, name)
+        run.recorder.finish(files, summary["simulated"])
+    if as_json:
+        print_json(summary | {"files": [str(path) for path in files]})
+        return
+    _print(summary, described.score, files)
+
+
+class _Runner:
+    """Trains rounds, each result kept and logged, with a bar."""
+
+    def __init__(self, place: Place, folder: Folder, workers: int, recorder: ReproductionRecorder) -> None:
+        self.place, self.folder, self.workers, self.recorder = place, folder, workers, recorder
+
+    def all(self, rounds: Sequence[Round]) -> list[dict[str, Any]]:
+        """The results of these rounds, in their order."""
+        results: dict[str, dict[str, Any]] = {}
+        with progress() as bars:
+            bar = bars.add_task("trainings", total=len(rounds), note="")
+
+            def on_result(one: Any, result: dict[str, Any]) -> None:
+                results[one.key] = result
+                self.recorder.record(one.key, result)
+                bars.update(bar, advance=1, note=one.key)
+
+            run_cells(rounds, self.place, self.folder, workers=self.workers, on_result=on_result, work=train_round)
+        return [results[one.key] for one in rounds]
+
+
+def _print(summary: dict[str, Any], metric: Any, files: Sequence[Path]) -> None:
+    text = percent if metric.fraction else lambda value: f"{value:.4g}"
+    lines = []
+    for row in (row for row in summary["rows"] if row["test"] is not None):
+        size = f"{row['bytes']['mean']:.0f}"
+        zeros, score = percent(row["zeros"]["mean"]), text(row["test"]["mean"])
+        lines.append([row["row"], str(row["repetitions"]), size, zeros, score])
+    heads = {"entrant": "left", "n": "right", "bytes": "right", "zeros": "right", f"test {metric.label}": "right"}
+    table(f"peers on {summary['task']}", heads, lines)
+    for duel in summary["duels"]:
+        if duel["ours"] is not None:
+            out.print(f"{duel['peer']} beside {duel['ours']}: {VERDICTS[duel['verdict']].strip('*')}", markup=False)
+    out.print(f"report: {', '.join(str(path) for path in files)}", markup=False)

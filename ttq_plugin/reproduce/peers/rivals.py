@@ -1,0 +1,130 @@
+"""Training the rivals that are no quantizer of this package: magnitude pruning with eight bits, and PARQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.core.model.copying import copied
+from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.reproduce.peers.entrants import PARQ, PRUNED
+from ttq_plugin.support import inputs
+from ttq_plugin.support.seeds import seeded
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
+from ttq_plugin.tasks.training import train
+from ttq_plugin.trial.prepared import Prepared
+
+RISE = 0.7
+"""Share of the epochs over which the share of pruned weights rises."""
+
+
+def rival(ready: Prepared, layers: Sequence[str], settings: dict[str, Any], seed: int) -> nn.Module:
+    """Train a rival from the full-precision model.
+
+    Args:
+        ready: what compressions of the task share.
+        layers: whose weights it compresses.
+        settings: ``method``, ``lr``, ``epochs`` and, where the method has one, ``zeros``.
+        seed: of sample order and dropout.
+
+    Returns:
+        The compressed model, in evaluation mode.
+
+    Raises:
+        InputError: for a method that is none of them.
+        Diverged: if the training leaves the finite numbers.
+    """
+    makers: dict[str, Callable[..., nn.Module]] = {PRUNED: _pruned, PARQ: _parq}
+    if settings["method"] not in makers:
+        raise InputError(f"the rival must be one of {', '.join(makers)}, got {settings['method']!r}.")
+    model = copied(ready.model)
+    weights = [model.get_submodule(name).weight for name in layers]
+    with seeded(seed, ready.device):
+        made = makers[settings["method"]](ready, model, weights, settings, seed)
+    if not all(bool(torch.isfinite(p).all()) for p in made.parameters()):
+        raise Diverged("a weight became NaN or infinite")
+    return made.eval()
+
+
+def _fit(
+    ready: Prepared,
+    model: nn.Module,
+    optimizer: Any,
+    settings: dict[str, Any],
+    seed: int,
+    after: Callable[[int, int], None],
+) -> None:
+    """The task's own training, with a call after each step that is told its number and how many there are."""
+    recipe = ready.task.recipe
+    stepping = SCHEDULES[recipe.schedule]
+    course = recipe.course(settings["lr"], settings["epochs"], len(ready.train))
+    scheduler = stepping.make(optimizer, course)
+    total = settings["epochs"] * -(-len(ready.train) // recipe.batch_size)
+    count = 0
+
+    def step(batch: Any, net: nn.Module) -> Tensor:
+        nonlocal count
+        if count:
+            after(count, total)
+        count += 1
+        return ready.task.loss(inputs.call(net, batch[0]), batch[1])
+
+    train(
+        model,
+        optimizer,
+        scheduler,
+        step,
+        ready.train,
+        epochs=settings["epochs"],
+        batch_size=recipe.batch_size,
+        seed=seed,
+        every_batch=stepping.every_batch,
+        needs_metric=stepping.needs_metric,
+        on_epoch=None,
+    )
+    after(total, total)
+
+
+def _pruned(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: dict[str, Any], seed: int) -> nn.Module:
+    """The smallest weights of all layers together are masked, more of them as training goes on, cubically."""
+    optimizer = OPTIMIZERS[ready.task.recipe.optimizer].make(
+        model.parameters(), lr=settings["lr"], weight_decay=ready.task.recipe.weight_decay
+    )
+
+    def after(step: int, total: int) -> None:
+        progress = min(1.0, step / (RISE * total))
+        share = settings["zeros"] * (1 - (1 - progress) ** 3)
+        with torch.no_grad():
+            sizes = torch.cat([weight.abs().reshape(-1) for weight in weights])
+            count = round(share * len(sizes))
+            if count:
+                limit = sizes.kthvalue(count).values
+                for weight in weights:
+                    weight.mul_(weight.abs() > limit)
+
+    _fit(ready, model, optimizer, settings, seed, after)
+    with torch.no_grad():
+        for weight in weights:
+            rows = weight.reshape(len(weight), -1)
+            scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            weight.copy_(((rows / scale).round() * scale).reshape(weight.shape))
+    return model
+
+
+def _parq(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: dict[str, Any], seed: int) -> nn.Module:
+    from torchao.prototype.parq.optim import ProxPARQ, QuantOptimizer
+    from torchao.prototype.parq.quant import LSBQuantizer
+
+    chosen = {id(weight) for weight in weights}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    recipe = ready.task.recipe
+    steps = settings["epochs"] * -(-len(ready.train) // recipe.batch_size)
+    groups = [{"params": weights, "quant_bits": 0}, {"params": rest}]
+    base = OPTIMIZERS[recipe.optimizer].make(groups, lr=settings["lr"], weight_decay=recipe.weight_decay)
+    hardening = ProxPARQ(round(0.1 * steps), round(0.9 * steps), steepness=20)
+    optimizer = QuantOptimizer(base, LSBQuantizer(), hardening, quant_period=10)
+    _fit(ready, model, optimizer, settings, seed, lambda step, total: None)
+    return model

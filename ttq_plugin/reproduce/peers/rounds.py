@@ -1,0 +1,143 @@
+"""One training of one entrant: on the tuning seed scored on validation data, on the others on test data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttq_plugin.curvature.layers import candidate_layers
+from ttq_plugin.curvature.plan import ternary_entry
+from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.reproduce.peers.entrants import PARQ, PRUNED
+from ttq_plugin.reproduce.peers.rivals import rival
+from ttq_plugin.reproduce.train import Place
+from ttq_plugin.support.machine import environment
+from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.scoring.scores import score
+from ttq_plugin.trial.prepared import Prepared, prepare
+from ttq_plugin.trial.run import run
+from ttq_plugin.trial.settings import Settings
+from ttq_plugin.trial.tested import score_on_test
+
+FULL = "full precision"
+
+
+@dataclass(frozen=True)
+class Round:
+    """A training, and all that decides its result.
+
+    Attributes:
+        row: the entrant's name.
+        seed: of splits, initial weights and training.
+        task: a built-in task's name, or ``module:attribute``.
+        settings: ``method``, its numbers and ``epochs``; None for the full-precision model.
+        trial: number of the tuning trial; None for a repetition, which is scored on test data.
+    """
+
+    row: str
+    seed: int
+    task: str
+    settings: dict[str, Any] | None
+    trial: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its file and its run."""
+        words = "".join(letter if letter.isalnum() else "-" for letter in self.row)
+        return f"{words}-seed{self.seed}" + ("" if self.trial is None else f"-trial{self.trial}")
+
+    def fingerprint(self, data: str) -> str:
+        """A short hash of all that decides the result, and of which data it was made with."""
+        return hashlib.sha256(json.dumps([asdict(self), data], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_round(one: Round, place: Place) -> dict[str, Any]:
+    """Train and measure.
+
+    Args:
+        one: what to train.
+        place: with which data, and where.
+
+    Returns:
+        Plain data: ``row``, ``seed``, ``trial``, ``settings``, ``metric``, ``score`` (validation) and ``test`` (None
+        while tuning), ``zeros``, ``bytes`` of the packed file, ``notes``, ``environment``, ``seconds``; ``metrics`` is
+        None if the training diverged.
+    """
+    started = time.perf_counter()
+    options: dict[str, Any] = {"data": place.data, "device": place.device, "cache": place.cache}
+    ready = prepare(get_task(one.task), seed=one.seed, curvature=False, **options)
+    metric = ready.task.score
+    result: dict[str, Any] = {
+        **{"row": one.row, "seed": one.seed, "trial": one.trial, "task": one.task, "settings": one.settings},
+        **{"simulated": ready.simulated, "metric": metric.name, "score": None, "test": None, "metrics": None},
+        **{"zeros": None, "bytes": None, "notes": [], "environment": environment(place.device), "curve": []},
+    }
+    try:
+        model, notes = _model(one, ready)
+    except Diverged as error:
+        return result | {"notes": [f"diverged: {error}"], "seconds": time.perf_counter() - started}
+    result |= {"notes": notes, "score": score(model, ready.validation, metric).value}
+    result |= _size(ready, model, eight_bits=(one.settings or {}).get("method") == PRUNED)
+    if one.trial is None:
+        [tested] = score_on_test(one.task, [model.cpu()], seed=one.seed, data=place.data, intervals=False)
+        result["test"] = tested.value
+    result["metrics"] = {metric.name: result["score"], "file_bytes": result["bytes"], "srqw": result["zeros"]}
+    return result | {"seconds": time.perf_counter() - started}
+
+
+def layers_of(model: nn.Module) -> tuple[str, ...]:
+    """The layers that every entrant compresses: all with one weight matrix that NNI can wrap."""
+    return tuple(name for name, matrix in candidate_layers(model).items() if isinstance(matrix.module, LAYERS))
+
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _model(one: Round, ready: Prepared) -> tuple[nn.Module, list[str]]:
+    if one.settings is None:
+        return ready.model, []
+    layers = layers_of(ready.model)
+    if not layers:
+        raise InputError(f"Peers are compared on convolutions and linear layers, but the model of {one.task} has none.")
+    if one.settings["method"] in (PRUNED, PARQ):
+        return rival(ready, layers, one.settings, one.seed), []
+    settings = Settings(task=one.task, seed=one.seed, **one.settings)
+    outcome = run(ready, settings, config_list=[ternary_entry(layers, settings.granularity)])
+    return outcome.model, list(outcome.notes)
+
+
+def _size(ready: Prepared, model: nn.Module, *, eight_bits: bool) -> dict[str, Any]:
+    """Bytes of the file that ``save_packed`` writes, or of eight-bit weights, deflated; and the share of zeros."""
+    if model is ready.model:
+        return {"bytes": 4 * sum(p.numel() for p in model.parameters()), "zeros": 0.0}
+    layers = layers_of(ready.model)
+    weights = [model.get_submodule(name).weight for name in layers]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    if eight_bits:
+        return {"bytes": _deflated(model, weights), "zeros": zeros}
+    with tempfile.TemporaryDirectory() as folder:
+        info = save_packed(model, Path(folder) / "model.safetensors")
+    return {"bytes": info.nbytes, "zeros": zeros}
+
+
+def _deflated(model: nn.Module, weights: Sequence[Tensor]) -> int:
+    """Bytes of eight-bit weights with many zeros: a scale a channel, codes deflated, all else in float."""
+    rest = sum(p.numel() for p in model.parameters()) - sum(weight.numel() for weight in weights)
+    total = 4 * rest
+    for weight in weights:
+        rows = weight.detach().reshape(len(weight), -1)
+        scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        codes = (rows / scale).round().to(torch.int8).cpu().numpy()
+        total += 4 * len(rows) + len(zlib.compress(codes.tobytes(), 9))
+    return total
