@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.trial.settings import LSQ
+from ttq_plugin.methods import LSQ
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Shares of zeros at which methods take part that can be asked for one."""
