@@ -112,7 +112,7 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
         (["--task", "mnist-cnn", "--methods", "nobody"], "peers must be some of"),
         (["--task", "no-such-task"], "no-such-task"),
     ):
-        done = CliRunner().invoke(cli, ["reproduce", "peers", *words])
-        assert done.exit_code == 2 and told in done.output
+        with pytest.raises(InputError, match=told):
+            CliRunner().invoke(cli, ["reproduce", "peers", *words], catch_exceptions=False)
     assert not list(tmp_path.iterdir())
     assert Round("a b%", 3, "t", None, 1).key == "a-b--seed3-trial1"

@@ -10,6 +10,7 @@ import numpy as np
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LSQ
+from ttq_plugin.trial.defaults import defaults
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Shares of zeros at which methods take part that can be asked for one."""
@@ -68,14 +69,15 @@ def entrants() -> list[Entrant]:
         The entrants, in the order of the report.
     """
     rate = {"lr": LR}
-    rows = [Entrant(f"pttq {share:.0%} zeros", "pttq", {"zeros": share}, rate) for share in SHARES]
+    rising = {"lr_threshold": defaults({"zeros": 0.5})["lr_threshold"]}
+    rows = [Entrant(f"pttq {share:.0%} zeros", "pttq", {"zeros": share, **rising}, rate) for share in SHARES]
     rows += [
         Entrant("attq", "attq", {}, {**rate, "t_max": (0.3, 1.5)}),
         Entrant("ttq", "ttq", {}, {**rate, "t": (0.02, 0.4)}),
         Entrant("twn", "twn", {}, rate),
         Entrant("NNI LSQ int2", LSQ, {}, rate),
     ]
-    rows += [Entrant(f"pruned {share:.0%}, int8", PRUNED, {"zeros": share}, rate) for share in SHARES[1:]]
+    rows += [Entrant(f"pruned {share:.0%} + int8", PRUNED, {"zeros": share}, rate) for share in SHARES[1:]]
     return rows + ([Entrant("PARQ", PARQ, {}, rate)] if has_parq() else [])
 
 
