@@ -20,7 +20,6 @@ from ttq_plugin.core.zeros import move_to_share
 from ttq_plugin.errors import InputError
 
 PRESCRIBABLE = [name for name in METHODS if name not in ("dorefa", "pttq-released")]
-TWO_THRESHOLDS = ["pttq", "attq", "pttq-global", "pttq-fixed", "pttq-absolute"]
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -103,7 +102,7 @@ def test_is_met_to_the_nearest_weight_or_refused(
         assert bool((rows < 0).any(dim=1).all()), "a sign is empty"
 
 
-@pytest.mark.parametrize("method", TWO_THRESHOLDS)
+@pytest.mark.parametrize("method", PRESCRIBABLE)
 @pytest.mark.parametrize("zeros", [0.4, 0.75, 0.9, 0.97])
 def test_a_training_ends_with_it(method: str, zeros: float) -> None:
     zeros = min(zeros, 0.93) if method == "pttq-global" else zeros  # uniform layers are as wide as that
@@ -313,7 +312,7 @@ def test_thresholds_have_a_faster_rate() -> None:
         (
             "pttq",
             {"zeros": 0.999},
-            r"^zeros must be at most 0.9967 here, because each sign of each layer keeps its large",
+            r"^zeros must be at most 0.9967 here, because each sign of each layer keeps one weight",
         ),
     ],
 )

@@ -64,8 +64,7 @@ def quietly(quantizer, *limits):
 )
 def test_a_training_of_known_length_ends_with_it(kind, options, zeros):
     model = net()
-    if options.get("method") == "pttq-global" or kind is TTQQuantizer:
-        zeros = min(zeros, 0.75)  # one threshold for several peaks, here of untrained weights
+    zeros = min(zeros, 0.75) if options.get("method") == "pttq-global" else zeros  # as wide as untrained layers are
     quantizer = quietly(kind(model, config(*LAYERS), make_evaluator(model), zeros=zeros, **options), 50, None)
     assert found(quantizer.export_model()) == round(zeros * SIZE)
     assert found(quantizer.export_model()) == sum(int((codes == 0).sum()) for codes in quantizer.codes().values())
@@ -256,7 +255,11 @@ def test_two_optimisers_count_one_step_each():
     ("kind", "options", "message"),
     [
         (PTTQQuantizer, {"zeros": 0.9, "t_max": 1.0}, "^zeros prescribes where the thresholds end, so t_max cannot"),
-        (PTTQQuantizer, {"zeros": 0.999}, "^zeros must be at most 0.98.* here, because each sign of each layer keeps"),
+        (
+            PTTQQuantizer,
+            {"zeros": 0.999},
+            "^zeros must be at most 0.98.* here, because each sign of each",
+        ),
         (BinaryQuantizer, {"zeros": 0.5}, "^dorefa cannot meet a share of zeros, its weights are never zero"),
         (TTQQuantizer, {"zeros": 1.5}, r"^zeros must lie in \(0, 1\), got 1.5"),
     ],

@@ -28,7 +28,7 @@ MARGIN = 1e-4
 
 _STRIDES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _INFINITY = float("inf")
-_ATTEMPTS = 4
+_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,24 @@ class _Heights:
         ]
         return torch.maximum(*rows).flatten()[:: self.stride]
 
+    def open(self) -> Tensor:
+        """The same where only the one largest weight of each side of each group is kept at any price."""
+        kept = torch.zeros_like(self.s.w, dtype=torch.bool)
+        for x in self.sides:
+            kept |= self._largest(x)
+        rows = [x.masked_fill(x <= low, -_INFINITY) for x, low in zip(self.sides, self.low, strict=True)]
+        return torch.maximum(*rows).masked_fill_(kept, _INFINITY).flatten()
+
+    def _largest(self, x: Tensor) -> Tensor:
+        """A mask of one largest value a group."""
+        dims = self.s.dims
+        channel = None if dims is None else next(d for d in range(x.dim()) if d not in dims)
+        rows = x.reshape(1, -1) if channel is None else x.movedim(channel, 0).flatten(1)
+        mask = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, rows.argmax(dim=1, keepdim=True), True)
+        return (
+            mask.reshape(x.shape) if channel is None else mask.reshape(x.movedim(channel, 0).shape).movedim(0, channel)
+        )
+
     def stop(self) -> Tensor:
         """The largest shift of each side that keeps its largest weight: half way to the next one, (2, *group)."""
         dims = self.s.dims
@@ -130,11 +148,6 @@ def _all_heights(members: Sequence[Member], stride: int = 1) -> list[_Heights]:
     return found
 
 
-def _joined(found: Sequence[_Heights]) -> Tensor:
-    flats = [heights.flat() for heights in found]
-    return torch.cat([flat.to(flats[0].device) for flat in flats])
-
-
 def _move(found: Sequence[_Heights], d: Tensor, stops: Sequence[Tensor]) -> None:
     """Let every distance grow by ``d`` units, as far as its side allows."""
     if found[0].member.method.share_thresholds:
@@ -167,7 +180,7 @@ def move_to_share(members: Sequence[Member], share: float) -> None:
     total = sum(member.weight.numel() for member in members)
     stride = next((n for n in _STRIDES if n * SAMPLE >= total), _STRIDES[-1])
     found = _all_heights(members, stride)
-    r = _joined(found)
+    r = torch.cat([heights.flat().to(members[0].weight.device) for heights in found])
     d = r.kthvalue(min(max(round(share * r.numel()), 1), r.numel())).values
     _move(found, d, [heights.near_stop() for heights in found])
 
@@ -184,15 +197,19 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
         InputError: if they cannot, because each sign keeps its largest weight, or because of the weights' mean.
     """
     found = _all_heights(members)
-    r = _joined(found)
-    n, count = r.numel(), round(share * r.numel())
-    least, most = int((r == -_INFINITY).sum()), int((r < _INFINITY).sum())
-    if count > most:
-        tight = max(found, key=lambda heights: float((heights.flat() == _INFINITY).float().mean()))
+    n = sum(member.weight.numel() for member in members)
+    count, kept = round(share * n), sum(2 * heights.unit.numel() for heights in found)
+    signs = "each sign of each layer" if members[0].method.channel is None else "each sign of each channel"
+    if members[0].method.share_thresholds:
+        signs = f"the thresholds are the same in all layers, and {signs}"
+        kept = sum(int((heights.flat() == _INFINITY).sum()) for heights in found)
+    if count > n - kept:
+        tight = max(found, key=lambda heights: heights.unit.numel() / heights.member.weight.numel())
         raise InputError(
-            f"zeros must be at most {most / n:.4g} here, because {_why(tight.member.method)}, got {share:g}; the layer "
-            f"that keeps the largest share is {tight.member.name!r}: ask for less, or leave it out."
+            f"zeros must be at most {(n - kept) / n:.4g} here, because {signs} keeps one weight, got {share:g}; the "
+            f"layer that this binds most is {tight.member.name!r}: ask for less, or leave it out."
         )
+    least = sum(int((heights.flat() == -_INFINITY).sum()) for heights in found)
     if count < least:
         tight = max(found, key=lambda heights: float((heights.flat() == -_INFINITY).float().mean()))
         raise InputError(
@@ -201,22 +218,13 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
         )
 
 
-def _why(method: Ternarizer) -> str:
-    """Why not every weight can be zero."""
-    signs = "each sign of each layer" if method.channel is None else "each sign of each channel"
-    if method.share_thresholds:
-        return f"{method.name} has the same thresholds in all layers, and {signs} keeps its largest weight"
-    if len(method.rule.names) == 1:
-        return f"{method.name} has one threshold for both signs, and {signs} keeps the weights beyond the lesser peak"
-    return f"{signs} keeps its largest weight, and those equal to it"
-
-
 @torch.no_grad()
 def settle(members: Sequence[Member], share: float) -> int:
     """Move all thresholds so that exactly this share of the weights is zero, to the nearest weight.
 
     Where equal weights, or rounding, keep thresholds from it, the weights next to a threshold are pushed away from it
-    by ``MARGIN`` units at most twice over, the first ones of the equal to zero's side.
+    by ``MARGIN`` units at most twice over, the first ones of the equal to zero's side. Where one threshold serves
+    several sides, the largest weight of the weaker ones is pushed beyond it.
 
     Args:
         members: the layers over which it is counted.
@@ -229,23 +237,29 @@ def settle(members: Sequence[Member], share: float) -> int:
     missed = 0
     for attempt in range(_ATTEMPTS):
         found = _all_heights(members)
-        r = _joined(found)
-        within = min(max(count, int((r == -_INFINITY).sum())), int((r < _INFINITY).sum()))
-        _move(found, _between(r, within), [heights.stop() for heights in found])
+        r = torch.cat([heights.flat().to(members[0].weight.device) for heights in found])
+        if count > int((r < _INFINITY).sum()):
+            # Thresholds for several sides stop at the least of their peaks: that weight is pushed out of their way.
+            r = torch.cat([heights.open().to(members[0].weight.device) for heights in found])
+            within = min(count, int((r < _INFINITY).sum()))
+            _part(found, _lowest(r, within), _between(r, within, 3 * MARGIN))
+            continue
+        within = max(count, int((r == -_INFINITY).sum()))
+        _move(found, _between(r, within, 1.0), [heights.stop() for heights in found])
         missed = sum(member.zeros() for member in members) - count
         if missed == 0 or attempt == _ATTEMPTS - 1:
             break
-        _part(_all_heights(members), _lowest(r, within))
+        _part(_all_heights(members), _lowest(r, within), r.new_zeros(()))
     return missed
 
 
-def _between(r: Tensor, count: int) -> Tensor:
-    """A shift between the ``count`` lowest heights and the rest."""
+def _between(r: Tensor, count: int, beyond: float) -> Tensor:
+    """A shift between the ``count`` lowest heights and the rest, or ``beyond`` them where the rest must not move."""
     below = r.kthvalue(count).values if count > 0 else r.new_tensor(-_INFINITY)
     above = r.kthvalue(count + 1).values if count < r.numel() else r.new_tensor(_INFINITY)
     if below == -_INFINITY:
         return above - 1 if above < _INFINITY else r.new_tensor(0.0)
-    return (below + above) / 2 if above < _INFINITY else below + 1
+    return (below + above) / 2 if above < _INFINITY else below + beyond
 
 
 def _lowest(r: Tensor, count: int) -> Tensor:
@@ -256,12 +270,13 @@ def _lowest(r: Tensor, count: int) -> Tensor:
     return mask
 
 
-def _part(found: Sequence[_Heights], zero: Tensor) -> None:
-    """Push the weights that lie on the wrong side of a threshold, or too near to it, to their side."""
+def _part(found: Sequence[_Heights], zero: Tensor, d: Tensor) -> None:
+    """Push the weights on the wrong side of thresholds that are to grow by ``d`` units, or too near, to their side."""
     masks = torch.split(zero, [heights.member.weight.numel() for heights in found])
     for heights, mask in zip(found, masks, strict=True):
         member, w = heights.member, heights.s.w
-        (down, up), (low, high) = heights.sides, heights.distances
+        down, up = heights.sides
+        low, high = heights.distances + torch.maximum(d.to(heights.low), heights.low) * heights.unit
         margin = MARGIN * heights.unit
         kept = torch.where(up >= down, torch.maximum(w, high + margin), torch.minimum(w, -low - margin))
         inside = torch.minimum(torch.maximum(w, margin - low), high - margin)
