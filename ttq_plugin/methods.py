@@ -88,6 +88,13 @@ LR_THRESHOLD_ZEROS = 5e-3
 """The same where a share of zeros is prescribed, which the thresholds only share out between layers."""
 
 
+THRESHOLD_NUMBERS = ("t", "t_min", "t_max")
+"""The numbers that say where thresholds lie."""
+
+ZEROS = Number("zeros", 0.9, 0.5, 0.97, bound=Bound(0, 1, low_open=True, high_open=True))
+"""What may be said in their place: the share of zeros that a training ends with."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table.
@@ -104,6 +111,7 @@ class Method:
         channels: whether each output channel can have scales and thresholds of its own.
         ordered: whether ``t_min`` must not exceed ``t_max``.
         universal: whether the default ranges suit any network, so that a default space offers the method.
+        zeros: whether a share of zeros can be prescribed in place of its thresholds.
         quantizer: the NNI quantizer that runs it; the first row that names a class is the class's own method.
     """
 
@@ -118,12 +126,25 @@ class Method:
     channels: bool = True
     ordered: bool = False
     universal: bool = True
+    zeros: bool = True
     quantizer: str = "PTTQQuantizer"
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its own numbers."""
         return tuple(number.name for number in self.numbers)
+
+    def names_with(self, zeros: bool) -> tuple[str, ...]:
+        """The names of its own numbers, or of those that are left where a share of zeros stands for its thresholds.
+
+        Args:
+            zeros: whether it does.
+
+        Returns:
+            The names, in the table's order.
+        """
+        rest = tuple(name for name in self.names if name not in THRESHOLD_NUMBERS)
+        return ("zeros", *rest) if zeros else self.names
 
     @property
     def starts(self) -> dict[str, float]:
@@ -139,7 +160,7 @@ class Method:
         Returns:
             The number.
         """
-        return next(number for number in self.numbers if number.name == name)
+        return next(number for number in (*self.numbers, ZEROS) if number.name == name)
 
 
 _DISTANCES = (Number("t_min", 1.0, 0.5, 2.0), Number("t_max", 1.0, 0.5, 2.0))
@@ -192,6 +213,7 @@ _DOREFA = Method(
     equation="0",
     learns=frozenset(),
     binary=True,
+    zeros=False,
     quantizer="BinaryQuantizer",
 )
 _ABSOLUTE = replace(
@@ -235,6 +257,7 @@ _RELEASED = replace(
     numbers=(*_DISTANCES, replace(_ALPHA, start=1e4, low=800.0, high=1e4)),
     channels=False,
     universal=False,  # its alpha multiplies weights, so a range of it is one network's
+    zeros=False,  # they are a matter of underflow
 )
 
 METHODS: dict[str, Method] = {
@@ -252,6 +275,7 @@ MIX = Method(
     binary=True,  # some layers have no zeros
     channels=False,  # curvature predicts one pair of scales a layer
     universal=False,
+    zeros=False,
 )
 """What a search may take in place of a method."""
 

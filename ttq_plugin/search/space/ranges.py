@@ -28,10 +28,29 @@ def own_names() -> dict[str, tuple[str, ...]]:
     return {name: row.names for name, row in searchable().items()}
 
 
+def check_own(method: str, own: object) -> None:
+    """Check that a method has its own parameters: its thresholds, or in their place a share of zeros.
+
+    Args:
+        method: one of ``own_names``.
+        own: what a file says of it.
+
+    Raises:
+        Problem: it has others, or lacks one.
+    """
+    row = searchable()[method]
+    prescribed = isinstance(own, Mapping) and row.zeros and "zeros" in own
+    names = row.names_with(zeros=prescribed)
+    if isinstance(own, Mapping) and prescribed and (both := [name for name in row.names if name in own.keys() - names]):
+        why = "prescribes where the thresholds end"
+        raise Problem((method, both[0]), f"cannot be said beside zeros, which {why}; leave one of them out")
+    check_names((method,), own, names, required=names)
+
+
 def bound(method: str | None, name: str) -> Bound:
     """The bound of a method's own parameter, or with method None of a shared one."""
     row = searchable().get(method or "")
-    if row is not None and name in row.names:
+    if row is not None and name in (*row.names, *(("zeros",) if row.zeros else ())):
         return row.number(name).bound
     return {"epochs": Bound(low=1, whole=True), "share": Bound(0, 1, low_open=True)}.get(name, POSITIVE)
 

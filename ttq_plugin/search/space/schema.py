@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ttq_plugin.methods import searchable
 from ttq_plugin.search.space.objectives import GAINS, LIMITED, OBJECTIVES
 from ttq_plugin.search.space.ranges import SHARED, own_names
 from ttq_plugin.search.space.samplers import SAMPLERS
@@ -21,6 +22,7 @@ WORDS = {
     "t": "Threshold: a share of max|w| (ttq), of E|w| (twn), or standard deviations (pttq-symmetric).",
     "t_min": "Negative threshold in standard deviations; aTTQ's has a sign.",
     "t_max": "Positive threshold in standard deviations.",
+    "zeros": "Share of zeros that a training ends with, exactly; in place of the method's thresholds.",
     "alpha": "Slope of the surrogate gradient per standard deviation; of pttq-released per unit of weight.",
     "bits": "The model takes at most this share of its 32-bit size; curvature gives each layer its method.",
 }
@@ -50,11 +52,11 @@ def space_schema() -> dict[str, Any]:
         "else": _named(list(OBJECTIVES), list(LIMITED)),
     }
     of["parameters"] |= _object({name: _range(name) for name in SHARED}, ["lr", "lr_scale", "epochs"])
-    methods = {method: _object({name: _range(name) for name in own}, list(own)) for method, own in own_names().items()}
+    methods = {method: _method(method) for method in own_names()}
     of["only"]["items"]["enum"] = list(methods)
     of["methods"] |= _object(methods, []) | {"minProperties": 1}
     own = dict.fromkeys(name for names in own_names().values() for name in names)
-    numbers = {name: {"type": "number", "description": WORDS[name]} for name in (*SHARED, *own)}
+    numbers = {name: {"type": "number", "description": WORDS[name]} for name in (*SHARED, *own, "zeros")}
     of["paper"]["items"] = _object({"method": {"type": "string", "enum": list(methods)}, **numbers}, ["method"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ttq search space"}
 
@@ -75,6 +77,14 @@ def _named(objectives: list[str], limited: list[str]) -> dict[str, Any]:
 
 def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _method(name: str) -> dict[str, Any]:
+    """A method's own parameters: its thresholds, or a share of zeros in their place."""
+    row = searchable()[name]
+    forms = [row.names_with(zeros=zeros) for zeros in ((False, True) if row.zeros else (False,))]
+    objects = [_object({key: _range(key) for key in names}, list(names)) for names in forms]
+    return objects[0] if len(objects) == 1 else {"anyOf": objects}
 
 
 def _range(name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ttq_plugin.search.space.ranges import (
     Range,
     bound,
     check_names,
+    check_own,
     number,
     own_names,
     unknown,
@@ -183,7 +184,7 @@ class Space(BaseModel):
         if not value:
             raise Problem((), f"needs at least one method, allowed: {', '.join(known)}")
         for method, own in value.items():
-            check_names((method,), own, known[method], required=known[method])
+            check_own(method, own)
         return value
 
     @model_validator(mode="after")
@@ -223,7 +224,7 @@ class Space(BaseModel):
     def _check_order(self) -> None:
         """Every pair that can be drawn must be one that aTTQ accepts; a range that depends on another cannot be."""
         for method, own in self.methods.items():
-            if searchable()[method].ordered and own["t_min"].high > own["t_max"].low:
+            if searchable()[method].ordered and "t_min" in own and own["t_min"].high > own["t_max"].low:
                 raise Problem(
                     ("methods", method),
                     f"every t_min must lie at or below every t_max, got t_min up to {own['t_min'].high:g} "
@@ -260,14 +261,14 @@ class Space(BaseModel):
         if method not in self.methods:
             came = f"got {method!r}" if "method" in entry else "but it is missing"
             raise Problem((*here, "method"), f"must be one of this space's methods, {', '.join(self.methods)}, {came}")
-        own = own_names()[method]
+        own = tuple(self.methods[method])
         shared = [name for name in SHARED if self.applies(method, name)]
         check_names(here, entry, ("method", *own, *shared), required=own)
         values: dict[str, Any] = {"method": method}
         for name in (*own, *shared):
             if name in entry:
                 values[name] = self._value((*here, name), method, name, entry[name])
-        if searchable()[method].ordered and values["t_min"] > values["t_max"]:
+        if searchable()[method].ordered and "t_min" in own and values["t_min"] > values["t_max"]:
             raise Problem((*here, "t_min"), f"must not exceed t_max {values['t_max']:g}, got {values['t_min']:g}")
         for name, value in values.items():
             interval = None if name == "method" else self._range(method, name)
@@ -300,7 +301,8 @@ class Space(BaseModel):
     def _names(self, method: str) -> list[tuple[str, str]]:
         """(plain name, name in Optuna) of what a method is given, the shared ones first."""
         shared = [(name, name) for name in SHARED if self.applies(method, name)]
-        return shared + [(name, f"{method}.{name}") for name in own_names()[method]]
+        own = searchable()[method].names_with(zeros="zeros" in self.methods[method])
+        return shared + [(name, f"{method}.{name}") for name in own]
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """One trial's values under Optuna's names, constants included; with a single method, that one is a constant."""
