@@ -314,6 +314,39 @@ def reproduce(**given: Any) -> None:
 
 
 @cli.command()
+@options.task
+@click.option("--flash", required=True, metavar="BYTES", help="Code and constants, at most; such as 64k.")
+@click.option("--ram", required=True, metavar="BYTES", help="Static memory, at most; such as 16k.")
+@click.option("--floor", type=float, help="The score to reach on validation data at least, of an error at most.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder of C code, test and report.")
+@click.option("--space", metavar="FILE", help="Search this space  [default: the task's own]")
+@click.option("--trials", type=click.IntRange(1), help="Trials of the search  [default: the space's]")
+@click.option("--workers", type=click.IntRange(1), help="Workers  [default: one a core]")
+@click.option("--study", help="The study's name  [default: the task's name and the time]")
+@click.option(
+    "--confirm", type=click.IntRange(0), default=2, show_default=True, help="Other seeds to train the chosen one with."
+)
+@click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
+@options.storage
+@options.store
+@options.full_precision
+@options.data
+@options.common
+def fit(task: str, flash: str, ram: str, **given: Any) -> None:
+    """Find the best integer network of TASK within a budget, and write it as C99 with a test program and a report.
+
+    Flash is code and constants on a Cortex-M0, memory is static. A search over methods, thresholds and layers leaves a
+    front; its best member that fits is trained with other seeds and written. If nothing fits, the nearest is told.
+    """
+    from ttq_plugin.commands.fit import Asked, bytes_of
+    from ttq_plugin.commands.fit import fit as command
+    from ttq_plugin.commands.search import Asked as Search
+
+    own = {key: given.pop(key) for key in ("floor", "out", "space", "confirm", "name")}
+    command(Asked(task, bytes_of(flash), bytes_of(ram), search=Search(**given), **own))
+
+
+@cli.command()
 @options.model
 @click.option("--to", type=click.Choice(EXPORTS), required=True, help="The form to export to.")
 @click.option("--out", "target", type=click.Path(path_type=Path), help="File or folder  [default: beside MODEL]")

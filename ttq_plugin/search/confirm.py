@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -153,7 +153,7 @@ def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[
             continue
         columns = list(zip(*values, strict=True))
         middle = tuple(mean(column) for column in columns)
-        half = [_half_width(column) for column in columns]
+        half = [half_width(column) for column in columns]
         found[number] = Confirmed(
             runs=len(values),
             failed=len(vectors) - len(values),
@@ -177,7 +177,8 @@ def _off(number: int, found: Mapping[int, Confirmed], objectives: tuple[str, ...
     return any(dominates(mean, best) for mean in means)
 
 
-def _half_width(values: tuple[float, ...]) -> float:
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of the interval of a mean (Student's t); of at least two values."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
