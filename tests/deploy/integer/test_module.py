@@ -100,6 +100,16 @@ def test_the_result_has_the_models_nesting():
     assert q.dtype == torch.int8 and q.shape == (30, 10) and integer.integers(q).shape == (30, 10)
 
 
+def test_integers_of_a_slice_are_those_of_the_whole():
+    """A slice begins in the middle of memory; a column of a larger tensor has steps of its own."""
+    integer = integerize(network("separable"), inputs(8))
+    q = integer.quantised(inputs(12))
+    whole = integer.integers(q)
+    assert torch.equal(torch.cat([integer.integers(part) for part in q.split(5)]), whole)
+    assert torch.equal(integer.integers(torch.stack([q, q], 2)[:, :, 1]), whole)
+    assert torch.equal(integer.integers(q.t().contiguous().t()), whole)
+
+
 def test_the_model_is_left_as_it_is():
     model = network("separable").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -32,7 +32,8 @@ class Memory:
     def start(self, buffer: Buffer, values: Tensor) -> None:
         """Begin with the samples (batch, numbers)."""
         self.batch = len(values)
-        self.held = {buffer: values.flatten(1).to(self.dtype).contiguous()}
+        # A copy, because views count places from the beginning of its memory.
+        self.held = {buffer: values.flatten(1).to(self.dtype).clone(memory_format=torch.contiguous_format)}
 
     def read(self, view: View) -> Tensor:
         """A view of a batch, (batch, ...); constants are the same for all samples."""
