@@ -178,9 +178,25 @@ _on = os.environ.get("TTQ_NATIVE") != "0"
 _active = BUILT if _on else None
 
 
+_untold = _on and BUILT is None and not LIBRARY.exists()
+"""Whether there are no kernels for want of a compiler, and nobody has been told; ``load`` tells all other reasons."""
+
+
+def _tell() -> None:
+    global _untold
+    _untold = False
+    warnings.warn(
+        "ttq-plugin was installed without a C compiler: torch does its kernels' work, and training steps are slower. "
+        "Install a compiler and then ttq-plugin anew, or set TTQ_NATIVE=0 to hide this.",
+        stacklevel=4,
+    )
+
+
 def kernels_for(*tensors: Tensor) -> Kernels | None:
     """The kernels, if they can take these: plain, contiguous float32 on the CPU, not traced or transformed."""
     if _is_compiling() or _active is None or _in_functorch():
+        if _untold and not _is_compiling():
+            _tell()
         return None
     for x in tensors:
         if x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or type(x) not in _PLAIN:
