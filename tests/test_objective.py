@@ -78,5 +78,5 @@ def test_a_study_with_other_directions_is_refused_before_anything_is_trained(tmp
 
 
 def test_a_space_of_another_task_is_refused(tmp_path):
-    with pytest.raises(InputError, match="must be one of tests.test_api:TASK, got one of mnist-cnn"):
+    with pytest.raises(InputError, match="searches mnist-cnn, and the task named beside it must be the same"):
         TernaryObjective(TASK, "mnist-cnn", store=None, cache=tmp_path, show=False)

@@ -38,6 +38,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("space", default="mnist-cnn")
+@options.own_task
 @options.store
 @options.storage
 @click.option("--study", help="The study's name  [default: the task's name and the time]")
@@ -68,6 +69,10 @@ def cli() -> None:
 @click.option("--sampler", metavar="NAME", help="tpe, gp, nsga2, random or grid  [default: the space's, mostly tpe]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="No trial begins after so many seconds.")
 @click.option("--stagnation", type=int, metavar="TRIALS", help="End when so many raise the hypervolume by under 0.1 %.")
+@click.option(
+    "--give-up", multiple=True, metavar="KEY=NUMBER",
+    help="When what fails is not tried again: attempts, alike, crashes or patience; repeatable; see the README.",
+)  # fmt: skip
 @click.option("--warm-start", multiple=True, metavar="STUDY|CSV", help="Try a study's front or a table's rows first.")
 @click.option(
     "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
@@ -93,6 +98,7 @@ def search(**given: Any) -> None:
 @cli.command()
 @click.option("--storage", envvar="TTQ_STORAGE", required=True, help="The search's database URL; or set TTQ_STORAGE.")
 @click.option("--study", help="The study to join  [default: the only one with trials left]")
+@options.own_task
 @click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
 @click.option(
     "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."

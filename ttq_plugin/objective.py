@@ -159,7 +159,7 @@ def as_space(task: Task, space: Space | str | Path | None, changes: Mapping[str,
     if isinstance(space, Space):
         found = parse_space(space.text, "the space", changes)
     else:
-        found = load_space(task.name if space is None else space, changes)
+        found = load_space(task.name if space is None else space, changes, task=task.name)
     if found.task != task.name:
         raise InputError(f"The space must be one of {task.name}, got one of {found.task}; change its task.")
     return found

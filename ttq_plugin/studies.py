@@ -229,6 +229,7 @@ def search(
     described = identified(task)
     asked = Asked(
         space=space if isinstance(space, str) else described.name,
+        task=described.name if isinstance(space, str) else None,
         store=str(store),
         storage=storage,
         study=study,

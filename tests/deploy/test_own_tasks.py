@@ -289,9 +289,13 @@ def test_another_task_than_the_files_is_refused(here, tmp_path):
 def study(folder):
     """`ttq search` of an own task, in the user's folder."""
     (folder / "space.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "ttq_plugin.cli", "search", "space.yaml", "--study", "a/b", "--workers", "1"]
+    command = [sys.executable, "-m", "ttq_plugin.cli", "search", "space.yaml", "--task", named("CLASSIFIER")]
     done = subprocess.run(
-        [*command, "--cache", "cache", "--json"], cwd=folder, capture_output=True, text=True, check=False
+        [*command, "--study", "a/b", "--workers", "1", "--cache", "cache", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.support.files import write_text
 
 
 @dataclass(frozen=True)
@@ -93,4 +94,4 @@ def run(prepared, settings, on_epoch=None, on_look=None):
 
 
 def save_weights(model, path, metadata=None):
-    Path(path).write_text(model)
+    write_text(Path(path), model)

@@ -55,17 +55,17 @@ def test_the_longest_training_is_a_third_of_the_recipes(monkeypatch, epochs, bou
 def test_a_file_of_an_own_task_takes_its_metric(tmp_path, space_text):
     path = tmp_path / "space.yaml"
     path.write_text(space_text.replace("mnist-cnn", "house:TASK").replace("[mcc,", "[rmse,"))
-    space = load_space(path)
+    space = load_space(path, task="house:TASK")
     assert space.metric.name == "rmse" and yaml.safe_load(space.text)["metric"]["name"] == "rmse"
     path.write_text(space_text.replace("mnist-cnn", "house:TASK"))
     with pytest.raises(InputError, match=r"objectives\[0\]: unknown objective 'mcc', allowed: rmse, "):
-        load_space(path)
+        load_space(path, task="house:TASK")
     path.write_text(space_text.replace("mnist-cnn", "house:TASK") + "\nmetric: mcc\n")
     with pytest.raises(InputError, match="metric must be house:TASK's own, rmse, got 'mcc'; leave it out"):
-        load_space(path)
+        load_space(path, task="house:TASK")
     path.write_text(space_text.replace("mnist-cnn", "house:MISSING"))
     with pytest.raises(InputError, match="the task 'house:MISSING' cannot be imported"):
-        load_space(path)
+        load_space(path, task="house:MISSING")
 
 
 def ttq(*arguments, cwd):

@@ -11,18 +11,21 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
+import fake_trial
 import psutil
 import pytest
 from rich.progress import Progress
 from services import free_port
 
+from ttq_plugin.commands.parts import front
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.search.crew.job import Job
-from ttq_plugin.search.crew.worker import _next, _tell
+from ttq_plugin.search.crew.worker import _keep_weights, _next, _tell
 from ttq_plugin.search.runner import run_search
-from ttq_plugin.search.study.ledger import counted, finished, reclaim
+from ttq_plugin.search.study import insides
+from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim
 from ttq_plugin.search.study.study import load_study, open_study
-from ttq_plugin.tracking import open_store, ui
+from ttq_plugin.tracking import TrialRecord, open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
@@ -53,23 +56,6 @@ def check_mlflow(watch, storage):
         assert run.info.status == {"complete": "FINISHED", "failed": "FAILED"}[record["state"]]
         if record["state"] == "complete":
             assert run.data.metrics["cr_gain_total"] == pytest.approx(record["metrics"]["cr_gain_total"], rel=1e-5)
-
-
-def given(trial):
-    """Its parameters: those drawn, and those it was handed, which are all that one killed before drawing has."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def check_retries(storage):
-    """What was lost is there once more, with the same parameters, and counts once."""
-    trials = load_study(storage, "s").trials
-    retries = {trial.user_attrs["again_of"]: trial for trial in trials if "again_of" in trial.user_attrs}
-    lost = [trial for trial in trials if trial.user_attrs.get("again") and trial.state.name == "FAIL"]
-    assert len(retries) == sum("again_of" in trial.user_attrs for trial in trials), "none was tried again twice"
-    for trial in lost:
-        if trial.params:  # else it was killed before anything was drawn
-            assert given(trial).items() <= given(retries[trial.number]).items()
-    return lost
 
 
 class Killer(threading.Thread):
@@ -118,50 +104,55 @@ def test_twenty_workers_killed_at_random_moments(space, storage, tmp_path):
     assert summary.error is None and summary.complete + summary.failed == 60
     records = finished(load_study(storage, "s"))
     assert seen.keys() == {record["number"] for record in records}
-    gone = [t for t in load_study(storage, "s").trials if t.state.name == "FAIL" and not t.user_attrs["again"]]
+    gone = [record for record in records if record["state"] == "failed"]
     assert len(gone) == summary.failed <= 2
-    for trial in gone:  # one killed before its trial has its name is noticed by somebody who knows of no signal
-        signalled = " (signal 9)" if "worker" in trial.user_attrs else ""
-        assert trial.user_attrs["reason"] == f"worker killed{signalled}, given up after 3 attempts"
-    assert counted(load_study(storage, "s")) == 60
-    lost = check_retries(storage)
-    assert len(lost) == summary.lost <= 20
+    for record in gone:
+        assert record["reason"] == "worker killed (signal 9), given up after 3 attempts"
+    study = load_study(storage, "s")
+    assert counted(study) == 60 == len(study.trials), "whatever was lost has its old number"
+    reasons = sum(losses(study).values(), [])
+    assert len(reasons) == summary.lost <= 20
+    # One killed before its trial has its name is noticed by somebody who knows of no signal.
+    assert set(reasons) <= {"worker killed (signal 9)", "interrupted"}
     check_mlflow(watched, storage)
     with sqlite3.connect(tmp_path / "studies.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_a_reclaimer_killed_between_ending_and_enqueueing_loses_nothing(space, storage, monkeypatch):
+def test_a_reclaimer_killed_in_the_middle_changes_nothing(space, storage, monkeypatch):
     study = open_study(storage, "s", space, resume=False)
     handed = _next(study, Job(storage, "s", space, 5, 3, worker="dead.0"))
+    before = study.trials[0]
     with monkeypatch.context() as patch:
-        patch.setattr(type(study), "enqueue_trial", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(insides, "_delete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            reclaim(study, lambda trial: "worker killed")
-    assert counted(study) == 0 and reclaim(study, lambda trial: None) == 0
-    assert [t.params for t in study.trials if t.user_attrs.get("again_of") == handed[0].number] == [{}]
+            reclaim(study, lambda trial: "worker killed", 3)
+    assert study.trials[0] == before and losses(study) == {}
+    assert reclaim(study, lambda trial: "worker killed", 3) == 1 and counted(study) == 0
     again = _next(study, Job(storage, "s", space, 5, 3, worker="live.0"))
-    while again[0].user_attrs.get("again_of") != handed[0].number:
-        again = _next(study, Job(storage, "s", space, 5, 3, worker=f"live.{again[0].number}"))
-    assert again[1] == handed[1]
+    assert again[0].number == handed[0].number and again[1] == handed[1] and len(study.trials) == 2
 
 
 def test_a_worker_that_was_taken_for_dead_and_comes_back_changes_nothing(space, storage, tmp_path, monkeypatch):
     study = open_study(storage, "s", space, resume=False)
+    away = Job(storage, "s", space, 5, 3, worker="far.0", models_dir=str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr("ttq_plugin.search.crew.processes._machine", lambda: "another one")
-        slow, _ = _next(study, Job(storage, "s", space, 5, 3, worker="far.0"))
+        slow, _ = _next(study, away)
     here = Job(storage, "s", space, 5, 3, worker="here.0")
     assert _next(study, here)[0].number != slow.number, "its last sign of life is fresh"
     assert counted(study) == 2
     with sqlite3.connect(tmp_path / "studies.db") as connection:
         connection.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-10 minutes')")
-    _next(study, Job(storage, "s", space, 5, 3, worker="here.1"))
-    ended = study.trials[slow.number]
-    assert ended.state.name == "FAIL" and ended.user_attrs["reason"].startswith("worker gone (no sign of life of ")
-    _tell(study, slow, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
-    assert study.trials[slow.number].state.name == "FAIL" and "metrics" not in study.trials[slow.number].user_attrs
-    assert len(check_retries(storage)) == 1 and counted(study) == 2
+    again, _ = _next(study, Job(storage, "s", space, 5, 3, worker="here.1"))
+    assert again.number == slow.number and counted(study) == 2
+    ((lost, reasons),) = losses(study).items()
+    assert lost == slow.number and reasons[0].startswith("worker gone (no sign of life of ")
+    before = study.trials[lost]
+    _tell(study, slow, away, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
+    _keep_weights(study, slow, away, fake_trial, "its model", {})
+    assert study.trials[lost] == before and before.user_attrs["worker"]["name"] == "here.1"
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 class SmallDisk:
@@ -262,3 +253,24 @@ def test_an_mlflow_server_that_goes_away_gets_everything_later(space, storage, t
         if server.poll() is None:
             ui.stop(server)
     assert server.returncode in {0, -signal.SIGTERM, -signal.SIGINT}
+
+
+def test_a_store_that_comes_back_just_before_the_end_gets_every_trial(space, storage, tmp_path, monkeypatch):
+    """No trial is in MLflow when the front is tested: what is told of its members must not come first."""
+    summary = run_search(space, storage, "s", workers=1, trials=3, **OPTIONS)
+    watched = watch(space, str(tmp_path / "mlflow_runs"), tmp_path, 3)
+    watched.ready.score, watched.ready.parts = 99.0, {}
+    watched.records = [TrialRecord(**record) for record in finished(load_study(storage, "s"))]
+
+    def tested(watch, members, data, seed):
+        for number in members:
+            watch.recorder.log_test(number, 0.5)
+        return dict.fromkeys([-1, *members], 0.5)
+
+    monkeypatch.setattr(front, "_test", tested)
+    result = watched.last(lambda: front.finish(watched, summary, None, tmp_path, 3, {}, "none"))
+    assert {row["test_mcc"] for row in result["front"]} == {0.5}
+    check_mlflow(watched, storage)
+    recorder = watched.recorder
+    (own,) = recorder.store.client.search_runs([recorder.experiment_id], "tags.role = 'study'")
+    assert own.info.status == "FINISHED"

@@ -8,6 +8,7 @@ import pytest
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import run_search
+from ttq_plugin.search.study.ledger import losses
 from ttq_plugin.search.study.study import load_study
 
 # Ray would look for a cluster on loopback at this machine's outer address; read when ray is imported.
@@ -45,8 +46,7 @@ def test_workers_as_ray_tasks(space, postgres, ray_cluster, tmp_path):
     )  # fmt: skip
     assert (summary.complete, summary.failed, summary.lost, summary.error) == (8, 0, 1, None)
     study = load_study(postgres.url(), "ray")
-    (lost,) = [trial for trial in study.trials if trial.state.name == "FAIL"]
-    assert lost.user_attrs["reason"] == "worker killed (WorkerCrashedError)"
+    assert list(losses(study).values()) == [["worker killed (WorkerCrashedError)"]]
     assert os.getpid() not in {trial.user_attrs["worker"]["pid"] for trial in study.trials}
     assert {path.name for path in (tmp_path / "models").iterdir()} == {
         f"trial-{trial.number}.safetensors" for trial in study.trials if trial.state.name == "COMPLETE"

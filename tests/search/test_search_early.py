@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume, upward_vector
-from ttq_plugin.search.crew.crew import ending
+from ttq_plugin.search.crew import ending
 from ttq_plugin.search.crew.ending import stagnates
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.worker import work

@@ -16,7 +16,8 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.search.join import join_search
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.space.load import parse_space
-from ttq_plugin.search.study.ledger import counted, finished
+from ttq_plugin.search.space.stopping import GiveUp
+from ttq_plugin.search.study.ledger import counted, finished, losses
 from ttq_plugin.search.study.study import load_study
 
 
@@ -74,17 +75,26 @@ def test_a_killed_workers_trial_is_run_again_and_counts_once(space, storage, tmp
     assert flag.exists()
     assert (summary.complete, summary.failed, summary.lost) == (6, 0, 1)
     records = outcome(storage)
-    (lost,) = [record for record in records if record["state"] == "failed"]
-    assert lost["reason"] == "worker killed (signal 9)"
-    again = [record for record in records if record["parameters"] == lost["parameters"] and record is not lost]
-    assert [record["state"] for record in again] == ["complete"] and again[0]["origin"] == lost["origin"] == "paper"
+    assert [record["state"] for record in records] == ["complete"] * 6
+    ((lost, reasons),) = losses(load_study(storage, "s")).items()
+    assert reasons == ["worker killed (signal 9)"] and records[lost]["origin"] == "paper"
+    assert records[lost]["notes"] == ["a note", "energy is inf", "run again: worker killed (signal 9)"]
 
 
 def test_a_trial_that_always_kills_is_given_up_and_the_search_goes_on(space, storage):
     only = space.model_copy(update={"paper": space.paper[:1]})
     summary = search(only, storage, workers=1, trials=1, data="always-kill=ttq")
-    assert (summary.complete, summary.failed, summary.lost) == (0, 1, 2) and summary.error is None
+    assert (summary.complete, summary.failed, summary.lost) == (0, 1, 3) and summary.error is None
     assert outcome(storage)[-1]["reason"] == "worker killed (signal 9), given up after 3 attempts"
+
+
+def test_how_often_is_the_spaces_to_say(space, storage):
+    once = space.model_copy(update={"paper": space.paper[:1], "give_up": GiveUp(attempts=1, alike=2, crashes=1)})
+    summary = search(once, storage, trials=1, data="always-kill=ttq")
+    assert (summary.complete, summary.failed, summary.lost) == (0, 1, 1)
+    assert outcome(storage)[0]["reason"] == "worker killed (signal 9), given up after 1 attempt"
+    assert search(once, storage, "bug", data="bug").error.startswith("The first 2 trials all failed with the same")
+    assert search(once, storage, "dead", data="die").error.startswith("1 worker ended without")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +155,8 @@ def test_an_error_of_the_callers_own_leaves_no_worker_behind(space, storage):
     with pytest.raises(ZeroDivisionError):
         search(space, storage, workers=2, data="sleep=1", on_poll=on_poll)
     study = load_study(storage, "s")
-    assert {record["reason"] for record in finished(study)} == {"interrupted"} and counted(study) == 0
+    assert set(sum(losses(study).values(), [])) == {"interrupted"} and counted(study) == 0
+    assert finished(study) == []
     assert not any(Path(f"/proc/{trial.user_attrs['worker']['pid']}").exists()
                    for trial in study.trials if "worker" in trial.user_attrs)  # fmt: skip
 
@@ -232,11 +243,13 @@ def test_an_interrupted_search_keeps_what_is_finished(space, space_text, storage
     records = outcome(storage)
     assert summary["interrupted"] and summary["error"] is None
     assert (summary["complete"], summary["failed"], summary["lost"]) == (2, 0, 2)
-    assert [record["reason"] for record in records] == [None, None, "interrupted", "interrupted"]
-    assert not in_state(load_study(storage, "s").trials, "RUNNING")
+    assert [record["reason"] for record in records] == [None, None]
+    left = load_study(storage, "s")
+    assert losses(left) == {2: ["interrupted"], 3: ["interrupted"]}
+    assert [trial.state.name for trial in left.trials[2:]] == ["WAITING"] * 2
     assert search(space, storage, trials=4, resume=True).complete == 4
-    redone = outcome(storage)[4:]
-    assert [record["parameters"] for record in redone] == [record["parameters"] for record in records[2:]]
+    assert outcome(storage)[:2] == records, "nothing that was finished changes"
+    assert [trial.params for trial in load_study(storage, "s").trials] == [trial.params for trial in left.trials]
 
 
 def test_a_search_killed_outright_takes_its_workers_along_and_can_be_resumed(space, space_text, storage, tmp_path):
@@ -253,4 +266,4 @@ def test_a_search_killed_outright_takes_its_workers_along_and_can_be_resumed(spa
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in pids)
     summary = search(space, storage, trials=5, resume=True)
     assert (summary.complete, summary.failed, summary.lost) == (5, 0, 2)
-    assert {record["reason"] for record in outcome(storage) if record["state"] == "failed"} == {"worker killed"}
+    assert losses(load_study(storage, "s")) == {2: ["interrupted"], 3: ["interrupted"]}, "it speaks against no trial"

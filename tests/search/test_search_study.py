@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.processes import alive, crew_of, identity
 from ttq_plugin.search.space.load import parse_space
-from ttq_plugin.search.study.ledger import MAX_ATTEMPTS, counted, finished, reclaim, running
+from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim, running
 from ttq_plugin.search.study.study import load_study, open_study, stored_space
 from ttq_plugin.support.names import redact
 from ttq_plugin.tasks import TASKS
@@ -159,26 +159,66 @@ def killed(worker):
     return "worker killed"
 
 
-def test_a_lost_trial_is_tried_again_and_given_up_in_the_end(space, storage):
+def test_a_lost_trial_is_tried_again_under_its_number_and_given_up_in_the_end(space, storage):
     study = open_study(storage, "s", space.model_copy(update={"paper": space.paper[:1]}), resume=False)
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        assert space.suggest(study.ask())["ttq.t"] == 0.05 and counted(study) == 1
-        assert reclaim(study, lambda worker: None) == 0
-        assert reclaim(study, killed) == 1
-        assert reclaim(study, killed) == 0, "it was ended, not left running"
-        assert counted(study) == (attempt == MAX_ATTEMPTS), "what is tried again does not count, what is given up does"
+    for attempt in range(1, 4):
+        trial = study.ask()
+        assert space.suggest(trial)["ttq.t"] == 0.05 and counted(study) == 1 and trial.number == 0
+        trial.set_user_attr("metrics", {"mcc": attempt})
+        trial.set_constraint("mcc >= 0.9", 1.0)
+        assert reclaim(study, lambda worker: None, 3) == 0
+        assert reclaim(study, killed, 3) == 1
+        assert reclaim(study, killed, 3) == 0, "it was ended, not left running"
+        assert counted(study) == (attempt == 3), "what is tried again does not count, what is given up does"
+        if attempt < 3:
+            (waits,) = study.get_trials(deepcopy=False)
+            assert waits.user_attrs == {"origin": "paper"} and not waits.constraints and not waits.params
     assert not study.get_trials(states=(TrialState.WAITING,))
-    reasons = [record["reason"] for record in finished(study)]
-    assert reasons == ["worker killed", "worker killed", "worker killed, given up after 3 attempts"]
-    assert {record["origin"] for record in finished(study)} == {"paper"}
+    (record,) = finished(study)
+    assert record["reason"] == "worker killed, given up after 3 attempts" and record["origin"] == "paper"
+    assert losses(study) == {0: ["worker killed"] * 3}
+
+
+def test_what_was_drawn_whole_is_tried_again_as_it_was(space, storage):
+    study = open_study(storage, "s", space.model_copy(update={"paper": ()}), resume=False)
+    trial = study.ask()
+    drawn = space.suggest(trial)
+    trial.set_user_attr("parameters", drawn)
+    reclaim(study, killed, 3)
+    again = study.ask()
+    assert again.number == 0 and space.suggest(again) == drawn and len(study.trials) == 1
 
 
 def test_an_interruption_does_not_speak_against_a_trial(space, storage):
     study = open_study(storage, "s", space.model_copy(update={"paper": space.paper[:1]}), resume=False)
-    for _ in range(MAX_ATTEMPTS + 2):
+    for _ in range(5):
         assert space.suggest(study.ask())["ttq.t"] == 0.05
-        assert reclaim(study, lambda worker: "interrupted") == 1
+        assert reclaim(study, lambda worker: "interrupted", 1) == 1
     assert counted(study) == 0
+    study.tell(study.ask(), [1.0, 1.0, 1.0])
+    assert finished(study)[0]["notes"] == [], "nothing tells that it was"
+
+
+def test_a_study_is_there_as_a_whole_or_not_at_all(space, storage, monkeypatch):
+    """Whatever fails while it is made, a search that is started again finds a free name."""
+    made = []
+
+    def fails_at_the_second(self, *given):
+        made.append(given)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return prepared(self, *given)
+
+    prepared = optuna.storages.RDBStorage._get_prepared_new_trial
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages.RDBStorage, "_get_prepared_new_trial", fails_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            open_study(storage, "s", space, resume=False)
+    with pytest.raises(InputError, match="There is no study 's'"):
+        load_study(storage, "s")
+    study = open_study(storage, "s", space, resume=False, starts=[space.enqueued()[1], {"method": "pttq"}])
+    assert [trial.user_attrs["origin"] for trial in study.trials] == ["paper", "paper", "warm"]
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING] * 3
 
 
 def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_of(space, storage):
@@ -186,7 +226,7 @@ def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_o
     space.suggest(study.ask())
     (record,) = running(study)
     assert record["parameters"]["t"] == 0.05 and record["origin"] == "paper" and record["worker"] is None
-    reclaim(study, killed)
+    reclaim(study, killed, 1)
     (record,) = finished(study)
     assert set(record) == {
         "number", "state", "parameters", "metrics", "origin", "seed", "started", "seconds", "reason", "notes", "parts",

@@ -74,6 +74,12 @@ class TaskName(click.ParamType):
 
 
 task = click.argument("task", metavar="TASK", type=TaskName())
+own_task = click.option(
+    "--task",
+    type=TaskName(),
+    metavar="TASK",
+    help="What is searched; needed where only a file or the database names a module:attribute of your own.",
+)
 store = click.option(
     "--store",
     default=STORE,

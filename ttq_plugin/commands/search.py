@@ -23,8 +23,10 @@ from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.space.load import load_space
+from ttq_plugin.search.space.ranges import number
 from ttq_plugin.search.space.schema import schema_text
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.space.stopping import GiveUp
 from ttq_plugin.search.study.check import check_study
 from ttq_plugin.search.study.storage import HEARTBEAT
 from ttq_plugin.search.study.warm import starts
@@ -42,6 +44,7 @@ class Asked:
     Attributes:
         schema: only print the space files' JSON schema.
         space: file or name of the space.
+        task: what it searches; needed where only a file names a task of the user's own.
         store: MLflow's folder or address.
         storage: the study's database; None: a file in the folder.
         study: name of a new study, or None.
@@ -56,6 +59,7 @@ class Asked:
         sampler: likewise.
         timeout: seconds, likewise.
         stagnation: trials, likewise.
+        give_up: KEY=NUMBER, in place of the space's.
         warm_start: studies and tables to start with.
         confirm: how many other seeds train the front again.
         margin: largest loss on test data that would not matter, as people write it.
@@ -71,6 +75,7 @@ class Asked:
 
     schema: bool = False
     space: str = "mnist-cnn"
+    task: str | None = None
     store: str = "mlflow_runs"
     storage: str | None = None
     study: str | None = None
@@ -85,6 +90,7 @@ class Asked:
     sampler: str | None = None
     timeout: float | None = None
     stagnation: int | None = None
+    give_up: Sequence[str] = ()
     warm_start: Sequence[str] = ()
     confirm: int | None = None
     margin: float | None = None
@@ -107,8 +113,9 @@ class Asked:
             "sampler": self.sampler,
             "timeout": self.timeout,
             "stagnation": self.stagnation,
+            "give_up": dict(map(_limit, self.give_up)),
         }
-        return {key: value for key, value in given.items() if value not in (None, [])}
+        return {key: value for key, value in given.items() if value not in (None, [], {})}
 
     @property
     def folder(self) -> Path:
@@ -151,7 +158,8 @@ class Opened:
         """The command that goes on with it, as a shell reads it and without a password."""
         asked = self.asked
         storage = [] if self.storage == asked.own_storage else ["--storage", redact(self.storage)]
-        words = [*_words(asked.changes), *store_words(asked.store), *storage]
+        task = ["--task", asked.task] if asked.task else []
+        words = [*task, *_words(asked.changes), *store_words(asked.store), *storage]
         return shell(["ttq", "search", asked.space, "--resume", self.name, *words])
 
 
@@ -235,7 +243,7 @@ def _open(asked: Asked, space: Space | None) -> Opened:
     """Look at everything that may refuse the search, before anything is trained or written."""
     if asked.study and asked.resume:
         raise InputError("--study names a new study and --resume an old one; give one of them.")
-    space = load_space(asked.space, asked.changes) if space is None else space
+    space = load_space(asked.space, asked.changes, task=asked.task) if space is None else space
     storage = asked.storage or asked.own_storage
     name = asked.resume or asked.study or f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}"
     # A server must answer before anything is trained; a folder becomes a store only when the study is open.
@@ -300,11 +308,21 @@ def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:
     return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)
 
 
+def _limit(text: str) -> tuple[str, float]:
+    """A key of the space's `give_up`, and its value."""
+    key, _, value = text.partition("=")
+    if (found := number(value)) is None:
+        keys = ", ".join(GiveUp.model_fields)
+        raise InputError(f"--give-up must be KEY=NUMBER, with a key among {keys}, got {text!r}.")
+    return key, int(found) if found.is_integer() else found
+
+
 def _words(changes: dict[str, Any]) -> list[str]:
     """The options that made a space another one, which a study keeps."""
     words = [word for name in changes.get("only", ()) for word in ("--method", name)]
     words += ["--objectives", ",".join(changes["objectives"])] if "objectives" in changes else []
     words += [word for text in changes.get("constraints", ()) for word in ("--constraint", text)]
+    words += [word for item in changes.get("give_up", {}).items() for word in ("--give-up", f"{item[0]}={item[1]}")]
     for key in ("sampler", "timeout", "stagnation"):
         words += [f"--{key}", str(changes[key])] if key in changes else []
     return words

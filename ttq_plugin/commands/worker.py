@@ -17,6 +17,7 @@ def worker(
     workers: int | None,
     models: Path | None,
     *,
+    task: str | None = None,
     weights: Path | None = None,
     seed: int | None,
     data: Path | None,
@@ -26,7 +27,9 @@ def worker(
 ) -> None:
     """Join, work until nothing is left, and say how many trials were finished here."""
     name = find_study(storage, study)
-    job = job_of(storage, name, data=data, device=device, cache=cache, models_dir=models, weights=weights)
+    job = job_of(
+        storage, name, task=task, data=data, device=device, cache=cache, models_dir=models, weights=weights
+    )  # fmt: skip
     if seed is not None and seed != job.seed:
         raise InputError(f"The study {name!r} has seed {job.seed}, got {seed}; leave --seed out to work on it.")
     if models is not None and not models.is_dir():

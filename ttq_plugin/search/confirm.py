@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
@@ -20,8 +19,9 @@ from ttq_plugin.search.crew.loop import OnPoll
 from ttq_plugin.search.runner import positive, run_job, stop_requests
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.early import dominates
-from ttq_plugin.search.study.ledger import is_lost
+from ttq_plugin.search.study.storage import open_storage
 from ttq_plugin.search.study.study import load_study, open_study
 
 LEVEL = 0.95
@@ -105,14 +105,14 @@ def confirm_front(
     place = get_engine(engine, storage)
     size = positive("workers", workers, place.room)
     name, seed = study_name + CONFIRMED, int(study.user_attrs["seed"])
-    exists = name in optuna.get_all_study_names(study._storage)
+    exists = name in insides.names(open_storage(storage, create=False))
     again = open_study(storage, name, plain, resume=exists, seed=seed)
     wanted = {(number, seed + index) for number in members for index in range(1, seeds + 1)}
-    known = {_key(trial) for trial in _counting(again)}
+    known = {_key(trial) for trial in again.get_trials(deepcopy=False)}
     fixed = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     for number, own in sorted(wanted - known):
         trial = fixed[number]
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        parameters = {**insides.fixed(trial), **trial.params}
         again.enqueue_trial(parameters, user_attrs={"origin": "confirm", "member": number, "seed": own})
     target = len(wanted | known)
     job = Job(
@@ -184,11 +184,6 @@ def half_width(values: Sequence[float]) -> float:
     return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
-def _counting(study: Any) -> list[Any]:
-    """Trials of the study that count: also those that wait, not those that were lost and wait again as others."""
-    return [trial for trial in study.get_trials(deepcopy=False) if not is_lost(trial)]
-
-
 def _key(trial: Any) -> tuple[int, int]:
     return trial.user_attrs["member"], trial.user_attrs["seed"]
 
@@ -197,7 +192,7 @@ def _runs(
     study: Any, wanted: set[tuple[int, int]], objectives: tuple[str, ...]
 ) -> dict[int, list[tuple[float, ...] | None]]:
     runs: dict[int, list[tuple[float, ...] | None]] = {}
-    for trial in sorted(_counting(study), key=_key):
+    for trial in sorted(study.get_trials(deepcopy=False), key=_key):
         if _key(trial) in wanted and trial.state.is_finished():
             complete = trial.state == TrialState.COMPLETE
             values = tuple(trial.user_attrs["metrics"][name] for name in objectives) if complete else None

@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import optuna
-
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.crew import Processes
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
-from ttq_plugin.search.crew.patience import PATIENCE
 from ttq_plugin.search.crew.worker import check_release, work
 from ttq_plugin.search.runner import positive, stop_requests
+from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted
 from ttq_plugin.search.study.storage import HEARTBEAT, open_storage
 from ttq_plugin.search.study.study import check_same_start, load_study, stored_space
 from ttq_plugin.support.names import redact
 from ttq_plugin.support.processes import cores
 from ttq_plugin.support.release import release
+from ttq_plugin.tasks import check_allowed
 
 
 def find_study(storage: str, name: str | None) -> str:
@@ -38,7 +37,7 @@ def find_study(storage: str, name: str | None) -> str:
     if name is not None:
         return name
     backend = open_storage(storage, create=False)
-    studies = [load_study(storage, each) for each in sorted(optuna.get_all_study_names(backend))]
+    studies = [load_study(storage, each) for each in insides.names(backend)]
     left = [study.study_name for study in studies if counted(study) < study.user_attrs.get("trials", 0)]
     open_ones = [each for each in left if not load_study(storage, each).user_attrs.get("stopped")]
     if len(open_ones) != 1:
@@ -51,35 +50,39 @@ def job_of(
     storage: str,
     study_name: str,
     *,
+    task: str | None = None,
     data: str | Path | None = None,
     device: str = "cpu",
     cache: str | Path | None = None,
     models_dir: str | Path | None = None,
     weights: str | Path | None = None,
     trial_module: str = "ttq_plugin.trial.run",
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> Job:
     """What a worker that joins is to do: what is searched is stored with the study.
 
     Args:
         storage: the database URL.
         study_name: the study's name.
+        task: what the study searches, which must be said where it is a task of one's own: its module is imported.
         data: this machine's data for the task.
         device: this machine's device.
         cache: this machine's folder of full-precision models.
         models_dir: a folder that the search sees too, for the weights; None sends them through the database.
         weights: this machine's copy of the full-precision weights that the search was given, if it was.
         trial_module: the module that runs trials.
-        patience: seconds to wait for a database or a disk that fails.
+        patience: seconds to wait for a database or a disk that fails; None for the study's.
 
     Returns:
         the job.
 
     Raises:
-        InputError: the study cannot be used, was stopped, or belongs to another version of this code.
+        InputError: the study cannot be used, was stopped, belongs to another version of this code, or searches a task
+            that must be named.
     """
     study = load_study(storage, study_name)
     space, notes = stored_space(study), study.user_attrs
+    check_allowed(f"the study {study_name!r}", space.task, task)
     check_release(study_name, notes.get("release"), release())
     if notes.get("stopped"):
         raise InputError(f"The search of {study_name!r} was stopped; it goes on by ttq search --resume {study_name}.")
@@ -87,7 +90,8 @@ def job_of(
     folders = [None if path is None else str(path) for path in (data, cache, models_dir)]
     return Job(
         storage, study_name, space, target, notes["seed"], folders[0], device, folders[1], folders[2], trial_module,
-        heartbeat=notes.get("heartbeat", HEARTBEAT), patience=patience, release=release(),
+        heartbeat=notes.get("heartbeat", HEARTBEAT), release=release(),
+        patience=space.give_up.patience if patience is None else patience,
         weights=own, fingerprint=notes.get("fingerprint"),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ttq_plugin.errors import InputError
@@ -21,9 +22,10 @@ from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.engines import Engine, get_engine
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
-from ttq_plugin.search.crew.patience import PATIENCE, STORAGE_FAULTS
+from ttq_plugin.search.crew.patience import STORAGE_FAULTS
+from ttq_plugin.search.crew.processes import end_orphan
 from ttq_plugin.search.space.space import Space
-from ttq_plugin.search.study.ledger import counted, finished, is_lost, nobodys, reclaim
+from ttq_plugin.search.study.ledger import counted, finished, losses, nobodys, reclaim
 from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.storage import HEARTBEAT, cause
 from ttq_plugin.search.study.study import check_same_start, digest_of, open_study
@@ -44,7 +46,7 @@ class Summary:
         target: trials asked for.
         complete: trials with all their objectives.
         failed: trials that failed for good.
-        lost: trials whose worker was lost; each was run again.
+        lost: how often a trial was lost with its worker.
         seconds: wall time.
         interrupted: whether a signal ended it.
         error: what stopped it, if something did.
@@ -90,7 +92,7 @@ def run_search(
     trial_module: str = "ttq_plugin.trial.run",
     poll_seconds: float = 0.5,
     heartbeat: int = HEARTBEAT,
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> Summary:
     """Searches until `trials` trials count, in worker processes; Ctrl-C or SIGTERM ends it with all that is finished.
 
@@ -119,7 +121,7 @@ def run_search(
         trial_module: the module that runs trials.
         poll_seconds: the pause between two looks at the study.
         heartbeat: seconds between two signs of life of a worker; after three without one it is taken for dead.
-        patience: seconds to wait for a database or a disk that fails.
+        patience: seconds to wait for a database or a disk that fails; None for the space's.
 
     Returns:
         the counts, and whether the search was interrupted or stopped by an error.
@@ -135,9 +137,10 @@ def run_search(
         _make_folder(Path(models_dir))
     with stop_requests() as stop:
         # Inside: a Ctrl-C in the middle of making a study would leave half of one.
-        study = open_study(storage, study_name, space, resume=resume, seed=seed, starts=starts, heartbeat=heartbeat)
-        for key, value in (notes or {}).items():
-            study.set_user_attr(key, value)
+        with _told(storage, OSError):
+            study = open_study(storage, study_name, space, resume=resume, seed=seed, starts=starts, heartbeat=heartbeat)
+            for key, value in (notes or {}).items():
+                study.set_user_attr(key, value)
         if resume:
             check_same_start(study, fingerprint, _text(weights))
         job = Job(
@@ -152,7 +155,7 @@ def run_search(
             models_dir=_text(models_dir),
             trial_module=trial_module,
             heartbeat=heartbeat,
-            patience=patience,
+            patience=space.give_up.patience if patience is None else patience,
             task=_packed(task),
             weights=_text(weights),
             fingerprint=fingerprint,
@@ -182,11 +185,18 @@ def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **l
     def loop(guard: Any) -> Loop:
         return Loop(study, job, place.crew(job), size, guard=guard, **looks)
 
-    try:
+    with _told(job.storage):
         return _search(study, job, loop, stop)
-    except (StorageInternalError, SQLAlchemyError) as error:
-        why = cause(error, job.storage)
-        raise InputError(f"The study database {redact(job.storage)} failed during the search: {why}.") from None
+
+
+@contextmanager
+def _told(storage: str, *more: type[Exception]) -> Iterator[None]:
+    """Tells in a sentence what is wrong with the database, where nobody waits for it to pass."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, *more) as error:
+        why = cause(error, storage)
+        raise InputError(f"The study database {redact(storage)} failed during the search: {why}.") from None
 
 
 def _inputs(job: Job) -> dict[str, str | None]:
@@ -196,25 +206,33 @@ def _inputs(job: Job) -> dict[str, str | None]:
     return inputs | {"device": None if job.device == "cpu" else job.device}
 
 
+def _announce(study: Any, job: Job) -> None:
+    """Tells the workers what is searched, here and elsewhere, and takes back what earlier ones left."""
+    for key, value in {
+        "space": job.space.text,  # a resumed one's ranges may differ from before
+        "inputs": _inputs(job),
+        "weights": digest_of(job.weights),
+        "fingerprint": job.fingerprint,
+        "release": release(),
+        "heartbeat": job.heartbeat,
+        "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are
+        "trials": job.target,
+        "until": None if job.space.timeout is None else time.time() + job.space.timeout,
+        "stopped": False,
+    }.items():
+        study.set_user_attr(key, value)
+    expect(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        end_orphan(trial.user_attrs.get("worker", {}))
+    with lock(job.storage, job.study_name, "ask"):
+        reclaim(study, nobodys(study), job.space.give_up.attempts)
+
+
 def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) -> Summary:
     begun = time.perf_counter()
     with _only_search(job) as guard:
-        for key, value in {
-            "space": job.space.text,  # a resumed one's ranges may differ from before
-            "inputs": _inputs(job),
-            "weights": digest_of(job.weights),
-            "fingerprint": job.fingerprint,
-            "release": release(),
-            "heartbeat": job.heartbeat,
-            "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are
-            "trials": job.target,
-            "until": None if job.space.timeout is None else time.time() + job.space.timeout,
-            "stopped": False,
-        }.items():
-            study.set_user_attr(key, value)
-        expect(study)
-        with lock(job.storage, job.study_name, "ask"):
-            reclaim(study, nobodys(study))
+        with _told(job.storage, OSError):
+            _announce(study, job)
         turns = loop(guard)
         try:
             turns.run(stop)
@@ -230,13 +248,13 @@ def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) 
 
 def _summary(study: Any, job: Job, interrupted: bool, error: str | None, seconds: float) -> Summary:
     trials = study.get_trials(deepcopy=False)
-    lost = sum(is_lost(trial) for trial in trials)
+    lost = sum(len(reasons) for reasons in losses(study).values())
     states = [record["state"] for record in finished(study)]
     return Summary(
         study_name=job.study_name,
         target=job.target,
         complete=states.count("complete"),
-        failed=states.count("failed") - lost,
+        failed=states.count("failed"),
         lost=lost,
         seconds=seconds,
         interrupted=interrupted,
@@ -261,13 +279,14 @@ def _only_search(job: Job) -> Iterator[Any]:
         InputError: another process searches this study.
     """
     guard = lock(job.storage, job.study_name, "search")
-    try:
-        guard.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(
-            f"Another process is searching the study {job.study_name!r} right now; let it end, or join it by "
-            "ttq worker."
-        ) from None
+    with _told(job.storage, OSError):
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(
+                f"Another process is searching the study {job.study_name!r} right now; let it end, or join it by "
+                "ttq worker."
+            ) from None
     try:
         yield guard
     finally:

@@ -90,3 +90,24 @@ def check_task(name: str) -> None:
     """
     if name not in TASKS and not OWN.fullmatch(name):
         raise InputError(f"task must be one of {', '.join(TASKS)}, got {name!r}; or module:attribute for your own.")
+
+
+def check_allowed(source: str, named: object, given: str | None, again: str = "") -> None:
+    """Check that a task may be opened which a file or a database names: whoever writes those must not choose code.
+
+    Args:
+        source: what names it, such as a file's path.
+        named: the task.
+        given: the task that the command line, or a caller, names itself; None if it names none.
+        again: the command that would be allowed; "" where the option alone is to be told.
+
+    Raises:
+        InputError: if it is one of the user's own that is not given, or another one than is given.
+    """
+    if given is None and isinstance(named, str) and named not in TASKS and OWN.fullmatch(named):
+        raise InputError(
+            f"{source} searches {named}, and neither a file nor a database makes this program import code; name the "
+            f"task yourself: `{again or f'--task {named}'}`."
+        )
+    if given not in (None, named):
+        raise InputError(f"{source} searches {named}, and the task named beside it must be the same, got {given}.")

@@ -49,6 +49,7 @@ def finish(
 ) -> dict[str, Any]:
     """Score the front on the test split, end the study's run in MLflow, and draw the front."""
     recorder, members, score = watch.recorder, sorted(watch.members()), watch.space.score
+    recorder.sync(watch.records)  # first: the store may have been away until now, and has none of the last trials
     scores, tests = _test(watch, members, data, seed)
     metric = watch.ready.task.score
     verdicts = not_inferior({n: tests[n] for n in members if n in tests}, metric, margin_of(metric, margin))

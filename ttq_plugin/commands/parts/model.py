@@ -14,7 +14,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.support.names import file_name, redact, shell
-from ttq_plugin.tasks import TASKS
+from ttq_plugin.tasks import check_allowed
 from ttq_plugin.tracking import TrialRecord, front
 
 
@@ -82,13 +82,7 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
 def _task_of(study: Any, asked: Asked) -> str:
     """The task that the study searches; one of the user's own must have been named on the command line."""
     task: str = stored_space(study).task
-    if asked.task not in (None, task):
-        raise InputError(f"The study {asked.model!r} searches {task}, and --task must say the same, got {asked.task}.")
-    if task not in TASKS and asked.task is None:
-        raise InputError(
-            f"The study {asked.model!r} searches {task}, and a database never makes this program import code; name "
-            f"the task yourself: `{shell([*asked.words, '--task', task])}`."
-        )
+    check_allowed(f"the study {asked.model!r}", task, asked.task, shell([*asked.words, "--task", task]))
     return task
 
 

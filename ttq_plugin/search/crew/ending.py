@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.space.samplers import grid_size, handed_of_grid, waiting
 from ttq_plugin.search.space.space import Space
-from ttq_plugin.search.study.ledger import is_lost
 
 ENOUGH = 1e-3
 """A rise of the hypervolume by less than this share of it is stagnation."""
@@ -32,7 +31,7 @@ def why_ended(trials: Sequence[Any], space: Space, target: int, until: float | N
     Returns:
         "trials", "time", "grid" or "stagnation"; None while the search goes on.
     """
-    if sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials) >= target:
+    if sum(trial.state != TrialState.WAITING for trial in trials) >= target:
         return "trials"
     if until is not None and time.time() >= until:
         return "time"
@@ -53,7 +52,7 @@ def stagnates(trials: Sequence[Any], patience: int) -> bool:
     Returns:
         False also as long as nothing has any hypervolume.
     """
-    trials = [trial for trial in trials if trial.state.is_finished() and not is_lost(trial)]
+    trials = [trial for trial in trials if trial.state.is_finished()]
     if len(trials) < STARTUP + patience:
         return False
     before, now = volume(trials[:-patience]), volume(trials)

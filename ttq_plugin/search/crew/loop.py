@@ -15,7 +15,7 @@ from ttq_plugin.search.crew.crew import Crew, Exit
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS, patiently
-from ttq_plugin.search.study.ledger import GONE, INTERRUPTED, counted, finished, nobodys, reclaim, running
+from ttq_plugin.search.study.ledger import INTERRUPTED, counted, finished, nobodys, reclaim, running
 from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.storage import cause
 from ttq_plugin.search.study.weights import collect
@@ -23,9 +23,6 @@ from ttq_plugin.search.study.weights import collect
 Records = list[dict[str, Any]]
 OnPoll = Callable[[Records, Records], None]
 OnWait = Callable[[str], None]
-
-CRASHES_PER_WORKER = 4
-"""Workers killed in a row without any trial finished in between: one more than it takes to give up on a trial."""
 
 _LAST_WORDS = 10.0
 """Seconds to try and write down what was interrupted; what is not written, a resume finds out."""
@@ -115,14 +112,16 @@ class Loop:
 
     def _killed(self, trial: Any) -> str | None:
         worker = trial.user_attrs.get("worker")
-        if worker is not None and not self.crew.lost(worker):
+        if worker is None:
+            return INTERRUPTED  # it was not begun
+        if not self.crew.lost(worker):
             return None
-        end = self._crashed.get(worker["name"]) if worker else None
+        end = self._crashed.get(worker["name"])
         return f"worker killed ({end})" if end else "worker killed"
 
     def _reclaim(self, verdict: Callable[[Any], str | None]) -> None:
         with lock(self.job.storage, self.job.study_name, "ask"):
-            reclaim(self.study, verdict)
+            reclaim(self.study, verdict, self.job.space.give_up.attempts)
 
     def _notice(self, exits: list[Exit]) -> None:
         for end in exits:
@@ -137,8 +136,9 @@ class Loop:
         self._reclaim(self._killed)  # should it fail, the next look tries again
         ends = ", ".join(sorted({str(end) for end in self._crashed.values()}))
         self._crashed = {}
-        if self._crashes >= CRASHES_PER_WORKER * self.size:
-            self.error = f"{self._crashes} workers in a row ended without finishing a trial (the last: {ends})."
+        if self._crashes >= self.job.space.give_up.most_crashes * self.size:
+            several = "workers in a row" if self._crashes > 1 else "worker"
+            self.error = f"{self._crashes} {several} ended without finishing a trial (the last: {ends})."
 
     def _staff(self, busy: int, trials: Sequence[Any]) -> None:
         """Starts the workers that are missing.
@@ -158,7 +158,7 @@ class Loop:
 
     def _report(self, stop: list[int]) -> None:
         done, working = self._patiently(self._records, stop)
-        ended = sum(1 for record in done if not str(record["reason"]).startswith(GONE))
+        ended = sum(not str(record["reason"]).startswith("worker ") for record in done)
         if ended > self._finished:
             self._finished, self._crashes = ended, 0
         if self.on_poll is not None:

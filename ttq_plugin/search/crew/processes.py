@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
+import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ttq_plugin.support.births import born as _born
@@ -19,10 +23,18 @@ def identity(name: str) -> dict[str, Any]:
         name: of the worker, unlike any other's: its crew's, a dot, and its number.
 
     Returns:
-        what goes into the study with each trial that it works on.
+        what goes into the study with each trial that it works on; `leader` is the process that started this one.
     """
     pid = os.getpid()
-    return {"name": name, "host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
+    own = {"name": name, "host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
+    return {**own, "leader": _leader(pid)}
+
+
+@cache
+def _leader(pid: int) -> dict[str, Any] | None:
+    """The process that started this one, as it was when it was first asked for."""
+    parent = multiprocessing.parent_process()
+    return None if parent is None or parent.pid is None else {"pid": parent.pid, "born": _born(parent.pid)}
 
 
 def crew_of(worker: Mapping[str, Any]) -> str:
@@ -43,3 +55,29 @@ def alive(worker: Mapping[str, Any]) -> bool | None:
     if worker.get("machine") != _machine():
         return None
     return _lives(worker["pid"], worker["born"])
+
+
+def orphaned(worker: Mapping[str, Any]) -> bool:
+    """Whether the worker's leader, a process of this machine, has ended: the worker then ended, or will, with it."""
+    leader = worker.get("leader")
+    if leader is None or worker.get("machine") != _machine():
+        return False
+    return not _lives(leader["pid"], leader["born"])
+
+
+def end_orphan(worker: Mapping[str, Any], patience: float = 30.0) -> None:
+    """Make sure that a worker whose leader has ended does no more: it may not have noticed yet.
+
+    Args:
+        worker: what `identity` said in it.
+        patience: seconds to wait for its end.
+    """
+    if not orphaned(worker):
+        return
+    until = time.monotonic() + patience
+    while alive(worker) and time.monotonic() < until:
+        try:
+            os.kill(worker["pid"], signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # it ended by itself, or is another user's and will
+        time.sleep(0.01)

@@ -7,20 +7,21 @@ from types import TracebackType
 from typing import Any
 
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS
+from ttq_plugin.search.study import insides
 
 
 class Pulse:
     """Writes the trial's heartbeat every few seconds, from a thread of its own, until the block ends."""
 
     def __init__(self, study: Any, trial: Any, seconds: float) -> None:
-        self._storage, self._trial, self._seconds = study._storage, trial._trial_id, seconds
+        self._study, self._trial, self._seconds = study, trial, seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def _beat(self) -> None:
         while not self._over.wait(self._seconds):
             try:
-                self._storage.record_heartbeat(self._trial)
+                insides.beat(self._study, self._trial)
             except STORAGE_FAULTS:
                 pass  # the next one may arrive; the trial itself goes on in any case
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import signal
 import sys
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from optuna import TrialPruned
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import Diverged, InputError
@@ -23,21 +23,19 @@ from ttq_plugin.search.crew.attempt import attempt
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.job import Job, TrialCode
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS, patiently
-from ttq_plugin.search.crew.processes import crew_of, identity
+from ttq_plugin.search.crew.processes import crew_of, identity, orphaned
 from ttq_plugin.search.crew.pulse import Pulse
-from ttq_plugin.search.space.samplers import grid, handed_of_grid, make_sampler, waiting
+from ttq_plugin.search.space.samplers import grid, handed_of_grid, make_sampler, next_number, waiting
 from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.early import Judge
-from ttq_plugin.search.study.ledger import INTERRUPTED, is_lost, lose, nobodys, reclaim
+from ttq_plugin.search.study.ledger import INTERRUPTED, lose, nobodys, reclaim
 from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.storage import Unavailable, cause
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.search.study.weights import send
 from ttq_plugin.support.frames import explain
 from ttq_plugin.support.processes import die_with_parent
-
-HOPELESS = 3
-"""When the first trials, this many, all fail with one and the same error, it is not the settings' fault."""
 
 STOP = 3
 """The exit code of a worker that says why no other one needs to be started."""
@@ -83,6 +81,7 @@ def work(job: Job) -> int:
         InputError: the study or the task's input cannot be used.
         Hopeless: preparing failed, or the search's first trials all failed with the same error.
     """
+    job = job if job.worker else replace(job, worker=f"{uuid.uuid4().hex}.0")
     # The search has opened this database before: where it cannot be reached now, that will pass.
     study = patiently(
         lambda: load_study(job.storage, job.study_name, heartbeat=job.heartbeat),
@@ -111,7 +110,7 @@ def work(job: Job) -> int:
             with Pulse(study, trial, job.heartbeat):
                 _run_one(study, trial, job, code, prepared, values)
             done += 1
-            patiently(lambda: _give_up_if_hopeless(study), job.patience)
+            patiently(lambda: _give_up_if_hopeless(study, job.space.give_up.alike), job.patience)
     except STORAGE_FAULTS as error:
         raise Hopeless(f"The study's database fails: {cause(error, job.storage)}") from error
     return done
@@ -152,32 +151,41 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
         check_release(study.study_name, notes.get("release"), job.release)
         me, others = identity(job.worker), nobodys(study, crew_of({"name": job.worker}))
         trials = study.get_trials(deepcopy=False)
-        if reclaim(study, lambda trial: INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial), trials):
+
+        def verdict(trial: Any) -> str | None:
+            return INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial)
+
+        if reclaim(study, verdict, job.space.give_up.attempts, trials):
             trials = study.get_trials(deepcopy=False)
         target = notes.get("trials", job.target)
-        if notes.get("stopped") or why_ended(trials, job.space, target, notes.get("until")):
+        if orphaned(me) or notes.get("stopped") or why_ended(trials, job.space, target, notes.get("until")):
             return None
         if job.space.sampler == "grid" and not waiting(trials):
             index = handed_of_grid(trials)
             study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={"grid": index})
+        study.sampler = make_sampler(job.space.sampler, job.seed, next_number(trials), target)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
             trial = study.ask()
         # Before the name: a named trial always has a sign of life that can grow old.
-        study._storage.record_heartbeat(trial._trial_id)
+        insides.beat(study, trial)
         trial.set_user_attr("worker", me)
-        study.sampler = make_sampler(job.space.sampler, job.seed, trial.number, target)
-        values = job.space.suggest(trial)
-        seed = trial.user_attrs.get("seed", job.seed)
-        settings = job.space.settings(values, seed)
-        for key, value in {
-            "origin": trial.user_attrs.get("origin", "search"),
-            "seed": seed,
-            "started": time.time(),
-            "parameters": {name: value for name, value in settings.items() if value is not None and name != "task"},
-        }.items():
-            trial.set_user_attr(key, value)
-    return trial, settings
+        return trial, _drawn(trial, job)
+
+
+def _drawn(trial: Any, job: Job) -> dict[str, Any]:
+    """The keywords of the trial's Settings; that all of them are drawn is told last, by `parameters`."""
+    values = job.space.suggest(trial)
+    seed = trial.user_attrs.get("seed", job.seed)
+    settings = job.space.settings(values, seed)
+    for key, value in {
+        "origin": trial.user_attrs.get("origin", "search"),
+        "seed": seed,
+        "started": time.time(),
+        "parameters": {name: value for name, value in settings.items() if value is not None and name != "task"},
+    }.items():
+        trial.set_user_attr(key, value)
+    return settings
 
 
 def check_release(name: str, studys: str | None, workers: str | None) -> None:
@@ -209,18 +217,18 @@ def _run_one(
         found = attempt(job.space, code, prepared, settings, **hooks)
     except KeyboardInterrupt:  # only outside the search's own workers, which ignore it
         with lock(job.storage, job.study_name, "ask"):
-            lose(study, study._storage.get_trial(trial._trial_id), INTERRUPTED)
+            lose(study, insides.now_of(study, trial), INTERRUPTED, job.space.give_up.attempts)
         raise
     except TrialPruned as stop:
         seconds = time.perf_counter() - begun
         told = {"reason": str(stop), "seconds": seconds, "saved": judge.saved(seconds), "looks": judge.looks}
-        patiently(lambda: _tell(study, trial, told, None, state=TrialState.PRUNED), job.patience)
+        patiently(lambda: _tell(study, trial, job, told, None, state=TrialState.PRUNED), job.patience)
         return
     except Exception as error:
         diverged = isinstance(error, Diverged)
         reason = f"diverged: {error}" if diverged else _describe(error)
         told = {"reason": reason, "diverged": diverged, "seconds": time.perf_counter() - begun}
-        patiently(lambda: _tell(study, trial, told, None), job.patience)
+        patiently(lambda: _tell(study, trial, job, told, None), job.patience)
         return
     outcome = found.outcome
     _keep_weights(study, trial, job, code, outcome.model, _about(job, settings, prepared))
@@ -228,26 +236,35 @@ def _run_one(
     told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {"looks": judge.looks} if judge.looks else {}
     told |= {"parts": found.parts} if found.parts else {}
-    patiently(lambda: _tell(study, trial, told, found.values, limits=found.limits), job.patience)
+    patiently(lambda: _tell(study, trial, job, told, found.values, limits=found.limits), job.patience)
 
 
 def _tell(
     study: Any,
     trial: Any,
+    job: Job,
     notes: Mapping[str, Any],
     values: list[float] | None,
     *,
     limits: Mapping[str, float] | None = None,
     state: TrialState = TrialState.FAIL,
 ) -> None:
-    """Writes how a trial ended; one that was taken for dead meanwhile, and is tried again, keeps its first end."""
-    with contextlib.suppress(UpdateFinishedTrialError):
+    """Writes how a trial ended, unless its worker was taken for dead meanwhile: then it is another one's."""
+    with lock(job.storage, job.study_name, "ask"):
+        if not _ours(study, trial, job):
+            return
         for name, value in notes.items():
             trial.set_user_attr(name, value)
         for text, violation in (limits or {}).items():
             if text not in trial.constraints:  # from an attempt of this function that failed half-way
                 trial.set_constraint(text, violation)
         study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
+
+
+def _ours(study: Any, trial: Any, job: Job) -> bool:
+    """Whether the running trial is still this worker's; ask under the study's ask lock."""
+    now = insides.now_of(study, trial)
+    return bool(now.state == TrialState.RUNNING and now.user_attrs.get("worker", {}).get("name") == job.worker)
 
 
 def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, str]:
@@ -264,12 +281,15 @@ def _keep_weights(
     name = f"trial-{trial.number}.safetensors"
 
     def keep() -> None:
-        if job.models_dir is not None:
-            code.save_weights(model, Path(job.models_dir) / name, about)
-        elif study.user_attrs.get("models"):
-            with tempfile.TemporaryDirectory() as folder:
-                code.save_weights(model, Path(folder) / name, about)
-                send(study, trial.number, Path(folder) / name)
+        with lock(job.storage, job.study_name, "ask"):
+            if not _ours(study, trial, job):
+                return
+            if job.models_dir is not None:
+                code.save_weights(model, Path(job.models_dir) / name, about)
+            elif study.user_attrs.get("models"):
+                with tempfile.TemporaryDirectory() as folder:
+                    code.save_weights(model, Path(folder) / name, about)
+                    send(study, trial.number, Path(folder) / name)
 
     try:
         patiently(keep, job.patience, faults=(*STORAGE_FAULTS, InputError))
@@ -277,12 +297,12 @@ def _keep_weights(
         raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
 
 
-def _give_up_if_hopeless(study: Any) -> None:
+def _give_up_if_hopeless(study: Any, alike: int) -> None:
+    """Where the first trials, that many, all fail with one and the same error, it is not the settings' fault."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
-    trials = [trial for trial in trials if not is_lost(trial)]
     reasons = {trial.user_attrs.get("reason") for trial in trials}
-    alike = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)
-    if len(trials) >= HOPELESS and alike:
+    same = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)
+    if len(trials) >= alike and same:
         raise Hopeless(f"The first {len(trials)} trials all failed with the same error: {reasons.pop()}")
 
 

@@ -15,9 +15,9 @@ from ttq_plugin.search.space.defaults import default_text
 from ttq_plugin.search.space.ranges import Problem, Range, unknown
 from ttq_plugin.search.space.scored import Scored, entry
 from ttq_plugin.search.space.space import Space
-from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.space.stopping import GiveUp, StopEarly
 from ttq_plugin.support.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_VALUE, MOST_NODES, read_text
-from ttq_plugin.tasks import OWN, TASKS, get_task
+from ttq_plugin.tasks import OWN, TASKS, check_allowed, get_task
 from ttq_plugin.tasks.metrics import METRICS
 
 _FOLDERS = (Path(__file__).parents[2] / "search_spaces", Path(__file__).parents[3] / "search_spaces")
@@ -54,14 +54,18 @@ def space_path(name: str) -> Path:
     raise InputError(f"{unknown('search space', name, built_in())} ({kinds}).")
 
 
-def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
+def load_space(
+    path_or_name: str | Path, changes: Mapping[str, Any] | None = None, *, task: str | None = None
+) -> Space:  # fmt: skip
     """The search space of a file, the built-in one of that name, or the default one of a task.
 
-    The task is imported: its metric is the space's, and of a task without a file all else follows from its recipe.
+    The task is imported: its metric is the space's, and of a task without a file all else follows from its recipe. A
+    file that names a task of one's own makes nothing be imported unless the caller names that task too.
 
     Args:
         path_or_name: the path of a YAML file, a name such as mnist-cnn, or a task of one's own, module:attribute.
         changes: keys of the file that are to have other values, such as {"only": ["pttq"]}.
+        task: what must be searched; None for any built-in task, or for the one that is the name.
 
     Returns:
         the validated space.
@@ -75,12 +79,14 @@ def load_space(path_or_name: str | Path, changes: Mapping[str, Any] | None = Non
             raise InputError(f"There is no space file {path}; built in are the names {', '.join(built_in())}.")
         name = str(path_or_name)
         if name not in _index() and (name in TASKS or OWN.fullmatch(name)):
+            check_allowed(f"the default space of {name}", name, task or name)
             return parse_space(default_text(get_task(name)), f"the default space of {name}", changes)
         path = space_path(name)
         if path.stem != name:
             changes = {"task": name, "also": [], **changes}
     text = read_text(path, "the search space", LARGEST_SETTINGS)
     data = _mapping(text, str(path)) | changes
+    check_allowed(str(path), data.get("task"), task)
     return parse_space(text, str(path), changes | _metric_of_task(data, str(path)))
 
 
@@ -105,7 +111,7 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     Args:
         text: the YAML.
         source: what the messages call it, usually its path.
-        changes: keys that are to have other values than in the text.
+        changes: keys that are to have other values than in the text; those of `give_up` one by one.
 
     Returns:
         the validated space, whose own text has the changes in it.
@@ -115,7 +121,7 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     """
     data = _mapping(text, source)
     if changes:
-        data |= changes
+        data |= {key: _merged(key, data.get(key), value) for key, value in changes.items()}
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120)
     try:
         space = Space.model_validate(data)
@@ -123,6 +129,12 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
         raise InputError(f"{source}: {_sentence(error)}.") from None
     space._text = text
     return space
+
+
+def _merged(key: str, said: Any, value: Any) -> Any:
+    """A changed value; of `give_up`, whose keys are asked for one by one, what was said of the others stays."""
+    both = key == "give_up" and isinstance(said, Mapping) and isinstance(value, Mapping)
+    return {**said, **value} if both else value
 
 
 def _mapping(text: str, source: str) -> dict[str, Any]:
@@ -220,8 +232,8 @@ def _sentence(error: ValidationError) -> str:
     if isinstance(problem, Problem):
         path, message = path + problem.path, str(problem)
     elif first["type"] == "extra_forbidden":
-        # Other names are checked before pydantic sees them: only these four can have extra keys.
-        inner: dict[Any, type[BaseModel]] = {"stop_early": StopEarly, "metric": Scored}
+        # Other names are checked before pydantic sees them: only these five can have extra keys.
+        inner: dict[Any, type[BaseModel]] = {"stop_early": StopEarly, "give_up": GiveUp, "metric": Scored}
         model = Space if len(path) == 1 else inner.get(path[0], Range)
         allowed = model.model_fields
         path, message = path[:-1], unknown("key", path[-1], allowed)

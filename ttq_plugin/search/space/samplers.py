@@ -13,12 +13,11 @@ from numpy.random import SeedSequence
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.study.ledger import is_lost
 
 SAMPLERS = {
     "tpe": "tree-structured Parzen estimator, the best of them on several objectives",
     "gp": "Gaussian processes; of conditional parameters it models the shared ones alone; some 100 times the cost",
-    "nsga2": "genetic algorithm, for searches of hundreds of trials",
+    "nsga2": "genetic algorithm, for searches of hundreds of trials; its trials depend on the number asked for",
     "random": "independent draws",
     "grid": "every combination of each range's `points` values, method by method, in a shuffled order",
 }
@@ -48,7 +47,8 @@ def make_sampler(name: str, seed: int, number: int, trials: int) -> Any:
     """A sampler for one trial, seeded by the study's seed and the trial's number.
 
     A sampler seeded once a process would draw the same "random" trials again after a resume or in the place of a killed
-    worker. This way a search by one worker gives the same trials whether or not it was resumed.
+    worker. This way a search by one worker gives the same trials however often it was stopped: a trial that was lost
+    keeps its number, and every trial before it has been finished.
 
     Args:
         name: a key of `SAMPLERS`; a trial of a grid has all its values already.
@@ -110,10 +110,15 @@ def check_grid(space: Gridded) -> None:
 
 
 def handed_of_grid(trials: Sequence[Any]) -> int:
-    """How many of the grid's combinations have become trials; one that was lost with its worker counts once."""
-    return sum("grid" in trial.user_attrs and not is_lost(trial) for trial in trials)
+    """How many of the grid's combinations have become trials."""
+    return sum("grid" in trial.user_attrs for trial in trials)
 
 
 def waiting(trials: Sequence[Any]) -> bool:
     """Whether parameters are enqueued that no trial has taken."""
     return any(trial.state == TrialState.WAITING for trial in trials)
+
+
+def next_number(trials: Sequence[Any]) -> int:
+    """The number of the trial that Optuna hands out next: of the first one that waits, else of a new one."""
+    return min((trial.number for trial in trials if trial.state == TrialState.WAITING), default=len(trials))

@@ -35,7 +35,7 @@ from ttq_plugin.search.space.ranges import (
 )
 from ttq_plugin.search.space.samplers import SAMPLERS
 from ttq_plugin.search.space.scored import Scored
-from ttq_plugin.search.space.stopping import StopEarly
+from ttq_plugin.search.space.stopping import GiveUp, StopEarly
 from ttq_plugin.tasks import OWN, TASKS
 
 
@@ -69,6 +69,7 @@ class Space(BaseModel):
     )
     seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
     stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
+    give_up: GiveUp = Field(default=GiveUp(), description="When something that fails is not tried again.")
     granularity: Literal["default", "out_channel"] = Field(
         default="default", description="Scales and thresholds: one pair a layer (default), or one an output channel."
     )

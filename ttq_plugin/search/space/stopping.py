@@ -1,10 +1,10 @@
-"""The part of a space file that says when a trial is ended early."""
+"""The parts of a space file that say when a trial is ended early, and when something that fails is given up."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt
 
 
 class StopEarly(BaseModel):
@@ -38,3 +38,33 @@ class StopEarly(BaseModel):
     def floor(self) -> float | None:
         """The value of the task's metric that a training must reach by then."""
         return self.mcc_floor if self.score_floor is None else self.score_floor
+
+
+class GiveUp(BaseModel):
+    """How often what failed is tried again, and how long what fails is waited for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attempts: StrictInt = Field(
+        default=3,
+        ge=1,
+        description="A trial whose worker is killed this often counts as failed; what ends with the search itself, by "
+        "Ctrl-C or killed, is not counted.",
+    )
+    alike: StrictInt = Field(
+        default=3, ge=2, description="The search ends when its first trials, this many, all fail with the same error."
+    )
+    crashes: StrictInt | None = Field(
+        default=None,
+        ge=1,
+        description="The search ends when this many workers (for each worker that it has) are killed in a row, without "
+        "a trial finished in between; by default one more than attempts.",
+    )
+    patience: Annotated[FiniteFloat, Field(ge=0)] = Field(
+        default=900.0, description="Seconds to wait for a database that is away, or a disk that is full."
+    )
+
+    @property
+    def most_crashes(self) -> int:
+        """Of workers, in a row."""
+        return self.attempts + 1 if self.crashes is None else self.crashes

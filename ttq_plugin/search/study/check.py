@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import optuna
 from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.confirm import CONFIRMED
 from ttq_plugin.search.space.samplers import check_grid
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.storage import is_local, open_storage
 from ttq_plugin.search.study.study import check_same_search, load_study
 from ttq_plugin.support.names import check_name, redact
@@ -44,7 +44,7 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     local = is_local(storage)
     if not local or Path(str(make_url(storage).database)).exists():
         backend = open_storage(storage, create=True)
-        if name in optuna.get_all_study_names(backend):
+        if name in insides.names(backend):
             raise InputError(
                 f"The study {name!r} already exists in {redact(storage)}; "
                 "go on with it by --resume, or use another name."

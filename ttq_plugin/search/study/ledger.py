@@ -1,41 +1,35 @@
-"""What happened to the trials of a study: which count, which were lost, and what each one was and gave."""
+"""What happened to the trials of a study: which count, which were lost and how often, what each one was and gave.
+
+A trial that loses its worker goes back to where it was before it began, under its own number: whether or how often a
+search was interrupted cannot be seen in its trials, and the samplers know of nothing that was not finished.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 
-from ttq_plugin.search.crew.processes import alive, crew_of
-
-MAX_ATTEMPTS = 3
-"""A trial whose worker was killed is tried this often in all; then it is the trial's fault and counts as failed."""
+from ttq_plugin.search.crew.processes import alive, crew_of, orphaned
+from ttq_plugin.search.study import insides
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "pruned"}
 
-
 INTERRUPTED = "interrupted"
-"""The reason of a loss that does not speak against the trial."""
-
-GONE = ("worker killed", "worker gone")
-"""How the reason of a loss begins that may be the trial's fault."""
-
+"""The reason of a loss that does not speak against the trial: it ended with the search, or had not begun."""
 
 KEPT = ("origin", "seed", "member", "grid")
-"""What a lost trial's attributes say of it that must hold for its next attempt too."""
+"""The attributes with which a trial can be enqueued: they stay when it waits again."""
 
-
-def is_lost(trial: Any) -> bool:
-    """Whether the trial ended with its worker, and was or will be handed out again."""
-    return trial.state == TrialState.FAIL and bool(trial.user_attrs.get("again"))
+LOSSES = "losses"
+"""The study's attribute that tells of each lost trial why, loss by loss."""
 
 
 def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
-    """How many trials use up the search's number: handed out, and not lost to be tried again.
+    """How many trials use up the search's number: those that were handed out and do not wait again.
 
     Args:
         study: an optuna.Study.
@@ -44,7 +38,12 @@ def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
     Returns:
         their number.
     """
-    return sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in _read(study, trials))
+    return sum(trial.state != TrialState.WAITING for trial in _read(study, trials))
+
+
+def losses(study: Any) -> dict[int, list[str]]:
+    """Of each trial that lost its worker, by its number, the reasons in their order."""
+    return {int(number): list(reasons) for number, reasons in study.user_attrs.get(LOSSES, {}).items()}
 
 
 def _read(study: Any, trials: Sequence[Any] | None) -> Sequence[Any]:
@@ -56,8 +55,6 @@ def _read(study: Any, trials: Sequence[Any] | None) -> Sequence[Any]:
 def finished(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
     """Every finished trial as the keywords of a TrialRecord, in the order of their numbers.
 
-    Trials that were lost with their worker and tried again are among them, as failed ones with that reason.
-
     Args:
         study: an optuna.Study.
         trials: all of its trials, if they have been read just now.
@@ -65,7 +62,8 @@ def finished(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, 
     Returns:
         plain dictionaries; a parameter has its plain name, and is there only if the method has it.
     """
-    return [_record(trial) for trial in _read(study, trials) if trial.state in _STATES]
+    lost = losses(study)
+    return [_record(trial, lost.get(trial.number, ())) for trial in _read(study, trials) if trial.state in _STATES]
 
 
 def running(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
@@ -84,7 +82,7 @@ def running(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, A
     return [{**{key: record[key] for key in keys}, "worker": worker} for record, worker in records]
 
 
-def _record(trial: Any) -> dict[str, Any]:
+def _record(trial: Any, lost: Sequence[str] = ()) -> dict[str, Any]:
     notes = trial.user_attrs
     # A trial killed before its worker wrote anything has Optuna's own times and names only.
     drawn = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
@@ -101,35 +99,32 @@ def _record(trial: Any) -> dict[str, Any]:
         "started": started,
         "seconds": notes.get("seconds", max(0.0, ended - started)),
         "reason": notes.get("reason"),
-        "notes": notes.get("notes", []),
+        "notes": [*notes.get("notes", []), *(f"run again: {why}" for why in lost if why != INTERRUPTED)],
         "violated": [text for text, violation in trial.constraints.items() if violation > 0],
         "curves": notes.get("curves", {}),
         "parts": notes.get("parts", {}),
     }
 
 
-def reclaim(study: Any, verdict: Callable[[Any], str | None], trials: Sequence[Any] | None = None) -> int:
-    """Ends the running trials that nobody works on any more, and enqueues their parameters again.
+def reclaim(
+    study: Any, verdict: Callable[[Any], str | None], attempts: int, trials: Sequence[Any] | None = None
+) -> int:
+    """Puts the running trials that nobody works on any more back among those that wait.
 
     Call it under the study's ask lock: there, a running trial without a worker's name has lost its worker.
 
     Args:
         study: an optuna.Study.
         verdict: from a running trial to the reason why it is lost, None if it is not.
+        attempts: how many losses a trial is given up after, not counting those of the reason INTERRUPTED.
         trials: all of its trials, if they have been read under that lock.
 
     Returns:
         how many trials were lost.
     """
-    trials = _read(study, trials)
-    lost = 0
-    for trial in [trial for trial in trials if trial.state == TrialState.RUNNING]:
-        reason = verdict(trial)
-        if reason is not None:
-            _end_lost(study, trial, reason)
-            lost += 1
-    _enqueue_lost(study, study.get_trials(deepcopy=False) if lost else trials)
-    return lost
+    at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
+    reasons = [(trial, verdict(trial)) for trial in at_work]
+    return sum(lose(study, trial, reason, attempts) for trial, reason in reasons if reason is not None)
 
 
 def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
@@ -146,51 +141,46 @@ def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
 
     def verdict(trial: Any) -> str | None:
         worker = trial.user_attrs.get("worker")
-        if worker is None or not worker.get("name"):
-            return "worker killed"
+        if worker is None:
+            return INTERRUPTED  # it was not begun
         if crew and crew_of(worker) == crew:
             return None
         nonlocal silent
         lives = alive(worker)
         if lives is None and silent is None:
-            silent = set(study._storage._get_stale_trial_ids(study._study_id))
-        if lives is None and trial._trial_id in (silent or ()):
+            silent = insides.silent(study)
+        if lives is None and trial.number in (silent or ()):
             return f"worker gone (no sign of life of {worker['host']})"
-        return "worker killed" if lives is False else None
+        if lives is not False:
+            return None
+        return INTERRUPTED if orphaned(worker) else "worker killed"
 
     return verdict
 
 
-def lose(study: Any, trial: Any, reason: str) -> None:
-    """Ends a running trial as failed, and enqueues its parameters again unless it was killed too often.
+def lose(study: Any, trial: Any, reason: str, attempts: int) -> bool:
+    """Lets a running trial wait again, or ends it as failed if it was killed too often.
+
+    What was drawn stays once all of it was; before that nothing tells how the sampler would go on, so it draws anew.
 
     Args:
         study: an optuna.Study, whose ask lock is held.
         trial: the running trial.
         reason: what is written down; any but INTERRUPTED counts against the trial.
+        attempts: how often it may be killed.
+
+    Returns:
+        False if the trial ended by itself in between: its worker was slow, not dead.
     """
-    _end_lost(study, trial, reason)
-    _enqueue_lost(study, study.get_trials(deepcopy=False))
+    before = losses(study).get(trial.number, [])
+    against = sum(why != INTERRUPTED for why in [*before, reason])
+    note = (LOSSES, partial(_with_loss, str(trial.number), reason))
+    if reason != INTERRUPTED and against >= attempts:
+        told = f"{reason}, given up after {attempts} attempt{'s' if attempts > 1 else ''}"
+        return insides.give_up(study, trial, reason=told, note=note)
+    return insides.put_back(study, trial, forget="parameters" not in trial.user_attrs, keep=KEPT, note=note)
 
 
-def _end_lost(study: Any, trial: Any, reason: str) -> None:
-    attempt = trial.user_attrs.get("attempt", 1) + (reason != INTERRUPTED)
-    again = attempt <= MAX_ATTEMPTS
-    # Optuna takes attributes of running trials only: first the words, then the end. Should the trial end by itself
-    # in between (its worker was slow, not dead), that end stands.
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        told = reason if again else f"{reason}, given up after {MAX_ATTEMPTS} attempts"
-        study._storage.set_trial_user_attr(trial._trial_id, "reason", told)
-        study._storage.set_trial_user_attr(trial._trial_id, "again", attempt if again else 0)
-        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-
-def _enqueue_lost(study: Any, trials: Sequence[Any]) -> None:
-    """Enqueues what was lost and is not enqueued yet, also where a predecessor was killed before it could."""
-    tried_again = {trial.user_attrs.get("again_of") for trial in trials}
-    for trial in trials:
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if is_lost(trial) and parameters and trial.number not in tried_again:
-            kept = {name: value for name, value in trial.user_attrs.items() if name in KEPT}
-            known = {"origin": "search", **kept, "attempt": trial.user_attrs["again"], "again_of": trial.number}
-            study.enqueue_trial(parameters, user_attrs=known)
+def _with_loss(number: str, reason: str, known: dict[str, list[str]] | None) -> dict[str, list[str]]:
+    known = known or {}
+    return {**known, number: [*known.get(number, []), reason]}

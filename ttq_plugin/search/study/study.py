@@ -11,6 +11,7 @@ import optuna
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.storage import HEARTBEAT, Unavailable, open_storage
 from ttq_plugin.support.names import redact
 
@@ -48,28 +49,26 @@ def open_study(
     if resume:
         study = load_study(storage, name, heartbeat=heartbeat)
         check_same_search(study, space, seed)
-        _enqueue(study, starts, "warm")
+        for parameters in starts:
+            study.enqueue_trial(parameters, user_attrs={"origin": "warm"}, skip_if_exists=True)
         return study
     backend = open_storage(storage, create=True, heartbeat=heartbeat)
-    directions = ["maximize"] * len(space.objectives)
+    notes = {
+        "objectives": list(space.objectives),
+        "task": space.task,
+        "seed": space.seed if seed is None else seed,
+        "space": space.text,
+    }
+    waiting: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+    for origin, settings in (("paper", space.enqueued()), ("warm", starts)):
+        known = [entry for entry, _ in waiting]
+        waiting += [(entry, {"origin": origin}) for entry in settings if entry not in known]
     try:
-        study = optuna.create_study(storage=backend, study_name=name, directions=directions)
+        return insides.create_study(backend, name, len(space.objectives), notes, waiting)
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(
             f"The study {name!r} already exists in {redact(storage)}; go on with it by --resume, or use another name."
         ) from None
-    study.set_user_attr("objectives", list(space.objectives))
-    study.set_user_attr("task", space.task)
-    study.set_user_attr("seed", space.seed if seed is None else seed)
-    study.set_user_attr("space", space.text)
-    _enqueue(study, space.enqueued(), "paper")
-    _enqueue(study, starts, "warm")
-    return study
-
-
-def _enqueue(study: Any, settings: Sequence[Mapping[str, Any]], origin: str) -> None:
-    for parameters in settings:
-        study.enqueue_trial(parameters, user_attrs={"origin": origin}, skip_if_exists=True)
 
 
 def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
@@ -92,7 +91,7 @@ def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
     try:
         return optuna.load_study(storage=backend, study_name=name)
     except KeyError:
-        names = ", ".join(sorted(optuna.get_all_study_names(backend))) or "no study yet"
+        names = ", ".join(insides.names(backend)) or "no study yet"
         raise InputError(f"There is no study {name!r} in {redact(storage)}, which holds: {names}.") from None
     except (optuna.exceptions.StorageInternalError, AttributeError) as error:
         raise Unavailable(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None

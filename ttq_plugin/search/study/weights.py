@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, delete, insert, select
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search.study import insides
 from ttq_plugin.support.files import write_whole
 
 _TABLE = Table(
@@ -22,7 +23,7 @@ _TABLE = Table(
 
 def expect(study: Any) -> None:
     """Make the place for files that workers will send, if it is not there."""
-    _TABLE.create(_engine(study), checkfirst=True)
+    _TABLE.create(insides.engine(study), checkfirst=True)
 
 
 def send(study: Any, number: int, path: Path) -> None:
@@ -33,8 +34,8 @@ def send(study: Any, number: int, path: Path) -> None:
         number: the trial's.
         path: the file.
     """
-    row = {"study_id": study._study_id, "trial": number, "file": path.read_bytes()}
-    with _engine(study).begin() as connection:
+    row = {"study_id": insides.study_id(study), "trial": number, "file": path.read_bytes()}
+    with insides.engine(study).begin() as connection:
         connection.execute(delete(_TABLE).where(_is(study, number)))
         connection.execute(insert(_TABLE).values(**row))
 
@@ -46,7 +47,7 @@ def collect(study: Any, folder: Path) -> None:
         study: an optuna.Study.
         folder: where the search keeps its models.
     """
-    engine, mine = _engine(study), _TABLE.c.study_id == study._study_id
+    engine, mine = insides.engine(study), _TABLE.c.study_id == insides.study_id(study)
     with engine.connect() as connection:
         numbers = list(connection.execute(select(_TABLE.c.trial).where(mine)).scalars())
     for number in numbers:
@@ -60,7 +61,7 @@ def collect(study: Any, folder: Path) -> None:
 
 
 def _is(study: Any, number: int) -> Any:
-    return (_TABLE.c.study_id == study._study_id) & (_TABLE.c.trial == number)
+    return (_TABLE.c.study_id == insides.study_id(study)) & (_TABLE.c.trial == number)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -68,7 +69,3 @@ def _write(path: Path, content: bytes) -> None:
         write_whole(path, lambda temporary: Path(temporary).write_bytes(content))
     except InputError as error:  # of a disk that is full now, and may be free later
         raise OSError(str(error)) from None
-
-
-def _engine(study: Any) -> Any:
-    return study._storage._backend.engine

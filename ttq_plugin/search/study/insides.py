@@ -1,0 +1,191 @@
+"""All that reaches behind Optuna's interface: transactions that it does not offer, and names that it keeps private.
+
+A search may be killed at any moment, so what belongs together is written in one transaction: a study is there with all
+that makes it one or not at all, and a trial that was lost is as if nobody had ever begun it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import inspect
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+FIXED = "fixed_params"
+"""The attribute that `Study.enqueue_trial` gives a trial: parameters that are not drawn."""
+
+
+def create_study(
+    backend: Any,
+    name: str,
+    objectives: int,
+    notes: Mapping[str, Any],
+    waiting: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> Any:
+    """A new study, with its attributes and the trials that are to be run first, or an error and nothing.
+
+    Args:
+        backend: an optuna.storages.RDBStorage.
+        name: of the study.
+        objectives: how many, all of them maximised.
+        notes: the study's user attributes.
+        waiting: of each enqueued trial its fixed parameters and its user attributes.
+
+    Returns:
+        The optuna.Study.
+
+    Raises:
+        DuplicatedStudyError: if there is a study of that name.
+    """
+    try:
+        with _create_scoped_session(backend.scoped_session) as session:
+            directions = [
+                models.StudyDirectionModel(objective=index, direction=StudyDirection.MAXIMIZE)
+                for index in range(objectives)
+            ]
+            study = models.StudyModel(study_name=name, directions=directions)
+            session.add(study)
+            session.flush()
+            for key, value in notes.items():
+                session.add(_note(study.study_id, key, value))
+            for fixed, attributes in waiting:
+                trial = optuna.trial.create_trial(
+                    state=TrialState.WAITING, system_attrs={FIXED: dict(fixed)}, user_attrs=dict(attributes)
+                )
+                backend._get_prepared_new_trial(study.study_id, trial, session)
+    except IntegrityError:
+        raise optuna.exceptions.DuplicatedStudyError(name) from None
+    return optuna.load_study(storage=backend, study_name=name)
+
+
+Change = tuple[str, Callable[[Any], Any]]
+"""A user attribute of a study, and how it changes: from the old value, or None, to the new one."""
+
+
+def put_back(study: Any, trial: Any, *, forget: bool, keep: Collection[str], note: Change) -> bool:
+    """Let a running trial wait again as if it had not been begun, and write that down.
+
+    Args:
+        study: an optuna.Study.
+        trial: one of its trials.
+        forget: whether the parameters that were drawn are to be drawn again.
+        keep: the user attributes that it keeps.
+        note: what changes in the study.
+
+    Returns:
+        False, and nothing is changed, if the trial is not running any more.
+    """
+    with _running(study, trial, note) as (session, row):
+        if row is None:
+            return False
+        notes, system = models.TrialUserAttributeModel, models.TrialSystemAttributeModel
+        _delete(session, notes, row.trial_id, notes.key.notin_(keep))
+        _delete(session, system, row.trial_id, system.key != FIXED)
+        _delete(session, models.TrialValueModel, row.trial_id)
+        _delete(session, models.TrialHeartbeatModel, row.trial_id)
+        if forget:
+            _delete(session, models.TrialParamModel, row.trial_id)
+        row.state, row.datetime_start = TrialState.WAITING, None
+    return True
+
+
+def give_up(study: Any, trial: Any, *, reason: str, note: Change) -> bool:
+    """End a running trial as failed, and write that down.
+
+    Args:
+        study: an optuna.Study.
+        trial: one of its trials.
+        reason: its user attribute of that name.
+        note: what changes in the study.
+
+    Returns:
+        False, and nothing is changed, if the trial is not running any more.
+    """
+    with _running(study, trial, note) as (session, row):
+        if row is None:
+            return False
+        table = models.TrialUserAttributeModel
+        study._storage._backend._set_trial_attr_without_commit(session, table, row.trial_id, "reason", reason)
+        row.state, row.datetime_complete = TrialState.FAIL, datetime.now()
+    return True
+
+
+@contextmanager
+def _running(study: Any, trial: Any, note: Change) -> Iterator[tuple[Any, Any]]:
+    """A transaction on a running trial, in which the study's note is changed too; nothing if it runs no more."""
+    with _create_scoped_session(study._storage._backend.scoped_session) as session:
+        row = models.TrialModel.find_or_raise_by_id(trial._trial_id, session, for_update=True)
+        if row.state != TrialState.RUNNING:
+            yield session, None
+            return
+        key, change = note
+        owner = models.StudyModel.find_or_raise_by_id(study._study_id, session)
+        old = models.StudyUserAttributeModel.find_by_study_and_key(owner, key, session)
+        if old is None:
+            session.add(_note(owner.study_id, key, change(None)))
+        else:
+            old.value_json = json.dumps(change(json.loads(old.value_json)))
+        yield session, row
+
+
+def _delete(session: Any, table: Any, trial: int, *which: Any) -> None:
+    session.query(table).filter(table.trial_id == trial, *which).delete(synchronize_session=False)
+
+
+def fixed(trial: Any) -> dict[str, Any]:
+    """The parameters that an enqueued trial was given; empty for another one."""
+    return dict(trial.system_attrs.get(FIXED, {}))
+
+
+def now_of(study: Any, trial: Any) -> Any:
+    """The trial as the database has it now."""
+    return study._storage.get_trial(trial._trial_id)
+
+
+def beat(study: Any, trial: Any) -> None:
+    """Write a sign of life of the trial's worker."""
+    study._storage.record_heartbeat(trial._trial_id)
+
+
+def silent(study: Any) -> set[int]:
+    """Numbers of the running trials without a sign of life for too long."""
+    stale = set(study._storage._get_stale_trial_ids(study._study_id))
+    return {trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id in stale}
+
+
+def engine(study: Any) -> Any:
+    """SQLAlchemy's engine of the study's database."""
+    return study._storage._backend.engine
+
+
+def study_id(study: Any) -> int:
+    """The study's key in the database."""
+    return int(study._study_id)
+
+
+def names(backend: Any) -> list[str]:
+    """Of all studies in a database, sorted; none of one whose making was cut short before it had all its tables."""
+    try:
+        return sorted(optuna.get_all_study_names(backend))
+    except optuna.exceptions.StorageInternalError as error:
+        if isinstance(error.__cause__, (OperationalError, ProgrammingError)) and _lacks_tables(backend):
+            return []
+        raise
+
+
+def _lacks_tables(backend: Any) -> bool:
+    there = inspect(backend.engine).get_table_names()
+    return not set(models.BaseModel.metadata.tables) <= set(there)
+
+
+def _note(study: int, key: str, value: Any) -> Any:
+    return models.StudyUserAttributeModel(study_id=study, key=key, value_json=json.dumps(value))
