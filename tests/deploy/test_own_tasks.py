@@ -304,7 +304,7 @@ def study(folder):
 def test_a_front_member_is_exported_by_its_number(here, study, tmp_path):
     number = study["front"][0]["trial"]
     words = ("export", "a/b", "--trial", number, "--to", "onnx")
-    with pytest.raises(InputError, match=r"a database never makes .* --trial \d --task deploy_mine:CLASSIFIER`"):
+    with pytest.raises(InputError, match=r"neither a file nor a database makes .* --trial \d --task deploy_mine:CLASSIFIER`"):
         run(*words)
     with pytest.raises(InputError, match="searches deploy_mine:CLASSIFIER, and --task must say the same"):
         run(*words, "--task", named("SQUARES"))

@@ -265,7 +265,7 @@ def test_a_store_that_comes_back_just_before_the_end_gets_every_trial(space, sto
     def tested(watch, members, data, seed):
         for number in members:
             watch.recorder.log_test(number, 0.5)
-        return dict.fromkeys([-1, *members], 0.5)
+        return dict.fromkeys([-1, *members], 0.5), {}
 
     monkeypatch.setattr(front, "_test", tested)
     result = watched.last(lambda: front.finish(watched, summary, None, tmp_path, 3, {}, "none"))
