@@ -304,9 +304,11 @@ def study(folder):
 def test_a_front_member_is_exported_by_its_number(here, study, tmp_path):
     number = study["front"][0]["trial"]
     words = ("export", "a/b", "--trial", number, "--to", "onnx")
-    with pytest.raises(InputError, match=r"neither a file nor a database makes .* --trial \d --task deploy_mine:CLASSIFIER`"):
+    with pytest.raises(InputError, match=r"nor a database makes .* --trial \d --task deploy_mine:CLASSIFIER`"):
         run(*words)
-    with pytest.raises(InputError, match="searches deploy_mine:CLASSIFIER, and --task must say the same"):
+    with pytest.raises(
+        InputError, match="searches deploy_mine:CLASSIFIER, and the task named beside it must be the same"
+    ):
         run(*words, "--task", named("SQUARES"))
     given = ("--task", named("CLASSIFIER"), "--json")
     result = json.loads(run(*words, *given))

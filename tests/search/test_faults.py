@@ -25,6 +25,7 @@ from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim
 from ttq_plugin.search.study.study import load_study, open_study
+from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import TrialRecord, open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
@@ -259,7 +260,7 @@ def test_a_store_that_comes_back_just_before_the_end_gets_every_trial(space, sto
     """No trial is in MLflow when the front is tested: what is told of its members must not come first."""
     summary = run_search(space, storage, "s", workers=1, trials=3, **OPTIONS)
     watched = watch(space, str(tmp_path / "mlflow_runs"), tmp_path, 3)
-    watched.ready.score, watched.ready.parts = 99.0, {}
+    watched.ready.score, watched.ready.parts, watched.ready.task = 99.0, {}, get_task("mnist-cnn")
     watched.records = [TrialRecord(**record) for record in finished(load_study(storage, "s"))]
 
     def tested(watch, members, data, seed):
