@@ -78,6 +78,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "rounded up": lambda: nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(3, 2, ceil_mode=True)),
     "curves": lambda: nn.Sequential(nn.SiLU(), nn.GELU(), nn.Hardsigmoid(), nn.ELU(), nn.Softplus()),
     "sums": lambda: Of(lambda x: (x + x.mean((2, 3), keepdim=True) * 2).amax(3).sum(1)),
+    "transposed": lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1), nn.ReLU()),
+    "stacked": lambda: Of(lambda x: torch.stack([x.abs(), F.relu(x)], 1).flatten(1, 2)),
     "padded by a number": lambda: nn.Sequential(nn.ConstantPad2d((2, 1, 0, 3), 0.5), nn.Conv2d(4, 3, 3, stride=2)),
     "separable": _separable,
     "residual": _residual,
