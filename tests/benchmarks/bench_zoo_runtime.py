@@ -1,7 +1,8 @@
 """The runtime beside torch and onnxruntime on the zoo, one thread: python -m tests.benchmarks.bench_zoo_runtime.
 
-Tensors in, tensors out, in turns in one process. Printed are the medians and quartiles, within a turn, of the better
-one's time by the runtime's: 1 is as fast as the better of torch and onnxruntime, more is faster. Needs onnxruntime.
+Tensors in, tensors out, in turns in one process, by the processor's time. Printed are the medians and quartiles, within
+a turn, of the better one's time by the runtime's: 1 is as fast as the better of torch and onnxruntime, more is faster.
+Needs onnxruntime.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from tests.deploy import zoo
 from ttq_plugin import TernaryRuntime
 from ttq_plugin.deploy.runtime.engine import engine_of
 from ttq_plugin.support.inputs import call, tensors
+
+clock = time.process_time
+"""Of the processor: everything runs on one thread, and other programs on the machine do not count."""
 
 
 def network(name: str, zeros: float | None) -> torch.nn.Module:
@@ -39,17 +43,17 @@ def timed(ways, seconds: float) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
         run()
-    started = time.perf_counter()
+    started = clock()
     run()
-    block = max(1, min(20, int(2e-3 / (time.perf_counter() - started))))
+    block = max(1, min(20, int(2e-3 / (clock() - started))))
     ended = time.perf_counter() + seconds
     while time.perf_counter() < ended or len(found["torch"]) < 9:
         for name, run in ways.items():
             least = float("inf")
             for _ in range(block):
-                started = time.perf_counter()
+                started = clock()
                 run()
-                least = min(least, time.perf_counter() - started)
+                least = min(least, clock() - started)
             found[name].append(least)
     return found
 
@@ -57,11 +61,11 @@ def timed(ways, seconds: float) -> dict[str, list[float]]:
 def compare(name: str, zeros: float | None, batch: int, seconds: float) -> None:
     """One row of the table."""
     model, x = network(name, zeros), inputs(name, batch)
-    started = time.perf_counter()
+    started = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runtime = TernaryRuntime(model, x)
-    made = time.perf_counter() - started
+    made = clock() - started
     ways = {"runtime": lambda: runtime(x), "torch": lambda: call(model, x)}
     engine = runtime._engine or engine_of(model, x)
     if engine is not None:
