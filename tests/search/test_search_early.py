@@ -250,3 +250,35 @@ def test_real_trainings_give_the_same_trials_and_front_bit_for_bit(storage, cach
         )
     assert told[0] == told[1]
     assert all(metrics["bits_disk"] % 8 == 0 and "0.5" in looks for *_, metrics, looks in told[0])
+
+
+def far_judge(space_text, full):
+    space = changed(space_text, stop_early={"far_below": 0.2})
+    return Judge(SimpleNamespace(get_trials=lambda **_: []), space, 8, full), space
+
+
+def test_a_trial_far_below_full_precision_ends_when_half_of_it_is_done(space_text):
+    judge, space = far_judge(space_text, 0.95)
+    look(judge, space, (0.3, 0.9, 0.9), epoch=2)  # after a quarter a training may still recover
+    look(judge, space, (0.76, 0.9, 0.9), epoch=4)
+    with pytest.raises(optuna.TrialPruned, match=r"0.740 far below full precision's 0.950 after epoch 6 of 8$"):
+        look(judge, space, (0.74, 0.9, 0.9), epoch=6)
+    judge, space = far_judge(space_text, None)
+    look(judge, space, (0.1, 0.9, 0.9), epoch=4)  # nothing is known of full precision
+
+
+def test_a_trial_that_ends_far_below_full_precision_is_not_on_the_front(space_text):
+    from ttq_plugin.search.crew.attempt import attempt
+
+    space = changed(space_text, stop_early={"far_below": 0.2})
+
+    def violations(score):
+        metrics = dict.fromkeys(space.objectives, 0.5) | {"mcc": score}
+        code = SimpleNamespace(
+            Settings=dict, run=lambda *_, **__: SimpleNamespace(metrics=metrics, model=None, notes=[], parts={})
+        )
+        return attempt(space, code, SimpleNamespace(score=0.95), {}).limits
+
+    assert violations(0.8) == {"mcc within 0.2 of full precision": pytest.approx(-0.05)}
+    assert violations(0.24) == {"mcc within 0.2 of full precision": pytest.approx(0.51)}
+    assert changed(space_text).far_below(0.1, 0.95) == {}

@@ -62,11 +62,13 @@ def attempt(space: Space, code: TrialCode, prepared: Any, settings: Mapping[str,
             raise Diverged(f"the objective {name} is {value}")
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     dropped = [f"{name} is {value}" for name, value in metrics.items() if name not in finite]
+    limits = violations(space.limits, finite)
+    limits |= space.far_below(finite.get(space.score), getattr(prepared, "score", None))
     return Attempt(
         outcome=outcome,
         metrics=finite,
         values=list(upward_vector(space.objectives, natural)),
-        limits=violations(space.limits, finite),
+        limits=limits,
         notes=[*outcome.notes, *dropped],
         parts={name: float(value) for name, value in getattr(outcome, "parts", {}).items() if math.isfinite(value)},
     )

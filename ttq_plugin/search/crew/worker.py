@@ -211,7 +211,7 @@ def _run_one(
 ) -> None:  # fmt: skip
     """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
     begun = time.perf_counter()
-    judge = Judge(study, job.space, settings["epochs"])
+    judge = Judge(study, job.space, settings["epochs"], getattr(prepared, "score", None))
     hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
     try:
         found = attempt(job.space, code, prepared, settings, **hooks)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 """The bounds of the longest training, which is otherwise a third of the recipe's epochs."""
 
+FAR = 0.2
+"""A trial whose score is this much worse than full precision's helps nobody; of metrics that are shares, at most 1."""
+
 SEARCHED = ("pttq", "attq", "ttq")
 """The methods that a default space searches unless others are asked for."""
 
@@ -43,7 +46,8 @@ def default_space(task: Task) -> dict[str, Any]:
         "metric": metric.name if metric.builtin else entry(metric),
         "objectives": [metric.name, "cr_gain_total", "ec_gain_total"],
         "trials": 40,
-        "stop_early": {"collapsed": True, "dominated": True},
+        "stop_early": {"collapsed": True, "dominated": True}
+        | ({"far_below": FAR} if entry(metric)["fraction"] else {}),
         "parameters": {
             "lr": _around(task.recipe.lr),
             "lr_scale": {"low": 1e-4, "high": 1e-2, "log": True},

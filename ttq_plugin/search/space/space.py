@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.fronts import Objective
+from ttq_plugin.fronts import Objective, upward
 from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
 from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity, check_together
 from ttq_plugin.search.space.ranges import (
@@ -244,6 +244,25 @@ class Space(BaseModel):
             ends = f"[{known.low:g}, {known.high:g}]"
             raise Problem(("stop_early", "score_floor"), f"must lie in {ends} for {self.metric.name}, "
                           f"got {stop.score_floor:g}")  # fmt: skip
+
+    def far_below(self, value: float | None, full: float | None) -> dict[str, float]:
+        """By how much a score is worse than `stop_early.far_below` allows, as the violation of a constraint.
+
+        Args:
+            value: of the task's metric.
+            full: the same of the full-precision model.
+
+        Returns:
+            the constraint's text -> its violation, 0 or less where it holds; nothing where none is asked for or known.
+        """
+        most = self.stop_early.far_below
+        if most is None or value is None or full is None:
+            return {}
+        return {
+            f"{self.score} within {most:g} of full precision": upward(self.score, full)
+            - upward(self.score, value)
+            - most
+        }
 
     def check_setting(self, here: tuple[str | int, ...], entry: Mapping[str, Any]) -> dict[str, Any]:
         """One setting under plain names with its numbers as numbers.

@@ -29,10 +29,16 @@ class StopEarly(BaseModel):
         "any complete trial of the study (eight at least), the front dominates it, or a constraint stays broken.",
     )
 
+    far_below: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
+        default=None,
+        description="After a half and three quarters of the epochs: the task's metric on validation data is worse than "
+        "full precision's by more than this. A trial that ends so far below is not on the front.",
+    )
+
     @property
     def looks(self) -> bool:
         """Whether validation data must be looked at during the training."""
-        return self.dominated or self.floor is not None
+        return self.dominated or self.floor is not None or self.far_below is not None
 
     @property
     def floor(self) -> float | None:

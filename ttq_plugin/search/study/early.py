@@ -40,10 +40,11 @@ class Judge:
         study: an optuna.Study, read again at each look: other workers' trials count as soon as they are complete.
         space: what is searched.
         epochs: of this trial.
+        full: the full-precision model's value of the task's metric; None where it is not known.
     """
 
-    def __init__(self, study: Any, space: Space, epochs: int) -> None:
-        self.study, self.space, self.epochs = study, space, epochs
+    def __init__(self, study: Any, space: Space, epochs: int, full: float | None = None) -> None:
+        self.study, self.space, self.epochs, self.full = study, space, epochs, full
         self.looks: dict[str, dict[str, float]] = {}
         self.epoch = 0
         times = {round(epochs * fraction): fraction for fraction in FRACTIONS} if space.stop_early.looks else {}
@@ -72,12 +73,19 @@ class Judge:
         if floor is not None and upward(score, numbers[score]) < upward(score, floor):
             side = "below" if score.higher else "above"
             raise optuna.TrialPruned(f"validation {score.label} {numbers[score]:.3f} {side} {floor:g} {when}")
+        if self._times[self.epoch] != str(FRACTIONS[0]) and self._far_below(numbers[score]):
+            what = f"validation {score.label} {numbers[score]:.3f} far below full precision's {self.full:.3f}"
+            raise optuna.TrialPruned(f"{what} {when}")
         if self.space.stop_early.dominated and (why := self._hopeless(numbers)):
             raise optuna.TrialPruned(f"{why} {when}")
 
     def saved(self, seconds: float) -> float:
         """Seconds that the epochs left out would have taken, at the pace of those done."""
         return seconds * (self.epochs - self.epoch) / max(self.epoch, 1)
+
+    def _far_below(self, value: float) -> bool:
+        """Whether a score is too far below full precision's; a schedule that is a quarter done may still recover."""
+        return any(violation > 0 for violation in self.space.far_below(value, self.full).values())
 
     def _wanted(self, metrics: Mapping[str, float]) -> dict[str, float]:
         metrics = gains(metrics)
