@@ -12,11 +12,13 @@ PACKAGE = ROOT / "ttq_plugin"
 
 LEVELS = (
     {"errors"},
-    {"support", "methods", "native", "fronts", "statistics"},
+    {"support", "methods", "native", "fronts"},
     {"core"},
     {"measures"},
     {"tasks", "nni_adapter", "curvature"},
-    {"trial", "tracking", "deploy"},
+    {"statistics"},
+    {"deploy"},
+    {"trial", "tracking"},
     {"api"},
     {"search", "reproduce"},
     {"objective"},
