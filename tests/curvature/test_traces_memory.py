@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ttq_plugin.curvature import hutchinson, layer_traces
+from ttq_plugin.curvature import layer_traces, probes
 from ttq_plugin.errors import InputError
 
 from .nets import AttentionNet, ConvNet, example
@@ -130,9 +130,9 @@ def peak(layers, joint):
         extra.append(mode.most / (4 * 64 * 64))
         return found
 
-    original = hutchinson._probe
+    original = probes.Probes.sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hutchinson, "_probe", probe)
+        patch.setattr(probes.Probes, "sample", probe)
         layer_traces(model, nn.MSELoss(), (x, y), max_probes=2, joint=joint)
     return max(extra)
 
@@ -148,7 +148,7 @@ def test_a_probe_of_one_layer_at_a_time():
 def test_probes_alive_at_once(monkeypatch, joint, most):
     """Counted where they are drawn; those of an earlier probe or layer are gone."""
     model, x, y = wide(6)
-    alive, counts, original = weakref.WeakSet(), [], hutchinson._signs
+    alive, counts, original = weakref.WeakSet(), [], probes._signs
 
     def signs(*args):
         found = original(*args)
@@ -156,6 +156,6 @@ def test_probes_alive_at_once(monkeypatch, joint, most):
         counts.append(len(alive))
         return found
 
-    monkeypatch.setattr(hutchinson, "_signs", signs)
+    monkeypatch.setattr(probes, "_signs", signs)
     layer_traces(model, nn.MSELoss(), [(x, y), (x, y)], max_probes=3, joint=joint)
     assert len(counts) == 6 * 2 * 3 and max(counts) == most

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
+from torch.backends import cudnn, mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ttq_plugin.errors import InputError
@@ -82,17 +82,13 @@ def loss_gradients(
     Raises:
         InputError: a loss that is not a finite scalar, depends on none of the weights, or has no second derivative.
     """
-    loss = loss_fn(inputs.call(model, x), y)
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise InputError(f"`loss_fn` must return a scalar tensor, got {came}: average the loss over the batch.")
-    if not bool(torch.isfinite(loss)):
-        raise InputError(f"The loss must be finite, got {loss.item()} on batch {index}: check the model and the data.")
+    with _plain_lstm(model):
+        loss = checked_loss(model, loss_fn, x, y, index)
     if not loss.requires_grad:
         raise InputError("The loss must depend on the layers' weights, got one detached from them: avoid detach().")
     _check_graph(loss)
     with explained():
-        gradients = torch.autograd.grad(loss.reshape(()), weights, create_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
     if all(g is None for g in gradients):
         raise InputError("The loss must depend on the layers' weights, got one that uses none of them.")
     if not any(g is not None and g.requires_grad for g in gradients):
@@ -101,6 +97,49 @@ def loss_gradients(
             "(it is linear in them, or a custom backward cuts the graph): all second derivatives would be zero."
         )
     return list(gradients)
+
+
+def checked_loss(model: nn.Module, loss_fn: Loss, x: Any, y: Any, index: int) -> Tensor:
+    """The loss of one batch, a scalar with its graph.
+
+    Args:
+        model: in evaluation mode.
+        loss_fn: (output, y) -> scalar.
+        x: tensors (batch, ...).
+        y: whatever the loss takes.
+        index: number of the batch, for the message.
+
+    Returns:
+        The loss, of shape ().
+
+    Raises:
+        InputError: a loss that is not a finite scalar.
+    """
+    loss = loss_fn(inputs.call(model, x), y)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        came = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise InputError(f"`loss_fn` must return a scalar tensor, got {came}: average the loss over the batch.")
+    if not bool(torch.isfinite(loss)):
+        raise InputError(f"The loss must be finite, got {loss.item()} on batch {index}: check the model and the data.")
+    return loss.reshape(())
+
+
+@contextmanager
+def _plain_lstm(model: nn.Module) -> Iterator[None]:
+    """Have each LSTM use torch's own operations: oneDNN's are computed anew in each second derivative."""
+    enabled: list[bool] = []
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            hooks += [
+                module.register_forward_pre_hook(lambda *_: enabled.append(mkldnn.set_flags(False)[0])),
+                module.register_forward_hook(lambda *_: mkldnn.set_flags(enabled.pop()) and None, always_call=True),
+            ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_graph(loss: Tensor) -> None:

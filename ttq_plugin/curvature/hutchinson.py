@@ -3,22 +3,28 @@
 For v with independent entries +-1 (Rademacher), E[v_l . (H v)_l] = Tr(H_ll): the blocks off the diagonal vanish in the
 mean. So one Hessian-vector product over all layers gives an unbiased sample of every layer's trace (Hutchinson 1990).
 HAWQ-v2 (Dong et al. 2020) takes a product a layer, v_l . (H_ll v_l), all on the graph of one gradient: more work a
-probe, but without the noise of the other layers' blocks, sum_m ||H_lm||^2 of variance. Both are here, from the same v.
-In trained networks the flat layers drown in the noise of the steep ones, so a product a layer is the default.
+probe, but without the noise of the other layers' blocks, sum_m ||H_lm||^2 of variance. Both are here, and between them
+the default: a product for each of a few blocks of layers, whose vectors are scaled so that no layer drowns in the noise
+of a steeper one (see `probes`), as many blocks as fit into a probe of eight training steps (see `cost`).
 """
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
 from ttq_plugin.core.model.matrices import Matrix
 from ttq_plugin.curvature.batches import Batches, as_batches, checked
-from ttq_plugin.curvature.gradients import Loss, explained, loss_gradients, twice_differentiable
+from ttq_plugin.curvature.cost import Cost, OnProbe, planned, training_step
+from ttq_plugin.curvature.gradients import Loss, loss_gradients, twice_differentiable
 from ttq_plugin.curvature.layers import candidate_layers
+from ttq_plugin.curvature.probes import Probes
 from ttq_plugin.curvature.traces import LayerTrace, Traces
+from ttq_plugin.curvature.work import Work
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
 
@@ -37,9 +43,10 @@ def layer_traces(
     layers: Iterable[str] | None = None,
     max_probes: int = 32,
     tol: float | None = None,
-    joint: bool = False,
+    joint: bool | None = None,
     seed: int = 0,
     probes: int | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Traces:
     """Estimate the Hessian trace of every layer's weight, with its standard error.
 
@@ -56,12 +63,15 @@ def layer_traces(
         layers: names of the layers; None takes every weight matrix that is trained.
         max_probes: probes to draw; with `tol`, at most.
         tol: stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
-        joint: one product over all layers a probe, or (False) one a layer. Joint, a probe costs as much as one of the
-            whole model's trace, and all layers' vectors and products are in memory; else it costs 1.05 (MNIST CNN),
-            1.2 (2D CNN) or 4 times as much (CNN-Transformer of 29 layers), with one layer's in memory. Measured on
-            these trained networks, joint has 2.5, 6 and 58 times the squared error at equal time.
+        joint: None for as many blocks of layers, a product each, as make a probe of a batch cost at most about eight
+            training steps; the number follows from operations counted on the first batch, so it is the same on each
+            run. True for one product over all layers (1.3 to 4 training steps), False for one a layer (1.6 steps for
+            3 layers, 110 for 78), both without scaled vectors. At equal time the default has at most about twice the
+            squared error of the better of these two, and a tenth of the worse one's where layers differ in steepness.
         seed: of the probes; the global random state is neither used nor moved.
         probes: another name of `max_probes`.
+        on_probe: called with the expected cost before the first probe of the first batch, and after each probe of a
+            batch with the number of those done.
 
     Returns:
         A trace a layer; layers that the loss does not depend on are left out and named in `.unused`.
@@ -75,88 +85,92 @@ def layer_traces(
     if tol is not None and not tol > 0:
         raise InputError(f"`tol` must be positive, or None for exactly `max_probes` probes; got {tol}.")
     chosen = candidate_layers(model, layers)
-    weights = [matrix.parameter for matrix in chosen.values()]
-    drawn = torch.zeros(0, len(weights), dtype=torch.float64, device="cpu")
-    generators: list[torch.Generator] = []
-    with twice_differentiable(model, weights[0].device):
+    with twice_differentiable(model, next(iter(chosen.values())).parameter.device):
         batches = as_batches(batches, keep=tol is not None)
-        while len(drawn) < limit:
-            more = limit if tol is None else min(ROUND, limit - len(drawn))
-            new, used, samples = _one_pass(model, loss_fn, batches, weights, more, joint, seed, generators)
-            drawn = torch.cat([drawn, new])
-            found = _summary(chosen, drawn, used)
-            if tol is not None and len(drawn) > 1 and all(layer.relative_error < tol for layer in found):
+        estimate = _Estimate(model, loss_fn, batches, [m.parameter for m in chosen.values()], limit, joint, seed, on_probe)
+        while len(estimate.drawn) < limit:
+            estimate.draw(limit if tol is None else min(ROUND, limit - len(estimate.drawn)))
+            found = _summary(chosen, estimate.drawn, estimate.used)
+            if tol is not None and len(estimate.drawn) > 1 and all(layer.relative_error < tol for layer in found):
                 break
-    unused = tuple(name for name, is_used in zip(chosen, used, strict=True) if not is_used)
-    return Traces(tuple(found), unused, samples, seed, joint, tol)
+    unused = tuple(name for name, is_used in zip(chosen, estimate.used, strict=True) if not is_used)
+    return Traces(tuple(found), unused, estimate.samples, seed, len(estimate.probes.blocks), tol)
 
 
-def _one_pass(
-    model: nn.Module,
-    loss_fn: Loss,
-    batches: Batches,
-    weights: list[nn.Parameter],
-    probes: int,
-    joint: bool,
-    seed: int,
-    generators: list[torch.Generator],
-) -> tuple[Tensor, list[bool], int]:
-    """Samples v_l . (H v)_l, (probes, layers) in float64; which layers the loss depends on; data points."""
-    # Batches are the outer loop, so that only one batch's graph is alive. Each has a generator of its own, which goes
-    # on in the next pass: probes shared by all batches would not average out between them.
-    total = torch.zeros(probes, len(weights), dtype=torch.float64, device="cpu")
-    used = [False] * len(weights)
-    samples = 0
-    for index, batch in enumerate(batches):
-        x, y = checked(batch, index, weights[0].device)
-        gradients = loss_gradients(model, loss_fn, x, y, weights, index)
-        used = [before or g is not None for before, g in zip(used, gradients, strict=True)]
-        if index == len(generators):
-            generators.append(_generator(seed, index))
-        rows = [_probe(gradients, weights, joint, generators[index]) for _ in range(probes)]
-        total += inputs.batch_size(x) * torch.stack(rows).cpu()
-        samples += inputs.batch_size(x)
-        del gradients
-    if samples == 0:
-        raise InputError("`batches` must hold at least one pair (x, y), got none: pass a list or a loader with data.")
-    return total / samples, used, samples
+@dataclass
+class _Estimate:
+    """Samples v_l . (H v)_l of a growing number of probes.
+
+    Attributes:
+        drawn: the samples, (probes, layers) in float64.
+        used: which layers the loss depends on.
+        samples: data points of a pass.
+        probes: how they are drawn; the first batch decides, unless the caller has.
+    """
+
+    model: nn.Module
+    loss_fn: Loss
+    batches: Iterable[Any]
+    weights: list[nn.Parameter]
+    limit: int
+    joint: bool | None
+    seed: int
+    on_probe: OnProbe | None
+    samples: int = 0
+    cost: Cost | None = None
+    generators: list[torch.Generator] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.drawn = torch.zeros(0, len(self.weights), dtype=torch.float64, device="cpu")
+        self.used = [False] * len(self.weights)
+        self.probes = Probes.of(self.weights, len(self.weights) if self.joint is False else 1)
+        self.planned = self.on_probe is None and (self.joint is not None or len(self.weights) == 1)
+
+    def draw(self, more: int) -> None:
+        """Pass over the batches once, drawing so many probes more of each."""
+        # Batches are the outer loop, so that only one batch's graph is alive. Each has a generator of its own, which
+        # goes on in the next pass: probes shared by all batches would not average out between them.
+        total = torch.zeros(more, len(self.weights), dtype=torch.float64, device="cpu")
+        self.samples = 0
+        for index, batch in enumerate(self.batches):
+            x, y = checked(batch, index, self.weights[0].device)
+            if index == len(self.generators):
+                self.generators.append(_generator(self.seed, index))
+            total += inputs.batch_size(x) * self._batch(x, y, index, more)
+            self.samples += inputs.batch_size(x)
+        if self.samples == 0:
+            raise InputError(
+                "`batches` must hold at least one pair (x, y), got none: pass a list or a loader with data."
+            )
+        self.drawn = torch.cat([self.drawn, total / self.samples])
+
+    def _batch(self, x: Any, y: Any, index: int, more: int) -> Tensor:
+        """Samples of one batch, (more, layers)."""
+        with Work() if not self.planned else nullcontext() as counted:
+            gradients = loss_gradients(self.model, self.loss_fn, x, y, self.weights, index)
+        self.used = [before or g is not None for before, g in zip(self.used, gradients, strict=True)]
+        if counted is not None:
+            self._plan(x, y, gradients, counted.total)
+        rows = []
+        for row in range(more):
+            rows.append(self.probes.sample(gradients, self.generators[index]))
+            if self.on_probe is not None and self.cost is not None:
+                self.on_probe(self.cost, len(self.drawn) * (self.cost.batches or 1) + index * more + row + 1)
+        return torch.stack(rows).cpu()
+
+    def _plan(self, x: Any, y: Any, gradients: list[Tensor | None], graph: float) -> None:
+        step = training_step(self.model, self.loss_fn, x, y)
+        generator = _generator(self.seed, -1)
+        self.probes, cost = planned(gradients, self.probes, generator, step, graph / self.limit, self.joint)
+        self.cost = cost.of(self.limit, self.batches)
+        self.planned = True
+        if self.on_probe is not None:
+            self.on_probe(self.cost, 0)
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
     """The generator of one batch's probes; the odd factor keeps those of 2^32 batches apart."""
     return torch.Generator("cpu").manual_seed((seed + 0x9E3779B1 * index) % 2**32)
-
-
-def _probe(
-    gradients: list[Tensor | None], weights: list[nn.Parameter], joint: bool, generator: torch.Generator
-) -> Tensor:
-    """One sample v_l . (H v)_l, or v_l . (H_ll v_l) if not joint, for each layer; (layers,) in float64."""
-    # The same signs in both cases. Not joint, a layer's vector and product are gone before the next one's are made.
-    if joint:
-        return _quadratic_forms(gradients, weights, generator)
-    pairs = zip(gradients, weights, strict=True)
-    return torch.cat([_quadratic_forms([g], [w], generator) for g, w in pairs])
-
-
-def _quadratic_forms(gradients: list[Tensor | None], weights: list[nn.Parameter], generator: torch.Generator) -> Tensor:
-    """v_l . (H v)_l of these layers for a new v over them, (layers,) in float64, on their device."""
-    vectors = [_signs(w, generator) for w in weights]
-    curved = [(g, v) for g, v in zip(gradients, vectors, strict=True) if g is not None and g.requires_grad]
-    # PyHessian's product raises where a weight is not part of the graph (an unused layer, a loss linear in it); with
-    # 0 x sum(w) added, those second derivatives are the zeros that they are, and no memory is needed.
-    anchors = [w.sum() for w in weights]
-    with explained():
-        products = hessian_vector_product(
-            [*(g for g, _ in curved), *anchors], weights, [*(v for _, v in curved), *map(torch.zeros_like, anchors)]
-        )
-    pairs = zip(vectors, products, strict=True)
-    return torch.stack([torch.sum(v * hv, dtype=torch.float64) for v, hv in pairs])
-
-
-def _signs(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Rademacher entries like `weight`, drawn on the CPU: the same on every device."""
-    bits = torch.randint(0, 2, (weight.numel(),), generator=generator, dtype=torch.int8, device="cpu")
-    return (2 * bits - 1).to(weight).view_as(weight)
 
 
 def _summary(chosen: dict[str, Matrix], drawn: Tensor, used: list[bool]) -> list[LayerTrace]:

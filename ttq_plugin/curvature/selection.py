@@ -10,6 +10,7 @@ from torch import nn
 from ttq_plugin.curvature.batches import as_batches, checked
 from ttq_plugin.curvature.budget import Budget, as_budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
+from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.hutchinson import Batches, Loss, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.plan import Link, build_chain
@@ -20,6 +21,7 @@ from ttq_plugin.curvature.traces import LayerTrace, Traces
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
 from ttq_plugin.support import inputs
+from ttq_plugin.support.progress import progress
 
 _PAPERS = EnergyModel()
 
@@ -38,13 +40,14 @@ def generate_config(
     keep_last: bool = False,
     max_probes: int = 32,
     tol: float | None = None,
-    joint: bool = False,
+    joint: bool | None = None,
     seed: int = 0,
     probes: int | None = None,
     traces: Traces | Iterable[LayerTrace] | None = None,
     scheme: str = "base3",
     energy_model: EnergyModel = _PAPERS,
     example_input: Any = None,
+    show: bool = True,
 ) -> Selection:
     """Choose a method for each layer: the least loss of accuracy, as curvature predicts it, within a budget.
 
@@ -61,8 +64,8 @@ def generate_config(
         keep_last: the same for the last one, in the order of the model's modules.
         max_probes: probes of the trace estimate; with `tol`, at most.
         tol: relative standard error at which the probes stop early.
-        joint: one Hessian-vector product over all layers a probe, or (False, more precise) one a layer; see
-            `layer_traces`.
+        joint: Hessian-vector products a probe: None for as many as fit into eight training steps, True for one over
+            all layers, False for one a layer; see `layer_traces`.
         seed: of the probes.
         probes: another name of `max_probes`.
         traces: of an earlier call for this model: nothing is differentiated, `loss_fn` and `batches` are not looked at
@@ -70,6 +73,7 @@ def generate_config(
         scheme: how ternary weights are stored, one of `coo34`, `dense2`, `base3`, `entropy`.
         energy_model: joules an operation.
         example_input: (batch, ...), for energy; under an energy budget the first batch serves by default.
+        show: whether to say what the traces will cost before they are estimated, and to show a progress bar.
 
     Returns:
         The selection, with `.chain`, `.config_list`, `.table`, `.layers`.
@@ -100,9 +104,18 @@ def generate_config(
     if traces is None:
         # Nothing is sensitive yet: only whether any choice at all meets the budget.
         build_program(problem, list(problem.layers), [[0.0] * len(row) for row in problem.layers.values()])
-        traces = layer_traces(
-            model, loss_fn, batches, max_probes=max_probes, probes=probes, tol=tol, joint=joint, seed=seed
-        )
+        with progress(shown=show) as bars:
+            traces = layer_traces(
+                model,
+                loss_fn,
+                batches,
+                max_probes=max_probes,
+                probes=probes,
+                tol=tol,
+                joint=joint,
+                seed=seed,
+                on_probe=trace_bar(bars),
+            )
     return _solve(problem, traces)
 
 

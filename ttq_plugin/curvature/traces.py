@@ -47,7 +47,7 @@ class Traces:
         unused: layers left out because the loss does not depend on them.
         samples: data points the loss was averaged over.
         seed: of the probes.
-        joint: whether one probe ran over all layers.
+        products: Hessian-vector products a probe and batch: 1 ran over all layers.
         tol: the relative standard error that was asked for; None if a number of probes was.
     """
 
@@ -55,7 +55,7 @@ class Traces:
     unused: tuple[str, ...] = ()
     samples: int = 0
     seed: int = 0
-    joint: bool = False
+    products: int = 1
     tol: float | None = None
 
     @property
