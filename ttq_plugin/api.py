@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.support.frames import is_users
 from ttq_plugin.support.progress import epoch_bar, progress
@@ -47,12 +48,14 @@ class Trained:
     prepared: Prepared = field(repr=False, kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
-    def with_traces(self) -> Prepared:
+    def with_traces(self, show: bool = False) -> Prepared:
         """What compressions share, with the Hessian traces that choose their layers, estimated now if need be."""
-        if self.prepared.traces:
-            return self.prepared
         ready = self.prepared
-        return replace(ready, traces=tuple(estimate_traces(ready.task, ready.model, ready.train, seed=self.seed)))
+        if ready.traces:
+            return ready
+        with progress(shown=show) as bars:
+            traces = estimate_traces(ready.task, ready.model, ready.train, seed=self.seed, on_probe=trace_bar(bars))
+        return replace(ready, traces=tuple(traces))
 
 
 def train(
@@ -107,6 +110,7 @@ def train(
             curvature=curvature,
             check_test=True,
             on_epoch=epoch_bar(bars, "full-precision model", described.recipe.epochs),
+            on_probe=trace_bar(bars),
         )
     tested = None
     if test:
@@ -170,7 +174,7 @@ def compress(
     """  # noqa: DOC502 - raised by what it calls
     settings = Settings(task=_name(task), method=method, seed=seed, **(defaults(numbers) | numbers))
     if isinstance(task, Trained):
-        ready = task.prepared if config_list or chain is not None else task.with_traces()
+        ready = task.prepared if config_list or chain is not None else task.with_traces(show)
     else:
         options = {"seed": seed, "data": data, "cache": cache, "device": device, "weights": weights}
         ready = train(task, curvature=config_list is None and chain is None, show=show, **options).prepared  # type: ignore[arg-type]

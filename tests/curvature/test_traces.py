@@ -42,7 +42,7 @@ def estimates(make, joint, probes, seeds):
 
 
 @pytest.mark.parametrize("make", [*ISSUE, *MORE])
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [None, True, False])
 def test_every_layer_is_within_its_standard_error(make, joint):
     """64 probes are within 4 standard errors for each of 20 seeds, and so is their mean within 4 of its own."""
     traces, errors, exact = estimates(make, joint, 64, 20)
@@ -52,7 +52,7 @@ def test_every_layer_is_within_its_standard_error(make, joint):
     assert (abs(traces.mean(0) - exact) < 4 * pooled).all()
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [None, True, False])
 def test_recurrent_matrices_and_a_tied_embedding_have_traces_of_their_own(joint):
     """Likewise; some of these traces are nearly zero, where the errors cannot be."""
     traces, errors, exact = estimates(RecurrentNet, joint, 64, 20)
@@ -114,7 +114,7 @@ def test_diagonal_hessian_is_exact_at_once():
     def loss(_, y):
         return (c * model[0].weight ** 2).sum() / 2 + (model[1].weight ** 2).sum() * y
 
-    for joint in (True, False):
+    for joint in (None, True, False):
         traces = layer_traces(model, loss, [(torch.randn(4, 3).double(), 1.5)], max_probes=2, joint=joint)
         assert [t.trace for t in traces] == [21.0, 12.0]
         assert [t.standard_error for t in traces] == [0.0, 0.0]
@@ -128,7 +128,7 @@ def test_negative_traces_stay_negative():
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")  # PyHessian's
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [None, True, False])
 def test_sum_over_layers_is_pyhessians_whole_model_trace(joint):
     """A model whose parameters are all weights of layers, so that both estimate the same number."""
     torch.manual_seed(0)
@@ -159,7 +159,7 @@ def test_frozen_layers_are_skipped_and_unused_ones_named():
         return CE(out["logits"], y["class"]) + out["others"][0].mean()
 
     batches = [(torch.randn(5, 4).double(), {"class": torch.tensor([0, 1, 2, 0, 1])})]
-    for joint in (True, False):
+    for joint in (None, True, False):
         traces = layer_traces(Net(), loss, batches, probes=4, joint=joint)
         assert [t.name for t in traces] == ["layers.used", "layers.linear"]
         assert traces.unused == ("layers.unused",)

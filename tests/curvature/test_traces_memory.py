@@ -49,7 +49,7 @@ def tensors():
 
 @pytest.mark.usefixtures("collector_off")
 @pytest.mark.parametrize("make", [ConvNet, AttentionNet])
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [None, True, False])
 def test_nothing_outlives_a_call(make, joint):
     model, x, y = example(make)
     alive = weakref.WeakSet()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.parts.console import out as console
-from ttq_plugin.commands.parts.console import print_json, table
+from ttq_plugin.commands.parts.console import print_json, progress, table
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
+from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
@@ -106,7 +107,9 @@ def _check(task: str, rules: Rules, tol: float | None, *files: Path | None) -> N
 def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -> Traces:
     """Traces of more, fewer or as many probes as it takes, on the samples that the cached ones are of."""
     most = probes or (TRACE_PROBES if tol is None else 100 * TRACE_PROBES)
-    return estimate_traces(ready.task, ready.model, ready.train, seed=seed, probes=most, tol=tol)
+    with progress() as bars:
+        asked = {"seed": seed, "probes": most, "tol": tol}
+        return estimate_traces(ready.task, ready.model, ready.train, **asked, on_probe=trace_bar(bars))  # type: ignore[arg-type]
 
 
 def _config(selection: Selection, names: tuple[str, ...]) -> list[dict[str, Any]]:

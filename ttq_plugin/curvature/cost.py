@@ -15,11 +15,14 @@ from ttq_plugin.curvature.work import work
 MOST_STEPS = 8.0
 """Training steps that a probe of one batch may cost."""
 
-OF_PRODUCTS = 7.0
+OF_PRODUCTS = 6.0
 """Of them, those left for the products; the rest is for the gradient's graph, the looks, and what counting misses."""
 
 LEAST = 1e-3
 """Training steps that another block costs at least."""
+
+LOOKS = 2
+"""Most numbers of blocks that are tried on the first batch."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Cost:
         return None if self.total is None else self.total * self.steps * self.step_seconds
 
     def __str__(self) -> str:
-        each = f"{self.products} product{'s' if self.products > 1 else ''} a probe, about {self.steps:.1f} training steps"
+        each = (
+            f"{self.products} product{'s' if self.products > 1 else ''} a probe, about {self.steps:.1f} training steps"
+        )
         batches = "each batch" if self.batches is None else f"{self.batches} batch{'es' if self.batches > 1 else ''}"
         takes = "" if self.seconds is None else f", about {_duration(self.seconds)}"
         return f"Hessian traces of {self.layers} layers: {each}; {self.probes} probes of {batches}{takes}."
@@ -97,14 +102,17 @@ def planned(
         looked.append(looked[-1].look(gradients, generator))
 
     whole = work(look) / step[0]
-    # A product of layers in the middle stops half-way: of blocks alike, each costs half a joint one on the average.
+    # A product of layers in the middle stops half-way: of blocks alike, each costs half a joint one on the average. But
+    # layers are not alike: what a block more costs is seen on some.
     count, each = len(probes.blocks), whole / 2
-    if joint is None:
-        count = _fitting(layers, whole, each)
-        if count > 1:
+    if joint is None and layers > 1:
+        count = max(2, _fitting(layers, whole, each))
+        for _ in range(LOOKS):
             looked.append(looked[-1].cut(count))
             each = max((work(look) / step[0] - whole) / (count - 1), LEAST)
-            count = _fitting(layers, whole, each)
+            tried, count = count, _fitting(layers, whole, each)
+            if count <= 2 * tried:
+                break
         probes = looked[-1].cut(count)
     return probes, Cost(layers, count, graph / step[0] + whole + (count - 1) * each, step[1])
 

@@ -128,13 +128,17 @@ def checked_loss(model: nn.Module, loss_fn: Loss, x: Any, y: Any, index: int) ->
 def _plain_lstm(model: nn.Module) -> Iterator[None]:
     """Have each LSTM use torch's own operations: oneDNN's are computed anew in each second derivative."""
     enabled: list[bool] = []
+
+    def off(*_: Any) -> None:
+        enabled.append(mkldnn.set_flags(False)[0])  # type: ignore[no-untyped-call]
+
+    def back(*_: Any) -> None:
+        mkldnn.set_flags(enabled.pop())  # type: ignore[no-untyped-call]
+
     hooks = []
     for module in model.modules():
         if isinstance(module, nn.LSTM):
-            hooks += [
-                module.register_forward_pre_hook(lambda *_: enabled.append(mkldnn.set_flags(False)[0])),
-                module.register_forward_hook(lambda *_: mkldnn.set_flags(enabled.pop()) and None, always_call=True),
-            ]
+            hooks += [module.register_forward_pre_hook(off), module.register_forward_hook(back, always_call=True)]
     try:
         yield
     finally:

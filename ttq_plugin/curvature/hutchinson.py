@@ -87,7 +87,9 @@ def layer_traces(
     chosen = candidate_layers(model, layers)
     with twice_differentiable(model, next(iter(chosen.values())).parameter.device):
         batches = as_batches(batches, keep=tol is not None)
-        estimate = _Estimate(model, loss_fn, batches, [m.parameter for m in chosen.values()], limit, joint, seed, on_probe)
+        estimate = _Estimate(
+            model, loss_fn, batches, [m.parameter for m in chosen.values()], limit, joint, seed, on_probe
+        )
         while len(estimate.drawn) < limit:
             estimate.draw(limit if tol is None else min(ROUND, limit - len(estimate.drawn)))
             found = _summary(chosen, estimate.drawn, estimate.used)

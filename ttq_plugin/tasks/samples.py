@@ -202,6 +202,11 @@ class Stream:
         self._scan()
         return str(self._cache["digest"])
 
+    @property
+    def scanned(self) -> bool:
+        """Whether the targets have been read."""
+        return bool(self._cache)
+
     def broken(self) -> list[int]:
         """Places of the samples whose inputs are NaN or infinite."""
         self._scan()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ttq_plugin.curvature import LayerTrace, Traces, layer_traces
+from ttq_plugin.curvature.cost import OnProbe
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import read_json, write_json
 from ttq_plugin.support.seeds import seeded
@@ -20,6 +20,7 @@ from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.samples import Samples, Split
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch
+from ttq_plugin.trial.sampling import subset
 
 TRACE_SAMPLES = 1024
 """Training samples on which curvature is estimated."""
@@ -79,6 +80,7 @@ def prepare(
     check_test: bool = False,
     fingerprint: str | None = None,
     on_epoch: OnEpoch | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Prepared:
     """Load the data, train the full-precision model or read it from the cache, and likewise its Hessian traces.
 
@@ -94,6 +96,7 @@ def prepare(
         check_test: whether mistakes are looked for in the test split too, such as samples that the training split has.
         fingerprint: of the data that are expected, see ``Prepared.fingerprint``; None to take any.
         on_epoch: called after each epoch if the full-precision model must be trained.
+        on_probe: see ``layer_traces``; called if the traces must be estimated.
 
     Returns:
         What ``run`` needs.
@@ -125,8 +128,8 @@ def prepare(
     class_weights = described.class_weights(training)
     described = replace(described, loss=described.loss_for(training), balanced=False)
     fresh = retrain or trained.trained
-    file = trained.path.with_suffix(f".traces-{TRACE_PROBES}.json")
-    traces = _traces(described, model, training, file, seed, fresh) if curvature else ()
+    file = trained.path.with_suffix(f".traces-{TRACE_PROBES}x{TRACE_SAMPLES}.json")
+    traces = _traces(described, model, training, file, seed, fresh, on_probe) if curvature else ()
     return Prepared(
         task=described,
         train=training,
@@ -178,35 +181,50 @@ def _glimpse(samples: Samples) -> str:
 
 
 def _traces(
-    task: Task, model: nn.Module, training: Samples, path: Path, seed: int, fresh: bool
+    task: Task,
+    model: nn.Module,
+    training: Samples,
+    path: Path,
+    seed: int,
+    fresh: bool,
+    on_probe: OnProbe | None,
 ) -> tuple[LayerTrace, ...]:
     """Hessian traces of the full-precision model, from the file beside it or estimated now."""
     if not fresh and path.is_file():
         with contextlib.suppress(InputError, TypeError):  # damaged, or another version's: they are estimated again
             return tuple(LayerTrace(**row) for row in read_json(path))
-    traces = estimate_traces(task, model, training, seed=seed)
+    traces = estimate_traces(task, model, training, seed=seed, on_probe=on_probe)
     write_json(path, traces.to_dict()["layers"])
     return tuple(traces)
 
 
 def estimate_traces(
-    task: Task, model: nn.Module, training: Samples, *, seed: int, probes: int = TRACE_PROBES, tol: float | None = None
+    task: Task,
+    model: nn.Module,
+    training: Samples,
+    *,
+    seed: int,
+    probes: int = TRACE_PROBES,
+    tol: float | None = None,
+    on_probe: OnProbe | None = None,
 ) -> Traces:
-    """Hessian traces on the first ``TRACE_SAMPLES`` training samples.
+    """Hessian traces on ``TRACE_SAMPLES`` random training samples, of each class its share.
 
     Args:
         task: whose loss it is.
         model: in full precision, on the samples' device.
         training: the training split.
-        seed: of the probes.
+        seed: of the samples and of the probes.
         probes: to draw; with ``tol``, at most.
         tol: see ``layer_traces``.
+        on_probe: likewise.
 
     Returns:
         A trace a layer.
     """
-    batches = islice(training.batches(TRACE_BATCH), TRACE_SAMPLES // TRACE_BATCH)
-    return layer_traces(model, task.loss, list(batches), max_probes=probes, tol=tol, seed=seed)
+    chosen = subset(training, TRACE_SAMPLES, torch.Generator().manual_seed(seed))
+    batches = list(chosen.batches(TRACE_BATCH))
+    return layer_traces(model, task.loss, batches, max_probes=probes, tol=tol, seed=seed, on_probe=on_probe)
 
 
 def _check_device(device: str) -> None:
