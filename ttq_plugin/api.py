@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.plan import Link
+from ttq_plugin.curvature.probing.cost import trace_bar
 from ttq_plugin.support.frames import is_users
 from ttq_plugin.support.progress import epoch_bar, progress
 from ttq_plugin.tasks import OWN, TASKS, get_task

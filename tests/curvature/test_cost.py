@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from tests.core import zoo
-from ttq_plugin.curvature import cost, generate_config, layer_traces
-from ttq_plugin.curvature.gradients import loss_gradients, twice_differentiable
+from ttq_plugin.curvature import generate_config, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
-from ttq_plugin.curvature.probes import Probes, cut
-from ttq_plugin.curvature.work import work
+from ttq_plugin.curvature.probing import cost
+from ttq_plugin.curvature.probing.gradients import loss_gradients, twice_differentiable
+from ttq_plugin.curvature.probing.probes import Probes, cut
+from ttq_plugin.curvature.probing.work import work
 
 from .nets import LAYERS, AttentionNet, ConvNet, exact_traces, example, linear
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ttq_plugin.curvature import layer_traces, probes
+from ttq_plugin.curvature import layer_traces
+from ttq_plugin.curvature.probing import probes
 from ttq_plugin.errors import InputError
 
 from .nets import AttentionNet, ConvNet, example
@@ -24,6 +25,8 @@ class Node:
 @pytest.fixture
 def collector_off():
     """With the garbage collector off, reference cycles would keep the graphs of all calls alive."""
+    model, x, y = example(ConvNet)
+    layer_traces(model, CE, (x, y), max_probes=2)  # the first use of a dispatch mode leaves cycles of torch's
     gc.collect()
     gc.disable()
     yield

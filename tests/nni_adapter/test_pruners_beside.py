@@ -1,4 +1,4 @@
-"""NNI's pruners (but slim's) beside PTTQQuantizer on one layer: their real sparsity through the training and the export."""
+"""NNI's pruners, but slim, beside PTTQQuantizer on one layer: their sparsity stays through training and export."""
 
 from __future__ import annotations
 

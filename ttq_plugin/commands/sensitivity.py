@@ -11,8 +11,8 @@ from ttq_plugin.commands.parts.console import print_json, progress, table
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
-from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.layers import candidate_layers
+from ttq_plugin.curvature.probing.cost import trace_bar
 from ttq_plugin.curvature.problem import Rules, kept_layers
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import write_text

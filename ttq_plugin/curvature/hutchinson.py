@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from ttq_plugin.core.model.matrices import Matrix
 from ttq_plugin.curvature.batches import Batches, as_batches, checked
-from ttq_plugin.curvature.cost import Cost, OnProbe, planned, training_step
-from ttq_plugin.curvature.gradients import Loss, loss_gradients, twice_differentiable
 from ttq_plugin.curvature.layers import candidate_layers
-from ttq_plugin.curvature.probes import Probes
+from ttq_plugin.curvature.probing.cost import Cost, OnProbe, planned, training_step
+from ttq_plugin.curvature.probing.gradients import Loss, loss_gradients, twice_differentiable
+from ttq_plugin.curvature.probing.probes import Probes
+from ttq_plugin.curvature.probing.work import Work
 from ttq_plugin.curvature.traces import LayerTrace, Traces
-from ttq_plugin.curvature.work import Work
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
 

@@ -10,10 +10,10 @@ from torch import nn
 from ttq_plugin.curvature.batches import as_batches, checked
 from ttq_plugin.curvature.budget import Budget, as_budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
-from ttq_plugin.curvature.cost import trace_bar
 from ttq_plugin.curvature.hutchinson import Batches, Loss, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.plan import Link, build_chain
+from ttq_plugin.curvature.probing.cost import trace_bar
 from ttq_plugin.curvature.problem import Problem, Rules, build_problem, build_program
 from ttq_plugin.curvature.result import Option, Row, Selection
 from ttq_plugin.curvature.solve import choose, total

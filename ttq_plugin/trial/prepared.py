@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.curvature import LayerTrace, Traces, layer_traces
-from ttq_plugin.curvature.cost import OnProbe
+from ttq_plugin.curvature.probing.cost import OnProbe
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import read_json, write_json
 from ttq_plugin.support.seeds import seeded

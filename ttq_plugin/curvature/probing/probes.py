@@ -15,7 +15,7 @@ import torch
 from pyhessian.utils import hessian_vector_product
 from torch import Tensor, nn
 
-from ttq_plugin.curvature.gradients import explained
+from ttq_plugin.curvature.probing.gradients import explained
 
 FLATTEST = 1e-6
 """The least ||(H v)_l||, beside the block's largest, that a scale makes up for: beyond it, rounding would be scaled."""

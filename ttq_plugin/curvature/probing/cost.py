@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from ttq_plugin.curvature.gradients import Loss, checked_loss
-from ttq_plugin.curvature.probes import Gradients, Probes
-from ttq_plugin.curvature.work import work
+from ttq_plugin.curvature.probing.gradients import Loss, checked_loss
+from ttq_plugin.curvature.probing.probes import Gradients, Probes
+from ttq_plugin.curvature.probing.work import work
 
 MOST_STEPS = 8.0
 """Training steps that a probe of one batch may cost."""
