@@ -5,6 +5,14 @@ class InputError(ValueError):
     """What was asked for cannot be done: the message says what was required, what came, and what to do.
 
     The command line prints it as one sentence and leaves with exit code 2.
+
+    Example:
+        >>> import ttq_plugin
+        >>> try:
+        ...     ttq_plugin.Budget(share=2)
+        ... except ttq_plugin.InputError as error:
+        ...     print(str(error).split(":")[0])
+        `budget` must lie in (0, 1], got 2
     """
 
 

@@ -1,4 +1,13 @@
-"""The methods' equations, one declaration each; their numbers and names stand in ``ttq_plugin.methods``."""
+"""The methods' equations, one declaration each; their numbers and names stand in ``ttq_plugin.methods``.
+
+Example:
+    >>> import torch
+    >>> from ttq_plugin import METHODS
+    >>> method = METHODS["ttq"]
+    >>> params, notes = method.init(torch.tensor([-0.9, -0.01, 0.02, 0.5]))
+    >>> method.codes(torch.tensor([-0.9, -0.01, 0.02, 0.5]), params).tolist()
+    [-1, 0, 0, 1]
+"""
 
 from __future__ import annotations
 

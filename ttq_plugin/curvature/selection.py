@@ -80,6 +80,15 @@ def generate_config(
 
     Raises:
         InputError: as in `layer_traces` and `select`; what can be known before the traces is said before.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import generate_config
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> batch = torch.randn(64, 16), torch.randint(4, (64,))
+        >>> chosen = generate_config(model, torch.nn.functional.cross_entropy, [batch], budget=0.5, max_probes=4)
+        >>> chosen.layers, chosen.config_list[0]["op_names"], chosen.share >= 0.5
+        (('0',), ['0'], True)
     """  # noqa: DOC502 - raised by what it calls
     wish = as_budget(budget)
     if traces is None:

@@ -221,6 +221,27 @@ def compress_chain(
 
     Raises:
         InputError: if neither limit is given; see ``QuantizerChain`` for the rest.
+
+    Example:
+        >>> import nni
+        >>> import torch
+        >>> from nni.compression.utils import TorchEvaluator
+        >>> from ttq_plugin import compress_chain
+        >>> from ttq_plugin.curvature.plan import build_chain
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> x, y = torch.randn(64, 16), torch.randint(4, (64,))
+        >>> def step(batch, model):
+        ...     return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        >>> def train(model, optimizer, step, scheduler=None, max_steps=None, max_epochs=None):
+        ...     for _ in range(max_epochs):
+        ...         optimizer.zero_grad()
+        ...         step((x, y), model).backward()
+        ...         optimizer.step()
+        >>> evaluator = TorchEvaluator(train, nni.trace(torch.optim.Adam)(model.parameters(), lr=1e-3), step)
+        >>> links = build_chain({8: ["0"]}, {"pttq": ["2"]}, {})  # or generate_config(...).chain
+        >>> done = compress_chain(model, links, evaluator, max_epochs=2)
+        >>> done.layers, done.widths, len(done.model[2].weight.unique())
+        (('0', '2'), {'0': 8}, 3)
     """
     if max_steps is None and max_epochs is None:
         raise InputError("compress_chain needs max_steps or max_epochs, got neither.")

@@ -208,19 +208,49 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
 
 
 class TTQPruner(TernaryPruner):
-    """Prunes what TTQ sets to zero: ``|w| <= t max|w|``."""
+    """Prunes what TTQ sets to zero: ``|w| <= t max|w|``.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import TTQPruner
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> pruner = TTQPruner(model, [{"op_names": ["0"], "sparse_ratio": 0.5}], evaluator=None)
+        >>> _, masks = pruner.compress()  # at once; with max_epochs it trains
+        >>> masks["0"]["weight"].mean()
+        tensor(0.5000)
+    """
 
     method_name = "ttq"
 
 
 class ATTQPruner(TernaryPruner):
-    """Prunes what aTTQ sets to zero: ``mu + t_min sigma <= w <= mu + t_max sigma``."""
+    """Prunes what aTTQ sets to zero: ``mu + t_min sigma <= w <= mu + t_max sigma``.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import ATTQPruner
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> pruner = ATTQPruner(model, [{"op_names": ["0"], "sparse_ratio": 0.5}], evaluator=None)
+        >>> _, masks = pruner.compress()  # at once; with max_epochs it trains
+        >>> masks["0"]["weight"].mean()
+        tensor(0.5000)
+    """
 
     method_name = "attq"
 
 
 class PTTQPruner(TernaryPruner):
-    """Prunes what pTTQ sets to zero, and learns its thresholds while training."""
+    """Prunes what pTTQ sets to zero, and learns its thresholds while training.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import PTTQPruner
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> pruner = PTTQPruner(model, [{"op_names": ["0"], "sparse_ratio": 0.5}], evaluator=None)
+        >>> _, masks = pruner.compress()  # at once; with max_epochs it trains
+        >>> masks["0"]["weight"].mean()
+        tensor(0.5000)
+    """
 
     method_name = "pttq"
 

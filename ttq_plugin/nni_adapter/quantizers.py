@@ -107,31 +107,76 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 
 
 class TTQQuantizer(TernaryQuantizer):
-    """Trained ternary quantization (Zhu et al. 2017): thresholds at ``t max|w|``; option ``t`` in (0, 1)."""
+    """Trained ternary quantization (Zhu et al. 2017): thresholds at ``t max|w|``; option ``t`` in (0, 1).
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import TTQQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> quantizer = TTQQuantizer(model, [{"op_names": ["0"]}], evaluator=None)  # an evaluator, to train
+        >>> len(quantizer.export_model()[0].weight.unique())
+        3
+    """
 
     method_name = "ttq"
 
 
 class ATTQQuantizer(TernaryQuantizer):
-    """Asymmetric TTQ (Vindas et al.): thresholds at ``mu + t_min sigma`` and ``mu + t_max sigma``."""
+    """Asymmetric TTQ (Vindas et al.): thresholds at ``mu + t_min sigma`` and ``mu + t_max sigma``.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import ATTQQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> quantizer = ATTQQuantizer(model, [{"op_names": ["0"]}], evaluator=None)  # an evaluator, to train
+        >>> len(quantizer.export_model()[0].weight.unique())
+        3
+    """
 
     method_name = "attq"
 
 
 class PTTQQuantizer(TernaryQuantizer):
-    """Trainable pruned TTQ (Vindas et al. 2024): ``|mu + t sigma|``, with t_min, t_max learned by the chain rule."""
+    """Trainable pruned TTQ (Vindas et al. 2024): ``|mu + t sigma|``, with t_min, t_max learned by the chain rule.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import PTTQQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> quantizer = PTTQQuantizer(model, [{"op_names": ["0"]}], evaluator=None)  # an evaluator, to train
+        >>> len(quantizer.export_model()[0].weight.unique())
+        3
+    """
 
     method_name = "pttq"
 
 
 class TWNQuantizer(TernaryQuantizer):
-    """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|``, one scale, nothing learned but weights."""
+    """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|``, one scale, nothing learned but weights.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import TWNQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> quantizer = TWNQuantizer(model, [{"op_names": ["0"]}], evaluator=None)  # an evaluator, to train
+        >>> len(quantizer.export_model()[0].weight.unique())
+        3
+    """
 
     method_name = "twn"
 
 
 class BinaryQuantizer(TernaryQuantizer):
-    """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros."""
+    """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import BinaryQuantizer
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
+        >>> quantizer = BinaryQuantizer(model, [{"op_names": ["0"]}], evaluator=None)  # an evaluator, to train
+        >>> len(quantizer.export_model()[0].weight.unique())
+        2
+    """
 
     method_name = "dorefa"
 

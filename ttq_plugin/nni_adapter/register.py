@@ -42,6 +42,13 @@ def register() -> None:
     Afterwards NNI finds the methods when a wrapped layer is called, its evaluators say what they miss, its own
     quantizers tell both scales of a ternary weight that they joined, and the plugin's classes stand in
     ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look compressors up by name.
+
+    Example:
+        >>> import ttq_plugin
+        >>> ttq_plugin.register()
+        >>> from nni.compression.quantization import PTTQQuantizer
+        >>> PTTQQuantizer is ttq_plugin.PTTQQuantizer
+        True
     """
     nni_apply.quant_apply_methods[APPLY_METHOD] = apply_ternary
     repair_evaluators()

@@ -67,6 +67,13 @@ def ternarize(
 
     Raises:
         InputError: for a module, weight, method or option that cannot work; the model is left as it was.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import ternarize
+        >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="twn")
+        >>> len(model[0].weight.unique())
+        3
     """
     chosen = (get_method(method) if isinstance(method, str) else method).configure(**options)
     found = select_matrices(model, layers)
@@ -116,6 +123,15 @@ def parameter_groups(
 
     Raises:
         InputError: for a learning rate that is negative or no number.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import parameter_groups, ternarize
+        >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
+        >>> groups = parameter_groups(model, lr_scale=1e-3, lr_threshold=1e-4)
+        >>> [group.get("lr") for group in groups]
+        [None, 0.001, 0.0001]
+        >>> optimizer = torch.optim.Adam(groups, lr=1e-2)
     """
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
     if lr_threshold == "auto":
@@ -146,6 +162,15 @@ def project_(model: nn.Module) -> None:
 
     Raises:
         InputError: if zeros are prescribed, and the model is sharded.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import parameter_groups, project_, ternarize
+        >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
+        >>> optimizer = torch.optim.SGD(parameter_groups(model), lr=0.1)
+        >>> model(torch.ones(2, 16)).sum().backward()
+        >>> optimizer.step()
+        >>> project_(model)
     """  # noqa: DOC502 - raised by what it calls
     courses = {}
     for state in states(model):
@@ -172,6 +197,14 @@ def bake(model: nn.Module) -> nn.Module:
     Raises:
         InputError: if no layer is ternary, one has further parametrizations, the model is sharded, or it is only a part
             of the model that a share of zeros was prescribed for.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import bake, ternarize
+        >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
+        >>> plain = bake(model)
+        >>> list(plain.state_dict()), len(plain[0].weight.unique())
+        (['0.weight', '0.bias'], 3)
     """
     model = getattr(model, "_orig_mod", model)
     check_detachable(model)

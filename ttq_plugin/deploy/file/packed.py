@@ -80,6 +80,13 @@ def save_packed(
 
     Raises:
         InputError: for an unknown task or ``rest``, a tensor that cannot be kept, or a place that cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import bake, save_packed, ternarize
+        >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))
+        >>> save_packed(model, "small.safetensors", method="twn").nbytes < 64 * 64 * 4 / 4  # a quarter of float32
+        True
     """
     from ttq_plugin.tasks import check_task
 
@@ -128,6 +135,15 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     Raises:
         InputError: if the file is missing, foreign, of another version, damaged, of another architecture, or names no
             built-in task where one is needed; the model is then unchanged.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import bake, load_packed, save_packed, ternarize
+        >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))
+        >>> _ = save_packed(model, "small.safetensors")
+        >>> twin = load_packed("small.safetensors", torch.nn.Sequential(torch.nn.Linear(64, 64)))
+        >>> torch.equal(twin[0].weight, model[0].weight)
+        True
     """
     path = Path(path)
     info = packed_info(path)
@@ -162,6 +178,14 @@ def packed_info(path: Path | str) -> PackedInfo:
 
     Raises:
         InputError: if the file is missing, foreign, of another version, or damaged.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import bake, packed_info, save_packed, ternarize
+        >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))
+        >>> _ = save_packed(model, "small.safetensors", method="twn", more={"note": "an example"})
+        >>> packed_info("small.safetensors").method
+        'twn'
     """
     path = Path(path)
     content, stored = container.read(path)

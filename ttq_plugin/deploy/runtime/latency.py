@@ -20,6 +20,13 @@ def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
 
     Returns:
         Seconds.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import latency
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU()).eval()
+        >>> 0 < latency(model, torch.randn(1, 16), turns=3) < 1
+        True
     """
     runtime = TernaryRuntime(model, example_input, onnxruntime=False)
     runtime(example_input)

@@ -74,6 +74,15 @@ class TernaryRuntime:
 
     Raises:
         InputError: if the model is in training mode, does not take the example, or has no such layer.
+
+    Example:
+        >>> import torch
+        >>> from ttq_plugin import TernaryRuntime
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU()).eval()
+        >>> x = torch.randn(4, 16)
+        >>> runtime = TernaryRuntime(model, x, onnxruntime=False)
+        >>> torch.allclose(runtime(x), model(x), atol=1e-5)
+        True
     """
 
     def __init__(
