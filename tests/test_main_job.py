@@ -28,7 +28,7 @@ from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tracking import Store
 from ttq_plugin.tracking.ui import start, stop, wait_ready
-from ttq_plugin.trial.run import run as trial_code
+from ttq_plugin.trial import run as trial_code
 
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
 

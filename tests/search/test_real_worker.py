@@ -14,7 +14,7 @@ from services import wait_until
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.study.study import load_study
-from ttq_plugin.trial.run import run as trial_code
+from ttq_plugin.trial import run as trial_code
 
 SPACE = """
 task: mnist-cnn
