@@ -19,8 +19,8 @@ START = 0.5
 RISING = 0.6
 """The part of the training's steps over which the share rises."""
 
-EVERY = 10
-"""Steps between two shifts of the thresholds."""
+EVERY, SHIFTS = 10, 100
+"""Steps between two shifts of the thresholds at least, and how many shifts a long training has."""
 
 STEPS = 1000
 """The length of a training of which nothing is known."""
@@ -98,7 +98,8 @@ class Course:
         """
         done, length = self._read()
         self._write(done + 1, length)
-        if done % EVERY == EVERY - 1:
+        every = max(EVERY, (length or STEPS) // SHIFTS)
+        if done % every == every - 1:
             move_to_share(members(), self.share)
 
     def settle(self, members: Sequence[Member], trained: bool = True) -> list[str]:
