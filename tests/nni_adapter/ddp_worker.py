@@ -14,7 +14,7 @@ from tests.nni_adapter.nets import Net, batches, config, training_step
 from ttq_plugin.nni_adapter import PTTQQuantizer
 
 
-def train(route: str, rank: int, world: int) -> dict:
+def train(route: str, rank: int, world: int, zeros: float | None = None) -> dict:
     """Train on this rank's share of each batch.
 
     Routes: ``nni`` passes a distributed model to the quantizer, ``loop`` distributes what NNI has wrapped in the
@@ -41,7 +41,8 @@ def train(route: str, rank: int, world: int) -> dict:
     optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=1e-2, momentum=0.9)
     prefix = "module." if route == "nni" else ""
     names = config(f"{prefix}conv1", f"{prefix}conv2")
-    quantizer = PTTQQuantizer(model, names, TorchEvaluator(loop, optimizer, training_step), lr_threshold=1e-2)
+    asked = {} if zeros is None else {"zeros": zeros, "zeros_steps": 8}
+    quantizer = PTTQQuantizer(model, names, TorchEvaluator(loop, optimizer, training_step), lr_threshold=1e-2, **asked)
     initial = {name: state.thresholds.detach().clone() for name, state in quantizer.states().items()}
     quantizer.compress(None, 2)
     states = {
@@ -54,7 +55,9 @@ def train(route: str, rank: int, world: int) -> dict:
 def main(rank: str, world: str, rendezvous: str, result: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=int(rank), world_size=int(world))
-    torch.save({route: train(route, int(rank), int(world)) for route in ("nni", "loop")}, result)
+    found = {route: train(route, int(rank), int(world)) for route in ("nni", "loop")}
+    found["zeros"] = train("nni", int(rank), int(world), zeros=0.75)
+    torch.save(found, result)
     dist.destroy_process_group()
 
 

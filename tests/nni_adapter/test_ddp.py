@@ -54,3 +54,13 @@ def test_both_ranks_learn_the_same(ranks, route):
     for key, value in one["exported"].items():
         assert torch.equal(value, two["exported"][key])
     assert list(one["exported"]) == list(alone["exported"]), "the export is not distributed"
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_both_ranks_have_the_share_of_zeros_that_was_asked_for(ranks):
+    one, two = (results["zeros"]["exported"] for results in ranks)
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), f"{name} differs between the ranks"
+    weights = [one[f"{name}.weight"] for name in ("conv1", "conv2")]
+    assert sum(int((w == 0).sum()) for w in weights) == round(0.75 * sum(w.numel() for w in weights))
+    assert all(len(w.unique()) == 3 for w in weights)

@@ -15,7 +15,6 @@ from torch import nn
 from tests.nni_adapter import test_attached as attached
 from tests.nni_adapter import test_evaluators as evaluators
 from tests.nni_adapter.nets import Net, batches, config, make_evaluator, training_step
-from tests.nni_adapter.test_ddp import ddp_worker
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter import (
     ATTQQuantizer,
@@ -217,18 +216,6 @@ def test_a_chain_has_it_with_and_without_layers_that_nni_cannot_wrap(names):
     assert len(codes) == len(states)
     zeros, size = sum(int((c == 0).sum()) for c in codes), sum(c.numel() for c in codes)
     assert abs(zeros - 0.8 * size) <= 1
-
-
-def test_both_ranks_of_a_distributed_training_have_it(tmp_path, monkeypatch):
-    plain = ddp_worker.PTTQQuantizer
-
-    def prescribed(model, names, evaluator, lr_threshold):
-        return plain(model, names, evaluator, lr_threshold=lr_threshold, zeros=0.75, zeros_steps=8)
-
-    # One process: two ranks are compared in test_ddp, whose worker trains this too.
-    monkeypatch.setattr(ddp_worker, "PTTQQuantizer", prescribed)
-    result = ddp_worker.train("whole", 0, 1)["exported"]
-    assert sum(int((result[f"{name}.weight"] == 0).sum()) for name in ("conv1", "conv2")) == round(0.75 * 324)
 
 
 def test_two_optimisers_count_one_step_each():
