@@ -1,4 +1,4 @@
-"""NNI's pruners, but slim, beside PTTQQuantizer on one layer: their sparsity stays through training and export."""
+"""NNI's pruners beside PTTQQuantizer on one layer: their sparsity stays through to the export; Slim is refused."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from nni.compression.pruning import (
     LevelPruner,
     LinearPruner,
     MovementPruner,
+    SlimPruner,
     TaylorPruner,
 )
 
-from tests.nni_adapter.test_fusion import SPARSE, X, net, outputs, ternary
+from tests.nni_adapter.nets import make_evaluator
+from tests.nni_adapter.test_fusion import SPARSE, TERNARY, X, net, outputs, ternary
 from ttq_plugin import measure
+from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter import PTTQQuantizer
 
 
 def trained(pruner_class, **options):
@@ -69,3 +73,49 @@ def test_pruned_weights_stay_zero_in_the_ternary_export_and_in_the_report(name):
     assert torch.equal(outputs(model), outputs(exported))
     row = next(row for row in measure(plain, exported, X, quantizer.states()).selected if row.name == "conv2")
     assert row.nonzeros == int((weight != 0).sum()) <= int((~pruned).sum())
+
+
+SLIM = (
+    "a ternary weight needs a pruner whose masks are zeros and ones, got SlimPruner, whose learned factors scale the "
+    "weight of 'conv2'; use another pruner, such as TaylorPruner, or take the layer out of one of the two config lists."
+)
+
+
+def assert_untouched(model, compressor, before):
+    assert compressor._is_wrapped and {k: id(p) for k, p in model.named_parameters()} == before
+
+
+TYPE = [{"op_types": ["Conv2d"], "exclude_op_names": ["conv1"], "sparse_ratio": 0.5}]
+
+
+@pytest.mark.parametrize("config", [SPARSE, TYPE], ids=["name", "type"])
+def test_slim_s_factors_may_not_join_a_ternary_weight(config):
+    model = net()
+    quantizer = ternary(model)
+    before = {k: id(p) for k, p in model.named_parameters()}
+    with pytest.raises(InputError) as caught:
+        SlimPruner.from_compressor(quantizer, config, training_steps=2)
+    assert str(caught.value) == SLIM
+    assert_untouched(model, quantizer, before)
+    quantizer.compress(None, 1)
+    assert len(quantizer.export_model().conv2.weight.unique()) == 3
+
+
+def test_a_ternary_quantizer_may_not_join_slim_s_factors():
+    model = net()
+    pruner = SlimPruner(model, SPARSE, make_evaluator(model), training_steps=2)
+    before = {k: id(p) for k, p in model.named_parameters()}
+    with pytest.raises(InputError) as caught:
+        PTTQQuantizer.from_compressor(pruner, TERNARY)
+    assert str(caught.value) == SLIM
+    assert_untouched(model, pruner, before)
+
+
+def test_slim_prunes_a_layer_that_is_not_ternary():
+    quantizer = ternary(net())
+    pruner = SlimPruner.from_compressor(quantizer, [{"op_names": ["fc"], "sparse_ratio": 0.5}], training_steps=2)
+    _, masks = pruner.compress(None, 2)
+    assert (masks["fc"]["weight"] == 0).any()
+    exported = quantizer.export_model()
+    assert (exported.fc.weight[masks["fc"]["weight"] == 0] == 0).all()
+    assert all(len(layer.weight.unique()) == 3 for layer in (exported.conv1, exported.conv2))

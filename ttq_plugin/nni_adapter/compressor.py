@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from nni.compression.base.compressor import Compressor
@@ -16,6 +16,7 @@ from ttq_plugin.core.model.attach import check_rate, default_rate
 from ttq_plugin.core.model.layers import channel_of, check_layers
 from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.beside import check_free
 from ttq_plugin.nni_adapter.export import effective
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
 from ttq_plugin.nni_adapter.layers.folding import latent
@@ -86,7 +87,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         configs = self._configs(model, config_list)
         _check_unwrapped(model)
         initial = self._initial(model, configs)
-        _check_free(initial, existed_wrappers or {}, self.mode)
+        check_free(initial, existed_wrappers or {}, self.mode)
         if evaluator is not None:
             if not evaluator._initialization_complete:
                 evaluator._init_optimizer_helpers(model)
@@ -288,17 +289,6 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
 
 def _nothing() -> None:
     """Nobody is called after each epoch."""
-
-
-def _check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:
-    """NNI would leave the weight to the first of two compressors of a kind, without a word to the second."""
-    for name in names:
-        wrapper = existed_wrappers.get(name)
-        if wrapper is not None and "weight" in getattr(wrapper, f"{mode}_target_spaces"):
-            raise InputError(
-                f"the weight of {name!r} is already in the hands of another compressor ({mode}); take it out of one of "
-                "the two config lists."
-            )
 
 
 def _check_unwrapped(model: nn.Module) -> None:

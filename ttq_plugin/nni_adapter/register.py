@@ -11,6 +11,7 @@ from nni.compression.base import apply_method as nni_apply
 from nni.compression.base.compressor import Quantizer
 from torch import Tensor
 
+from ttq_plugin.nni_adapter.beside import keep_factors_away
 from ttq_plugin.nni_adapter.layers.folding import latent
 from ttq_plugin.nni_adapter.training.calibration import read_calibration, ternary_entry
 from ttq_plugin.nni_adapter.training.evaluators import repair_evaluators
@@ -52,6 +53,7 @@ def register() -> None:
     """
     nni_apply.quant_apply_methods[APPLY_METHOD] = apply_ternary
     repair_evaluators()
+    keep_factors_away()
     if not hasattr(Quantizer.get_calibration_config, "__wrapped__"):
         Quantizer.get_calibration_config = _with_both_scales(Quantizer.get_calibration_config)
         Quantizer.update_calibration_config = _loading_both_scales(Quantizer.update_calibration_config)

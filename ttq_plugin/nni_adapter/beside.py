@@ -1,0 +1,78 @@
+"""What a ternary weight can have beside it: other compressors of the same layer, joined by ``from_compressor``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from nni.compression.base.compressor import Compressor
+from nni.compression.base.config import select_modules_by_config, trans_legacy_config_list
+from nni.compression.base.wrapper import ModuleWrapper
+from nni.compression.pruning import SlimPruner
+from torch import nn
+
+from ttq_plugin.errors import InputError
+
+_FACTORS = "slim_mul"
+"""NNI's name for a mask that is multiplied by learned factors."""
+
+
+def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:
+    """Refuse weights that earlier compressors have, or scale.
+
+    Args:
+        names: the layers whose weights a ternary compressor is to have.
+        existed_wrappers: NNI's wrappers of the compressors that it joins.
+        mode: ``quantization`` or ``pruning``.
+
+    Raises:
+        InputError: for a weight of another compressor of this kind: NNI would leave it to the first without a word to
+            the second; and for one with SlimPruner's factors.
+    """
+    for name in names:
+        wrapper = existed_wrappers.get(name)
+        if wrapper is not None and "weight" in getattr(wrapper, f"{mode}_target_spaces"):
+            raise InputError(
+                f"the weight of {name!r} is already in the hands of another compressor ({mode}); take it out of one of "
+                "the two config lists."
+            )
+        space = None if wrapper is None else wrapper.pruning_target_spaces.get("weight")
+        if space is not None and space.apply_method == _FACTORS:
+            raise InputError(_factors(name))
+
+
+def keep_factors_away() -> None:
+    """Make SlimPruner refuse to join a ternary weight: its factors would leave more than three values."""
+    original = SlimPruner.from_compressor.__func__
+    if not hasattr(original, "__wrapped__"):
+        SlimPruner.from_compressor = classmethod(_refusing_ternary(original))
+
+
+def _refusing_ternary(original: Any) -> Any:
+    @functools.wraps(original)
+    def from_compressor(
+        cls: type, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any
+    ) -> Any:
+        ternary = {name for name, wrapper in compressor._module_wrappers.items() if hasattr(wrapper, "ternary")}
+        for config in trans_legacy_config_list(deepcopy(new_config_list)):
+            if "weight" in config.get("target_names", ["weight"]):
+                for name in _selected(compressor.bound_model, config):
+                    if name in ternary:
+                        raise InputError(_factors(name))
+        return original(cls, compressor, new_config_list, *args, **kwargs)
+
+    return from_compressor
+
+
+def _selected(model: nn.Module, config: dict[str, Any]) -> list[str]:
+    return list(select_modules_by_config(model, config)[0])
+
+
+def _factors(name: str) -> str:
+    return (
+        f"a ternary weight needs a pruner whose masks are zeros and ones, got SlimPruner, whose learned factors scale "
+        f"the weight of {name!r}; use another pruner, such as TaylorPruner, or take the layer out of one of the two "
+        "config lists."
+    )
