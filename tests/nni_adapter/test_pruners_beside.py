@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def test_pruned_weights_stay_zero_in_the_ternary_export_and_in_the_report(name):
     model, masks = WAYS[name](quantizer).compress(None, 2)
     pruned = masks["conv2"]["weight"] == 0
     assert pruned.float().mean() == pytest.approx(0.5, abs=0.01)
-    exported = quantizer.export_model()
+    with warnings.catch_warnings(action="error"):
+        exported = quantizer.export_model()
     weight = exported.conv2.weight
     assert (weight[pruned] == 0).all() and len(weight[~pruned].unique()) in (2, 3)
     positive, negative = quantizer.states()["conv2"].scales.tolist()
@@ -73,6 +75,43 @@ def test_pruned_weights_stay_zero_in_the_ternary_export_and_in_the_report(name):
     assert torch.equal(outputs(model), outputs(exported))
     row = next(row for row in measure(plain, exported, X, quantizer.states()).selected if row.name == "conv2")
     assert row.nonzeros == int((weight != 0).sum()) <= int((~pruned).sum())
+
+
+EMPTY = (
+    "a sparse_ratio is asked for 'conv2', and no mask was made, so nothing is pruned there; NNI's level, L1, L2 and "
+    "FPGM pruners make none in a joint training: put AGPPruner or LinearPruner around them, or call "
+    "update_masks(generate_masks()) of the pruner before compress."
+)
+
+
+@pytest.mark.parametrize("pruner_class", [LevelPruner, L1NormPruner, L2NormPruner, FPGMPruner])
+def test_a_pruner_that_never_made_its_mask_is_told_at_the_export(pruner_class):
+    quantizer = ternary(net())
+    _, masks = pruner_class.from_compressor(quantizer, SPARSE).compress(None, 1)
+    assert masks["conv2"]["weight"].all()
+    with pytest.warns(UserWarning) as caught:
+        quantizer.export_model()
+    assert [str(warning.message) for warning in caught] == [EMPTY]
+
+
+@pytest.mark.parametrize("pruner_class", [LevelPruner, L1NormPruner, L2NormPruner, FPGMPruner])
+def test_agp_around_a_pruner_makes_its_mask(pruner_class):
+    quantizer = ternary(net())
+    pruner = AGPPruner(pruner_class.from_compressor(quantizer, SPARSE), interval_steps=2, total_times=2)
+    _, masks = pruner.compress(None, 2)
+    pruned = masks["conv2"]["weight"] == 0
+    assert pruned.float().mean() == pytest.approx(0.5, abs=0.01)
+    with warnings.catch_warnings(action="error"):
+        assert (quantizer.export_model().conv2.weight[pruned] == 0).all()
+
+
+def test_a_quantizer_that_joins_such_a_pruner_tells_it_too():
+    model = net()
+    quantizer = PTTQQuantizer.from_compressor(LevelPruner(model, SPARSE, make_evaluator(model)), TERNARY)
+    quantizer.compress(None, 1)
+    with pytest.warns(UserWarning) as caught:
+        quantizer.export_model()
+    assert [str(warning.message) for warning in caught] == [EMPTY]
 
 
 SLIM = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -41,6 +42,27 @@ def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrappe
         space = None if wrapper is None else wrapper.pruning_target_spaces.get("weight")
         if space is not None and space.apply_method == _FACTORS:
             raise InputError(_factors(name))
+
+
+def warn_of_empty_masks(wrappers: Iterable[ModuleWrapper]) -> None:
+    """Warn of layers whose pruner was asked for zeros and has masked nothing.
+
+    Args:
+        wrappers: NNI's, after a training.
+    """
+    empty = [wrapper.name for wrapper in wrappers if _is_empty(wrapper)]
+    if empty:
+        warnings.warn(
+            f"a sparse_ratio is asked for {', '.join(map(repr, empty))}, and no mask was made, so nothing is pruned "
+            "there; NNI's level, L1, L2 and FPGM pruners make none in a joint training: put AGPPruner or LinearPruner "
+            "around them, or call update_masks(generate_masks()) of the pruner before compress.",
+            stacklevel=3,
+        )
+
+
+def _is_empty(wrapper: ModuleWrapper) -> bool:
+    asked = [space for space in wrapper.pruning_target_spaces.values() if space.sparse_ratio]
+    return bool(asked) and all(space.mask is None or bool((space.mask == 1).all()) for space in asked)
 
 
 def keep_factors_away() -> None:

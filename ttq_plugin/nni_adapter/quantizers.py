@@ -11,6 +11,7 @@ from nni.compression.base.wrapper import ModuleWrapper
 from torch import nn
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.nni_adapter.beside import warn_of_empty_masks
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import weight_config
 from ttq_plugin.nni_adapter.export import plain_copy
@@ -99,10 +100,14 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 
         Returns:
             A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model; see ``plain_copy`` for
-            what other compressors leave in it. A layer with NaN or infinity is warned of.
+            what other compressors leave in it. A layer with NaN or infinity is warned of, and so is a pruner that
+            joined and pruned nothing.
         """
         if model is None:
             self._monitor.warn_of_damage()
+        if model is None and self.steps:
+            active = {n: m._nni_wrapper for n, m in self.bound_model.named_modules() if "_nni_wrapper" in m._modules}
+            warn_of_empty_masks({**self._module_wrappers, **active}.values())
         return plain_copy(self.bound_model if model is None else model, self._module_wrappers, self._parameter_order)
 
 
