@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 
@@ -248,3 +249,9 @@ def test_mathematics_knows_no_framework(package):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_can_be_pickled(name):
+    """A wrapped model carries its method, so that a lambda in any of its rules would lose the user's model."""
+    assert pickle.loads(pickle.dumps(METHODS[name])) == METHODS[name]

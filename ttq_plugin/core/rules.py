@@ -237,6 +237,29 @@ def one_sigma(s: Statistics) -> Value:
     return s.moments[1]
 
 
+# Functions with names, here and below: a wrapped model is pickled with its method, and a lambda cannot be.
+
+
+def largest(s: Statistics) -> Value:
+    """The largest absolute weight."""
+    return s.absmax
+
+
+def one_each(s: Statistics) -> tuple[Value, ...]:
+    """A single number grows by as much as the distances do."""
+    return (1.0,)
+
+
+def one_each_twice(s: Statistics) -> tuple[Value, ...]:
+    """Both numbers grow by as much as the distances do."""
+    return 1.0, 1.0
+
+
+def apart(s: Statistics) -> tuple[Value, ...]:
+    """The lower threshold's number falls as the upper one's grows."""
+    return -1.0, 1.0
+
+
 def no_distance(s: Statistics) -> Pair:
     """Thresholds that can come down to zero."""
     zero = s.absmax * 0.0
@@ -293,7 +316,7 @@ MAX_FRACTION = ThresholdRule(
     invert=invert_max_fraction,
     check=_check_ttq,
     native=0,
-    shift=Shift(max_fraction, lambda s: s.absmax, no_distance, lambda s: (1.0,)),
+    shift=Shift(max_fraction, largest, no_distance, one_each),
 )
 SIGNED_MOMENTS = ThresholdRule(
     names=("t_min", "t_max"),
@@ -301,7 +324,7 @@ SIGNED_MOMENTS = ThresholdRule(
     invert=invert_signed_moments,
     check=_check_attq,
     native=1,
-    shift=Shift(signed_moments, one_sigma, lowest_signed_moments, lambda s: (-1.0, 1.0)),
+    shift=Shift(signed_moments, one_sigma, lowest_signed_moments, apart),
 )
 ABSOLUTE_MOMENTS = ThresholdRule(
     names=("t_min", "t_max"),
@@ -310,7 +333,7 @@ ABSOLUTE_MOMENTS = ThresholdRule(
     check=_check_pttq,
     pull_back=pull_back_absolute_moments,
     native=2,
-    shift=Shift(unfolded_moments, one_sigma, lowest_absolute_moments, lambda s: (1.0, 1.0)),
+    shift=Shift(unfolded_moments, one_sigma, lowest_absolute_moments, one_each_twice),
 )
 
 

@@ -17,6 +17,7 @@ from ttq_plugin.core.rules import (
     invert_absolute_moments,
     lowest_absolute_moments,
     no_distance,
+    one_each,
     one_sigma,
     unfolded_moments,
 )
@@ -62,6 +63,21 @@ def tied(s: Statistics, t: tuple[Value, ...]) -> Pair:
     return distance, distance
 
 
+def unfolded_tied(s: Statistics, t: tuple[Value, ...]) -> Pair:
+    """The same without the absolute value, ``mu + t sigma`` for both signs."""
+    return unfolded_moments(s, (t[0], t[0]))
+
+
+def mean_size(s: Statistics) -> Value:
+    """The mean absolute weight."""
+    return mean_fraction(s, (1.0,))[0]
+
+
+def sigma_twice(s: Statistics) -> tuple[Value, ...]:
+    """Both numbers are distances: they grow by a standard deviation a unit."""
+    return one_sigma(s), one_sigma(s)
+
+
 def invert_tied(s: Statistics, distances: Tensor) -> Tensor:
     """The one ``t`` at which the tied distance is the smaller of ``distances``; (2, *group) -> (1, *group)."""
     return invert_absolute_moments(s, distances).amin(dim=0, keepdim=True)
@@ -92,7 +108,7 @@ MEAN_FRACTION = ThresholdRule(
     distances=mean_fraction,
     invert=invert_mean_fraction,
     check=_check_positive,
-    shift=Shift(mean_fraction, lambda s: mean_fraction(s, (1.0,))[0], no_distance, lambda s: (1.0,)),
+    shift=Shift(mean_fraction, mean_size, no_distance, one_each),
 )
 NO_THRESHOLDS = ThresholdRule((), no_thresholds, _nothing, _check_positive)
 DIRECT = ThresholdRule(
@@ -103,7 +119,7 @@ DIRECT = ThresholdRule(
     pull_back=pull_back_direct,
     start=start_direct,
     native=3,
-    shift=Shift(direct, one_sigma, no_distance, lambda s: (one_sigma(s), one_sigma(s))),
+    shift=Shift(direct, one_sigma, no_distance, sigma_twice),
 )
 TIED = ThresholdRule(
     names=("t",),
@@ -112,5 +128,5 @@ TIED = ThresholdRule(
     check=_check_positive,
     pull_back=pull_back_tied,
     native=4,
-    shift=Shift(lambda s, t: unfolded_moments(s, (t[0], t[0])), one_sigma, lowest_absolute_moments, lambda s: (1.0,)),
+    shift=Shift(unfolded_tied, one_sigma, lowest_absolute_moments, one_each),
 )
