@@ -91,7 +91,7 @@ def search(tmp_path_factory, cache) -> Search:
     folder = tmp_path_factory.mktemp("search")
     space = folder / "space.yaml"
     space.write_text(SMALL_SPACE)
-    command = [sys.executable, "-m", "ttq_plugin.cli", "search", str(space), "--study", STUDY, "--workers", "2"]
+    command = [sys.executable, "-m", "ttq_plugin", "search", str(space), "--study", STUDY, "--workers", "2"]
     result = subprocess.run(
         [*command, "--cache", str(cache), "--json"], capture_output=True, text=True, cwd=folder, timeout=600
     )

@@ -14,7 +14,7 @@ from torch import nn
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.curvature.probing.cost import trace_bar
 from ttq_plugin.support.frames import is_users
-from ttq_plugin.support.progress import epoch_bar, progress
+from ttq_plugin.support.progress import epoch_bar, progress, stage, working
 from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial.defaults import defaults
@@ -98,7 +98,7 @@ def train(
         ('mcc', True)
     """  # noqa: DOC502 - raised by what it calls
     described = task if isinstance(task, Task) else get_task(task)
-    with progress(shown=show) as bars:
+    with progress(shown=show) as bars, stage(bars, f"full-precision model of {described.name}"):
         ready = prepare(
             described,
             seed=seed,
@@ -114,7 +114,10 @@ def train(
         )
     tested = None
     if test:
-        [tested] = score_on_test(described, [ready.model.cpu()], seed=seed, data=data, fingerprint=ready.fingerprint)
+        with working("test score", shown=show):
+            [tested] = score_on_test(
+                described, [ready.model.cpu()], seed=seed, data=data, fingerprint=ready.fingerprint
+            )
     return Trained(
         model=ready.model,
         metric=described.score.name,
@@ -178,7 +181,7 @@ def compress(
     else:
         options = {"seed": seed, "data": data, "cache": cache, "device": device, "weights": weights}
         ready = train(task, curvature=config_list is None and chain is None, show=show, **options).prepared  # type: ignore[arg-type]
-    with progress(shown=show) as bars:
+    with progress(shown=show) as bars, stage(bars, f"{method} compression"):
         on_epoch = epoch_bar(bars, f"{method} training", settings.epochs)
         return run(ready, settings, config_list=config_list, chain=chain, on_epoch=on_epoch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -32,7 +33,7 @@ EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 def cli() -> None:
     """Search, train and measure ternary compressions of a network.
 
-    Start with `ttq search`, then `ttq ui`.
+    Start with `ttq search`, then `ttq ui`. TTQ_DEBUG=1 in the environment prints whole tracebacks of errors.
     """
 
 
@@ -423,34 +424,55 @@ def main() -> None:
     """The console script: 0, 1 for what failed, 2 for what cannot be done as asked, 130 after Ctrl-C."""
     try:
         code = cli(standalone_mode=False)
-    except click.UsageError as error:
-        error.message = _shown(error.message)
-        error.show()
-        code = 2
-    except InputError as error:
-        click.echo(f"Error: {_shown(str(error))}", err=True)
-        code = 2
-    except Diverged as error:
-        click.echo(f"Error: {_shown(str(error))}; try smaller learning rates.", err=True)
-        code = 1
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        code = 130
     except SystemExit as error:
         if isinstance(error.code, str):
+            _debug(error)
             click.echo(_shown(error.code), err=True)
         code = 1 if isinstance(error.code, str) else error.code
-    except OSError as error:
-        where = f" ({str(error.filename)[:300]})" if error.filename else ""
-        click.echo(f"Error: {_shown(f'{error.strerror or error}{where}')}.", err=True)
-        code = 1
-    except Exception as error:
-        # Of the user's own code their line, not fifty of ours. A fault of this package is told in full, but not with a
-        # password that an address in it may have.
-        text = traceback.format_exc() if user_frame(error) is None else f"Error: {explain(error)}."
-        click.echo(_shown(text), err=True)
-        code = 1
+    except (Exception, KeyboardInterrupt) as error:
+        _debug(error)
+        code = _told(error)
     sys.exit(code)
+
+
+def _told(error: BaseException) -> int:
+    """Print what went wrong, in one sentence where that is enough; returns the exit code."""
+    match error:
+        case click.UsageError():
+            error.message = _shown(error.message)
+            error.show()
+            return 2
+        case InputError():
+            click.echo(f"Error: {_shown(str(error))}", err=True)
+            return 2
+        case Diverged():
+            click.echo(f"Error: {_shown(str(error))}; try smaller learning rates.", err=True)
+        case click.Abort() | KeyboardInterrupt():
+            click.echo("Interrupted.", err=True)
+            return 130
+        case _ if user_frame(error) is not None:  # of the user's own code their line, not fifty of ours
+            click.echo(_shown(f"Error: {explain(error)}."), err=True)
+        case OSError():
+            where = f" ({str(error.filename)[:300]})" if error.filename else ""
+            click.echo(f"Error: {_shown(f'{error.strerror or error}{where}')}.", err=True)
+        case _ if not _debugging():  # a fault of this package is told in full
+            click.echo(_shown("".join(traceback.format_exception(error))), err=True)
+    return 1
+
+
+def _debug(error: BaseException) -> None:
+    """Print the whole traceback where TTQ_DEBUG asks for it, with the errors that led to this one."""
+    if not _debugging():
+        return
+    earlier: BaseException | None = error
+    while earlier is not None and earlier.__suppress_context__:  # each is looked at once: it is cleared here
+        earlier.__suppress_context__ = False
+        earlier = earlier.__cause__ or earlier.__context__
+    click.echo(_shown("".join(traceback.format_exception(error))), err=True)
+
+
+def _debugging() -> bool:
+    return os.environ.get("TTQ_DEBUG", "") not in {"", "0"}
 
 
 def _shown(text: str) -> str:

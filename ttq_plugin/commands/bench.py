@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.parts.console import out as console
-from ttq_plugin.commands.parts.console import print_json, table
+from ttq_plugin.commands.parts.console import print_json, table, working
 from ttq_plugin.commands.parts.lines import to_see
 from ttq_plugin.commands.parts.model import Asked, find_model
 from ttq_plugin.commands.train import SIMULATED
@@ -51,7 +51,7 @@ def bench(
     file, name, source = find_model(asked)
     loaded = source.data()
     opened = open_store(store)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, working(f"measuring {name}"):
         options = {"batches": sorted(set(batches)), "seconds": seconds, "threads": threads}
         result = measure(source, file, Path(folder), **options)
     simulated = loaded is not None and loaded.simulated

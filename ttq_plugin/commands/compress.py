@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin import api
-from ttq_plugin.commands.parts.console import out, print_json
+from ttq_plugin.commands.parts.console import out, print_json, working
 from ttq_plugin.commands.train import SIMULATED, marked, print_parts, trained_model
 from ttq_plugin.curvature.plan import Link, chain_from_json, chain_to_json
 from ttq_plugin.deploy.file.packed import load_packed, save_packed
@@ -61,7 +61,8 @@ def compress(
         outcome = _written(target, rest, ready, settings, outcome, layers.get("chain"))
     model = outcome.model.cpu()
     both = [ready.model.cpu(), model]
-    full, test = score_on_test(task, both, seed=seed or 0, data=data, fingerprint=ready.fingerprint)
+    with working("test scores"):
+        full, test = score_on_test(task, both, seed=seed or 0, data=data, fingerprint=ready.fingerprint)
     metric, name = ready.task.score, ready.task.score.name
     verdict = not_inferior({0: test}, metric, margin_of(metric, margin)).get(0)
     scores = {f"{name}_fp32": ready.score, f"test_{name}": test.value, f"test_{name}_fp32": full.value}

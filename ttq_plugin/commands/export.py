@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ttq_plugin.commands.parts.console import out as console
-from ttq_plugin.commands.parts.console import print_json
+from ttq_plugin.commands.parts.console import print_json, working
 from ttq_plugin.commands.parts.model import Asked, find_model
 from ttq_plugin.deploy.bench.compared import Call, in_form, largest_difference, outputs_by
 from ttq_plugin.deploy.c99.export import export_c
@@ -69,26 +69,29 @@ def export(
     path = target or (file.with_name(file.stem + ENDINGS[to]) if trial is None else Path(found + ENDINGS[to]))
     if path == file:
         raise InputError(f"--out must name another place than the model, got {path}.")
-    result: dict[str, Any] = {}
-    if to == "mlflow":
-        if source.own:
-            save_model(source.model, path, example=source.example())
-        else:
-            save_model(source.model, path, source.task.name)
-    elif to == "c":
-        result = _c(source, path, name)
-    elif to == "c-int8":
-        result = _c_int8(source, path, name, samples)
-    elif to == "packed":
-        result = _packed(source, path)
-    else:
-        result = _onnx(source, to, path, samples)
+    with working(f"export to {to}"):
+        result = _written(source, to, path, name, samples)
     result = {"to": to, "path": str(path), "bytes": _bytes(path), "bytes_model": file.stat().st_size, **result}
     result |= {"task": source.task.name, "notes": [*source.notes, *result.get("notes", [])]}
     if as_json:
         print_json(result)
         return
     _print(result, source.task.score)
+
+
+def _written(source: Source, to: str, path: Path, name: str, samples: int) -> dict[str, Any]:
+    """Write the form; what is told of it beside its size."""
+    if to == "mlflow":
+        if source.own:
+            save_model(source.model, path, example=source.example())
+        else:
+            save_model(source.model, path, source.task.name)
+        return {}
+    if to == "c":
+        return _c(source, path, name)
+    if to == "c-int8":
+        return _c_int8(source, path, name, samples)
+    return _packed(source, path) if to == "packed" else _onnx(source, to, path, samples)
 
 
 def _c(source: Source, path: Path, name: str) -> dict[str, Any]:

@@ -9,10 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.quiet import silenced
 from ttq_plugin.tasks import check_task
 
 STORE = "mlflow_runs"
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.with_resource(silenced(value))
 
 
 def common(command: F) -> F:
@@ -20,6 +25,9 @@ def common(command: F) -> F:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."),
         click.option("--device", default="cpu", show_default=True, help="Torch's name of the device to compute on."),
+        click.option(
+            "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="Show no progress on standard error."
+        ),
         click.option("--seed", type=click.IntRange(0), default=None, help="Seed of splits and training  [default: 0]"),
     ):
         command = option(command)

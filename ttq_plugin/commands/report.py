@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.parts.console import err, out, print_json
+from ttq_plugin.commands.parts.console import err, out, print_json, working
 from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, hypervolume, is_higher, knee, upward
@@ -32,7 +32,8 @@ def report(
     device: str = "cpu",
 ) -> None:
     """Write the page, and say which member it recommends; ``device`` changes nothing here."""
-    result = write_report(study, store, storage, floor, path, seed=seed or 0)
+    with working("report"):
+        result = write_report(study, store, storage, floor, path, seed=seed or 0)
     if as_json:
         print_json(result)
         return

@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import Progress
 
 from ttq_plugin.commands.parts.confirm import confirm_all
-from ttq_plugin.commands.parts.console import err, print_json, progress
+from ttq_plugin.commands.parts.console import err, print_json, progress, working
 from ttq_plugin.commands.parts.front import finish, print_front
 from ttq_plugin.commands.parts.lines import store_words
 from ttq_plugin.commands.parts.watch import Watch
@@ -225,11 +225,12 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
     opened = _open(asked, space)
     watch, summary, confirmed = _run(opened, task)
     try:
-        result = watch.last(
-            lambda: finish(
-                watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves, asked.margin
+        with working("test scores and models of the front"):
+            result = watch.last(
+                lambda: finish(
+                    watch, summary, asked.data, asked.folder, opened.seed, confirmed, asked.epoch_curves, asked.margin
+                )
             )
-        )
     except store_faults() as error:
         raise Unrecorded(
             f"MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "

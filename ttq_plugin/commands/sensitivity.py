@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.parts.console import out as console
-from ttq_plugin.commands.parts.console import print_json, progress, table
+from ttq_plugin.commands.parts.console import print_json, progress, table, working
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
@@ -56,9 +56,9 @@ def sensitivity(
     _check(task, rules, tol, plot, out)
     ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
     traces = ready.traces if probes is None and tol is None else _traces(ready, probes, tol, seed or 0)
-    selection = select(
-        ready.model, traces, limit, methods=names, **vars(rules), example_input=ready.validation.head(1).x
-    )
+    with working("choice of layers"):
+        example = ready.validation.head(1).x
+        selection = select(ready.model, traces, limit, methods=names, **vars(rules), example_input=example)
     config = _config(selection, names)
     if out and not config:
         raise InputError("the budget is met in full precision, so there is nothing to write to --out; lower it.")

@@ -1,6 +1,9 @@
-"""What keeps libraries from calling home and from printing into our output."""
+"""What keeps libraries from calling home and from printing into our output, and our own progress on request."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -18,3 +21,28 @@ def quiet_mlflow() -> None:
     """To be called before MLflow is imported; what the user has set stays."""
     for name, value in MLFLOW.items():
         os.environ.setdefault(name, value)
+
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def is_quiet() -> bool:
+    """Whether progress is unwanted."""
+    return _QUIET.get()
+
+
+@contextmanager
+def silenced(quiet: bool = True) -> Iterator[None]:
+    """Show no progress within the block.
+
+    Args:
+        quiet: Whether progress is unwanted; False for progress even within another such block.
+
+    Yields:
+        Nothing.
+    """
+    token = _QUIET.set(quiet)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)

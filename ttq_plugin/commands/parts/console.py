@@ -13,9 +13,9 @@ from typing import Any
 from rich.table import Table
 
 from ttq_plugin.support.names import redact
-from ttq_plugin.support.progress import Plain, epoch_bar, err, progress, safe
+from ttq_plugin.support.progress import Plain, epoch_bar, err, progress, safe, working
 
-__all__ = ["epoch_bar", "err", "out", "percent", "print_json", "progress", "safe", "table"]
+__all__ = ["epoch_bar", "err", "out", "percent", "print_json", "progress", "safe", "table", "working"]
 
 
 # Rich cuts tables to 80 columns where it sees no terminal; a file or a pipe has no such edge.
