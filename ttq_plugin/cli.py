@@ -25,7 +25,17 @@ REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond"
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 
 
+class Program(click.Group):
+    """The group of commands; remembers the words that were typed, for messages that repeat them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words and parse them."""
+        ctx.meta[options.WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
 @click.group(
+    cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=f"TASK is one of {', '.join(TASKS)}; or module:attribute for a Task of your own.",
 )
@@ -407,7 +417,7 @@ def bench(**given: Any) -> None:
 
 
 @cli.command()
-@click.option("--store", default=options.STORE, show_default=True, help="MLflow folder.")
+@click.option("--store", default=options.STORE, show_default=True, envvar="TTQ_STORE", help="MLflow folder.")
 @click.option("--study", help="Open this study's front  [default: the latest one's]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)

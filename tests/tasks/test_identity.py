@@ -246,15 +246,23 @@ def test_from_the_cache_and_retrained(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_a_damaged_cache_is_told_and_trained_again_to_the_same_model(tmp_path, damage):
+def test_a_damaged_cache_is_refused_and_trained_again_to_the_same_model_when_asked(tmp_path, damage):
     data = load(None, 0)
     first = full_precision(task(), data, seed=0, cache=tmp_path)
     content = bytearray(first.path.read_bytes())
     content[-3] ^= 1
-    first.path.write_bytes({"flipped": content, "cut": content[:-8], "empty": b""}[damage])
-    again = full_precision(task(), data, seed=0, cache=tmp_path)
-    assert again.trained and again.origin.startswith("trained now: the cached model was damaged (")
-    assert equal(first.model, again.model) and not full_precision(task(), data, seed=0, cache=tmp_path).trained
+    damaged = bytes({"flipped": content, "cut": content[:-8], "empty": b""}[damage])
+    first.path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"^The cached full-precision model cannot be used: .*/own-seed0.*") as told:
+        full_precision(task(), data, seed=0, cache=tmp_path)
+    assert str(first.path) in str(told.value) and first.path.read_bytes() == damaged, "nothing is lost unasked"
+    assert str(told.value).endswith("Once it is deleted, or with --retrain, it is trained again.")
+    again = full_precision(task(), data, seed=0, cache=tmp_path, retrain=True)
+    assert (
+        again.trained
+        and equal(first.model, again.model)
+        and not full_precision(task(), data, seed=0, cache=tmp_path).trained
+    )
 
 
 def test_own_weights(tmp_path):

@@ -2,6 +2,7 @@
 
 import html
 import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -125,16 +126,26 @@ def test_a_terminal_gets_no_commands_and_no_passwords(capsys):
     assert "hunter2" not in found and "\x1b" not in found and "a\\x1b[2Jb at postgresql://me:***@host/name" in found
 
 
+POSTGRES_SHOWN = "postgresql://me:***@host/n"
+
+
 def test_printed_commands_are_read_back_by_a_shell():
     for name in (*NAMES, "it's", "a b", "$(reboot)"):
-        asked = SimpleNamespace(
-            store=f"{name} store", own_storage="sqlite:///o.db", space=f"{name}.yaml", changes={"only": [name]}
+        asked = search.Asked(
+            store=f"{name} store", space=f"{name}.yaml", methods=[name], data=Path(name or "x"), workers=1, seed=3
         )
         opened = search.Opened(asked, None, name, "postgresql://me:hunter2@host/n", "store", 0, [], 3)
         words = shlex.split(opened.again)
-        assert words[:5] == ["ttq", "search", f"{name}.yaml", "--resume", name]
-        assert words[5:9] == ["--method", name, "--store", f"{name} store"]
-        assert words[9:] == ["--storage", "postgresql://me:***@host/n"]
+        given = [*("--resume", name, "--method", name, "--store", f"{name} store"), "--storage", POSTGRES_SHOWN]
+        given += ["--workers", "1", "--data", str(Path(name or "x"))]
+        dashed = name.startswith("-")
+        assert words == [
+            "ttq",
+            "search",
+            *([] if dashed else [f"{name}.yaml"]),
+            *given,
+            *(["--", f"{name}.yaml"] if dashed else []),
+        ]
         command, link = to_see(f"{name} store", "#/experiments/1", name)
         assert shlex.split(command) == ["ttq", "ui", "--store", f"{name} store", "--study", name]
         assert link == "http://127.0.0.1:5000/#/experiments/1"

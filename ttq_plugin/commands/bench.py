@@ -9,7 +9,7 @@ from typing import Any
 
 from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json, table, working
-from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.model import Asked, find_model
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench.bench import bench as measure
@@ -47,7 +47,7 @@ def bench(
             "batch sizes, seconds and threads must be positive, got "
             f"{', '.join(map(str, batches))}; {seconds}; {threads}."
         )
-    asked = Asked(model, trial, task, store, storage, data, seed, ("ttq", "bench"))
+    asked = Asked(model, trial, task, store, storage, data, seed)
     file, name, source = find_model(asked)
     loaded = source.data()
     opened = open_store(store)
@@ -71,7 +71,8 @@ def bench(
     for words, path in (("picture", plot), ("numbers", out)):
         if path:
             console.print(f"{words}: {path}")
-    console.print(f"MLflow: {', then '.join(to_see(store, link))}")
+    for line in see(store, link):
+        console.print(line)
     if simulated:
         console.print(SIMULATED)
 

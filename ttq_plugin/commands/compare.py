@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ttq_plugin.commands.parts.console import err, out, print_json, table
-from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.report import default_storage, front_members, store_folder
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.space.space import Space
@@ -56,8 +56,8 @@ def compare(
         err.print("The studies have different seeds, hence different validation splits: scores differ by that too.")
     if path:
         out.print(f"picture: {path}")
-    for head, line in zip(("MLflow:  ", "         "), to_see(store, link), strict=False):
-        out.print(head + line)
+    for line in see(store, link):
+        out.print(line)
 
 
 def _common(spaces: dict[str, Space]) -> list[str]:

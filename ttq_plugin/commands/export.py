@@ -64,7 +64,7 @@ def export(
     """Export, check what was written where it can be run here, print sizes and differences."""
     if device != "cpu":
         raise InputError(f"--device must be cpu: what is exported runs there, got {device!r}.")
-    asked = Asked(model, trial, task, store, storage, data, seed, ("ttq", "export", "--to", to))
+    asked = Asked(model, trial, task, store, storage, data, seed)
     file, found, source = find_model(asked)
     path = target or (file.with_name(file.stem + ENDINGS[to]) if trial is None else Path(found + ENDINGS[to]))
     if path == file:

@@ -13,6 +13,10 @@ from ttq_plugin.support.quiet import silenced
 from ttq_plugin.tasks import check_task
 
 STORE = "mlflow_runs"
+
+WORDS = "ttq_plugin.words"
+"""Where a click context keeps the words that the user typed after `ttq`."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.parts.console import err, out, percent, print_json, progress
-from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.peers import peers
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
@@ -160,7 +160,8 @@ def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) ->
         words = "reached" if goal["reached"] else "NOT reached"
         out.print(f"{goal['row']}: {COLUMNS[goal['column']]} {goal['mean']:.2f}, goal {goal['goal']:.2f}: {words}")
     out.print(f"report: {', '.join(str(path) for path in files)}")
-    out.print(f"MLflow: {', then '.join(to_see(store, link))}")
+    for line in see(store, link):
+        out.print(line)
 
 
 def _beside(entry: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from ttq_plugin.commands.parts.confirm import confirm_all
 from ttq_plugin.commands.parts.console import err, print_json, progress, working
 from ttq_plugin.commands.parts.front import finish, print_front
-from ttq_plugin.commands.parts.lines import store_words
+from ttq_plugin.commands.parts.lines import command, storage_words, store_words
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.report import default_storage, store_folder
 from ttq_plugin.commands.train import marked, trained_model
@@ -30,7 +30,7 @@ from ttq_plugin.search.space.stopping import GiveUp
 from ttq_plugin.search.study.check import check_study
 from ttq_plugin.search.study.storage import HEARTBEAT
 from ttq_plugin.search.study.warm import starts
-from ttq_plugin.support.names import file_name, redact, shell
+from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
@@ -118,6 +118,15 @@ class Asked:
         return {key: value for key, value in given.items() if value not in (None, [], {})}
 
     @property
+    def words(self) -> list[str]:
+        """Those that a resumed search needs again: how much, by whom, with which inputs, and what is made of it."""
+        kept = ("trials", "workers", "engine", "heartbeat", "confirm", "epoch_curves", "data", "cache", "weights")
+        given = {name: getattr(self, name) for name in (*kept, "device")}
+        changed = {name: value for name, value in given.items() if value != getattr(Asked, name)}
+        words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        return [*words, *(["--json"] if self.as_json else [])]
+
+    @property
     def folder(self) -> Path:
         """Of models, pictures and, unless told otherwise, the study; a server's store has none of its own."""
         return store_folder(self.store)
@@ -157,10 +166,14 @@ class Opened:
     def again(self) -> str:
         """The command that goes on with it, as a shell reads it and without a password."""
         asked = self.asked
-        storage = [] if self.storage == asked.own_storage else ["--storage", redact(self.storage)]
         task = ["--task", asked.task] if asked.task else []
-        words = [*task, *_words(asked.changes), *store_words(asked.store), *storage]
-        return shell(["ttq", "search", asked.space, "--resume", self.name, *words])
+        words = [*task, *_words(asked.changes), *store_words(asked.store), *self.storage_words, *asked.words]
+        return command("search", [asked.space], ["--resume", self.name, *words])
+
+    @property
+    def storage_words(self) -> list[str]:
+        """The option that names the study's database, where commands would not find it by themselves."""
+        return storage_words(self.storage, self.asked.own_storage)
 
 
 @dataclass(frozen=True)
@@ -196,7 +209,7 @@ def search(asked: Asked) -> None:
     if asked.as_json:
         print_json(result)
     else:
-        print_front(result, opened.space, asked.store)
+        print_front(result, opened.space, asked.store, opened.storage_words)
     if summary.interrupted:
         err.print(f"Interrupted; go on with: {opened.again}")
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from typing import Any
 
 from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json, progress, table, working
+from ttq_plugin.commands.parts.lines import see, to_see
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
@@ -71,11 +72,12 @@ def sensitivity(
     }
     asked |= {f"budget_{limit.kind}": limit.limit, "probes": selection.traces[0].probes, "tol": tol}
     asked |= {name: str(value) for name, value in vars(rules).items() if value} | marked(ready)
-    links = _write(task, selection, config, asked, title, store, plot, out)
+    link = _write(task, selection, config, asked, title, store, plot, out)
+    links = {"plot": str(plot) if plot else None, "config": str(out) if out else None, "link": to_see(store, link)[-1]}
     if as_json:
         print_json({"task": task, "simulated": ready.simulated, **selection.to_dict(), **links})
     else:
-        _print(task, selection, names, config, links)
+        _print(task, selection, names, config, links, see(store, link))
         if ready.simulated:
             console.print(SIMULATED)
 
@@ -128,8 +130,8 @@ def _write(
     store: str,
     plot: Path | None,
     out: Path | None,
-) -> dict[str, str | None]:
-    """Files, then the run in MLflow; where each of them is."""
+) -> str:
+    """Files, then the run in MLflow; where that is."""
     from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
     from ttq_plugin.tracking.sensitivity import record_sensitivity
 
@@ -139,9 +141,7 @@ def _write(
         plot_sensitivity(values, plot, title)
     if out:
         write_text(out, json.dumps(config, indent=2) + "\n")
-    link = record_sensitivity(opened, task, values, config, asked, title)
-    link = f"http://127.0.0.1:5000/{link}" if link.startswith("#") else link
-    return {"plot": str(plot) if plot else None, "config": str(out) if out else None, "link": link}
+    return record_sensitivity(opened, task, values, config, asked, title)
 
 
 def _print(
@@ -150,6 +150,7 @@ def _print(
     names: tuple[str, ...],
     config: list[dict[str, Any]],
     links: dict[str, str | None],
+    shown: list[str],
 ) -> None:
     beside = names if len(names) <= BESIDE else ()
     known = {row.layer for row in selection.rows}
@@ -171,7 +172,8 @@ def _print(
     console.print(f"{'config list' if config == selection.config_list else 'chain'}: {where}")
     if links["plot"]:
         console.print(f"picture: {links['plot']}")
-    console.print(f"MLflow: {links['link']}")
+    for line in shown:
+        console.print(line)
 
 
 def _cells(row: Row) -> list[str]:

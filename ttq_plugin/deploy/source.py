@@ -15,7 +15,7 @@ from ttq_plugin.deploy.runtime.agreement import takes
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import load_weights, read_metadata
 from ttq_plugin.support.inputs import repeated
-from ttq_plugin.support.names import shell
+from ttq_plugin.support.names import shell, with_options
 from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.checks.check import load_data, make_model
 from ttq_plugin.tasks.task import Data, Task
@@ -119,6 +119,7 @@ def open_model(
     data: Path | None = None,
     seed: int | None = None,
     command: Sequence[str] = (),
+    signed: bool = False,
 ) -> Source:
     """Read a model that ``ttq train --out``, ``ttq compress --out``, a search or ``save_packed`` wrote.
 
@@ -130,6 +131,7 @@ def open_model(
         data: the user's data file or folder; None for the task's own.
         seed: of the data's splits; None for the one that the file tells.
         command: words of the command line that asks, to be told with ``--task``.
+        signed: whether the file must have a digest, as each that this package wrote has.
 
     Returns:
         The filled model with its task.
@@ -148,7 +150,7 @@ def open_model(
     if info:
         load_packed(path, model=model)
     else:
-        load_weights(model, path, unsigned=named is None)
+        load_weights(model, path, unsigned=named is None and not signed)
     told = str(info.more.get("seed", "") if info else metadata.get("seed", ""))
     splits = seed if seed is not None else int(told) if told.isdecimal() else 0
     return Source(model.eval(), described, info, data, splits, notes)
@@ -160,7 +162,7 @@ def _check_task(path: Path, named: Any, given: str | None, command: Sequence[str
         if named in TASKS:
             return ()
         if isinstance(named, str) and OWN.fullmatch(named):
-            again = f"`{shell([*command, '--task', named])}`" if command else f"task={named!r}"
+            again = f"`{shell(with_options(command, '--task', named))}`" if command else f"task={named!r}"
             raise InputError(
                 f"{path} holds a model of the task {named}, and a file never makes this program import code; name the "
                 f"task yourself: {again}."

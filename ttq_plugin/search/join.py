@@ -15,7 +15,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted
 from ttq_plugin.search.study.storage import HEARTBEAT, open_storage
 from ttq_plugin.search.study.study import check_same_start, load_study, stored_space
-from ttq_plugin.support.names import redact
+from ttq_plugin.support.names import redact, shell
 from ttq_plugin.support.processes import cores
 from ttq_plugin.support.release import release
 from ttq_plugin.tasks import check_allowed
@@ -85,7 +85,10 @@ def job_of(
     check_allowed(f"the study {study_name!r}", space.task, task)
     check_release(study_name, notes.get("release"), release())
     if notes.get("stopped"):
-        raise InputError(f"The search of {study_name!r} was stopped; it goes on by ttq search --resume {study_name}.")
+        raise InputError(
+            f"The search of {study_name!r} was stopped; go on with it where it was searched, by the command that it "
+            f"printed when it ended, or by the first one with `{shell(['--resume', study_name])}` in place of --study."
+        )
     target, own = notes.get("trials", space.trials), _weights(study, weights)
     folders = [None if path is None else str(path) for path in (data, cache, models_dir)]
     return Job(

@@ -30,7 +30,7 @@ from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.storage import HEARTBEAT, cause
 from ttq_plugin.search.study.study import check_same_start, digest_of, open_study
 from ttq_plugin.search.study.weights import expect
-from ttq_plugin.support.names import redact
+from ttq_plugin.support.names import redact, shell
 from ttq_plugin.support.release import release
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _only_search(job: Job) -> Iterator[Any]:
         except filelock.Timeout:
             raise InputError(
                 f"Another process is searching the study {job.study_name!r} right now; let it end, or join it by "
-                "ttq worker."
+                f"`{shell(['ttq', 'worker', '--storage', redact(job.storage), '--study', job.study_name])}`."
             ) from None
     try:
         yield guard

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ttq_plugin.errors import InputError
@@ -104,6 +104,12 @@ def name_of_file(text: str) -> str | None:
 def shell(words: Iterable[str]) -> str:
     """Words as a line that a shell reads back as those words; control characters are written, not sent."""
     return " ".join(_ansi_quoted(word) if _CONTROL.search(word) else shlex.quote(word) for word in words)
+
+
+def with_options(words: Sequence[str], *options: str) -> list[str]:
+    """The words of a command with more options, which go before a ``--`` that ends the options."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*words[:end], *options, *words[end:]]
 
 
 def metric_key(name: str) -> str:

@@ -85,7 +85,8 @@ def full_precision(
         The model and its score.
 
     Raises:
-        InputError: if the cache folder cannot be written, or the weights are not the model's.
+        InputError: if the cache folder cannot be written, the cached model was damaged, or the weights are not the
+            model's.
     """
     if weights is not None and retrain:
         raise InputError(
@@ -103,16 +104,17 @@ def full_precision(
         return FullPrecision(model, found.value, path, False, found.parts, f"from your file {weights}")
     # Two searches that start together train once: the second waits and reads.
     with _locked(path):
-        origin = "trained now"
         if path.is_file() and not retrain:
             try:
                 load_weights(start, path)
             except InputError as error:
-                origin = f"trained now: the cached model was damaged ({error})"
-            else:
-                return _cached(task, data, start.eval(), path)
+                raise InputError(
+                    f"The cached full-precision model cannot be used: {error} Once it is deleted, or with --retrain, "
+                    "it is trained again."
+                ) from None
+            return _cached(task, data, start.eval(), path)
         with seeded(seed, device):
-            return replace(_trained(task, data, seed, device, path, on_epoch), origin=origin)
+            return replace(_trained(task, data, seed, device, path, on_epoch), origin="trained now")
 
 
 @contextmanager

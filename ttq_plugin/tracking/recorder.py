@@ -179,7 +179,7 @@ class StudyRecorder:
         """The address that opens a saved view; without a host, of a local store only the fragment.
 
         Args:
-            host: where `ttq ui` listens.
+            host: where `ttq ui` listens; a server's store has an address of its own.
             port: its port.
             view: a key of what `views.study_views` gives.
             mode: "CHART" or "TABLE".
@@ -187,7 +187,7 @@ class StudyRecorder:
         Returns:
             A URL, or a fragment that starts with "#".
         """
-        base = f"http://{host}:{port}/" if host else self.store.base
+        base = self.store.base or (f"http://{host}:{port}/" if host else "")
         return base + views.fragment(self.experiment_id, view, mode)
 
     def _get_or_create_experiment(self) -> str:

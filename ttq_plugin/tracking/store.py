@@ -136,7 +136,7 @@ def _check_server(store: Store) -> None:
     except OSError as error:
         raise InputError(
             f"a running MLflow server was required at {parts.hostname}:{port}, got: {error.strerror or error}; start "
-            "one there (`ttq ui`), or give a directory"
+            f"one there (`ttq ui{'' if port == 5000 else f' --port {port}'}`), or give a directory"
         ) from None
 
 

@@ -127,7 +127,8 @@ def serve(
     with ended_like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
         process = start(store, host, port)
         try:
-            base = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+            shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # all interfaces is no address to open
+            base = f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
             wait_ready(base, process=process)
             if ready:
                 ready(base + link)

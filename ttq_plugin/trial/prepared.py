@@ -191,7 +191,7 @@ def _traces(
 ) -> tuple[LayerTrace, ...]:
     """Hessian traces of the full-precision model, from the file beside it or estimated now."""
     if not fresh and path.is_file():
-        with contextlib.suppress(InputError, TypeError):  # damaged, or another version's: they are estimated again
+        with contextlib.suppress(TypeError):  # another version's: they are estimated again
             return tuple(LayerTrace(**row) for row in read_json(path))
     traces = estimate_traces(task, model, training, seed=seed, on_probe=on_probe)
     write_json(path, traces.to_dict()["layers"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ttq_plugin.commands.parts.confirm import print_confirmed
 from ttq_plugin.commands.parts.console import out, table
-from ttq_plugin.commands.parts.lines import to_see
+from ttq_plugin.commands.parts.lines import command, see, store_words
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.mlflow.pyfunc import log_model
@@ -151,8 +151,15 @@ def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
         client.set_tag(run, "no_model", str(error))
 
 
-def print_front(result: dict[str, Any], space: Space, store: str) -> None:
-    """The front as a table, with what happened to the search and where its picture and its MLflow are."""
+def print_front(result: dict[str, Any], space: Space, store: str, storage: Sequence[str] = ()) -> None:
+    """The front as a table, with what happened to the search and where its picture and its MLflow are.
+
+    Args:
+        result: What ``finish`` returned.
+        space: What was searched.
+        store: MLflow's folder or address.
+        storage: The words of the option that names the study's database, where commands need it.
+    """
     counts, full, score = result["trials"], result["full_precision"], space.score
     metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
     headings = {"trial": "right", "method": "left", "from": "left"}
@@ -188,8 +195,11 @@ def print_front(result: dict[str, Any], space: Space, store: str) -> None:
         out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
     out.print(f"took {result['seconds']:.0f} s")
     out.print(f"picture: {result['picture']}")
-    for head, line in zip(("MLflow:  ", "         "), to_see(store, result["link"], result["study"]), strict=False):
-        out.print(head + line)
+    if result["front"]:
+        options = [*store_words(store), *storage]
+        out.print(f"report:  {command('report', [result['study']], options)}")
+    for line in see(store, result["link"], result["study"]):
+        out.print(line)
 
 
 def _print_proven(result: dict[str, Any]) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttq_plugin.commands.parts.lines import store_words
+from ttq_plugin.commands.parts.lines import running
 from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.commands.report import default_storage, store_folder
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
-from ttq_plugin.support.names import file_name, redact, shell
+from ttq_plugin.support.names import file_name, shell, with_options
 from ttq_plugin.tasks import check_allowed
 from ttq_plugin.tracking import TrialRecord, front
 
@@ -30,7 +30,6 @@ class Asked:
         storage: the study's database; None: a file in the folder.
         data: the user's data; None: what the search was given, or the task's own.
         seed: of the data's splits; None: the search's, or what the file tells.
-        command: the command's first words, to be repeated in messages.
     """
 
     model: str
@@ -40,15 +39,6 @@ class Asked:
     storage: str | None
     data: Path | None
     seed: int | None
-    command: tuple[str, ...]
-
-    @property
-    def words(self) -> list[str]:
-        """The command as it was given, as far as it names the model."""
-        if self.trial is None:
-            return [*self.command, self.model]
-        storage = ["--storage", redact(self.storage)] if self.storage else []
-        return [*self.command, self.model, "--trial", str(self.trial), *store_words(self.store), *storage]
 
 
 def find_model(asked: Asked) -> tuple[Path, str, Source]:
@@ -65,7 +55,7 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     """
     if asked.trial is None:
         path = Path(asked.model)
-        source = open_model(path, asked.task, data=asked.data, seed=asked.seed, command=asked.words)
+        source = open_model(path, asked.task, data=asked.data, seed=asked.seed, command=running())
         return path, path.name, source
     study = load_study(asked.storage or default_storage(store_folder(asked.store)), asked.model)
     task = _task_of(study, asked)
@@ -75,14 +65,15 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     told = (study.user_attrs.get("inputs") or {}).get("data")
     data = asked.data or (Path(told) if told else None)
     seed = study.user_attrs["seed"] if asked.seed is None else asked.seed
-    source = open_model(path, task, data=data, seed=seed, command=asked.words)
+    source = open_model(path, task, data=data, seed=seed, command=running(), signed=True)
     return path, f"{file_name(asked.model)}-trial-{asked.trial}", source
 
 
 def _task_of(study: Any, asked: Asked) -> str:
     """The task that the study searches; one of the user's own must have been named on the command line."""
     task: str = stored_space(study).task
-    check_allowed(f"the study {asked.model!r}", task, asked.task, shell([*asked.words, "--task", task]))
+    again = shell(with_options(running(), "--task", task))
+    check_allowed(f"the study {asked.model!r}", task, asked.task, again)
     return task
 
 
