@@ -227,9 +227,19 @@ def test_a_local_link_stands_beside_the_command_that_makes_it_answer(tmp_path):
     assert see("a b", link, "s") == ["MLflow:  ttq ui --store 'a b' --study s", f"         {link}"]
 
 
-def test_a_report_from_a_servers_store_says_where_it_looked_for_the_study(tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [["report", "s"], ["compare", "s", "t"], ["bench", "s", "--trial", "3"]])
+def test_with_a_servers_store_it_is_said_where_the_study_is_looked_for(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TTQ_STORAGE", raising=False)
-    result = CliRunner().invoke(cli.cli, ["report", "s", "--store", "http://127.0.0.1:9"])
-    told = str(result.exception)
-    assert f"sqlite:///{tmp_path}/mlflow_runs/studies.db" in told and "--storage" in told
+    told = str(CliRunner().invoke(cli.cli, [*words, "--store", "http://127.0.0.1:9"]).exception)
+    assert (
+        "must be named by --storage where --store is a server, for mlflow_runs/studies.db does not exist here" in told
+    )
+    fill_study(tmp_path / "other.db", "s", 8)
+    fill_study(tmp_path / "other.db", "t", 8)
+    told = str(
+        CliRunner()
+        .invoke(cli.cli, [*words, "--store", "http://127.0.0.1:9", "--storage", "sqlite:///other.db"])
+        .exception
+    )
+    assert "must be named by --storage" not in told and not (tmp_path / "mlflow_runs").exists()

@@ -265,7 +265,7 @@ def test_a_file_never_makes_code_be_imported(here, tmp_path):
     command = [sys.executable, "-m", "ttq_plugin.cli"]
     done = subprocess.run([*command, "export", file, "--to", "onnx"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and not mark.exists()
-    said = f"`ttq export --to onnx {file} --task deploy_mine:CLASSIFIER`."
+    said = f"`ttq export {file} --to onnx --task deploy_mine:CLASSIFIER`."
     assert done.stderr.startswith("Error: ") and done.stderr.strip().endswith(said) and done.stderr.count("\n") == 1
     with pytest.raises(InputError, match="name the task yourself: `ttq bench "):
         run("bench", file, "--store", tmp_path / "runs")

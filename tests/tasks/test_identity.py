@@ -253,7 +253,7 @@ def test_a_damaged_cache_is_refused_and_trained_again_to_the_same_model_when_ask
     content[-3] ^= 1
     damaged = bytes({"flipped": content, "cut": content[:-8], "empty": b""}[damage])
     first.path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"^The cached full-precision model cannot be used: .*/own-seed0.*") as told:
+    with pytest.raises(InputError, match=r"^The cached full-precision model cannot be used: .*/plain-seed0.*") as told:
         full_precision(task(), data, seed=0, cache=tmp_path)
     assert str(first.path) in str(told.value) and first.path.read_bytes() == damaged, "nothing is lost unasked"
     assert str(told.value).endswith("Once it is deleted, or with --retrain, it is trained again.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ttq_plugin.commands.parts.console import err, out, print_json, table
 from ttq_plugin.commands.parts.lines import see
-from ttq_plugin.commands.report import default_storage, front_members, store_folder
+from ttq_plugin.commands.report import front_members, storage_of
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
@@ -34,7 +34,7 @@ def compare(
     names = list(dict.fromkeys(studies))
     if len(names) < 2:
         raise InputError(f"a comparison needs at least two different studies, got {', '.join(names)}; name another.")
-    url = storage or default_storage(store_folder(store))
+    url = storage_of(store, storage)
     loaded = {name: load_study(url, name) for name in names}
     spaces = {name: stored_space(study) for name, study in loaded.items()}
     objectives, score = _common(spaces), spaces[names[0]].score

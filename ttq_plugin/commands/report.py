@@ -69,7 +69,7 @@ def write_report(
     from ttq_plugin.tracking.page.report import Study, report_page
 
     folder = store_folder(store)
-    loaded = load_study(storage or default_storage(folder), study)
+    loaded = load_study(storage_of(store, storage), study)
     space = stored_space(loaded)
     task, objectives, score = space.task, space.objectives, space.score
     records = [TrialRecord(**record) for record in finished(loaded)]
@@ -139,6 +139,28 @@ def default_storage(folder: Path) -> str:
     """The study database that ``ttq search`` uses when none is named."""
     check_folder(folder)
     return f"sqlite:///{(folder / 'studies.db').absolute()}"
+
+
+def storage_of(store: str, storage: str | None) -> str:
+    """The study database to read.
+
+    Args:
+        store: MLflow's folder or address.
+        storage: The database's URL; None for the one that ``ttq search`` uses with that store.
+
+    Returns:
+        Its URL.
+
+    Raises:
+        InputError: if the store is a server and there is no database in this folder.
+    """
+    folder = store_folder(store)
+    if storage is None and "://" in store and not (folder / "studies.db").is_file():
+        raise InputError(
+            f"the study's database must be named by --storage where --store is a server, for {folder / 'studies.db'} "
+            "does not exist here; a search with that store leaves it in the folder in which it ran."
+        )
+    return storage or default_storage(folder)
 
 
 def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ttq_plugin.commands.parts.lines import running
 from ttq_plugin.commands.parts.remake import remake
-from ttq_plugin.commands.report import default_storage, store_folder
+from ttq_plugin.commands.report import storage_of, store_folder
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.study.ledger import finished
@@ -57,7 +57,7 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
         path = Path(asked.model)
         source = open_model(path, asked.task, data=asked.data, seed=asked.seed, command=running())
         return path, path.name, source
-    study = load_study(asked.storage or default_storage(store_folder(asked.store)), asked.model)
+    study = load_study(storage_of(asked.store, asked.storage), asked.model)
     task = _task_of(study, asked)
     path = store_folder(asked.store) / "models" / file_name(asked.model) / f"trial-{asked.trial}.safetensors"
     if not path.is_file():
