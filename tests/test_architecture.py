@@ -24,6 +24,7 @@ LEVELS = (
     {"objective"},
     {"commands"},
     {"studies", "cli"},
+    {"__main__"},
 )
 """From the ground up: what stands in one set may import what stands in the sets before it, and nothing else."""
 

@@ -1,6 +1,7 @@
 """The report: its numbers by the command, its page by a real browser that opens it from the disk."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -175,3 +176,23 @@ def test_the_command_makes_the_same_model_bit_for_bit(search, cache, tmp_path):
     for name in ("mcc", "srqw", "cr_gain_total", "ec_gain_total", "bits_entropy"):
         assert again[name] == made["pick"][name], name
     assert np.isclose(again["test_mcc"], made["pick"]["test_mcc"], rtol=1e-5)  # MLflow keeps six digits
+
+
+def test_full_precision_is_a_row_and_a_line_with_sizes_in_bytes(tmp_path):
+    study = fill_study(tmp_path / "studies.db", "s", 8)
+    for trial in study.get_trials():
+        if "metrics" in trial.user_attrs:
+            sizes = {"bits_fp32": 314880.0, "bits_base3": 16000.0 + trial.number}
+            study._storage.set_trial_user_attr(trial._trial_id, "metrics", trial.user_attrs["metrics"] | sizes)
+    study.set_user_attr("full_precision", {"score": 0.9634, "parts": {}, "classes": []})
+    report("s", str(tmp_path), None, None, tmp_path / "p.html", as_json=True)
+    page = (tmp_path / "p.html").read_text()
+    table = page[page.index('<table id="front">') : page.index("</table>", page.index('<table id="front">'))]
+    assert "<th>kB as coordinates</th><th>kB, 5 weights a byte</th>" in table
+    first = table.split("</tr>")[1]
+    assert first.startswith("<tr><td>full precision</td><td>96.34</td>") and first.count("<td>39.36</td>") == 2
+    assert "<td>0.1542</td><td>2</td>" in table and "2 kB, 5 weights a byte" in page
+    figures = json.loads(re.search(r"^const report = (.*);$", page, re.MULTILINE)[1])["figures"]
+    for name, axis in (("pair0", "x"), ("pair1", "x"), ("pair2", None)):
+        lines = [data for data in figures[name]["data"] if data.get("name") == "full precision"]
+        assert [line["x"] for line in lines] == ([[96.34, 96.34]] if axis else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,10 @@ from pathlib import Path
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking.records import Parameter
 from ttq_plugin.tracking.store import Store
+from ttq_plugin.tracking.views import TAG
+
+RESERVED = re.compile(r"Default|comparisons|reproduce .*|.* (bench|sensitivity)", re.IGNORECASE | re.DOTALL)
+"""Names of experiments that are not a study's: MLflow's own, and those of this package's other runs."""
 
 AT_ONCE = 100
 """Parameters or tags that MLflow takes in one call."""
@@ -84,9 +89,28 @@ def single_run(
     client.set_terminated(run_id, "FINISHED")
 
 
+def check_study_name(name: str) -> None:
+    """Refuse a name for a study whose experiment would not be its own.
+
+    Args:
+        name: The new study's name.
+
+    Raises:
+        InputError: If MLflow or another command has an experiment of that name.
+    """
+    if RESERVED.fullmatch(name):
+        raise InputError(
+            f"a study must not be called {name!r}: the experiments Default, comparisons, `reproduce ...`, `... bench` "
+            "and `... sensitivity` hold other runs in MLflow; choose another name."
+        )
+
+
 def open_experiment(store: Store, name: str) -> str:
-    """The experiment of that name, made where it is missing."""
+    """The experiment of that name, made where it is missing; another name where a study has it already."""
     experiment = store.client.get_experiment_by_name(name)
+    while experiment is not None and TAG + "front" in experiment.tags:
+        name += "~"
+        experiment = store.client.get_experiment_by_name(name)
     if experiment is None:
         return str(store.client.create_experiment(name, artifact_location=store.artifacts_of(name)))
     if experiment.lifecycle_stage != "active":

@@ -20,6 +20,9 @@ GAINS = {
     "flash_gain": "flash saved, integer C code",
     "ram_gain": "memory saved, integer C code",
 }
+SIZES = {"bits_coo34": "kB as coordinates", "bits_base3": "kB, 5 weights a byte"}
+"""Sizes of a stored model that a reader is shown beside its gains: measure in bits -> heading in kilobytes."""
+
 _SYMBOL = re.compile(r"\$(\w+?)_(\w)\^(\w)\$")
 
 
@@ -70,6 +73,11 @@ def drawn(name: str, value: float) -> float:
 def written(name: str, value: float) -> str:
     """A value as it is written under a heading: fractions in percent, others with four significant digits."""
     return f"{100 * value:.2f}" if is_fraction(name) else f"{value:.4g}"
+
+
+def kilobytes(bits: float) -> str:
+    """A size in bits, as people read it."""
+    return f"{bits / 8000:.4g}"
 
 
 def with_unit(name: str, value: float | None) -> str:

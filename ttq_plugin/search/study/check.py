@@ -14,6 +14,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.storage import is_local, open_storage
 from ttq_plugin.search.study.study import check_same_search, load_study
 from ttq_plugin.support.names import check_name, redact
+from ttq_plugin.tracking.single import check_study_name
 
 
 def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None) -> int:
@@ -41,6 +42,7 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     check_name("the name of a study", name)
     if name.endswith(CONFIRMED):
         raise InputError(f"Names that end with {CONFIRMED!r} belong to `ttq search --confirm`, got {name!r}.")
+    check_study_name(name)
     local = is_local(storage)
     if not local or Path(str(make_url(storage).database)).exists():
         backend = open_storage(storage, create=True)

@@ -35,9 +35,35 @@ class Point:
     published: bool
 
 
-def projections(points: Sequence[Point], objectives: Sequence[str]) -> list[Figure]:
-    """One scatter for each pair of objectives."""
-    return [_projection(points, objectives, x, y) for x, y in combinations(range(len(objectives)), 2)]
+def projections(
+    points: Sequence[Point], objectives: Sequence[str], known: Mapping[str, float] | None = None
+) -> list[Figure]:
+    """Draw one scatter for each pair of objectives.
+
+    Args:
+        points: The complete trials.
+        objectives: Metric names.
+        known: What the full-precision model has, as it is drawn, by objective; a dashed line shows it.
+
+    Returns:
+        A picture for each pair.
+    """
+    pairs = list(combinations(range(len(objectives)), 2))
+    figures = [_projection(points, objectives, x, y) for x, y in pairs]
+    for figure, (x, y) in zip(figures, pairs, strict=True):
+        for axis, index in (("x", x), ("y", y)):
+            if known and objectives[index] in known:
+                other = [point.place[y if axis == "x" else x] for point in points]
+                figure["data"].append(_line(axis, known[objectives[index]], [min(other), max(other)]))
+    return figures
+
+
+def _line(axis: str, value: float, ends: list[float]) -> Figure:
+    """The full-precision model's value on one axis, as far as the points reach on the other."""
+    places = {axis: [value, value], "y" if axis == "x" else "x": ends}
+    look = {"color": "#3c4043", "width": 1.2, "dash": "dash"}
+    words = {"name": "full precision", "text": [f"full precision: {value:.2f}"] * 2, "hoverinfo": "text"}
+    return {"type": "scatter", "mode": "lines", "line": look, **words, **places}
 
 
 def _groups(points: Sequence[Point]) -> list[tuple[str, list[Point], Figure]]:

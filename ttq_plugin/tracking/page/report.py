@@ -17,7 +17,7 @@ from ttq_plugin.tasks.scoring.parts import is_lost, part_label, part_text
 from ttq_plugin.tracking.page import figures
 from ttq_plugin.tracking.pictures.front import in_percent
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
-from ttq_plugin.tracking.words import drawn, for_page, written
+from ttq_plugin.tracking.words import SIZES, drawn, for_page, kilobytes, written
 
 PAGE = Path(__file__).with_name("report.html")
 
@@ -84,8 +84,12 @@ def report_page(study: Study) -> str:
     ]
     vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
     volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
-    drawn = {f"pair{i}": figure for i, figure in enumerate(figures.projections(points, study.objectives))}
-    pairs = _boxes(drawn)
+    known = (
+        {study.score: in_percent((study.full_precision["score"],), [study.score])[0]} if study.full_precision else {}
+    )
+    pairs = figures.projections(points, study.objectives, known)
+    drawn = {f"pair{i}": figure for i, figure in enumerate(pairs)}
+    boxes = _boxes(drawn)
     if len(study.objectives) > 2:
         drawn["space"] = figures.space(points, study.objectives)
     drawn["volume"] = figures.volume([record.number for record in records], volumes)
@@ -100,7 +104,7 @@ def report_page(study: Study) -> str:
         pick=_hover(pick, study),
         why=html.escape(study.why),
         command=html.escape(study.commands[study.pick]),
-        pairs=pairs,
+        pairs=boxes,
         space='<h2>All three at once</h2><div class="plot" id="space"></div>' if "space" in drawn else "",
         shares=_shares(study.importances),
         table=_table(records, members, study),
@@ -124,6 +128,7 @@ def _hover(record: TrialRecord, study: Study) -> str:
     if record.number in study.tests:
         test = study.score.on_test
         values.append(f"{for_page(test)}: {written(test, study.tests[record.number])}")
+    values += [f"{kilobytes(record.metrics[size])} {words}" for size, words in SIZES.items() if size in record.metrics]
     values += [f"breaks {html.escape(text)}" for text in record.violated]
     values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
@@ -174,11 +179,14 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     tested = [r.number for r in rows if r.number in study.tests]
     moved = any(f"{test}_change" in study.evidence.get(number, {}) for number in tested)
     tests = [for_page(test), *(["change from full precision (95 % interval)"] if moved else [])] if tested else []
-    heads = ["trial", *map(for_page, metrics), *tests, *map(html.escape, settings)]
-    body = [_baseline(study, metrics, len(heads))] if study.full_precision else []
+    sizes = [name for name in SIZES if all(name in r.metrics for r in rows)]
+    whole = [r.metrics.get("bits_fp32") for r in rows[:1] for _ in sizes]
+    heads = ["trial", *map(for_page, metrics), *(SIZES[name] for name in sizes), *tests, *map(html.escape, settings)]
+    body = [_baseline(study, metrics, whole, len(heads))] if study.full_precision else []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
         cells += [written(name, r.metrics[name]) for name in metrics]
+        cells += [kilobytes(r.metrics[name]) for name in sizes]
         if tested:
             cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
         if moved:
@@ -201,10 +209,11 @@ def _change(test: str, found: Mapping[str, float]) -> str:
     return f"<b>{told}</b>" if found.get(f"{test}_p_inferior", 1.0) <= SIGNIFICANCE else told
 
 
-def _baseline(study: Study, metrics: Sequence[str], columns: int) -> str:
-    """The full-precision model as the front's first row."""
+def _baseline(study: Study, metrics: Sequence[str], sizes: Sequence[float | None], columns: int) -> str:
+    """The full-precision model as the front's first row; its sizes are bits."""
     score = study.full_precision["score"]
     cells = ["full precision", *(written(name, score) if name == study.score else "" for name in metrics)]
+    cells += ["" if bits is None else kilobytes(bits) for bits in sizes]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells + [""] * (columns - len(cells))) + "</tr>"
 
 
