@@ -96,6 +96,7 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["export", "nowhere.safetensors", "--to", "c"], "the weights nowhere.safetensors do not exist"),
         (["ui"], "mlflow_runs holds no MLflow database; run `ttq search` first"),
         (["search", "--resume", "lost"], "studies.db"),
+        (["search", "--store", "a?b", "--storage", "sqlite:///s.db"], "must be a folder without ? and % codes"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, arguments, message):

@@ -74,7 +74,7 @@ def place(tmp_path, monkeypatch):
 def outside(place):
     """What lies beside the folder."""
     return sorted(path.relative_to(place.parents[1]).as_posix() for path in place.parents[1].rglob("*")
-                  if place not in (path, *path.parents))  # fmt: skip
+                  if place not in (path, *path.parents) and path not in place.parents)  # fmt: skip
 
 
 def run(monkeypatch, capfd, *words):

@@ -258,7 +258,8 @@ def _open(asked: Asked, space: Space | None) -> Opened:
     if asked.study and asked.resume:
         raise InputError("--study names a new study and --resume an old one; give one of them.")
     space = load_space(asked.space, asked.changes, task=asked.task) if space is None else space
-    storage = asked.storage or asked.own_storage
+    own = asked.own_storage  # refuses a folder that cannot be a store, whatever database is named
+    storage = asked.storage or own
     name = asked.resume or asked.study or f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}"
     # A server must answer before anything is trained; a folder becomes a store only when the study is open.
     store = open_store(asked.store) if "://" in asked.store else asked.store
