@@ -121,7 +121,7 @@ class Asked:
     def words(self) -> list[str]:
         """Those that a resumed search needs again: how much, by whom, with which inputs, and what is made of it."""
         kept = ("trials", "workers", "engine", "heartbeat", "confirm", "epoch_curves", "data", "cache", "weights")
-        given = {name: getattr(self, name) for name in (*kept, "device")}
+        given = {name: getattr(self, name) for name in (*kept, "device", "margin")}
         changed = {name: value for name, value in given.items() if value != getattr(Asked, name)}
         words = [word for name, value in changed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         return [*words, *(["--json"] if self.as_json else [])]
