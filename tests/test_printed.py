@@ -182,7 +182,8 @@ def test_the_command_that_goes_on_asks_for_the_same(name, monkeypatch):
             *("--study", "-s", "--trials", "7", "--workers", "3", "--engine", "ray", "--heartbeat", "5"),
             *("--method", "ttq", "--method", "twn", "--objectives", "mcc,srqw", "--constraint", "mcc >= 0.9"),
             *("--sampler", "gp", "--timeout", "0.5", "--stagnation", "3", "--confirm", "4", "--epoch-curves", "all"),
-            *("--data", "d 1", "--cache", "c", "--device", "cuda:1", "--weights", "w", "--store", "s", "--json", "--margin", "0.5"),
+            *("--data", "d 1", "--cache", "c", "--device", "cuda:1", "--weights", "w", "--store", "s", "--json"),
+            *("--margin", "0.5"),
         ])
     )  # fmt: skip
     asked = Asked(**given)

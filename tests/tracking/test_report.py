@@ -178,12 +178,13 @@ def test_the_command_makes_the_same_model_bit_for_bit(search, cache, tmp_path):
     assert np.isclose(again["test_mcc"], made["pick"]["test_mcc"], rtol=1e-5)  # MLflow keeps six digits
 
 
-def test_full_precision_is_a_row_and_a_line_with_sizes_in_bytes(tmp_path):
+def test_full_precision_is_a_row_and_a_line_with_sizes_in_bytes(tmp_path, monkeypatch):
+    def sized(study):
+        sizes = {"bits_fp32": 314880.0, "bits_base3": 16000.0}
+        return [{**record, "metrics": record["metrics"] and record["metrics"] | sizes} for record in finished(study)]
+
+    monkeypatch.setattr("ttq_plugin.commands.report.finished", sized)
     study = fill_study(tmp_path / "studies.db", "s", 8)
-    for trial in study.get_trials():
-        if "metrics" in trial.user_attrs:
-            sizes = {"bits_fp32": 314880.0, "bits_base3": 16000.0 + trial.number}
-            study._storage.set_trial_user_attr(trial._trial_id, "metrics", trial.user_attrs["metrics"] | sizes)
     study.set_user_attr("full_precision", {"score": 0.9634, "parts": {}, "classes": []})
     report("s", str(tmp_path), None, None, tmp_path / "p.html", as_json=True)
     page = (tmp_path / "p.html").read_text()

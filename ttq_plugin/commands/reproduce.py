@@ -56,7 +56,7 @@ def reproduce(
         return
     paper = published(task)
     first = seed or 0
-    rows = tuple(name.strip() for name in methods.split(",")) if methods else ()
+    rows = tuple(name.strip() for name in methods.split(",")) if methods is not None else ()
     plan = Plan(range(first, first + repetitions), scale, precision, rows)
     todo = cells(table, paper, plan)
     name = f"{table}-{task}"

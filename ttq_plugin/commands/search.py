@@ -108,7 +108,9 @@ class Asked:
         """What these options make of the space, as `load_space` takes it."""
         given = {
             "only": list(self.methods),
-            "objectives": [name.strip() for name in self.objectives.split(",")] if self.objectives else None,
+            "objectives": [name.strip() for name in self.objectives.split(",")]
+            if self.objectives is not None
+            else None,
             "constraints": list(self.constraints),
             "sampler": self.sampler,
             "timeout": self.timeout,
