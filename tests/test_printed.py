@@ -112,7 +112,20 @@ def stopped(place, line):
 
 
 def test_a_search_and_all_that_follows_from_it(place):
-    given = ["--study", STUDY, "--data", DATA, "--cache", CACHE, "--store", RUNS, "--method", "ttq"]
+    given = [
+        "--study",
+        STUDY,
+        "--task",
+        "mine:TASK",
+        "--data",
+        DATA,
+        "--cache",
+        CACHE,
+        "--store",
+        RUNS,
+        "--method",
+        "ttq",
+    ]
     line = command("search", ["-space of mine.yaml"], [*given, "--workers", "1", "--trials", "400"])
     _, told = stopped(place, line)
     [again] = printed(told)

@@ -20,7 +20,7 @@ TASK = "tests.reproduce.tiny:TASK"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
-    monkeypatch.setenv("TTQ_PROGRESS_SECONDS", "0.02")
+    monkeypatch.setenv("TTQ_PROGRESS_SECONDS", "0.002")
 
 
 def told(capfd):
@@ -146,7 +146,7 @@ def test_single_commands_that_may_take_long(folder, monkeypatch, capfd):
 
 def test_a_search_and_its_report(folder, capfd):
     (folder / "space.yaml").write_text(SPACE)
-    lines = run(capfd, "search", "space.yaml", "--study", "s", "--workers", "1")
+    lines = run(capfd, "search", "space.yaml", "--task", TASK, "--study", "s", "--workers", "1")
     assert progressed(lines, "trials") and progressed(lines, "test scores and models of the front", counted=False)
     assert progressed(run(capfd, "report", "s"), "report", counted=False)
 
