@@ -54,3 +54,32 @@ def test_what_nni_s_own_quantizer_cannot_wrap_is_told(prepared):
     assert outcome.layers == ("fc",)
     for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0"):
         assert f"{name}: stays in full precision, NNI's LsqQuantizer cannot wrap it." in outcome.notes
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.fc = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc((x + self.attention(x, x, x)[0]).mean(1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("focus", method="pttq", epochs=1, share=1.0),
+        Settings("focus", method="lsq-int2", epochs=1, share=1.0),
+        Settings("focus", method="mixed", bits=0.905, epochs=1),
+    ],
+    ids=["share", "lsq", "bits"],
+)
+def test_attention_is_told_to_stay_as_it_is(settings, tmp_path):
+    recipe = Recipe(epochs=1, lr=1e-2)
+    task = Task("focus", "waves, attended to", load, Attentive, F.cross_entropy, recipe, shape=(6, 4))
+    outcome = run(prepare(task, cache=tmp_path), settings)
+    told = [note for note in outcome.notes if "stays in full precision" in note]
+    assert outcome.layers == ("fc",) and len(told) == 2
+    for name in ("attention.in_proj_weight", "attention.out_proj"):
+        sentence = f"{name}: stays in full precision, like all of nn.MultiheadAttention that `include` does not name."
+        assert sentence in told

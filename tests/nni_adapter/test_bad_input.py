@@ -6,6 +6,7 @@ import nni
 import pytest
 import torch
 from nni.compression.utils import TorchEvaluator
+from torch import nn
 
 from tests.nni_adapter.nets import Net, config, make_evaluator, make_loop, training_step
 from ttq_plugin.errors import InputError
@@ -138,3 +139,15 @@ def test_compress_needs_a_limit(model):
     quantizer = PTTQQuantizer(model, config("conv1"), make_evaluator(model))
     with pytest.raises(InputError, match="compress needs max_steps or max_epochs, got neither"):
         quantizer.compress(None, None)
+
+
+def test_channels_of_a_grouped_transposed_convolution():
+    model = nn.Sequential(nn.ConvTranspose1d(4, 6, 3, groups=2))
+    before = {name: id(parameter) for name, parameter in model.named_parameters()}
+    with pytest.raises(InputError) as caught:
+        PTTQQuantizer(model, [{"op_names": ["0"], "granularity": "out_channel"}])
+    assert str(caught.value) == (
+        "granularity out_channel is not possible for a grouped transposed convolution; use default."
+    )
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == before
+    assert len(PTTQQuantizer(model, [{"op_names": ["0"]}]).export_model()[0].weight.unique()) == 3

@@ -15,6 +15,7 @@ from ttq_plugin.core.model.copying import copied
 from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
+from ttq_plugin.curvature.result import Selection
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.measures import CompressionReport, measure
 from ttq_plugin.methods import LSQ, LSQ_QUANTIZER, MIXED
@@ -147,7 +148,7 @@ def run(
             dead = tuple(layer.name for layer in look.layers if layer.dead)
             on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
 
-    links, zeros = _links(prepared, settings, config_list, chain)
+    links, zeros, kept = _links(prepared, settings, config_list, chain)
     with seeded(settings.seed, prepared.device):
         quantizers = _quantizers(prepared, settings, links, note)
         quantizers.compress(max_epochs=settings.epochs)
@@ -160,7 +161,7 @@ def run(
         model=found.model,
         layers=quantizers.layers,
         widths=_widths(quantizers),
-        notes=[*quantizers.notes, *fitted, *problems, *lost],
+        notes=[*kept, *quantizers.notes, *fitted, *problems, *lost],
         losses=losses,
         health=health,
         seconds=time.perf_counter() - started,
@@ -199,8 +200,8 @@ def _widths(quantizers: Any) -> dict[str, int]:
 
 def _links(
     prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
-) -> tuple[Sequence[Link], float | None]:
-    """What each layer gets: the chain, or the one method on the config list's layers or the flattest; and its zeros."""
+) -> tuple[Sequence[Link], float | None, list[str]]:
+    """What each layer gets: a chain, or the method on the config list's layers or the flattest; its zeros; notes."""
     budgeted = settings.method == MIXED and settings.bits is not None and chain is None and not config_list
     if not budgeted and ((chain is None) == (settings.method == MIXED) or (chain is not None and config_list)):
         raise InputError(
@@ -209,27 +210,34 @@ def _links(
             f"{'a' if config_list else 'no'} config list."
         )
     if chain is not None:
-        return chain, None
+        return chain, None, []
     if settings.bits is not None:
         most = Budget(bits=settings.bits * 32 * sum(p.numel() for p in prepared.model.parameters()))
-        return select(prepared.model, prepared.traces, most, methods=PER_LAYER).chain, None
+        selection = select(prepared.model, prepared.traces, most, methods=PER_LAYER)
+        return selection.chain, None, _kept(selection)
     options = settings.options()
+    kept: list[str] = []
     if not config_list:
         method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse
         selection = select(
             prepared.model, prepared.traces, settings.share, methods=(method,), options={method: options}
         )
-        config_list = selection.config_list
+        config_list, kept = selection.config_list, _kept(selection)
         if settings.granularity:
             config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
     if settings.method == LSQ:
-        return [Link(LSQ_QUANTIZER, tuple(entry | LSQ_GRID for entry in config_list), {})], None
+        return [Link(LSQ_QUANTIZER, tuple(entry | LSQ_GRID for entry in config_list), {})], None, kept
     if limited(settings) is not None:
         options["zeros"] = zeros_for(prepared, settings, config_list)
     if "zeros" in options:
         options["zeros_steps"] = settings.epochs * -(-len(prepared.train) // prepared.task.recipe.batch_size)
     link = Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})
-    return [link], options.get("zeros")
+    return [link], options.get("zeros"), kept
+
+
+def _kept(selection: Selection) -> list[str]:
+    """The notes on layers that were no candidates; the others are on the choice, or told again by the quantizers."""
+    return [note for note in selection.notes if "stays in full precision" in note]
 
 
 def _fit_budget(prepared: Prepared, settings: Settings, quantizers: Any, zeros: float | None) -> list[str]:
