@@ -113,7 +113,7 @@ def test_the_command_takes_a_size_and_keeps_it(cache, tmp_path):
 def test_thresholds_are_faster_where_zeros_are_prescribed(monkeypatch):
     asked = []
     monkeypatch.setattr(api, "run", lambda ready, settings, **_: asked.append(settings.lr_threshold))
-    monkeypatch.setattr(api.Trained, "with_traces", lambda self: None)
+    monkeypatch.setattr(api.Trained, "with_traces", lambda self, show: None)
     trained = api.Trained(None, "mcc", 1.0, {}, "", prepared=type("P", (), {"task": type("T", (), {"name": "t"})}))
     api.compress(trained, "pttq", zeros=0.9, show=False)
     api.compress(trained, "pttq", max_bytes=9000, show=False)

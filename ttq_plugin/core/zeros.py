@@ -233,21 +233,24 @@ def settle(members: Sequence[Member], share: float) -> int:
     Returns:
         By how many weights it was missed: 0 unless the layers cannot have it.
     """
-    count = round(share * sum(member.weight.numel() for member in members))
+    asked = round(share * sum(member.weight.numel() for member in members))
     missed = 0
     for attempt in range(_ATTEMPTS):
         found = _all_heights(members)
         r = torch.cat([heights.flat().to(members[0].weight.device) for heights in found])
-        if count > int((r < _INFINITY).sum()):
+        count = asked
+        if count > (movable := int((r < _INFINITY).sum())):
             # Thresholds for several sides stop at the least of their peaks: that weight is pushed out of their way.
-            r = torch.cat([heights.open().to(members[0].weight.device) for heights in found])
-            within = min(count, int((r < _INFINITY).sum()))
-            _part(found, _lowest(r, within), _between(r, within, 3 * MARGIN))
-            continue
+            opened = torch.cat([heights.open().to(members[0].weight.device) for heights in found])
+            count = min(asked, int((opened < _INFINITY).sum()))  # the rest keeps a sign alive
+            if count > movable:
+                _part(found, _lowest(opened, count), _between(opened, count, 3 * MARGIN))
+                continue
         within = max(count, int((r == -_INFINITY).sum()))
         _move(found, _between(r, within, 1.0), [heights.stop() for heights in found])
-        missed = sum(member.zeros() for member in members) - count
-        if missed == 0 or attempt == _ATTEMPTS - 1:
+        zeros = sum(member.zeros() for member in members)
+        missed = zeros - asked
+        if zeros == count or attempt == _ATTEMPTS - 1:
             break
         _part(_all_heights(members), _lowest(r, within), r.new_zeros(()))
     return missed
