@@ -17,7 +17,7 @@ test: install
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 compat:
 	$(PYTHON) tests/compat.py --torches $(TORCHES) $(if $(PYTHONS),--pythons $(PYTHONS)) \

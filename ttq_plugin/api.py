@@ -91,7 +91,7 @@ def train(
     Raises:
         InputError: If the task, its data or the weights cannot be used; the message says what to change.
 
-    Example:
+    Examples:
         >>> import ttq_plugin
         >>> trained = ttq_plugin.train("mnist-cnn", show=False)
         >>> trained.metric, trained.score > 0.9
@@ -169,7 +169,7 @@ def compress(
         InputError: If the task or a number cannot be used.
         Diverged: If the training leaves the finite numbers.
 
-    Example:
+    Examples:
         >>> import ttq_plugin
         >>> outcome = ttq_plugin.compress("mnist-cnn", "pttq", t_min=1.0, t_max=1.0, epochs=2, show=False)
         >>> sorted(outcome.model.conv2.weight.sign().unique().tolist())

@@ -6,7 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as one sentence and leaves with exit code 2.
 
-    Example:
+    Examples:
         >>> import ttq_plugin
         >>> try:
         ...     ttq_plugin.Budget(share=2)

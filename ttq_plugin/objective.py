@@ -44,7 +44,7 @@ class TernaryObjective:
     Raises:
         InputError: If task or space cannot be used, or the study does not maximise each objective.
 
-    Example:
+    Examples:
         >>> import optuna
         >>> from ttq_plugin import TernaryObjective
         >>> objective = TernaryObjective("mnist-cnn", store=None, show=False)

@@ -221,7 +221,7 @@ def search(
         InputError: If task, space or an option cannot be used; nothing has been trained then.
         RuntimeError: If the search could not go on; what is finished is kept, and ``resume`` goes on with it.
 
-    Example:
+    Examples:
         >>> import ttq_plugin
         >>> study = ttq_plugin.search("mnist-cnn", trials=2, workers=1)  # doctest: +SKIP
         >>> study.front[["mcc", "cr_gain_total"]]  # doctest: +SKIP

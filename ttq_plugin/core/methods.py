@@ -1,6 +1,6 @@
 """The methods' equations, one declaration each; their numbers and names stand in ``ttq_plugin.methods``.
 
-Example:
+Examples:
     >>> import torch
     >>> from ttq_plugin import METHODS
     >>> method = METHODS["ttq"]

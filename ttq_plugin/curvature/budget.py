@@ -25,7 +25,7 @@ class Budget:
         energy: one inference of the whole model takes at most so many joules, at the least sensitivity.
         sensitivity: the chosen methods' Omegas sum up to at most this, in units of the loss, at the fewest bits.
 
-    Example:
+    Examples:
         >>> from ttq_plugin import Budget
         >>> Budget(bits=60_000).kind, Budget(share=0.9).limit
         ('bits', 0.9)

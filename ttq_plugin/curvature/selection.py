@@ -81,7 +81,7 @@ def generate_config(
     Raises:
         InputError: as in `layer_traces` and `select`; what can be known before the traces is said before.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import generate_config
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))

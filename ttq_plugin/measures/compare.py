@@ -48,7 +48,7 @@ def measure(
         InputError: different parameters, an unknown or not quantised layer, nothing quantised, or an input that the
             models do not take.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import bake, measure, ternarize
         >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64))

@@ -27,7 +27,7 @@ class EnergyModel:
         mult_add: one multiplication and addition (32-bit, 45 nm); 3.7e-12 J in the papers.
         transfer: one 32-bit word from memory; 1e-9 J in the papers. Their released code uses 4e-9 J.
 
-    Example:
+    Examples:
         >>> from ttq_plugin import EnergyModel
         >>> f"{EnergyModel(transfer=4e-9).moving(words=1000):.1e} J"
         '4.0e-06 J'

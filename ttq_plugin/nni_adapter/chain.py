@@ -222,7 +222,7 @@ def compress_chain(
     Raises:
         InputError: if neither limit is given; see ``QuantizerChain`` for the rest.
 
-    Example:
+    Examples:
         >>> import nni
         >>> import torch
         >>> from nni.compression.utils import TorchEvaluator

@@ -210,7 +210,7 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
 class TTQPruner(TernaryPruner):
     """Prunes what TTQ sets to zero: ``|w| <= t max|w|``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import TTQPruner
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -226,7 +226,7 @@ class TTQPruner(TernaryPruner):
 class ATTQPruner(TernaryPruner):
     """Prunes what aTTQ sets to zero: ``mu + t_min sigma <= w <= mu + t_max sigma``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import ATTQPruner
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -242,7 +242,7 @@ class ATTQPruner(TernaryPruner):
 class PTTQPruner(TernaryPruner):
     """Prunes what pTTQ sets to zero, and learns its thresholds while training.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import PTTQPruner
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))

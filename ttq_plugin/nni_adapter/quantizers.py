@@ -114,7 +114,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 class TTQQuantizer(TernaryQuantizer):
     """Trained ternary quantization (Zhu et al. 2017): thresholds at ``t max|w|``; option ``t`` in (0, 1).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import TTQQuantizer
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -129,7 +129,7 @@ class TTQQuantizer(TernaryQuantizer):
 class ATTQQuantizer(TernaryQuantizer):
     """Asymmetric TTQ (Vindas et al.): thresholds at ``mu + t_min sigma`` and ``mu + t_max sigma``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import ATTQQuantizer
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -144,7 +144,7 @@ class ATTQQuantizer(TernaryQuantizer):
 class PTTQQuantizer(TernaryQuantizer):
     """Trainable pruned TTQ (Vindas et al. 2024): ``|mu + t sigma|``, with t_min, t_max learned by the chain rule.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import PTTQQuantizer
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -159,7 +159,7 @@ class PTTQQuantizer(TernaryQuantizer):
 class TWNQuantizer(TernaryQuantizer):
     """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|``, one scale, nothing learned but weights.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import TWNQuantizer
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))
@@ -174,7 +174,7 @@ class TWNQuantizer(TernaryQuantizer):
 class BinaryQuantizer(TernaryQuantizer):
     """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import BinaryQuantizer
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8))

@@ -44,7 +44,7 @@ def register() -> None:
     quantizers tell both scales of a ternary weight that they joined, and the plugin's classes stand in
     ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look compressors up by name.
 
-    Example:
+    Examples:
         >>> import ttq_plugin
         >>> ttq_plugin.register()
         >>> from nni.compression.quantization import PTTQQuantizer

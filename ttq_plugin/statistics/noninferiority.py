@@ -54,7 +54,7 @@ def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
     Raises:
         InputError: for a margin that is not above 0.
 
-    Example:
+    Examples:
         >>> from ttq_plugin.statistics.resampling import Interval
         >>> p_inferior(Interval(0.0, 0.004, -0.009, 0.009, 10, True), 0.01) < 0.05
         True
@@ -79,7 +79,7 @@ def holm(values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted ones, in the same order.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """

@@ -40,7 +40,7 @@ class Metric:
     Raises:
         InputError: if the name is not one word, or is one that reports use for something else.
 
-    Example:
+    Examples:
         >>> from ttq_plugin.tasks.metrics import Metric
         >>> def worst(outputs, targets):
         ...     return float((outputs - targets).abs().max())

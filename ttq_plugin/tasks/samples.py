@@ -42,7 +42,7 @@ class Split:
         y: targets, shape (samples, ...) of each tensor; class indices are int64.
         groups: which subject, recording or speaker each sample is of, numbers or words, (samples,); None: not known.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin.tasks.task import Split
         >>> split = Split(torch.zeros(4, 3), torch.tensor([0, 1, 0, 1]), groups=["ann", "ann", "bob", "bob"])

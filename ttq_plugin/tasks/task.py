@@ -146,7 +146,7 @@ class Task:
     Raises:
         InputError: if there is no such metric, or load, model or loss is no function.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin.tasks.task import Data, Recipe, Split, Task
         >>> def load(source, seed):

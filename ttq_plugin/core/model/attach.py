@@ -68,7 +68,7 @@ def ternarize(
     Raises:
         InputError: for a module, weight, method or option that cannot work; the model is left as it was.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import ternarize
         >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="twn")
@@ -124,7 +124,7 @@ def parameter_groups(
     Raises:
         InputError: for a learning rate that is negative or no number.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import parameter_groups, ternarize
         >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
@@ -163,7 +163,7 @@ def project_(model: nn.Module) -> None:
     Raises:
         InputError: if zeros are prescribed, and the model is sharded.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import parameter_groups, project_, ternarize
         >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
@@ -198,7 +198,7 @@ def bake(model: nn.Module) -> nn.Module:
         InputError: if no layer is ternary, one has further parametrizations, the model is sharded, or it is only a part
             of the model that a share of zeros was prescribed for.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import bake, ternarize
         >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")

@@ -81,7 +81,7 @@ def save_packed(
     Raises:
         InputError: for an unknown task or ``rest``, a tensor that cannot be kept, or a place that cannot be written.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import bake, save_packed, ternarize
         >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))
@@ -136,7 +136,7 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
         InputError: if the file is missing, foreign, of another version, damaged, of another architecture, or names no
             built-in task where one is needed; the model is then unchanged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import bake, load_packed, save_packed, ternarize
         >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))
@@ -179,7 +179,7 @@ def packed_info(path: Path | str) -> PackedInfo:
     Raises:
         InputError: if the file is missing, foreign, of another version, or damaged.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import bake, packed_info, save_packed, ternarize
         >>> model = bake(ternarize(torch.nn.Sequential(torch.nn.Linear(64, 64)), ["0"], method="twn"))

@@ -122,7 +122,7 @@ def integerize(
     Raises:
         InputError: If there is no sample, or the model uses an operation that has no integer form.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import integerize
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())

@@ -21,7 +21,7 @@ def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
     Returns:
         Seconds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import latency
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU()).eval()

@@ -75,7 +75,7 @@ class TernaryRuntime:
     Raises:
         InputError: if the model is in training mode, does not take the example, or has no such layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ttq_plugin import TernaryRuntime
         >>> model = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU()).eval()
