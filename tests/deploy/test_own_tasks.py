@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from ttq_plugin import cli
-from ttq_plugin.deploy.bench.bench import bench as bench_module
+from ttq_plugin.deploy.bench import bench as bench_module
 from ttq_plugin.deploy.file.packed import packed_info
 from ttq_plugin.deploy.mlflow.pyfunc import save_model
 from ttq_plugin.deploy.onnx.dense import OnnxModule
@@ -304,7 +304,9 @@ def study(folder):
 def test_a_front_member_is_exported_by_its_number(here, study, tmp_path):
     number = study["front"][0]["trial"]
     words = ("export", "a/b", "--trial", number, "--to", "onnx")
-    with pytest.raises(InputError, match=r"nor a database makes .* --trial \d --task deploy_mine:CLASSIFIER`"):
+    with pytest.raises(
+        InputError, match=r"nor a database makes .* --trial \d --to onnx --task deploy_mine:CLASSIFIER`"
+    ):
         run(*words)
     with pytest.raises(
         InputError, match="searches deploy_mine:CLASSIFIER, and the task named beside it must be the same"
