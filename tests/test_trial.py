@@ -12,9 +12,8 @@ from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks import get_task, training
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
-from ttq_plugin.trial import run as trial_run
 from ttq_plugin.trial.run import Settings, prepare, run, score_on_test
 
 CHAIN = (
@@ -215,13 +214,13 @@ def test_a_compression_follows_the_tasks_recipe_and_its_loss_for_these_classes(m
     assert torch.equal(ready.task.loss(logits, labels), pair().loss_for(ready.train)(logits, labels))
     assert not torch.isclose(ready.task.loss(logits, labels), pair().loss(logits, labels))
     seen = []
-    real = trial_run.train
+    real = training.train
 
     def spy(net, optimizer, schedule, *arguments, **options):
         real(net, optimizer, schedule, *arguments, **options)
         seen.extend((optimizer, schedule))
 
-    monkeypatch.setattr(trial_run, "train", spy)
+    monkeypatch.setattr(training, "train", spy)
     run(ready, Settings("pair", "pttq", lr=1e-2, epochs=3, share=1.0))
     optimizer, schedule = seen
     assert isinstance(optimizer, torch.optim.AdamW) and isinstance(schedule, torch.optim.lr_scheduler.OneCycleLR)

@@ -21,10 +21,9 @@ from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.checks.check import make_model
 from ttq_plugin.tasks.checks.identity import identity
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
-from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.tasks.task import Data, Task
-from ttq_plugin.tasks.training import OnEpoch, train
+from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
 
 
 @dataclass(frozen=True)
@@ -156,21 +155,10 @@ def _trained(task: Task, data: Data, seed: int, device: str, path: Path, on_epoc
     split = data.train.to(device)
     loss = task.loss_for(split)
     set_dropout(model, recipe.dropout)
-    schedule = SCHEDULES[recipe.schedule]
-    optimizer = OPTIMIZERS[recipe.optimizer].make(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    train(
-        model,
-        optimizer,
-        schedule.make(optimizer, recipe.course(recipe.lr, recipe.epochs, len(split))),
-        at_precision(lambda batch, net: loss(inputs.call(net, batch[0]), batch[1]), recipe.precision),
-        split,
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        every_batch=schedule.every_batch,
-        needs_metric=schedule.needs_metric,
-        on_epoch=on_epoch,
-    )
+    optimizer = optimizer_by(recipe, model.parameters(), recipe.lr)
+    scheduler = scheduler_by(recipe, optimizer, split, lr=recipe.lr, epochs=recipe.epochs)
+    step = at_precision(lambda batch, net: loss(inputs.call(net, batch[0]), batch[1]), recipe.precision)
+    train_by(recipe, model, optimizer, scheduler, step, split, epochs=recipe.epochs, seed=seed, on_epoch=on_epoch)
     model = model.cpu().eval()
     copy_dropout(make_model(task), model)
     found = score(model, data.validation, task.score)

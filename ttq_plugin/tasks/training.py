@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from ttq_plugin.errors import Diverged
 from ttq_plugin.support.frames import of_the_user
 from ttq_plugin.support.inputs import batch_size as samples_of
 from ttq_plugin.tasks.samples import Batch, Samples
+from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Trace
+from ttq_plugin.tasks.task import Recipe
 
 OnEpoch = Callable[[int, float], None]
 """Called after each epoch with its number (from 1) and its mean training loss."""
@@ -72,6 +75,48 @@ def train(
             scheduler.step(*([mean] if needs_metric else []))
         if on_epoch is not None:
             on_epoch(epoch, mean)
+
+
+def optimizer_by(recipe: Recipe, parameters: Iterable[Any], lr: float, trace: Trace | None = None) -> Optimizer:
+    """The recipe's optimiser of these parameters, or groups of them, at this learning rate."""
+    kind = OPTIMIZERS[recipe.optimizer]
+    return kind.make(parameters, lr=lr, weight_decay=recipe.weight_decay, trace=trace)
+
+
+def scheduler_by(
+    recipe: Recipe, optimizer: Optimizer, split: Samples, *, lr: float, epochs: int, trace: Trace | None = None
+) -> LRScheduler | None:
+    """The recipe's schedule for a training of ``epochs`` passes over the split that begins at ``lr``."""
+    return SCHEDULES[recipe.schedule].make(optimizer, recipe.course(lr, epochs, len(split)), trace=trace)
+
+
+def train_by(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    training_step: Callable[[Batch, nn.Module], Tensor],
+    split: Samples,
+    *,
+    epochs: int,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """``train`` with the batch size and the schedule's manner of the recipe."""
+    schedule = SCHEDULES[recipe.schedule]
+    train(
+        model,
+        optimizer,
+        scheduler,
+        training_step,
+        split,
+        epochs=epochs,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        every_batch=schedule.every_batch,
+        needs_metric=schedule.needs_metric,
+        on_epoch=on_epoch,
+    )
 
 
 def _loss(step: Callable[[Batch, nn.Module], Tensor], batch: Batch, model: nn.Module, *, last: bool) -> Tensor | None:

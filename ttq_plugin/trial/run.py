@@ -24,9 +24,8 @@ from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
-from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
-from ttq_plugin.tasks.training import OnEpoch, train
+from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
 from ttq_plugin.trial.budget import limited, tighten, zeros_for
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.trial.settings import Settings
@@ -257,27 +256,12 @@ def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], o
     task, recipe = prepared.task, prepared.task.recipe
     model = copied(prepared.model)
     set_dropout(model, recipe.dropout if settings.dropout is None else settings.dropout)
-    stepping = SCHEDULES[recipe.schedule]
-    optimizer = OPTIMIZERS[recipe.optimizer].make(
-        model.parameters(), lr=settings.lr, weight_decay=recipe.weight_decay, trace=nni.trace
-    )
-    course = recipe.course(settings.lr, settings.epochs, len(prepared.train))
-    scheduler = stepping.make(optimizer, course, trace=nni.trace)
+    optimizer = optimizer_by(recipe, model.parameters(), settings.lr, trace=nni.trace)
+    scheduler = scheduler_by(recipe, optimizer, prepared.train, lr=settings.lr, epochs=settings.epochs, trace=nni.trace)
 
     def fit(net: nn.Module, optim: Any, step: Callable[..., Tensor], schedule: Any, _: Any, epochs: int) -> None:
-        train(
-            net,
-            optim,
-            schedule,
-            step,
-            prepared.train,
-            epochs=epochs,
-            batch_size=recipe.batch_size,
-            seed=settings.seed,
-            every_batch=stepping.every_batch,
-            needs_metric=stepping.needs_metric,
-            on_epoch=on_epoch,
-        )
+        split, seed = prepared.train, settings.seed
+        train_by(recipe, net, optim, schedule, step, split, epochs=epochs, seed=seed, on_epoch=on_epoch)
 
     step: TrainingStep = lambda batch, net: task.loss(inputs.call(net, batch[0]), batch[1])  # noqa: E731
     if settings.loss is not None:

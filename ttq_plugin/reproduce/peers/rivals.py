@@ -13,8 +13,8 @@ from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.reproduce.peers.entrants import PARQ, PRUNED
 from ttq_plugin.support import inputs
 from ttq_plugin.support.seeds import seeded
-from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES
-from ttq_plugin.tasks.training import train
+from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
+from ttq_plugin.tasks.training import optimizer_by, scheduler_by, train_by
 from ttq_plugin.trial.prepared import Prepared
 
 RISE = 0.7
@@ -58,11 +58,9 @@ def _fit(
     after: Callable[[int, int], None],
 ) -> None:
     """The task's own training, with a call after each step that is told its number and how many there are."""
-    recipe = ready.task.recipe
-    stepping = SCHEDULES[recipe.schedule]
-    course = recipe.course(settings["lr"], settings["epochs"], len(ready.train))
-    scheduler = stepping.make(optimizer, course)
-    total = settings["epochs"] * -(-len(ready.train) // recipe.batch_size)
+    recipe, split = ready.task.recipe, ready.train
+    length = {"epochs": settings["epochs"]}
+    total = settings["epochs"] * -(-len(split) // recipe.batch_size)
     count = 0
 
     def step(batch: Any, net: nn.Module) -> Tensor:
@@ -72,27 +70,16 @@ def _fit(
         count += 1
         return ready.task.loss(inputs.call(net, batch[0]), batch[1])
 
-    train(
-        model,
-        optimizer,
-        scheduler,
-        step,
-        ready.train,
-        epochs=settings["epochs"],
-        batch_size=recipe.batch_size,
-        seed=seed,
-        every_batch=stepping.every_batch,
-        needs_metric=stepping.needs_metric,
-        on_epoch=None,
-    )
+    scheduler = scheduler_by(recipe, optimizer, split, lr=settings["lr"], **length)
+    set_dropout(model, recipe.dropout)
+    train_by(recipe, model, optimizer, scheduler, at_precision(step, recipe.precision), split, **length, seed=seed)
+    copy_dropout(ready.model, model)
     after(total, total)
 
 
 def _pruned(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: dict[str, Any], seed: int) -> nn.Module:
     """The smallest weights of all layers together are masked, more of them as training goes on, cubically."""
-    optimizer = OPTIMIZERS[ready.task.recipe.optimizer].make(
-        model.parameters(), lr=settings["lr"], weight_decay=ready.task.recipe.weight_decay
-    )
+    optimizer = optimizer_by(ready.task.recipe, model.parameters(), settings["lr"])
 
     def after(step: int, total: int) -> None:
         progress = min(1.0, step / (RISE * total))
@@ -123,7 +110,7 @@ def _parq(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: di
     recipe = ready.task.recipe
     steps = settings["epochs"] * -(-len(ready.train) // recipe.batch_size)
     groups = [{"params": weights, "quant_bits": 0}, {"params": rest}]
-    base = OPTIMIZERS[recipe.optimizer].make(groups, lr=settings["lr"], weight_decay=recipe.weight_decay)
+    base = optimizer_by(recipe, groups, settings["lr"])
     hardening = ProxPARQ(round(0.1 * steps), round(0.9 * steps), steepness=20)
     optimizer = QuantOptimizer(base, LSBQuantizer(), hardening, quant_period=10)
     _fit(ready, model, optimizer, settings, seed, lambda step, total: None)
