@@ -23,9 +23,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.early import dominates
 from ttq_plugin.search.study.storage import open_storage
 from ttq_plugin.search.study.study import load_study, open_study
-
-LEVEL = 0.95
-"""Of the intervals."""
+from ttq_plugin.statistics import LEVEL
 
 CONFIRMED = "~confirm"
 """What a searched study's name gets for the study of its front's other seeds."""

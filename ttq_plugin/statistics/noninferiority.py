@@ -10,7 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.statistics.resampling import LEVEL, Interval
+from ttq_plugin.statistics import LEVEL
+from ttq_plugin.statistics.resampling import Interval
 
 SIGNIFICANCE = 0.05
 """The largest share of models that are worse by the margin and yet called not inferior."""

@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.statistics import LEVEL
 from ttq_plugin.statistics.counts import FROM_COUNTS, OF_ONE_LOGIT, Floats
 from ttq_plugin.support import inputs
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.scoring.readings import BINARY, MULTILABEL, Reading, read_classes
-
-LEVEL = 0.95
-"""Confidence level of every interval, unless another one is asked for."""
 
 RESAMPLES = 2000
 """Resamples where a score follows from confusion matrices."""
@@ -138,14 +136,11 @@ def change(metric: Metric, before: Answers, after: Answers, *, level: float = LE
 
 def _grain(metric: Metric, answers: Answers) -> float:
     """What one wrong answer more costs, on average over the samples that are answered right."""
-    if not metric.builtin or metric.name not in FROM_COUNTS:
+    counted = _counted(metric, (answers,), np.zeros(len(answers), dtype=int), 1)
+    if counted is None:
         return 0.0
-    reading = read_classes(answers.outputs, answers.targets)
-    table = _tables(reading, np.zeros(len(answers), dtype=int), 1)
-    if table is None:
-        return 0.0
-    formula = (OF_ONE_LOGIT if reading.kind == BINARY else FROM_COUNTS)[metric.name]
-    whole, others = table[0], np.arange(reading.classes - 1)
+    formula, [table] = counted
+    whole, others = table[0], np.arange(len(table[0]) - 1)
     right, worse = np.diag(whole), 0.0
     for k in np.flatnonzero(right):
         moved = np.repeat(whole[None], len(others), axis=0)
@@ -174,13 +169,21 @@ def _resampled(metric: Metric, answers: tuple[Answers, ...], seed: int) -> tuple
     if units < 2:
         return None
     generator = np.random.default_rng(seed)
-    if metric.builtin and metric.name in FROM_COUNTS:
-        readings = [read_classes(each.outputs, each.targets) for each in answers]
-        tables = [_tables(reading, names, units) for reading in readings]
-        formula = (OF_ONE_LOGIT if readings[0].kind == BINARY else FROM_COUNTS)[metric.name]
-        if all(table is not None for table in tables):
-            return _from_tables(formula, [table for table in tables if table is not None], units, generator)
+    if (counted := _counted(metric, answers, names, units)) is not None:
+        return _from_tables(*counted, units, generator)
     return _from_samples(metric, answers, names, units, generator)
+
+
+def _counted(
+    metric: Metric, answers: tuple[Answers, ...], names: NDArray[Any], units: int
+) -> tuple[Callable[[Floats], Floats], list[Floats]] | None:
+    """The metric's formula on confusion matrices, and those of each model; None where they do not tell the metric."""
+    if not metric.builtin or metric.name not in FROM_COUNTS:
+        return None
+    readings = [read_classes(each.outputs, each.targets) for each in answers]
+    tables = [table for reading in readings if (table := _tables(reading, names, units)) is not None]
+    formulas = OF_ONE_LOGIT if readings[0].kind == BINARY else FROM_COUNTS
+    return (formulas[metric.name], tables) if len(tables) == len(answers) else None
 
 
 def _tables(reading: Reading, names: NDArray[Any], units: int) -> Floats | None:

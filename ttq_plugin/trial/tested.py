@@ -37,10 +37,10 @@ class Tested(Score):
     interval: Interval | None = None
     change: Interval | None = None
 
-    def to_dict(self, prefix: str = "test") -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Interval and change as JSON, under ``test_interval`` and ``test_change``; what is not known is left out."""
         found = {"interval": self.interval, "change": self.change}
-        return {f"{prefix}_{name}": value.to_dict() for name, value in found.items() if value is not None}
+        return {f"test_{name}": value.to_dict() for name, value in found.items() if value is not None}
 
 
 def score_on_test(

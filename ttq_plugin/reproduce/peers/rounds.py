@@ -32,6 +32,9 @@ from ttq_plugin.trial.tested import score_on_test
 
 FULL = "full precision"
 
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Kinds of layers that every entrant can compress."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -99,9 +102,6 @@ def train_round(one: Round, place: Place) -> dict[str, Any]:
 def layers_of(model: nn.Module) -> tuple[str, ...]:
     """The layers that every entrant compresses: all with one weight matrix that NNI can wrap."""
     return tuple(name for name, matrix in candidate_layers(model).items() if isinstance(matrix.module, LAYERS))
-
-
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _model(one: Round, ready: Prepared) -> tuple[nn.Module, list[str]]:
