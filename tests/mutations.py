@@ -13,7 +13,7 @@ from ttq_plugin import InputError
 
 
 def mutated(data: bytes, generator: np.random.Generator, *, header: bool = True) -> bytes:
-    """The file with a bit flipped, bytes lost, doubled, inserted or swapped, its end cut off, or its header edited.
+    """The file with a bit or byte changed, bytes lost, doubled, inserted or swapped, its end cut, or its header edited.
 
     Args:
         data: The file.
@@ -29,8 +29,10 @@ def mutated(data: bytes, generator: np.random.Generator, *, header: bool = True)
     length = int(generator.integers(1, 9))
     changed = bytearray(data)
     match generator.integers(9 if header else 8):
-        case 0 | 1 | 2:
+        case 0 | 1:
             changed[a] ^= 1 << int(generator.integers(8))
+        case 2:
+            changed[a] ^= int(generator.integers(1, 256))
         case 3:
             del changed[a : a + length]
         case 4:

@@ -1,9 +1,13 @@
-/* Runs an exported model on every sample of a file of floats, and writes its outputs to another. */
+/* Runs an exported model on every sample of a file, of floats or what NUMBER says, and writes its outputs to another. */
 #include "model.h"
 
 #include <stdio.h>
 
-static float x[MODEL_INPUTS], y[MODEL_OUTPUTS];
+#ifndef NUMBER
+#define NUMBER float
+#endif
+
+static NUMBER x[MODEL_INPUTS], y[MODEL_OUTPUTS];
 
 int main(int count, char **names)
 {

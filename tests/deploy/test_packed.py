@@ -17,6 +17,7 @@ from torch import nn
 
 from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_twin
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
+from tests.mutations import mutated
 from ttq_plugin import InputError, bake, load_packed, packed_info, save_packed, ternarize
 from ttq_plugin.support.files import save_weights
 from ttq_plugin.tasks import TASKS, get_task
@@ -190,25 +191,10 @@ def test_ten_thousand_corruptions_and_none_is_silent(small, tmp_path):
     generator = np.random.default_rng(7)
     victim, net = tmp_path / "victim.safetensors", get_task("mnist-cnn").model()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    header = 8 + struct.unpack("<Q", data[:8])[0]
     silent, tried = [], 0
     file = victim.open("wb", buffering=0)  # opening it 10 000 times would take longer than all the rest
     while tried < 10_000:
-        end = header if generator.random() < 0.5 else len(data)
-        a, b = sorted(int(i) for i in generator.integers(0, end, 2))
-        length = int(generator.integers(1, 9))
-        changed = bytearray(data)
-        match generator.integers(6):
-            case 0 | 1:
-                changed[a] ^= int(generator.integers(1, 256))
-            case 2:
-                del changed[a : a + length]
-            case 3:
-                changed[a:a] = changed[b : b + length]
-            case 4:
-                changed[a : a + length], changed[b : b + length] = changed[b : b + length], changed[a : a + length]
-            case 5:
-                changed = changed[:a]
+        changed = mutated(data, generator)
         if changed == data:
             continue
         tried += 1
@@ -217,7 +203,7 @@ def test_ten_thousand_corruptions_and_none_is_silent(small, tmp_path):
         file.truncate()
         try:
             load_packed(victim, net)
-            silent.append(bytes(changed))
+            silent.append(changed)
         except InputError:
             pass
     file.close()

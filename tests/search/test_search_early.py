@@ -116,6 +116,7 @@ def test_a_trial_that_the_front_dominates_even_at_best_ends(space_text):
 def test_what_only_a_finished_model_is_measured_for_counts_as_the_best_there_is(space_text):
     judge, space = judge_of(space_text, [(0.9, 0.5, 0.5)] * EXPERIENCE)
     judge(SimpleNamespace(epoch=5, dead=(), measure=lambda: {"mcc": 0.1, "cr_gain_total": 0.1}))
+    assert judge.looks["0.5"] == {"mcc": 0.1, "cr_gain_total": 0.1}  # looked at, and not ended
 
 
 def test_a_trial_that_cannot_keep_a_constraint_any_more_ends(space_text):
@@ -128,6 +129,7 @@ def test_a_trial_that_cannot_keep_a_constraint_any_more_ends(space_text):
 def test_infeasible_trials_are_no_front_to_be_dominated_by(space_text):
     judge, space = judge_of(space_text, [(0.9, 0.5, 0.5)] * EXPERIENCE, limits=["mcc >= 0.95"])
     look(judge, space, (0.6, 0.1, 0.1))
+    assert judge.looks["0.5"]["mcc"] == 0.6  # looked at, and not ended
 
 
 def test_constraints_are_optunas_and_keep_trials_off_the_front(space_text, storage):

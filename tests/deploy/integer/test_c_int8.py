@@ -22,7 +22,7 @@ from ttq_plugin.deploy.c_int8.placement import place
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.module import IntegerModule
 
-HARNESS = Path(__file__).with_name("harness.c")
+HARNESS = ("-DNUMBER=int8_t", Path(__file__).parents[1] / "harness.c")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wfloat-conversion"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -45,7 +45,7 @@ def outputs(program: list[str | Path], q: Tensor, count: int, folder: Path) -> T
 def differing(integer: IntegerModule, q: Tensor, folder: Path, flags: list[str], **options: bool) -> int:
     """Integers that the compiled code gives otherwise than the module."""
     written = export_int8(integer, folder, **options)
-    call("gcc", *STRICT, *flags, "-I", folder, "-o", folder / "program", HARNESS, written.source)
+    call("gcc", *STRICT, *flags, "-I", folder, "-o", folder / "program", *HARNESS, written.source)
     expected = integer.integers(q)
     return int((outputs(["./program"], q, expected.shape[1], folder) != expected).sum())
 
@@ -201,7 +201,7 @@ def test_a_run_of_the_processors_own_code_under_qemu(name, cpu, tmp_path):
     call(compiler, *STRICT, *sizes.FLAGS, f"-mcpu={cpu}", "-c", "-o", tmp_path / "model.o", written.source)
     call(arm("arm-none-eabi-objcopy"), "-R", ".ARM.attributes", tmp_path / "model.o", tmp_path / "plain.o")
     a7 = ["-mcpu=cortex-a7", "-mthumb", "-mfpu=neon-vfpv4", "-mfloat-abi=hard", "-std=c99", "--specs=rdimon.specs"]
-    call(compiler, *a7, "-I", tmp_path, "-o", tmp_path / "program", HARNESS, tmp_path / "plain.o")
+    call(compiler, *a7, "-I", tmp_path, "-o", tmp_path / "program", *HARNESS, tmp_path / "plain.o")
     expected = integer.integers(q)
     found = outputs([arm("qemu-arm"), "-cpu", "cortex-a7", "./program"], q, expected.shape[1], tmp_path)
     assert int((found != expected).sum()) == 0
