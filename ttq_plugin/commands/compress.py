@@ -19,7 +19,7 @@ from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.trial.defaults import defaults
 from ttq_plugin.trial.run import Outcome, Prepared, Settings
 from ttq_plugin.trial.settings import LIMITS
-from ttq_plugin.trial.tested import change_in_words, in_words, margin_of, not_inferior, score_on_test
+from ttq_plugin.trial.tested import Tested, change_in_words, in_words, margin_of, not_inferior, score_on_test
 
 IN_FILE = ("share", "granularity")
 """Options that a config list leaves nothing to."""
@@ -68,24 +68,8 @@ def compress(
     scores = {f"{name}_fp32": ready.score, f"test_{name}": test.value, f"test_{name}_fp32": full.value}
     if as_json:
         print_json(
-            {
-                "settings": vars(settings),
-                "layers": list(outcome.layers),
-                "kinds": outcome.report.kinds,
-                "notes": outcome.notes,
-                "simulated": ready.simulated,
-                "seconds": outcome.seconds,
-                **outcome.report.to_dict(),
-                "metric": name,
-                name: outcome.metrics[name],
-                **scores,
-                "parts": outcome.parts,
-                "parts_fp32": ready.parts,
-                "test_parts": test.parts,
-                **test.to_dict(),
-                "not_inferior": None if verdict is None else vars(verdict),
-                "weights": str(target) if target else None,
-            }
+            _as_json(settings, outcome, ready, scores, test)
+            | {"not_inferior": verdict and vars(verdict), "weights": target and str(target)}
         )
         return
     _print(settings, outcome, scores, ready)
@@ -97,6 +81,29 @@ def compress(
         out.print(SIMULATED)
     if target:
         out.print(f"weights: {target}")
+
+
+def _as_json(
+    settings: Settings, outcome: Outcome, ready: Prepared, scores: dict[str, float], test: Tested
+) -> dict[str, Any]:
+    """All that ``--json`` prints but the verdict."""
+    name = ready.task.score.name
+    return {
+        "settings": vars(settings),
+        "layers": list(outcome.layers),
+        "kinds": outcome.report.kinds,
+        "notes": outcome.notes,
+        "simulated": ready.simulated,
+        "seconds": outcome.seconds,
+        **outcome.report.to_dict(),
+        "metric": name,
+        name: outcome.metrics[name],
+        **scores,
+        "parts": outcome.parts,
+        "parts_fp32": ready.parts,
+        "test_parts": test.parts,
+        **test.to_dict(),
+    }
 
 
 def _print(settings: Settings, outcome: Outcome, scores: dict[str, float], ready: Prepared) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.commands.parts.again import reproduce_again
 from ttq_plugin.commands.parts.console import err, out, percent, print_json, progress
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.peers import peers
@@ -16,7 +17,6 @@ from ttq_plugin.reproduce.report import write_report
 from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
 from ttq_plugin.reproduce.summary import COLUMNS, environments, summarize
 from ttq_plugin.reproduce.train import Place
-from ttq_plugin.support.names import shell
 from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
@@ -71,7 +71,9 @@ def reproduce(
         pairs, recorder = _train(todo, place, folder, store, f"reproduce {table} {task}", workers)
         summary = summarize(table, paper, pairs)
         summary |= _circumstances(pairs, plan, data, table, paper)
-        summary["command"] = _command(table, task, plan, data, gpu=any(e["gpu"] for e in summary["environments"]))
+        summary["command"] = reproduce_again(
+            table, task, plan, data, gpu=any(e["gpu"] for e in summary["environments"])
+        )
         files = write_report(summary, to, name)
         link = recorder.finish(files, summary["simulated"])
     if as_json:
@@ -129,18 +131,6 @@ def _circumstances(
         "environments": environments([result for _, result in pairs]),
         "seconds": sum(result["seconds"] for _, result in pairs),
     }
-
-
-def _command(table: str, task: str, plan: Plan, data: Path | None, *, gpu: bool) -> str:
-    """The command that makes the same numbers, without what only this machine knows."""
-    words = ["ttq", "reproduce", table, "--task", task, "--repetitions", str(len(plan.seeds))]
-    words += ["--methods", ",".join(plan.rows)] if plan.rows else []
-    words += ["--scale", f"{plan.scale:g}"] if plan.scale != 1 else []
-    words += ["--precision", plan.precision] if plan.precision != "float32" else []
-    words += ["--seed", str(plan.seeds[0])] if plan.seeds[0] else []
-    words += ["--device", "cuda"] if gpu else []
-    words += ["--data", data.name] if data else []
-    return shell(words)
 
 
 def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) -> None:

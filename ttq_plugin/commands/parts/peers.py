@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.commands.parts.again import reproduce_again
 from ttq_plugin.commands.parts.console import out, percent, print_json, progress, table
+from ttq_plugin.reproduce.cells import Plan
 from ttq_plugin.reproduce.peers.compare import best_trials, duels, summarize
-from ttq_plugin.reproduce.peers.entrants import chosen, entrants, has_parq
+from ttq_plugin.reproduce.peers.entrants import Entrant, chosen, entrants, has_parq
 from ttq_plugin.reproduce.peers.report import VERDICTS, write_report
 from ttq_plugin.reproduce.peers.rounds import FULL, Round, layers_of, train_round
 from ttq_plugin.reproduce.runner import Folder, data_identity, run_cells
 from ttq_plugin.reproduce.summary import environments
 from ttq_plugin.reproduce.train import Place
-from ttq_plugin.support.names import file_name, shell
+from ttq_plugin.support.names import file_name
 from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
+from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.reproduction import ReproductionRecorder
 
@@ -38,64 +41,58 @@ def peers(
     as_json: bool,
 ) -> None:
     """Tune every entrant alike, repeat the chosen settings on other seeds, and write the report."""
-    described = get_task(task)
+    described, metric = get_task(task), get_task(task).score
     rows = chosen(entrants(), names)
     epochs = max(1, round(scale * described.recipe.epochs))
-    tuning = [
-        Round(row.name, seed, task, row.draw(trial, described.recipe.lr) | {"epochs": epochs}, trial)
-        for trial in range(trials)
-        for row in rows
-    ]
     place = Place(str(data) if data else None, str(cache) if cache else None, device)
     name = f"peers-{file_name(task)}"
     folder = Folder(to / f"{name}.cells", data_identity(place.data))
     run = _Runner(place, folder, workers or cores(), ReproductionRecorder(open_store(store), f"reproduce peers {task}"))
+    plan = Plan(range(seed, seed + repetitions), scale, rows=names)
     with folder.alone():
-        # The tuning seed's full-precision model first: two workers on the same one would wait for each other.
-        run.all([Round(FULL, seed, task, None, 0)])
-        settings = best_trials(run.all(tuning), described.score)
-        seeds = range(seed + 1, seed + 1 + repetitions)
-        again = [Round(FULL, own, task, None) for own in seeds]
-        again += [Round(row.name, own, task, settings[row.name]) for own in seeds for row in rows]
-        results = run.all(again)
-        found = summarize(results, described.score)
-        words = [
-            "ttq",
-            "reproduce",
-            "peers",
-            "--task",
-            task,
-            "--repetitions",
-            str(repetitions),
-            "--trials",
-            str(trials),
-        ]
-        words += ["--methods", ",".join(names)] if names else []
-        words += ["--scale", f"{scale:g}"] if scale != 1 else []
-        words += ["--seed", str(seed)] if seed else []
-        words += ["--data", data.name] if data else []
+        results = _results(run, described, rows, epochs, trials, plan.seeds)
+        machines, found = environments(results), summarize(results, metric)
+        gpu = any(machine["gpu"] for machine in machines)
         summary: dict[str, Any] = {
             "table": "peers",
             "task": task,
-            "metric": described.score.name,
-            "command": shell(words),
+            "metric": metric.name,
+            "command": reproduce_again("peers", task, plan, data, gpu=gpu, trials=trials),
             "trials": trials,
             "tuning_seed": seed,
-            "seeds": list(seeds),
+            "seeds": [own + 1 for own in plan.seeds],
             "epochs": epochs,
             "layers": list(layers_of(described.model())),
             "simulated": any(result["simulated"] for result in results),
             "rows": found,
-            "duels": duels(found, described.score),
+            "duels": duels(found, metric),
             "absent": {} if has_parq() else {"PARQ": "torchao is not installed; the extra peers names it"},
-            "environments": environments(results),
+            "environments": machines,
         }
-        files = write_report(summary, described.score, to, name)
+        files = write_report(summary, metric, to, name)
         run.recorder.finish(files, summary["simulated"])
     if as_json:
         print_json(summary | {"files": [str(path) for path in files]})
         return
-    _print(summary, described.score, files)
+    _print(summary, metric, files)
+
+
+def _results(
+    run: _Runner, task: Task, rows: Sequence[Entrant], epochs: int, trials: int, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The tuning on the first seed, then the repetitions on those after it, full precision among them."""
+    first = seeds[0]
+    tuning = [
+        Round(row.name, first, task.name, row.draw(trial, task.recipe.lr) | {"epochs": epochs}, trial)
+        for trial in range(trials)
+        for row in rows
+    ]
+    # The tuning seed's full-precision model first: two workers on the same one would wait for each other.
+    run.all([Round(FULL, first, task.name, None, 0)])
+    settings = best_trials(run.all(tuning), task.score)
+    again = [Round(FULL, seed + 1, task.name, None) for seed in seeds]
+    again += [Round(row.name, seed + 1, task.name, settings[row.name]) for seed in seeds for row in rows]
+    return run.all(again)
 
 
 class _Runner:
