@@ -51,6 +51,21 @@ def safe(text: str) -> str:
 err = Plain(stderr=True)
 
 
+class Bars(Progress):
+    """Progress that is drawn as bars, told in lines, or not shown at all.
+
+    Attributes:
+        shown: Whether anything is shown, be it bars or lines.
+    """
+
+    shown = True
+
+    def tell(self, text: str) -> None:
+        """Print a line between the bars, or where lines stand in their place; nothing where nothing is shown."""
+        if self.shown:
+            self.console.print(text)
+
+
 class _Count(MofNCompleteColumn):
     """How many of how many; nothing for work that is not counted."""
 
@@ -60,7 +75,7 @@ class _Count(MofNCompleteColumn):
 
 
 @contextmanager
-def progress(*, shown: bool = True) -> Iterator[Progress]:
+def progress(*, shown: bool = True) -> Iterator[Bars]:
     """Show progress: bars that are gone or complete when the block ends, or lines where bars cannot be drawn.
 
     Args:
@@ -71,7 +86,7 @@ def progress(*, shown: bool = True) -> Iterator[Progress]:
     """
     shown = shown and not is_quiet()
     drawn = err.is_interactive or err.is_jupyter
-    bars = Progress(
+    bars = Bars(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         _Count(),
@@ -81,6 +96,7 @@ def progress(*, shown: bool = True) -> Iterator[Progress]:
         console=err,
         disable=not (shown and drawn),
     )
+    bars.shown = shown
     if shown and not drawn:
         with _lines(bars, _seconds()):
             yield bars

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from rich.progress import Progress
 
 from ttq_plugin.curvature.probing.gradients import Loss, checked_loss
 from ttq_plugin.curvature.probing.probes import Gradients, Probes
 from ttq_plugin.curvature.probing.work import work
+from ttq_plugin.support.progress import Bars
 
 MOST_STEPS = 8.0
 """Training steps that a probe of one batch may cost."""
@@ -147,14 +147,13 @@ def _fitting(layers: int, first: float, each: float) -> int:
     return max(1, min(layers, 1 + int((OF_PRODUCTS - first) / each))) if first < OF_PRODUCTS else 1
 
 
-def trace_bar(bars: Progress) -> OnProbe:
+def trace_bar(bars: Bars) -> OnProbe:
     """A bar over the probes of an estimate, under a line that says what it will cost; returns what moves it."""
     tasks: list[Any] = []
 
     def on_probe(cost: Cost, done: int) -> None:
         if not tasks:
-            if not bars.disable:
-                bars.console.print(str(cost))
+            bars.tell(str(cost))
             tasks.append(bars.add_task("Hessian traces", total=cost.total, note=""))
         bars.update(tasks[0], completed=done)
 
