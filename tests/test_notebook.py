@@ -26,7 +26,9 @@ def test_every_cell_runs_and_shows_what_its_text_promises(tmp_path, monkeypatch)
     score, origin = texts(train).strip().splitlines()[-1].split(", ")
     assert float(score) > 0.9 and origin == "trained now"
     assert "% zeros" in texts(compress) and "J a mult-add" in texts(compress)
-    assert "test_balanced_accuracy" in texts(search)
+    assert "test_balanced_accuracy" in texts(best)
+    shown = search.outputs[-1]["data"]["text/html"]
+    assert "data:image/png;base64," in shown and "balanced_accuracy" in shown
     assert "tensor([-1.,  0.,  1.])" in texts(best) and ".html" in texts(best)
     assert int(texts(optuna).strip().splitlines()[-1]) >= 1
     assert (tmp_path / "mlflow_runs" / "mlflow.db").is_file()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import re
+
 import pytest
 import torch
 
@@ -63,7 +66,13 @@ def test_the_optuna_study_the_table_of_trials_and_the_report(study, tmp_path):
     assert 0 < whole["balanced_accuracy_fp32"] <= 1
     assert page == tmp_path / "page.html" and "macro F1" in page.read_text()
     assert study.report().parent == study.folder / "reports"
-    assert "members on the front" in study._repr_html_()
+
+
+def test_a_notebook_shows_the_picture_and_the_table_of_the_front(study):
+    shown = study._repr_html_()
+    assert f"mine: {len(study.front)} member" in shown and "<table" in shown
+    [code] = re.findall('src="data:image/png;base64,([^"]+)"', shown)
+    assert base64.b64decode(code) == study.picture.read_bytes()
 
 
 def test_what_there_is_not_is_one_sentence(study):

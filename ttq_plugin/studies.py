@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,8 +86,8 @@ class Study:
     """
 
     name: str
-    task: Task
-    space: Space
+    task: Task = field(repr=False)
+    space: Space = field(repr=False)
     storage: str = field(repr=False)
     store: str = field(repr=False)
     folder: Path = field(repr=False)
@@ -120,6 +121,11 @@ class Study:
     def records(self) -> list[TrialRecord]:
         """All finished trials."""
         return [TrialRecord(**record) for record in finished(self.optuna)]
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture of the front is, if the front has members."""
+        return self.folder / "fronts" / f"{file_name(self.name)}.png"
 
     @property
     def optuna(self) -> optuna.Study:
@@ -162,9 +168,14 @@ class Study:
         return Path(write_report(self.name, self.store, self.storage, floor, target)["report"])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """What a notebook shows: the picture of the front, if it was drawn, and its table."""
         shown = self.front
-        return f"<p>{html.escape(self.name)}: {len(shown)} members on the front</p>{shown.to_html(max_rows=60)}"
+        picture = ""
+        if self.picture.is_file():
+            code = base64.b64encode(self.picture.read_bytes()).decode()
+            picture = f'<img alt="The trade-off front." style="max-width: 100%" src="data:image/png;base64,{code}">'
+        members = "1 member" if len(shown) == 1 else f"{len(shown)} members"
+        return f"<p>{html.escape(self.name)}: {members} on the front</p>{picture}{shown.to_html(max_rows=60)}"
 
 
 def search(
