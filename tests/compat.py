@@ -26,11 +26,11 @@ LEAST, BEYOND = (3, 11), (3, 15)
 """The Pythons of ``requires-python``."""
 
 GROUPS = {
-    "core": ["tests/core"],
+    "core": ["tests/core", "tests/native"],
     "NNI": ["tests/nni_adapter"],
-    "packed": ["tests/deploy/test_packed.py", "tests/deploy/test_codes.py", "tests/deploy/test_enumerative.py"],
+    "packed": ["tests/deploy/file"],
     "search": ["tests/search"],
-    "CLI": ["tests/test_cli.py"],
+    "CLI": ["tests/commands/test_cli.py"],
 }
 HEAD = "| Python | torch | numpy | " + " | ".join(GROUPS) + " | machine | date |"
 INTRO = """# Pythons and torches

@@ -133,8 +133,12 @@ def test_arrows_between_folders_point_one_way():
     assert wrong == []
 
 
+def too_full(top: Path, pattern: str) -> dict[str, int]:
+    folders = [top, *(path for path in top.rglob("*") if path.is_dir())]
+    sizes = {folder: len([p for p in folder.glob(pattern) if p.name != "__init__.py"]) for folder in folders}
+    return {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > MOST_MODULES}
+
+
 def test_no_folder_is_too_full():
-    folders = [PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())]
-    sizes = {folder: len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) for folder in folders}
-    full = {str(folder.relative_to(ROOT)): size for folder, size in sizes.items() if size > MOST_MODULES}
-    assert full == {}, f"no folder may have more than {MOST_MODULES} modules"
+    assert too_full(PACKAGE, "*.py") == {}, f"no folder may have more than {MOST_MODULES} modules"
+    assert too_full(ROOT / "tests", "test_*.py") == {}, f"no folder may have more than {MOST_MODULES} files of tests"

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tests.deploy.test_c99 import CORTEX_M4
+from tests.deploy.c99.test_c99 import CORTEX_M4
 from ttq_plugin.deploy.c99.export import export_c
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx

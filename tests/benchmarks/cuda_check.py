@@ -1,9 +1,9 @@
 """What a machine with a GPU can tell in four minutes: the tests that need one, and what a training step costs there.
 
 ``python -m tests.benchmarks.cuda_check``. It needs torch, numpy and pytest, and nothing else that the package needs,
-so that a machine without a network can run it. Printed are the outcome of tests/core/test_cuda.py, and for two networks
-the time of a training step with pTTQ beside the full-precision one, in turns, the kernels that a step starts, and how
-long the GPU works on them. ``--device cpu --batch 2 --turns 3`` tries the script itself.
+so that a machine without a network can run it. It prints the outcome of tests/native/test_cuda.py and, for two
+networks, the time of a training step with pTTQ beside the full-precision one, in turns, the kernels that a step starts,
+and how long the GPU works on them. ``--device cpu --batch 2 --turns 3`` tries the script itself.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def run_tests(limit: float) -> int:
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     try:
         done = subprocess.run(
-            [*command, "tests/core/test_cuda.py"], cwd=ROOT, env=environment, timeout=limit, check=False
+            [*command, "tests/native/test_cuda.py"], cwd=ROOT, env=environment, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired:
         print(f"The tests took longer than {limit:.0f} s.", flush=True)

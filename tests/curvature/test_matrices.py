@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.nni_adapter.test_attached import IDS, Net, evaluator, net, step
+from tests.nni_adapter.layers.test_attached import IDS, Net, evaluator, net, step
 from ttq_plugin.core import bake, ternarize
 from ttq_plugin.curvature import Budget, generate_config, layer_traces, select
 from ttq_plugin.curvature.candidates import catalogue

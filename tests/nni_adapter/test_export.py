@@ -10,7 +10,7 @@ import torch
 from nni.compression.utils import TorchEvaluator
 from torch import nn
 
-from tests.core.test_copying import EVERY, X, made
+from tests.core.model.test_copying import EVERY, X, made
 from ttq_plugin.nni_adapter import PTTQPruner, PTTQQuantizer, QuantizerChain
 from ttq_plugin.nni_adapter.chain import compress_chain
 

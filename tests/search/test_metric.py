@@ -9,8 +9,8 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_search_early import changed, judge_of, look, records, search
 
+from tests.search.study.test_early import changed, judge_of, look, records, search
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, edge, upward
 from ttq_plugin.search.confirm import judge
