@@ -158,7 +158,7 @@ class _Values:
             self._held.append(tensor)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(TorchDispatchMode):
     """Adds up the mult-adds of every operator under the name of a module."""
 
     def __init__(self, model: nn.Module) -> None:

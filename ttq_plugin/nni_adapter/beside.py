@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -18,6 +19,9 @@ from ttq_plugin.errors import InputError
 
 _FACTORS = "slim_mul"
 """NNI's name for a mask that is multiplied by learned factors."""
+
+_JOIN = "from_compressor"
+"""NNI's class method by which a compressor joins another."""
 
 
 def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:
@@ -67,9 +71,9 @@ def _is_empty(wrapper: ModuleWrapper) -> bool:
 
 def keep_factors_away() -> None:
     """Make SlimPruner refuse to join a ternary weight: its factors would leave more than three values."""
-    original = SlimPruner.from_compressor.__func__
+    original = inspect.getattr_static(SlimPruner, _JOIN).__func__
     if not hasattr(original, "__wrapped__"):
-        SlimPruner.from_compressor = classmethod(_refusing_ternary(original))
+        setattr(SlimPruner, _JOIN, classmethod(_refusing_ternary(original)))
 
 
 def _refusing_ternary(original: Any) -> Any:

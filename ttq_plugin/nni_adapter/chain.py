@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from nni.compression.utils import Evaluator
 from torch import nn
@@ -14,12 +14,24 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.health import Health
 from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain, split
-from ttq_plugin.nni_adapter.links import INTEGERS, AnyLink, build, check_links, ordered
+from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
+
+
+class TernaryPart(Protocol):
+    """What ternary quantizers and the layers that NNI cannot wrap have in common."""
+
+    notes: list[str]
+
+    def states(self) -> dict[str, TernaryState]:
+        """Scales and thresholds by layer."""
+
+    def prescribe(self, zeros: float) -> None:
+        """Move the thresholds to another share of zeros, where one was prescribed."""
 
 
 class QuantizerChain:
@@ -80,9 +92,17 @@ class QuantizerChain:
         return [quantizer for quantizer in self.quantizers if isinstance(quantizer, TernaryQuantizer)]
 
     @property
+    def integer(self) -> list[WholeQuantizer]:
+        """NNI's quantizers."""
+        return [quantizer for quantizer in self.quantizers if isinstance(quantizer, WholeQuantizer)]
+
+    @property
     def notes(self) -> list[str]:
         """What the quantizers found worth telling, such as thresholds that were lowered."""
-        return [note for part in (*self.ternary, self.attached) for note in part.notes]
+        return [note for part in self._parts() for note in part.notes]
+
+    def _parts(self) -> list[TernaryPart]:
+        return [*self.ternary, self.attached]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -97,7 +117,7 @@ class QuantizerChain:
 
     def states(self) -> dict[str, TernaryState]:
         """Each ternary layer's scales and thresholds; attention's stacked projections have one state each."""
-        return {name: state for part in (*self.ternary, self.attached) for name, state in part.states().items()}
+        return {name: state for part in self._parts() for name, state in part.states().items()}
 
     def health(self) -> Health:
         """How the ternary layers are doing now; see ``TernaryCompressor.health``.
@@ -106,7 +126,7 @@ class QuantizerChain:
             A row a ternary layer; none where all are integer.
         """
         looks = [quantizer.health() for quantizer in self.ternary]
-        step = looks[-1].step if looks else self.quantizers[-1].current_step if self.quantizers else self.attached.steps
+        step = looks[-1].step if looks else self.integer[-1].current_step if self.integer else self.attached.steps
         looks.append(self.attached.health())
         return Health(step, tuple(layer for look in looks for layer in look.layers))
 
@@ -138,7 +158,7 @@ class QuantizerChain:
         Args:
             zeros: the share; what the layers cannot have, they come as near to as they can.
         """
-        for part in (*self.ternary, self.attached):
+        for part in self._parts():
             part.prescribe(zeros)
 
     def get_calibration_config(self) -> Calibration:
@@ -168,8 +188,7 @@ class QuantizerChain:
         """(layer name, NNI's target space) of every integer weight."""
         return [
             (name, spaces["weight"])
-            for quantizer in self.quantizers
-            if isinstance(quantizer, tuple(INTEGERS.values()))
+            for quantizer in self.integer
             for name, spaces in sorted(quantizer._target_spaces.items())
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nni.compression.base.compressor import Compressor
 from nni.compression.base.config import select_modules_by_config
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
 from ttq_plugin.core.model.attach import check_rate, default_rate
-from ttq_plugin.core.model.layers import channel_of, check_layers
+from ttq_plugin.core.model.layers import channel_of, check_layers, tensor_of
 from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.beside import check_free
@@ -102,7 +102,9 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self._forget_length: Callable[[], None] = _nothing
 
     @classmethod
-    def from_compressor(cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any):
+    def from_compressor(
+        cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any
+    ) -> Self:
         """A compressor that joins another one's model and training; see NNI's method of the same name.
 
         Args:
@@ -150,7 +152,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self, method: Ternarizer, module: nn.Module, name: str, config: dict[str, Any]
     ) -> tuple[Params, list[str]]:
         """A layer's initial parameters, and what is to be told of them."""
-        return method.init(module.weight, name)
+        return method.init(tensor_of(module, "weight"), name)
 
     def _layer_method(self, module: nn.Module, config: dict[str, Any]) -> Ternarizer:
         """The method with the granularity that NNI's config asks for this layer."""
@@ -199,19 +201,20 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
 
     def states(self) -> dict[str, TernaryState]:
         """Each selected layer's scales and thresholds, by layer name."""
-        return {name: getattr(wrapper, self.state_name) for name, wrapper, _ in self._ternary_spaces()}
+        return {name: self._state(wrapper) for name, wrapper, _ in self._ternary_spaces()}
+
+    def _state(self, wrapper: ModuleWrapper) -> TernaryState:
+        state: TernaryState = getattr(wrapper, self.state_name)
+        return state
 
     def codes(self) -> dict[str, Tensor]:
         """Each selected layer's signs (int8: -1, 0, 1; 0 is the dead zone), by layer name."""
-        return {
-            name: getattr(wrapper, self.state_name).codes(latent(wrapper))
-            for name, wrapper, _ in self._ternary_spaces()
-        }
+        return {name: self._state(wrapper).codes(latent(wrapper)) for name, wrapper, _ in self._ternary_spaces()}
 
     def looks(self) -> list[Look]:
         """What ``health`` is to look at."""
         return [
-            Look(name, getattr(wrapper, self.state_name), latent(wrapper), self._exported(wrapper))
+            Look(name, self._state(wrapper), latent(wrapper), self._exported(wrapper))
             for name, wrapper, _ in self._ternary_spaces()
         ]
 
@@ -246,9 +249,10 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
             super()._fusion_compress(max_steps, max_epochs)
         except BaseException:
             self._interrupted = True
-            for compressor in own:
-                compressor._leave_training(self.evaluator)
-            release(self.evaluator)
+            if self.evaluator is not None:
+                for compressor in own:
+                    compressor._leave_training(self.evaluator)
+                release(self.evaluator)
             self.unwrap_model()
             raise
         self._interrupted = False

@@ -86,10 +86,10 @@ def _write(module: nn.Module, values: Mapping[str, Tensor], order: list[str]) ->
     # NNI leaves the original forward behind as an attribute of the instance; the class has the same one.
     module.__dict__.pop("forward", None)
     for name, value in values.items():
-        if module._parameters.get(name) is None:
+        if (parameter := module._parameters.get(name)) is None:
             setattr(module, name, nn.Parameter(value))
         else:
-            module._parameters[name].copy_(value)
+            parameter.copy_(value)
     # NNI's unwrapping puts the weight behind the bias; give the state dict its old order back.
     own = module._parameters
     module._parameters = {

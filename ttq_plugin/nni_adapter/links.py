@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Protocol
 
-from nni.compression.base.compressor import Quantizer
 from nni.compression.base.config import select_modules_by_config
 from nni.compression.quantization import LsqQuantizer, QATQuantizer
 from nni.compression.utils import Evaluator
@@ -70,7 +69,10 @@ class LearnedStepQuantizer(MarkedSteps, LsqQuantizer):
         self.current_step += 1
 
 
-INTEGERS: dict[str, type[Quantizer]] = {QAT_QUANTIZER: IntegerQuantizer, LSQ_QUANTIZER: LearnedStepQuantizer}
+WholeQuantizer = IntegerQuantizer | LearnedStepQuantizer
+AnyQuantizer = TernaryQuantizer | WholeQuantizer
+
+INTEGERS: dict[str, type[WholeQuantizer]] = {QAT_QUANTIZER: IntegerQuantizer, LSQ_QUANTIZER: LearnedStepQuantizer}
 """NNI's quantizers, by the name that a link gives."""
 
 
@@ -132,7 +134,7 @@ def check_links(model: nn.Module, links: Sequence[AnyLink]) -> None:
 
 def build(
     model: nn.Module, links: Sequence[AnyLink], evaluator: Evaluator | None, options: Mapping[str, Any]
-) -> list[TernaryQuantizer | Quantizer]:
+) -> list[AnyQuantizer]:
     """Wrap the model with each link's quantizer; the last trains for all.
 
     Args:
@@ -144,11 +146,11 @@ def build(
     Returns:
         The quantizers, one a link.
     """
-    quantizers: list[TernaryQuantizer | Quantizer] = []
+    quantizers: list[AnyQuantizer] = []
     # Before anything is wrapped: NNI's wrappers are modules too, which a pattern may match.
     resolved = [[resolve(model, config) for config in configs_of(link)] for link in links]
     for link, configs in zip(links, resolved, strict=True):
-        cls = {**INTEGERS, **TERNARY}[link.compressor]
+        cls: type[AnyQuantizer] = {**INTEGERS, **TERNARY}[link.compressor]
         keywords = dict(link.options) if link.compressor in INTEGERS else {**options, **link.options}
         with naming(link, links):
             if quantizers:

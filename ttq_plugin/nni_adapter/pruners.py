@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer
 from ttq_plugin.core.checks import check_weight
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.core.prune import prune
 from ttq_plugin.core.step import decide
 from ttq_plugin.errors import InputError
@@ -71,7 +72,8 @@ class TernaryPruner(TernaryCompressor, Pruner):
         ratio = _asked(config, "sparse_ratio")
         if ratio is None:
             return super()._begin(method, module, name, config)
-        return method.for_pruning().init(module.weight, name, at_sparsity(method, module.weight, ratio, name))
+        weight = tensor_of(module, "weight")
+        return method.for_pruning().init(weight, name, at_sparsity(method, weight, ratio, name))
 
     def _set_default_sparse_granularity(self, target_space: Any) -> None:
         """Element-wise: NNI's own default for pruners is the output channel."""
@@ -80,8 +82,7 @@ class TernaryPruner(TernaryCompressor, Pruner):
         space.apply_method = "mul"
 
     def _exported(self, wrapper: ModuleWrapper) -> Tensor:
-        state = wrapper.ternary_mask
-        return wrapper.weight * (state.codes(wrapper.weight) != 0)
+        return wrapper.weight * (self._state(wrapper).codes(wrapper.weight) != 0)
 
     def compress(
         self, max_steps: int | None = None, max_epochs: int | None = None
@@ -118,7 +119,7 @@ class TernaryPruner(TernaryCompressor, Pruner):
     @torch.no_grad()
     def _freeze_masks(self) -> None:
         for _, wrapper, space in self._ternary_spaces():
-            space.mask = (wrapper.ternary_mask.codes(wrapper.weight) != 0).to(wrapper.weight.dtype)
+            space.mask = (self._state(wrapper).codes(wrapper.weight) != 0).to(wrapper.weight.dtype)
             space.apply_method = "mul"
 
 
@@ -200,7 +201,7 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
             config["target_names"] = ["weight"]
         _check_setting(config)
         plain = {k: v for k, v in config.items() if k not in ("sparse_ratio", "target_settings")}
-        others = {k: {} for k in config.get("target_settings", {}) if k != "weight"}
+        others: dict[str, dict[str, Any]] = {k: {} for k in config.get("target_settings", {}) if k != "weight"}
         names = [*plain.get("target_names", ["weight"]), *others]
         quantizing.append(plain | {"target_names": names})
     weight_config(model, quantizing)

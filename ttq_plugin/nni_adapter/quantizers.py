@@ -41,8 +41,9 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         turn_off_fused_path(wrapper)
         if norm_of(wrapper) is not None:
             move_bias(wrapper)
-            params, notes = wrapper.ternary.method.init(latent(wrapper), name)
-            wrapper.ternary.load(params)
+            state = self._state(wrapper)
+            params, notes = state.method.init(latent(wrapper), name)
+            state.load(params)
             self.notes += notes
 
     def compress(

@@ -55,8 +55,12 @@ def register() -> None:
     repair_evaluators()
     keep_factors_away()
     if not hasattr(Quantizer.get_calibration_config, "__wrapped__"):
-        Quantizer.get_calibration_config = _with_both_scales(Quantizer.get_calibration_config)
-        Quantizer.update_calibration_config = _loading_both_scales(Quantizer.update_calibration_config)
+        taught = {
+            "get_calibration_config": _with_both_scales(Quantizer.get_calibration_config),
+            "update_calibration_config": _loading_both_scales(Quantizer.update_calibration_config),
+        }
+        for name, method in taught.items():
+            setattr(Quantizer, name, method)
     for home, compressors in _PUBLISHED:
         publish(home, compressors)
 

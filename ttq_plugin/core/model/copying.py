@@ -105,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
 def _state(module: nn.Module) -> Any:
     """What a module says is to be copied of it; parametrized ones refuse to, as they must not be pickled into files."""
     try:
-        return module.__getstate__()  # type: ignore[no-untyped-call]
+        return module.__getstate__()
     except RuntimeError:
         return dict(vars(module))
 

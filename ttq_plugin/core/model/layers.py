@@ -57,6 +57,12 @@ def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None
     return layout.channel
 
 
+def tensor_of(module: nn.Module, key: str) -> Tensor:
+    """A module's parameter or buffer, or what its parametrization computes, by the name of its attribute."""
+    value: Tensor = getattr(module, key)
+    return value
+
+
 def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     """Check that each selected layer has a weight of its own that can be trained.
 
@@ -74,7 +80,7 @@ def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
             if parameter is not None:
                 owners.setdefault(id(parameter), []).append(f"{name}.{key}")
     for name, module in modules.items():
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight = tensor_of(module, "weight")
         check_parameter(name, weight)
         check_embedding(name, module)
         if len(shared := owners.get(id(weight), [])) > 1:

@@ -104,11 +104,11 @@ def course_members(model: nn.Module, course: Course) -> list[Member]:
     """
     members: list[Member] = []
     for path, module, key in attached_tensors(model):
-        lists: Any = module.parametrizations
-        if course_of(states(lists[key])[0]) is course:
-            if is_sharded(lists[key].original):
+        parts = parametrization(module, key)
+        if course_of(states(parts)[0]) is course:
+            if is_sharded(parts.original):
                 raise InputError(f"{path}: is sharded, and no zeros can be counted over shards; leave zeros out.")
-            members += members_of(matrix_name(path, key), lists[key][0], lists[key].original)
+            members += members_of(matrix_name(path, key), own_part(parts), parts.original)
     return members
 
 
@@ -152,6 +152,30 @@ def attached_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
     return found
 
 
+def parametrization(module: nn.Module, key: str) -> parametrize.ParametrizationList:
+    """What stands in a parametrized module where its tensor was: the latent weight, and the steps that follow it.
+
+    Args:
+        module: one that ``attached_tensors`` found.
+        key: its tensor.
+
+    Returns:
+        The list of torch, whose ``original`` is the latent weight.
+    """
+    lists = module._modules["parametrizations"]
+    assert isinstance(lists, nn.ModuleDict)
+    parts = lists[key]
+    assert isinstance(parts, parametrize.ParametrizationList)
+    return parts
+
+
+def own_part(parts: parametrize.ParametrizationList) -> Attached:
+    """This plugin's parametrization among those of a tensor."""
+    part = parts[0]
+    assert isinstance(part, (AttachedTernary, AttachedParts))
+    return part
+
+
 def _is_ours(part: nn.Module) -> bool:
     return isinstance(part, (AttachedTernary, AttachedParts))
 
@@ -170,10 +194,11 @@ def check_detachable(model: nn.Module) -> None:
         raise InputError("the model has no ternary layer to bake; call ternarize(model, layers) first.")
     own = {(name, key) for name, _, key in found}
     for name, module, key in found:
-        lists: Any = module.parametrizations
-        if len(lists[key]) > 1 or any((name, other) not in own for other in lists):
+        lists = module._modules["parametrizations"]
+        assert isinstance(lists, nn.ModuleDict)
+        if len(parametrization(module, key)) > 1 or any((name, other) not in own for other in lists):
             raise InputError(f"{name}: has parametrizations beside the ternary one; remove them before bake.")
-        if is_sharded(lists[key].original):
+        if is_sharded(parametrization(module, key).original):
             raise InputError(
                 f"{name}: is sharded; gather the full state dict, load it into a model that was made by the same call "
                 "of ternarize, and bake that one."
@@ -192,7 +217,7 @@ def detach(model: nn.Module) -> None:
     """
     values: dict[tuple[nn.Module, str], nn.Parameter] = {}
     for _, module, key in attached_tensors(model):
-        parts: Any = module.parametrizations[key]  # type: ignore[index]
+        parts = parametrization(module, key)
         for state in states(parts):
             state.project_()
         values[module, key] = nn.Parameter(parts[0](parts.original), requires_grad=parts.original.requires_grad)

@@ -130,10 +130,10 @@ def _plain_lstm(model: nn.Module) -> Iterator[None]:
     enabled: list[bool] = []
 
     def off(*_: Any) -> None:
-        enabled.append(mkldnn.set_flags(False)[0])  # type: ignore[no-untyped-call]
+        enabled.append(mkldnn.set_flags(False)[0])
 
     def back(*_: Any) -> None:
-        mkldnn.set_flags(enabled.pop())  # type: ignore[no-untyped-call]
+        mkldnn.set_flags(enabled.pop())
 
     hooks = []
     for module in model.modules():

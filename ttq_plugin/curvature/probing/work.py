@@ -18,7 +18,7 @@ FLOP = 1 / 30
 """Elements that could be read or written in the time of one floating-point operation of a matrix product."""
 
 
-class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Work(TorchDispatchMode):
     """Counts the work of all that is computed inside, in elements read or written.
 
     Attributes:

@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from ttq_plugin.core import get_method, ternarize
 from ttq_plugin.core.model.attach import default_rate
 from ttq_plugin.core.model.course import Course, course_of
 from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name, part_name
-from ttq_plugin.core.model.parametrized import attached_tensors, course_members, detach, states
+from ttq_plugin.core.model.parametrized import attached_tensors, course_members, detach, parametrization, states
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LSQ_QUANTIZER
@@ -152,7 +153,7 @@ class AttachedLayers:
         self._states: dict[str, tuple[TernaryState, Callable[[], Tensor]]] = {}
         for attachment in attachments:
             self._add(attachment)
-        self._monitor = HealthMonitor(self, None, 1)  # type: ignore[arg-type]
+        self._monitor = HealthMonitor(self, None, 1)
 
     def _add(self, attachment: Attachment) -> None:
         before = {(path, key) for path, _, key in attached_tensors(self.model)}
@@ -169,7 +170,7 @@ class AttachedLayers:
         new = [row for row in attached_tensors(self.model) if row[::2] not in before]
         homes = {}
         for path, module, key in new:
-            name, parts = matrix_name(path, key), module.parametrizations[key]  # type: ignore[index]
+            name, parts = matrix_name(path, key), parametrization(module, key)
             self.names += (name,)
             learned = states(parts)
             for index, state in enumerate(learned):
@@ -280,7 +281,7 @@ def _nothing() -> None:
     """Nothing follows the steps of the other optimisers."""
 
 
-def _latent(parts: Any, index: int, count: int) -> Callable[[], Tensor]:
+def _latent(parts: ParametrizationList, index: int, count: int) -> Callable[[], Tensor]:
     return lambda: parts.original.detach().chunk(count)[index]
 
 

@@ -14,6 +14,7 @@ from nni.compression.base.fuse_modules import _DEFAULT_OP_LIST_TO_FUSER_METHOD a
 from nni.compression.base.wrapper import ModuleWrapper
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.errors import InputError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -50,7 +51,7 @@ def check_folding(modules: Mapping[str, nn.Module], fuse_names: Sequence[tuple[s
             )
 
 
-def norm_of(wrapper: ModuleWrapper) -> nn.Module | None:
+def norm_of(wrapper: ModuleWrapper) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None:
     """The BatchNorm that NNI folds into this wrapper's layer, or None."""
     return next((module for module in wrapper.fused_modules[1:] if isinstance(module, NORMS)), None)
 
@@ -68,13 +69,15 @@ def folded(wrapper: ModuleWrapper, weight: Tensor, bias: Tensor | None) -> tuple
     """
     if (norm := norm_of(wrapper)) is None:
         return weight, bias
-    gamma = norm.weight if norm.affine else torch.ones_like(norm.running_mean)
-    beta = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
-    bias = torch.zeros_like(norm.running_mean) if bias is None else bias
-    inverse = torch.rsqrt(norm.running_var + norm.eps)
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # see check_folding
+    gamma = tensor_of(norm, "weight") if norm.affine else torch.ones_like(mean)
+    beta = tensor_of(norm, "bias") if norm.affine else torch.zeros_like(mean)
+    bias = torch.zeros_like(mean) if bias is None else bias
+    inverse = torch.rsqrt(variance + norm.eps)
     factor = gamma * inverse
     # NNI multiplies in another order for linear layers; the last bit depends on it.
-    centred = bias - norm.running_mean
+    centred = bias - mean
     shift = centred * factor + beta if isinstance(wrapper.module, nn.Linear) else centred * inverse * gamma + beta
     return weight * factor.reshape([-1] + [1] * (weight.dim() - 1)), shift
 
@@ -89,7 +92,7 @@ def plain_bias(wrapper: ModuleWrapper) -> Tensor | None:
     """The layer's own bias; NNI's folded forward leaves another one on a module that has none."""
     if getattr(wrapper, "is_bias", None) == "None":
         return None
-    bias: Tensor | None = wrapper.bias if hasattr(wrapper, "bias") else wrapper.module.bias
+    bias: Tensor | None = getattr(wrapper if hasattr(wrapper, "bias") else wrapper.module, "bias", None)
     return bias
 
 

@@ -40,6 +40,7 @@ def call_each_epoch(evaluator: Evaluator, task: Callable[[], object]) -> Callabl
         tasks: list[Callable[[], object]] = evaluator.__dict__.setdefault("ttq_each_epoch", [])
         tasks.append(task)
         return lambda: tasks.remove(task)
+    assert isinstance(evaluator, TransformersEvaluator)  # see check_knows_epochs
     from transformers import TrainerCallback
 
     class EachEpoch(TrainerCallback):

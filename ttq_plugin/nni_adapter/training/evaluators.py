@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nni.common import is_traceable
@@ -24,14 +24,22 @@ def repair_evaluators() -> None:
     """Replace what fails in NNI's evaluators; calling it again changes nothing."""
     if hasattr(TorchEvaluator.__init__, "__wrapped__"):
         return
-    TorchEvaluator.__init__ = _checked(TorchEvaluator.__init__, _check_torch)
-    OptimizerConstructHelper.from_trace = staticmethod(_recorded)
-    LRSchedulerConstructHelper.from_trace = staticmethod(_scheduler_recorded(LRSchedulerConstructHelper.from_trace))
-    TransformersEvaluator.__init__ = _checked(TransformersEvaluator.__init__, _check_trainer)
-    TransformersEvaluator.patch_optimizer_step = _patch_transformers_step
-    TransformersEvaluator.patch_loss = _patch_transformers_loss
-    LightningEvaluator.train = _train_lightning
-    Evaluator._optimizer_add_param_group = _layers_only(Evaluator._optimizer_add_param_group)
+    repairs: list[tuple[type, str, object]] = [
+        (TorchEvaluator, "__init__", _checked(TorchEvaluator.__init__, _check_torch)),
+        (OptimizerConstructHelper, "from_trace", staticmethod(_recorded)),
+        (
+            LRSchedulerConstructHelper,
+            "from_trace",
+            staticmethod(_scheduler_recorded(LRSchedulerConstructHelper.from_trace)),
+        ),
+        (TransformersEvaluator, "__init__", _checked(TransformersEvaluator.__init__, _check_trainer)),
+        (TransformersEvaluator, "patch_optimizer_step", _patch_transformers_step),
+        (TransformersEvaluator, "patch_loss", _patch_transformers_loss),
+        (LightningEvaluator, "train", _train_lightning),
+        (Evaluator, "_optimizer_add_param_group", _layers_only(Evaluator._optimizer_add_param_group)),
+    ]
+    for owner, name, repaired in repairs:
+        setattr(owner, name, repaired)
 
 
 class _Layers(nn.Module):
@@ -39,7 +47,13 @@ class _Layers(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.named_parameters = lambda: (pair for pair in model.named_parameters() if "." in pair[0])
+        self._of = [model]  # in a list, so that it is no part of this module
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        found = self._of[0].named_parameters(prefix, recurse, remove_duplicate)
+        return (pair for pair in found if "." in pair[0])
 
 
 def _layers_only(add: Callable[..., None]) -> Callable[..., None]:

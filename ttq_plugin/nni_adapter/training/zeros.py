@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer
 from ttq_plugin.core.model.course import Course, begin
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.core.zeros import Member
 from ttq_plugin.nni_adapter.layers.folding import folded, latent, norm_of
@@ -37,7 +38,10 @@ class Prescribed:
         """Move initial thresholds to where the share begins, before NNI touches the model."""
         if self.method.zeros is not None:
             self.notes = []  # of the method's own numbers, which only make a beginning
-            found = ((name, *values, model.get_submodule(name).weight.detach()) for name, values in initial.items())
+            found = (
+                (name, *values, tensor_of(model.get_submodule(name), "weight").detach())
+                for name, values in initial.items()
+            )
             begin(self.method, [Member(*entry, push=_nothing) for entry in found])
 
     def _attach_course(self) -> None:

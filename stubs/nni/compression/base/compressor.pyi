@@ -1,0 +1,59 @@
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from ..utils import Evaluator
+from .target_space import PruningTargetSpace, QuantizationTargetSpace
+from .wrapper import ModuleWrapper
+
+class Compressor:
+    mode: Literal["pruning", "quantization", "distillation"]
+    bound_model: nn.Module
+    config_list: list[dict[str, Any]]
+    evaluator: Evaluator | None
+    fused_compressors: list[Compressor]
+    _is_wrapped: bool
+    _module_wrappers: dict[str, ModuleWrapper]
+    _target_spaces: dict[str, dict[str, Any]]
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: list[dict[str, Any]],
+        evaluator: Evaluator | None = None,
+        existed_wrappers: dict[str, ModuleWrapper] | None = None,
+    ) -> None: ...
+    @classmethod
+    def from_compressor(
+        cls,
+        compressor: Compressor,
+        new_config_list: list[dict[str, Any]],
+        *args: Any,
+        evaluator: Evaluator | None = None,
+        **kwargs: Any,
+    ) -> Self: ...
+    def wrap_model(self) -> None: ...
+    def unwrap_model(self) -> None: ...
+    def _get_param_names_map(self) -> dict[str, str]: ...
+    def _single_compress(self, max_steps: int | None, max_epochs: int | None) -> None: ...
+    def _fuse_preprocess(self, evaluator: Evaluator) -> None: ...
+    def _fuse_postprocess(self, evaluator: Evaluator) -> None: ...
+    def _fusion_compress(self, max_steps: int | None, max_epochs: int | None) -> None: ...
+    def compress(self, max_steps: int | None, max_epochs: int | None) -> Any: ...
+
+class Pruner(Compressor):
+    _target_spaces: dict[str, dict[str, PruningTargetSpace]]
+    def _set_default_sparse_granularity(self, target_space: PruningTargetSpace) -> list[int] | str | None: ...
+    def get_masks(self) -> dict[str, dict[str, Tensor]]: ...
+    def update_masks(self, masks: dict[str, dict[str, Tensor]]) -> None: ...
+    def generate_masks(self) -> dict[str, dict[str, Tensor]]: ...
+    def compress(
+        self, max_steps: int | None, max_epochs: int | None
+    ) -> tuple[nn.Module, dict[str, dict[str, Tensor]]]: ...
+
+class Quantizer(Compressor):
+    _target_spaces: dict[str, dict[str, QuantizationTargetSpace]]
+    def get_calibration_config(self) -> dict[str, dict[str, dict[str, Any]]]: ...
+    def update_calibration_config(self, calibration_config: dict[str, dict[str, dict[str, Any]]]) -> None: ...
+    def compress(
+        self, max_steps: int | None, max_epochs: int | None
+    ) -> tuple[nn.Module, dict[str, dict[str, dict[str, Any]]]]: ...

@@ -1,0 +1,7 @@
+from typing import Any
+
+class ModuleSetting:
+    registry: dict[str, dict[str, dict[str, Any]]]
+
+class PruningSetting(ModuleSetting): ...
+class QuantizationSetting(ModuleSetting): ...
