@@ -66,9 +66,9 @@ def _layers_only(add: Callable[..., None]) -> Callable[..., None]:
     return added
 
 
-def _recorded(model: nn.Module, optimizer: Any) -> OptimizerConstructHelper:
-    check_traced([optimizer], "optimiser")
-    return record(model, optimizer)
+def _recorded(model: nn.Module, optimizer_trace: Optimizer) -> OptimizerConstructHelper:
+    check_traced([optimizer_trace], "optimiser")
+    return record(model, optimizer_trace)
 
 
 def _scheduler_recorded(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
