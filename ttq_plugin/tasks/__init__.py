@@ -32,7 +32,11 @@ TASKS = (
     | dict.fromkeys(ESR, "ttq_plugin.tasks.builtin.esr")
     | dict.fromkeys(HITS, "ttq_plugin.tasks.builtin.hits")
     | dict.fromkeys(ECG, "ttq_plugin.tasks.builtin.ecg")
-    | {"watch-cnn": "ttq_plugin.tasks.builtin.watch"}
+    | {
+        "ecg-cnn": "ttq_plugin.tasks.builtin.ecg_people",
+        "speech-dscnn": "ttq_plugin.tasks.builtin.speech",
+        "watch-cnn": "ttq_plugin.tasks.builtin.watch",
+    }
 )
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 

@@ -96,3 +96,42 @@ def drawn(
         f"{source}: its {len(names)} {noun}s cannot be spread over three splits with every class in each "
         f"(seed {seed}); at least 3 {noun}s of every class are needed."
     )
+
+
+def held_out(
+    groups: Integers, labels: Integers, classes: int, seed: int, *, share: float, source: object, noun: str
+) -> tuple[Integers, Integers]:
+    """Training and validation samples where the test split is given: groups are drawn at random, as by ``drawn``.
+
+    Every class is in both, and at least half of its samples train. Where one person has nearly all samples of a rare
+    class, that person therefore trains.
+
+    Args:
+        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: class of each sample, from 0, shape (samples,).
+        classes: how many classes there must be.
+        seed: equal seeds give equal splits.
+        share: fraction of the groups that validate; one at least.
+        source: where the samples are from, for messages.
+        noun: what a group is, for messages.
+
+    Returns:
+        Indices of the two splits, each sorted.
+
+    Raises:
+        InputError: if no order of the groups that was tried has every class in both splits.
+    """
+    generator = np.random.default_rng(seed)
+    names = np.unique(groups)
+    count = max(1, round(share * len(names)))
+    whole = np.bincount(labels, minlength=classes)
+    for _ in range(TRIES):
+        chosen = np.isin(groups, generator.permutation(names)[:count])
+        kept = np.bincount(labels[~chosen], minlength=classes)
+        if ((kept < whole) & (2 * kept >= whole)).all():
+            return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    spread = [len(np.unique(groups[labels == label])) for label in range(classes)]
+    raise InputError(
+        f"{source}: its {len(names)} training {noun}s cannot be spread over two splits with every class in both and "
+        f"half of it in the first (seed {seed}); more {noun}s of class {spread.index(min(spread))} are needed."
+    )

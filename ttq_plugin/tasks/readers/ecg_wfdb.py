@@ -1,7 +1,8 @@
-"""Reading annotated ECG records in PhysioNet's WFDB format and cutting them into beats of the public CSVs' form."""
+"""Reading annotated ECG records in PhysioNet's WFDB format, whole or cut into beats of the public CSVs' form."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,7 +36,31 @@ LEAD = "MLII"
 
 FORM = "a folder of WFDB records is needed (.hea, .dat and beat annotations .atr each, as in the MIT-BIH database)"
 
+UNKNOWN = "nan"
+"""What wfdb gives as the symbol of a code outside its table, once it is text; real symbols have one character."""
+
 _CLASS = {symbol: label for label, symbols in enumerate(AAMI.values()) for symbol in symbols}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One annotated record.
+
+    Attributes:
+        path: its files without their endings.
+        lead: name of the signal.
+        signal: in millivolts, shape (samples,), finite.
+        rate: samples a second.
+        seconds: when each beat of an AAMI class is annotated (its R peak), shape (beats,), at least two.
+        labels: int64, shape (beats,): the beats' places in ``AAMI``.
+    """
+
+    path: Path
+    lead: str
+    signal: NDArray[np.float64]
+    rate: float
+    seconds: NDArray[np.float64]
+    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -68,25 +93,68 @@ def read_wfdb(folder: Path) -> RecordedBeats:
     Raises:
         InputError: if a record is damaged, not annotated or not of that form, or if wfdb is not installed.
     """
-    names = _names(folder)
-    if not names:
-        raise InputError(f"{folder}: every record is a segment of another one; {FORM}.")
-    parts = [_record(folder / name) for name in names]
-    _, people = np.unique([SAME_PERSON.get(name, name) for name in names], return_inverse=True)
+    people, parts = [], []
+    for record in read_records(folder):
+        people.append(SAME_PERSON.get(record.path.name, record.path.name))
+        parts.append(_cut(record.signal, record.rate, record.seconds, record.labels))
+    _, whose = np.unique(people, return_inverse=True)
     return RecordedBeats(
         np.concatenate([part.signals for part in parts]),
         np.concatenate([part.labels for part in parts]),
-        np.repeat(people, [len(part.labels) for part in parts]).astype(np.int64),
+        np.repeat(whose, [len(part.labels) for part in parts]).astype(np.int64),
     )
 
 
-def _record(path: Path) -> Beats:
-    """The beats of one record; ``path`` without an ending."""
-    signal, rate, at, clock, symbols = _parsed(path)
+def record_names(folder: Path) -> list[str]:
+    """The records of a folder, without those that are segments of another one.
+
+    Args:
+        folder: its ``.hea`` files name the records.
+
+    Returns:
+        Their names, sorted; one at least.
+
+    Raises:
+        InputError: if a header is damaged, or all records are segments.
+    """
+    headers = {path.stem: _header(path.with_suffix("")) for path in sorted(folder.glob("*.hea"))}
+    segments = {name for header in headers.values() for name in getattr(header, "seg_name", None) or ()}
+    names = [name for name in headers if name not in segments]
+    if not names:
+        raise InputError(f"{folder}: every record is a segment of another one; {FORM}.")
+    return names
+
+
+def read_records(folder: Path, names: list[str] | None = None) -> Iterator[Record]:
+    """Read records one after another, each with the signal of its lead MLII, or its first one.
+
+    Args:
+        folder: where the records lie.
+        names: the records to read; None for all.
+
+    Yields:
+        Each of them.
+
+    Raises:
+        InputError: if a record is damaged, not annotated or not of that form, or if wfdb is not installed.
+    """
+    for name in record_names(folder) if names is None else names:
+        yield _record(folder / name)
+
+
+def _record(path: Path) -> Record:
+    """One record; ``path`` without an ending."""
+    lead, signal, rate, at, clock, symbols = _parsed(path)
     if not RATES[0] <= rate <= RATES[1]:
         raise InputError(f"{path}.hea: the rate must lie from {RATES[0]} to {RATES[1]} hertz, got {rate:g}; {FORM}.")
     if not (np.isfinite(clock) and 1 <= clock <= CLOCK):
         raise InputError(f"{path}.atr: the clock must have 1 to {CLOCK} hertz, got {clock:g}; {FORM}.")
+    if (strange := symbols == UNKNOWN).any():
+        place = int(strange.argmax())
+        raise InputError(
+            f"{path}.atr: annotation {place} (at {at[place] / clock:.3f} s) has a symbol that WFDB does not know; "
+            f"{FORM}."
+        )
     known = np.isin(symbols, list(_CLASS))
     at, labels = at[known], np.array([_CLASS[symbol] for symbol in symbols[known].tolist()], dtype=np.int64)
     if len(at) < 2:
@@ -94,14 +162,7 @@ def _record(path: Path) -> Beats:
     if not np.isfinite(signal).all():
         gap = int((~np.isfinite(signal)).argmax())
         raise InputError(f"{path}.dat: sample {gap} of the signal is missing or not finite; {FORM}.")
-    return _cut(signal, rate, at / clock, labels)
-
-
-def _names(folder: Path) -> list[str]:
-    """The records of a folder, sorted, without those that are segments of another one."""
-    headers = {path.stem: _header(path.with_suffix("")) for path in sorted(folder.glob("*.hea"))}
-    segments = {name for header in headers.values() for name in getattr(header, "seg_name", None) or ()}
-    return [name for name in headers if name not in segments]
+    return Record(path, lead, signal, rate, at / clock, labels)
 
 
 def _header(path: Path) -> Any:
@@ -144,18 +205,19 @@ def _leads(path: Path, header: Any) -> list[str]:
     return list(inner[0].sig_name)
 
 
-def _parsed(path: Path) -> tuple[NDArray[np.float64], float, NDArray[np.int64], float, NDArray[Any]]:
-    """One record's signal (samples,), its rate, place, clock and symbol of each annotation."""
+def _parsed(path: Path) -> tuple[str, NDArray[np.float64], float, NDArray[np.int64], float, NDArray[Any]]:
+    """One record's lead, its signal (samples,) and rate; place, clock and symbol of each annotation."""
     wfdb, names = _wfdb(path), _leads(path, _header(path))
     if not Path(f"{path}.atr").is_file():
         raise InputError(f"{path}.atr does not exist; {FORM}.")
     check_size(Path(f"{path}.atr"), LARGEST_CONFIG, FORM)
     try:
-        record = wfdb.rdrecord(str(path), channels=[names.index(LEAD) if LEAD in names else 0])
+        channel = names.index(LEAD) if LEAD in names else 0
+        record = wfdb.rdrecord(str(path), channels=[channel])
         annotations = wfdb.rdann(str(path), "atr")
         signal = np.asarray(record.p_signal[:, 0], dtype=np.float64)
         at, symbols = np.asarray(annotations.sample, dtype=np.int64), np.array(annotations.symbol, dtype=str)
-        return signal, float(record.fs), at, float(annotations.fs or record.fs), symbols
+        return names[channel], signal, float(record.fs), at, float(annotations.fs or record.fs), symbols
     except Exception as error:  # as above
         raise InputError(_damaged(path, error)) from None
 

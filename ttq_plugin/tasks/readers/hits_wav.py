@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.limits import check_bytes, check_lines, check_size
+from ttq_plugin.support.limits import check_bytes, check_lines
 from ttq_plugin.tasks.readers.hits_recordings import CLASSES, FORM, SAMPLES, Recordings, check_rate, middle
+from ttq_plugin.tasks.readers.wav import centred, read_wav
 
 LABELS = "labels.csv"
 LARGEST_LABELS = 1 << 26
 """Bytes of that table."""
-
-LARGEST_WAV = 1 << 28
-"""Bytes of a recording, of which 1400 samples are used."""
-
-MOST_CHUNKS = 1000
-"""Parts of a WAV file; most have three."""
 
 COLUMNS = ("file", "label", "subject")
 
@@ -115,48 +108,16 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_chunks(where: str, path: Path) -> None:
-    """Refuse a file whose parts claim more than there is: SciPy would make room for it first."""
-    size, at = path.stat().st_size, 12
-    with path.open("rb") as file:
-        order: Literal["little", "big"] = "big" if (kind := file.read(4)) == b"RIFX" else "little"
-        if kind == b"RF64":
-            raise InputError(f"{where} is of the kind for more than 4 gigabytes, RF64; save it as a plain WAV; {FORM}.")
-        for _ in range(MOST_CHUNKS):
-            file.seek(at)
-            head = file.read(8)
-            if len(head) < 8:
-                return
-            length = int.from_bytes(head[4:], order)
-            if head[:4] == b"data" and at + 8 + length > size:
-                raise InputError(f"{where} is damaged or not a WAV file ({length} bytes of samples claimed); {FORM}.")
-            at += 8 + length + length % 2
-    raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, it has more; {FORM}.")
-
-
 def _wav(row: Row, path: Path) -> tuple[int, NDArray[np.float32]]:
     """Rate and the middle samples, shape (2, 1400)."""
-    from scipy.io import wavfile
-
     if not _is_file(path):
         raise InputError(f"{row.where}: there is no {str(path)[:300]}; {FORM}.")
-    check_size(path, LARGEST_WAV, FORM)
-    _check_chunks(f"{row.where}: {path}", path)
-    try:
-        with warnings.catch_warnings(action="ignore", category=wavfile.WavFileWarning):  # chunks that do not matter
-            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
-    except Exception as error:  # whatever SciPy meets in a damaged file, an UnboundLocalError among it
-        raise InputError(f"{row.where}: {path} is damaged or not a WAV file ({error}); {FORM}.") from None
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    if channels != 2:
-        raise InputError(f"{row.where}: {path} has {channels} channel{'s' * (channels > 1)}, not 2; {FORM}.")
+    where = f"{row.where}: {path}"
+    rate, samples = read_wav(path, where, FORM, channels=2)
     if len(samples) < SAMPLES:
-        raise InputError(f"{row.where}: {path} has {len(samples)} samples, fewer than {SAMPLES}; {FORM}.")
-    check_rate(f"{row.where}: {path}", rate)
-    with np.errstate(over="ignore"):  # told as not finite
-        values: NDArray[np.float32] = middle(samples.T).astype(np.float32)
+        raise InputError(f"{where} has {len(samples)} samples, fewer than {SAMPLES}; {FORM}.")
+    check_rate(where, rate)
+    values = centred(middle(samples.T))
     if not np.isfinite(values).all():
-        raise InputError(f"{row.where}: {path} holds a value that is NaN or infinite; {FORM}.")
-    # Eight bits are stored without a sign, silence at 128.
-    return rate, values - 128 if samples.dtype == np.uint8 else values
+        raise InputError(f"{where} holds a value that is NaN or infinite; {FORM}.")
+    return rate, values
