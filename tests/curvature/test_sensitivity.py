@@ -176,6 +176,20 @@ class Awkward(nn.Module):
         self.frozen.weight.requires_grad_(False)
 
 
+def test_layers_that_are_no_candidates_are_told():
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)), nn.LSTM(3, 3))
+    nn.utils.parametrizations.orthogonal(model[1])
+    nn.utils.prune.l1_unstructured(model[2], "weight", 0.5)
+    model[4].weight_hh_l0.requires_grad_(False)
+    traces = [trace for trace in traces_of(model) if trace.name in ("0", "3", "4.weight_ih_l0")]
+    computed = "stays in full precision, the weight is computed from other tensors (parametrized, or by a hook)."
+    assert select(model, traces, 1.0, methods=("attq",), options={"attq": {"t_min": -0.1, "t_max": 0.1}}).notes == (
+        f"1: {computed}",
+        f"2: {computed}",
+        "4.weight_hh_l0: stays in full precision, the weight is frozen (requires_grad is False).",
+    )
+
+
 def test_what_cannot_be_quantised_stays_and_is_told():
     model = Awkward()
     traces = [trace for trace in traces_of(model) if trace.name != "other"]
@@ -200,6 +214,9 @@ def test_what_cannot_be_quantised_stays_and_is_told():
         "plain: pttq, thresholds lowered to t_min",
     ):
         assert text in notes
+    unfrozen = [trace for trace in traces if trace.name != "frozen"]
+    found = select(model, unfrozen, 1.0, methods=("int8",))
+    assert "frozen: stays in full precision, the weight is frozen (requires_grad is False)." in found.notes
     with pytest.raises(InputError, match="'frozen' cannot be: frozen: stays in full precision, the weight is frozen"):
         select(model, traces, 1.0, include=["frozen"])
     with pytest.raises(InputError, match="'constant' cannot be"):

@@ -81,6 +81,15 @@ def test_nnis_legacy_sparsity_prunes_weights_only():
     assert (masks["conv2"]["weight"] == 0).float().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
+def test_an_entry_of_the_legacy_format_excludes_layers_after_any_other():
+    old, new = {"op_types": ["Conv2d"], "sparsity": 0.5}, {"op_types": ["Conv2d"], "sparse_ratio": 0.5}
+    for entry in (old, new):
+        _, masks = TTQPruner(net(), [entry, {"op_names": ["conv1"], "exclude": True}]).compress()
+        assert set(masks) == {"conv2"}
+    with pytest.raises(InputError, match="exclude must be True in an entry with op_names, .*, got 'yes' with op_names"):
+        TTQPruner(net(), [new, {"op_names": ["conv1"], "exclude": "yes"}])
+
+
 def test_threshold_gradient_is_that_of_the_soft_mask():
     """Autograd of p = w (S(a (w - D_max)) + S(a (-w - D_min))) in float64."""
     generator = torch.Generator().manual_seed(0)

@@ -18,6 +18,7 @@ from nni.compression.pruning import (
     SlimPruner,
     TaylorPruner,
 )
+from nni.compression.quantization import QATQuantizer
 
 from tests.nni_adapter.nets import make_evaluator
 from tests.nni_adapter.test_fusion import SPARSE, TERNARY, X, net, outputs, ternary
@@ -27,19 +28,8 @@ from ttq_plugin.nni_adapter import PTTQQuantizer
 
 
 def trained(pruner_class, **options):
-    """A pruner that makes its mask in the training."""
+    """A pruner that makes its mask in the training, or when it begins."""
     return lambda quantizer: pruner_class.from_compressor(quantizer, SPARSE, **options)
-
-
-def at_once(pruner_class):
-    """A pruner that needs no training: in a training with others, NNI never calls it, so its mask is made before."""
-
-    def join(quantizer):
-        pruner = pruner_class.from_compressor(quantizer, SPARSE)
-        pruner.update_masks(pruner.generate_masks())
-        return pruner
-
-    return join
 
 
 def scheduled(scheduler_class):
@@ -48,10 +38,10 @@ def scheduled(scheduler_class):
 
 
 WAYS = {
-    "level": at_once(LevelPruner),
-    "L1": at_once(L1NormPruner),
-    "L2": at_once(L2NormPruner),
-    "FPGM": at_once(FPGMPruner),
+    "level": trained(LevelPruner),
+    "L1": trained(L1NormPruner),
+    "L2": trained(L2NormPruner),
+    "FPGM": trained(FPGMPruner),
     "Taylor": trained(TaylorPruner, training_steps=2),
     "movement": trained(MovementPruner, warmup_step=1, cooldown_begin_step=6),
     "AGP": scheduled(AGPPruner),
@@ -78,20 +68,38 @@ def test_pruned_weights_stay_zero_in_the_ternary_export_and_in_the_report(name):
 
 
 EMPTY = (
-    "a sparse_ratio is asked for 'conv2', and no mask was made, so nothing is pruned there; NNI's level, L1, L2 and "
-    "FPGM pruners make none in a joint training: put AGPPruner or LinearPruner around them, or call "
-    "update_masks(generate_masks()) of the pruner before compress."
+    "a sparse_ratio is asked for 'conv2', and no mask was made, so nothing is pruned there: the training was shorter "
+    "than the pruner's interval; train for more steps."
 )
 
 
-@pytest.mark.parametrize("pruner_class", [LevelPruner, L1NormPruner, L2NormPruner, FPGMPruner])
-def test_a_pruner_that_never_made_its_mask_is_told_at_the_export(pruner_class):
+def test_a_pruner_that_never_made_its_mask_is_told_at_the_export():
     quantizer = ternary(net())
-    _, masks = pruner_class.from_compressor(quantizer, SPARSE).compress(None, 1)
+    pruner = TaylorPruner.from_compressor(quantizer, SPARSE, training_steps=1000)
+    _, masks = pruner.compress(None, 1)
     assert masks["conv2"]["weight"].all()
     with pytest.warns(UserWarning) as caught:
         quantizer.export_model()
     assert [str(warning.message) for warning in caught] == [EMPTY]
+
+
+def test_a_mask_that_was_there_before_the_training_stays():
+    quantizer = ternary(net())
+    pruner = LevelPruner.from_compressor(quantizer, SPARSE)
+    shape = pruner.generate_masks()["conv2"]["weight"].shape
+    mine = torch.ones(shape)
+    mine[0] = 0
+    pruner.update_masks({"conv2": {"weight": mine}})
+    _, masks = pruner.compress(None, 1)
+    assert torch.equal(masks["conv2"]["weight"], mine)
+
+
+def test_a_pruner_of_another_layer_prunes_too():
+    quantizer = ternary(net())
+    pruner = L1NormPruner.from_compressor(quantizer, [{"op_names": ["fc"], "sparse_ratio": 0.5}])
+    pruner.compress(None, 1)
+    rows = (quantizer.export_model().fc.weight == 0).all(dim=1)
+    assert len(rows) == 5 and rows.sum() == 2
 
 
 @pytest.mark.parametrize("pruner_class", [LevelPruner, L1NormPruner, L2NormPruner, FPGMPruner])
@@ -105,13 +113,20 @@ def test_agp_around_a_pruner_makes_its_mask(pruner_class):
         assert (quantizer.export_model().conv2.weight[pruned] == 0).all()
 
 
-def test_a_quantizer_that_joins_such_a_pruner_tells_it_too():
+def test_a_pruner_that_a_quantizer_joins_prunes_too():
     model = net()
     quantizer = PTTQQuantizer.from_compressor(LevelPruner(model, SPARSE, make_evaluator(model)), TERNARY)
     quantizer.compress(None, 1)
-    with pytest.warns(UserWarning) as caught:
-        quantizer.export_model()
-    assert [str(warning.message) for warning in caught] == [EMPTY]
+    with warnings.catch_warnings(action="error"):
+        assert (quantizer.export_model().conv2.weight == 0).float().mean() >= 0.49
+
+
+def test_nni_alone_is_as_it_was():
+    model = net()
+    entry = {"op_names": ["conv1"], "target_names": ["weight"], "quant_dtype": "int8"}
+    first = QATQuantizer(model, [entry], make_evaluator(model))
+    _, masks = LevelPruner.from_compressor(first, SPARSE).compress(None, 1)
+    assert masks["conv2"]["weight"].all()
 
 
 SLIM = (

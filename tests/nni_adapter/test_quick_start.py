@@ -169,6 +169,9 @@ def test_the_quick_start_with_int8_activations(digits, trained, ternary_first):
 # Legacy and foreign config lists
 
 
+ALL = ["conv1", "conv2", "fc"]
+
+
 def selected(config_list):
     configs = weight_config(Net(), config_list)
     assert all(c["target_names"] == ["weight"] and c["quant_dtype"] == "int2" for c in configs)
@@ -188,6 +191,12 @@ def selected(config_list):
             ],
             ["conv2", "fc"],
         ),
+        ([{"op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["conv1"]}], ["conv2", "fc"]),
+        ([{"exclude": True, "op_names": ["conv1"]}, {"op_types": ["Conv2d", "Linear"]}], ["conv2", "fc"]),
+        ([{"op_types": ["Conv2d", "Linear"]}, {"exclude": False, "op_names": ["conv1"]}], ["conv1", "conv2", "fc"]),
+        ([{"op_types": ["Conv2d"]}, {"exclude": True, "op_types": ["Conv2d"], "op_names": ["conv1", "fc"]}], ["conv2"]),
+        ([{"op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_partial_names": ["onv"]}], ["fc"]),
+        ([{"op_types": ["Conv2d"]}, {"op_types": ["Linear"], "quant_types": ["weight"], "quant_bits": 2}], ALL),
         ([{"quant_types": ["weight"], "quant_bits": 2, "op_partial_names": ["conv"]}], ["conv1", "conv2"]),
         ([{"op_types": ["Conv2d"], "exclude_op_names": ["conv2"]}], ["conv1"]),
         ([{"op_names": ["fc"], "target_names": ["weight"], "quant_dtype": "int8"}], ["fc"]),

@@ -83,3 +83,16 @@ def test_attention_is_told_to_stay_as_it_is(settings, tmp_path):
     for name in ("attention.in_proj_weight", "attention.out_proj"):
         sentence = f"{name}: stays in full precision, like all of nn.MultiheadAttention that `include` does not name."
         assert sentence in told
+
+
+def test_a_frozen_layer_is_told_to_stay_as_it_is(tmp_path):
+    def build():
+        model = Recurrent()
+        model.lstm.requires_grad_(False)
+        return model
+
+    task = Task("still", "waves, half frozen", load, build, F.cross_entropy, Recipe(epochs=1, lr=1e-2), shape=(6, 4))
+    outcome = run(prepare(task, cache=tmp_path), Settings("still", method="pttq", epochs=1, share=1.0))
+    assert outcome.layers == ("fc",)
+    for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0"):
+        assert f"{name}: stays in full precision, the weight is frozen (requires_grad is False)." in outcome.notes

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
+from ttq_plugin.core.model.matrices import Matrix, layouts, matrices, matrix_name, named_matrices
 from ttq_plugin.errors import InputError
 
 
@@ -54,6 +54,30 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
                 f"Second derivatives need float32 or float64 weights, got {weight.dtype} in layer {name!r}: "
                 "call model.float() first."
             )
+    return found
+
+
+def passed_over(model: nn.Module) -> list[tuple[str, str]]:
+    """The weight matrices that are no candidates, each with the reason.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Names and reasons, in the model's order.
+    """
+    known = matrices(model)
+    found = []
+    for path, module in model.named_modules():
+        for key in layouts(module):
+            name = matrix_name(path, key)
+            if module._parameters.get(key) is None:
+                if getattr(module, key, None) is not None:
+                    found.append((name, "the weight is computed from other tensors (parametrized, or by a hook)"))
+            elif name in known and not known[name].parameter.requires_grad:
+                found.append((name, "the weight is frozen (requires_grad is False)"))
+            elif isinstance(module, nn.EmbeddingBag):
+                found.append((name, "an nn.EmbeddingBag has no second derivative"))
     return found
 
 

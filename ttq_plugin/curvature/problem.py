@@ -10,7 +10,7 @@ from torch import nn
 from ttq_plugin.core.model.matrices import matrices
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, Candidate, Catalogue, catalogue, read_methods
-from ttq_plugin.curvature.layers import expanded
+from ttq_plugin.curvature.layers import expanded, passed_over
 from ttq_plugin.curvature.solve import ROUNDING, Numbers, Picks, smallest, total
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
@@ -120,6 +120,7 @@ def build_problem(
         for name in layers
         if name in kept and name not in rules.exclude and matrices(model)[name].of_attention
     )
+    notes += tuple(f"{name}: stays in full precision, {why}." for name, why in passed_over(model) if name not in layers)
     return Problem(offered, dict(layers), known, budget, rules.include, own, scheme, energy_model, notes)
 
 

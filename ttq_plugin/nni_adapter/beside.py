@@ -13,8 +13,10 @@ from nni.compression.base.compressor import Compressor
 from nni.compression.base.config import select_modules_by_config, trans_legacy_config_list
 from nni.compression.base.wrapper import ModuleWrapper
 from nni.compression.pruning import SlimPruner
+from nni.compression.pruning.basic_pruner import _NormPruner
 from torch import nn
 
+from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 
 _FACTORS = "slim_mul"
@@ -22,6 +24,9 @@ _FACTORS = "slim_mul"
 
 _JOIN = "from_compressor"
 """NNI's class method by which a compressor joins another."""
+
+_BEGIN = "_fuse_preprocess"
+"""NNI's method of a compressor that a joint training calls before it begins."""
 
 
 def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrapper], mode: str) -> None:
@@ -54,19 +59,50 @@ def warn_of_empty_masks(wrappers: Iterable[ModuleWrapper]) -> None:
     Args:
         wrappers: NNI's, after a training.
     """
-    empty = [wrapper.name for wrapper in wrappers if _is_empty(wrapper)]
+    empty = [wrapper.name for wrapper in wrappers if _asked(wrapper) and _is_empty(_asked(wrapper))]
     if empty:
         warnings.warn(
             f"a sparse_ratio is asked for {', '.join(map(repr, empty))}, and no mask was made, so nothing is pruned "
-            "there; NNI's level, L1, L2 and FPGM pruners make none in a joint training: put AGPPruner or LinearPruner "
-            "around them, or call update_masks(generate_masks()) of the pruner before compress.",
+            "there: the training was shorter than the pruner's interval; train for more steps.",
             stacklevel=3,
         )
 
 
-def _is_empty(wrapper: ModuleWrapper) -> bool:
-    asked = [space for space in wrapper.pruning_target_spaces.values() if space.sparse_ratio]
-    return bool(asked) and all(space.mask is None or bool((space.mask == 1).all()) for space in asked)
+def _asked(wrapper: ModuleWrapper) -> list[Any]:
+    return [space for space in wrapper.pruning_target_spaces.values() if space.sparse_ratio]
+
+
+def _is_empty(spaces: Iterable[Any]) -> bool:
+    return all(space.mask is None or bool((space.mask == 1).all()) for space in spaces)
+
+
+def prune_at_once() -> None:
+    """Make NNI's level, L1, L2 and FPGM pruners prune when a training with a ternary layer begins.
+
+    Alone they prune at once. In a joint training NNI waits for a step that never comes, unless AGPPruner or
+    LinearPruner sets one, and masks nothing.
+    """
+    original = inspect.getattr_static(_NormPruner, _BEGIN)
+    if not hasattr(original, "__wrapped__"):
+        setattr(_NormPruner, _BEGIN, _masking_first(original))
+
+
+def _masking_first(original: Any) -> Any:
+    @functools.wraps(original)
+    def _fuse_preprocess(self: Any, evaluator: Any) -> None:
+        waits = self.interval_steps < 1 and not self.first_step_gen
+        # Masks that are there already, of a checkpoint or by hand, stay.
+        own = [space for spaces in self._target_spaces.values() for space in spaces.values()]
+        if waits and _has_ternary(self.bound_model) and _is_empty(own):
+            self.update_masks(self.generate_masks())
+        original(self, evaluator)
+
+    return _fuse_preprocess
+
+
+def _has_ternary(model: nn.Module) -> bool:
+    wrappers = (module._modules.get("_nni_wrapper") for module in model.modules())
+    return any(isinstance(part, TernaryState) for w in wrappers if w is not None for part in w.children())
 
 
 def keep_factors_away() -> None:

@@ -13,8 +13,9 @@ from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.health import Health
-from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain, split
-from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_links, ordered
+from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain
+from ttq_plugin.nni_adapter.layers.split import split
+from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_links, modern_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
@@ -75,7 +76,7 @@ class QuantizerChain:
             raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
         if not isinstance(evaluator, Evaluator):
             raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
-        links, attachments, notes = split(model, links, own)
+        links, attachments, notes = split(model, modern_links(model, links), own)
         check_links(model, links)
         if not evaluator._initialization_complete:
             evaluator._init_optimizer_helpers(model)

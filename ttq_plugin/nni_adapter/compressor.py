@@ -18,14 +18,14 @@ from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.beside import check_free
 from ttq_plugin.nni_adapter.export import effective
-from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
+from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look, frozen
 from ttq_plugin.nni_adapter.layers.folding import latent
 from ttq_plugin.nni_adapter.layers.lean import adopt
 from ttq_plugin.nni_adapter.layers.names import first_names
 from ttq_plugin.nni_adapter.training.checkpoint import Checkpointed
-from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_knows_epochs
+from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_reports
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
-from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of
+from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
 
@@ -80,8 +80,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self.lr_scale = check_rate("lr_scale", lr_scale)
         rate = default_rate(self.method.zeros is not None) if lr_threshold == "auto" else lr_threshold
         self.lr_threshold = check_rate("lr_threshold", rate)
-        if health_every == "epoch":
-            check_knows_epochs(evaluator)
+        check_reports(on_health, health_every, evaluator)
         self.notes: list[str] = []
         self._parameter_order: dict[str, list[str]] = {}
         configs = self._configs(model, config_list)
@@ -97,6 +96,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         with unchanged_on_failure(model, evaluator, (existed_wrappers or {}).values()):
             super().__init__(model, configs, evaluator, existed_wrappers)
             self._attach(initial)
+        self.notes += [f"{name}: {why}" for name in self.states() if (why := untrained(evaluator, name))]
         self._monitor = HealthMonitor(self, on_health, health_every)
         self._forget_epochs: Callable[[], None] = _nothing
         self._forget_length: Callable[[], None] = _nothing
@@ -214,7 +214,13 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     def looks(self) -> list[Look]:
         """What ``health`` is to look at."""
         return [
-            Look(name, self._state(wrapper), latent(wrapper), self._exported(wrapper))
+            Look(
+                name,
+                self._state(wrapper),
+                latent(wrapper),
+                self._exported(wrapper),
+                frozen(wrapper.weight) or untrained(self.evaluator, name),
+            )
             for name, wrapper, _ in self._ternary_spaces()
         ]
 

@@ -34,9 +34,7 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         InputError: if the list is malformed, selects no layer, names one that does not exist or cannot be ternary,
             asks for anything but weights, or folds what cannot be folded.
     """
-    if not isinstance(config_list, (list, tuple)) or not all(isinstance(c, dict) for c in config_list):
-        raise InputError(f"config_list must be a list of dicts, got {type(config_list).__name__}.")
-    configs: list[dict[str, Any]] = trans_legacy_config_list(deepcopy(list(config_list)))
+    configs = modern(model, config_list)
     selected: dict[str, nn.Module] = {}
     for index, config in enumerate(configs):
         config.setdefault("target_names", ["weight"])
@@ -50,7 +48,7 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
         check_folding(dict(model.named_modules()), config.get("fuse_names", ()), set(names))
         selected |= {name: model.get_submodule(name) for name in names}
     if not selected:
-        asked = [c.get("op_names") or c.get("op_names_re") or c.get("op_types") for c in config_list]
+        asked: list[Any] = [next((c[key] for key in _SELECTING if c.get(key)), []) for c in config_list]
         raise InputError(
             f"config_list selects no layer (it asks for {asked}); "
             f"the model's layers are {', '.join(wrappable(model)) or 'none that could be ternary'}."
@@ -62,6 +60,52 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
     for pattern in (pattern for config in config_list for pattern in config.get("op_names_re") or ()):
         check_pattern(model, pattern)
     return configs
+
+
+def modern(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A config list in NNI 3.0's format, whichever it has: each entry by itself, so that lists may mix them.
+
+    NNI translates a list only if its first entry is an old one, takes ``exclude: False`` for an exclusion, and where an
+    exclusion names layers and types it excludes more than those layers of those types.
+
+    Args:
+        model: the model, not wrapped.
+        config_list: in NNI 3.0's format or its legacy one; not changed.
+
+    Returns:
+        A copy, without the entries that exclude layers; the others have their names in ``exclude_op_names``.
+
+    Raises:
+        InputError: if it is no list of dicts, or an entry excludes layers that the model does not have.
+    """
+    if not isinstance(config_list, (list, tuple)) or not all(isinstance(c, dict) for c in config_list):
+        raise InputError(f"config_list must be a list of dicts, got {type(config_list).__name__}.")
+    kept, excluded = [], []
+    for entry in deepcopy(list(config_list)):
+        if "op_partial_names" in entry:
+            entry["op_names_re"] = [f".*{re.escape(part)}.*" for part in entry.pop("op_partial_names")]
+        if _excludes(entry):
+            excluded += resolve(model, {key: entry[key] for key in _SELECTING if key in entry})["op_names"]
+        else:
+            kept += trans_legacy_config_list([entry])
+    for entry in kept if excluded else ():
+        entry["exclude_op_names"] = [*entry.get("exclude_op_names", ()), *excluded]
+    return kept
+
+
+def _excludes(entry: dict[str, Any]) -> bool:
+    """Whether an entry excludes the layers that it selects; it no longer says so afterwards."""
+    said = entry.pop("exclude", False)
+    if not isinstance(said, bool) or (said and not any(entry.get(key) for key in _SELECTING)):
+        raise InputError(
+            f"exclude must be True in an entry with op_names, op_types or op_names_re, got {said!r} with "
+            f"{', '.join(entry) or 'nothing else'}."
+        )
+    return said
+
+
+_SELECTING = ("op_names", "op_names_re", "op_types")
+"""Keys by which an entry selects layers."""
 
 
 def _set_int2(setting: dict[str, Any]) -> None:

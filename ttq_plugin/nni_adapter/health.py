@@ -71,12 +71,14 @@ class Look:
         state: its scales and thresholds.
         latent: the weight that the ternary step sees.
         exported: the weight that an export would write.
+        idle: why the latent weight does not train, in one sentence; None where it does.
     """
 
     name: str
     state: TernaryState
     latent: Tensor
     exported: Tensor
+    idle: str | None = None
 
     def damage(self) -> str | None:
         """What of the layer is no finite number any more, in one sentence, or None."""
@@ -139,7 +141,7 @@ class HealthMonitor:
             state, codes = look.state, look.state.codes(look.latent)
             before = self._codes.get(look.name, codes)
             scales = state.method.scales(look.latent, state.params)
-            problem = look.damage() or _problem(codes, scales, state.method.learn_scales)
+            problem = look.damage() or _problem(look, codes, scales) or look.idle
             numbers = zip(state.method.rule.names, state.thresholds, strict=True)
             positive, negative = (row.mean().item() for row in scales)
             layers.append(
@@ -168,14 +170,34 @@ class HealthMonitor:
             warnings.warn(f"{name}: {problem}", stacklevel=4)
 
 
-def _problem(codes: Tensor, scales: Tensor, learned: bool) -> str | None:
+def _problem(look: Look, codes: Tensor, scales: Tensor) -> str | None:
     """What is wrong with a layer of these codes and scales, if something is."""
-    if learned and bool((scales <= SMALLEST).any()):
+    if look.state.method.learn_scales and bool((scales <= SMALLEST).any()):
         where = "a scale" if scales.numel() <= 2 else "some channel's scale"
         return f"{where} fell to zero, so that sign does nothing there; lower lr_scale."
+    if bool(look.latent.min() == look.latent.max()):
+        return "all its weights have become equal, no threshold parts them; lower the learning rate or weight decay."
+    if not look.state.method.learn_scales and bool((look.exported.abs() <= SMALLEST).all() & codes.any()):
+        return "its weights fell to nothing; lower the learning rate or weight decay."
     if not bool(codes.any()):
         return "all weights are zero, its thresholds lie beyond every weight; lower them or lr_threshold."
     for sign, word in ((1, "positive"), (-1, "negative")):
         if not bool((codes == sign).any()):
+            if not bool((look.latent * sign > 0).any()):
+                return f"no weight is {word} any more, whatever its thresholds; lower the learning rate."
             return f"no weight is {word} any more, that threshold lies beyond every weight; lower it or lr_threshold."
     return None
+
+
+def frozen(weight: Tensor) -> str | None:
+    """Why a weight does not train by itself, or None.
+
+    Args:
+        weight: a layer's latent weight.
+
+    Returns:
+        A sentence if it is frozen.
+    """
+    if weight.requires_grad:
+        return None
+    return "its weight is frozen (requires_grad is False) and does not train; unfreeze it, or leave the layer out."

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nni.compression.base.config import select_modules_by_config
@@ -17,7 +18,7 @@ from ttq_plugin.core.model.layers import check_layers
 from ttq_plugin.core.model.matrices import layouts
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LSQ_QUANTIZER, QAT_QUANTIZER
-from ttq_plugin.nni_adapter.config import weight_config
+from ttq_plugin.nni_adapter.config import modern, weight_config
 from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 from ttq_plugin.nni_adapter.training.evaluators import mark_steps
@@ -41,6 +42,15 @@ class AnyLink(Protocol):
     @property
     def options(self) -> Mapping[str, Any]:
         """Keywords of the compressor."""
+
+
+@dataclass(frozen=True)
+class PlainLink:
+    """A link, see ``AnyLink``."""
+
+    compressor: str
+    config_list: Sequence[Config]
+    options: Mapping[str, Any]
 
 
 class MarkedSteps:
@@ -112,7 +122,7 @@ def check_links(model: nn.Module, links: Sequence[AnyLink]) -> None:
     owners: dict[int, str] = {}
     for link in links:
         with naming(link, links):
-            configs = configs_of(link)
+            configs = deepcopy(list(link.config_list))
             if link.compressor in INTEGERS:
                 _check_options(link)
                 for config in configs:
@@ -148,7 +158,7 @@ def build(
     """
     quantizers: list[AnyQuantizer] = []
     # Before anything is wrapped: NNI's wrappers are modules too, which a pattern may match.
-    resolved = [[resolve(model, config) for config in configs_of(link)] for link in links]
+    resolved = [[resolve(model, config) for config in link.config_list] for link in links]
     for link, configs in zip(links, resolved, strict=True):
         cls: type[AnyQuantizer] = {**INTEGERS, **TERNARY}[link.compressor]
         keywords = dict(link.options) if link.compressor in INTEGERS else {**options, **link.options}
@@ -161,9 +171,22 @@ def build(
     return quantizers
 
 
-def configs_of(link: AnyLink) -> list[Config]:
-    """A copy of the link's entries, each with its target said: NNI would take inputs, outputs and biases too."""
-    return [{"target_names": ["weight"], **deepcopy(config)} for config in link.config_list]
+def modern_links(model: nn.Module, links: Sequence[AnyLink]) -> list[AnyLink]:
+    """Links whose entries are in NNI 3.0's format, each with its target said: NNI would take inputs and biases too.
+
+    Args:
+        model: the model, not wrapped.
+        links: any; not changed.
+
+    Returns:
+        Copies.
+    """
+    made: list[AnyLink] = []
+    for link in links:
+        with naming(link, links):
+            configs = [{"target_names": ["weight"], **config} for config in modern(model, link.config_list)]
+        made.append(PlainLink(link.compressor, configs, link.options))
+    return made
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 from nni.compression import pruning
 from nni.compression.base.apply_method import pruning_apply_methods
 from nni.compression.base.compressor import Pruner
-from nni.compression.base.config import trans_legacy_config_list
 from nni.compression.base.wrapper import ModuleWrapper
 from nni.compression.utils import Evaluator
 from torch import Tensor, nn
@@ -20,12 +19,15 @@ from ttq_plugin.core.prune import prune
 from ttq_plugin.core.step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
-from ttq_plugin.nni_adapter.config import weight_config
+from ttq_plugin.nni_adapter.config import modern, weight_config
 from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.register import publish
 
 _SETTINGS = {"sparse_ratio", "granularity", "group_id", "min_sparse_ratio", "max_sparse_ratio"}
 """What may stand in a config's settings for the weight; NNI makes the last three of its legacy format."""
+
+_LEGACY_TARGETS = ["weight", "bias"]
+"""What NNI makes of its legacy format, which could not leave the bias out."""
 
 APPLY_METHOD = "ternary_mask"
 """The name under which NNI's wrappers find this plugin while the mask is still free."""
@@ -190,14 +192,11 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
     Returns:
         A copy whose every entry has ``target_names: ["weight"]``.
     """
-    if not isinstance(config_list, (list, tuple)) or not all(isinstance(c, dict) for c in config_list):
-        return weight_config(model, config_list)
-    legacy = [any(key.startswith(("sparsity", "total_sparsity")) for key in c) for c in config_list]
-    configs: list[dict[str, Any]] = trans_legacy_config_list([dict(c) for c in config_list])
+    configs = modern(model, config_list)
     quantizing = []
-    for config, old in zip(configs, legacy, strict=True):
+    for config in configs:
         config.pop("quant_dtype", None)
-        if old:
+        if config.get("target_names") == _LEGACY_TARGETS and "weight" in config.get("target_settings", {}):
             config["target_names"] = ["weight"]
         _check_setting(config)
         plain = {k: v for k, v in config.items() if k not in ("sparse_ratio", "target_settings")}

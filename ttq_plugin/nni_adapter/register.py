@@ -11,7 +11,7 @@ from nni.compression.base import apply_method as nni_apply
 from nni.compression.base.compressor import Quantizer
 from torch import Tensor
 
-from ttq_plugin.nni_adapter.beside import keep_factors_away
+from ttq_plugin.nni_adapter.beside import keep_factors_away, prune_at_once
 from ttq_plugin.nni_adapter.layers.folding import latent
 from ttq_plugin.nni_adapter.training.calibration import read_calibration, ternary_entry
 from ttq_plugin.nni_adapter.training.evaluators import repair_evaluators
@@ -41,8 +41,9 @@ def register() -> None:
     """Register the plugin with NNI; calling it again changes nothing.
 
     Afterwards NNI finds the methods when a wrapped layer is called, its evaluators say what they miss, its own
-    quantizers tell both scales of a ternary weight that they joined, and the plugin's classes stand in
-    ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look compressors up by name.
+    quantizers tell both scales of a ternary weight that they joined, its pruners prune in a training with one, and the
+    plugin's classes stand in ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look
+    compressors up by name.
 
     Examples:
         >>> import ttq_plugin
@@ -54,6 +55,7 @@ def register() -> None:
     nni_apply.quant_apply_methods[APPLY_METHOD] = apply_ternary
     repair_evaluators()
     keep_factors_away()
+    prune_at_once()
     if not hasattr(Quantizer.get_calibration_config, "__wrapped__"):
         taught = {
             "get_calibration_config": _with_both_scales(Quantizer.get_calibration_config),

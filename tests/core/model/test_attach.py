@@ -474,6 +474,22 @@ def test_a_compiled_model_trains_as_the_eager_one(name, options):
     assert torch.allclose(baked[0].conv1.weight, baked[1].conv1.weight, rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("called", [False, True], ids=["not called", "called"])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_compiled_model_is_made_ternary_like_the_eager_one(prefix, called):
+    models = [net(), net()]
+    compiled = torch.compile(models[1], backend="aot_eager", fullgraph=True)
+    if called:
+        compiled(batch()[0])
+    assert ternarize(compiled, [f"{prefix}{name}" for name in LAYERS]) is compiled
+    ternarize(models[0], LAYERS)
+    for model in (models[0], compiled):
+        train(model, torch.optim.SGD(parameter_groups(model), lr=0.1))
+    baked = [bake(models[0]), bake(compiled)]
+    for name in LAYERS:
+        assert torch.equal(baked[0].get_submodule(name).weight, baked[1].get_submodule(name).weight)
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_compiled_model_projects_too(name):
     torch._dynamo.reset()

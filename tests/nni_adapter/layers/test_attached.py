@@ -201,3 +201,10 @@ def test_a_training_that_fails_can_be_tried_again():
     broken._training_step = broken._ori_training_step = step
     chain.compress(max_epochs=1)
     assert chain.health().step > 0
+
+
+def test_layers_that_an_entry_excludes_stay_as_they_are():
+    model = net()
+    entries = ({"op_names": ["lstm", "mix.0"]}, {"op_names": ["lstm"], "exclude": True})
+    chain = QuantizerChain(model, [Link("PTTQQuantizer", entries, {})], evaluator(model))
+    assert chain.layers == ("mix.0",) and not hasattr(model.lstm, "parametrizations")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -88,6 +89,29 @@ def test_copied_after_a_forward_pass(name):
     with torch.no_grad():
         twin.conv1._nni_wrapper.weight.neg_()
     assert not torch.equal(twin.eval()(X), model(X)) and torch.equal(again(X), model(X))
+
+
+def test_a_copy_of_a_quantizer_trains_and_unwraps_without_the_original():
+    model = Net()
+    own = model.conv1.weight
+    quantizer = PTTQQuantizer(model, config("conv1"), make_evaluator(model))
+    twin = copy.deepcopy(quantizer)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    twin.compress(None, 1)
+    twin.unwrap_model()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    quantizer.unwrap_model()
+    assert model.conv1.weight is own and twin.bound_model.conv1.weight is not own
+    assert list(twin.bound_model.state_dict()) == list(Net().state_dict())
+
+
+def test_a_quantizer_is_pickled_like_nni_s_own():
+    model = Net()
+    quantizer = PTTQQuantizer(model, config("conv1"))
+    again = pickle.loads(pickle.dumps(quantizer))
+    assert torch.equal(again.export_model().conv1.weight, quantizer.export_model().conv1.weight)
+    again.unwrap_model()
+    assert list(again.bound_model.state_dict()) == list(Net().state_dict())
 
 
 def test_nni_alone_cannot_be_copied_after_a_forward_pass():

@@ -159,13 +159,32 @@ def test_the_lists_follow_the_compressors():
     assert log[0] == pytest.approx([0.5, 1e-3, 1e-4, 2e-3]) and log[1] == pytest.approx([0.5, 3e-3])
 
 
-def test_a_scheduler_made_of_schedulers_is_refused():
-    def chain(optimizer):
-        parts = [schedulers.StepLR(optimizer, 1), schedulers.ExponentialLR(optimizer, 0.9)]
-        return nni.trace(schedulers.ChainedScheduler)(parts, optimizer=optimizer)
+def parts(optimizer):
+    return [schedulers.StepLR(optimizer, 1), schedulers.ExponentialLR(optimizer, 0.9)]
 
-    with pytest.raises(InputError, match="cannot build ChainedScheduler anew, .* write the schedule as one LambdaLR"):
-        run(chain)
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: nni.trace(schedulers.ChainedScheduler)(parts(o), optimizer=o),
+        lambda o: nni.trace(schedulers.ChainedScheduler)(parts(o)),
+        lambda o: nni.trace(schedulers.SequentialLR)(o, parts(o), milestones=[2]),
+    ],
+    ids=["chained", "chained without an optimiser", "sequential"],
+)
+def test_a_scheduler_made_of_schedulers_is_refused(schedule):
+    with pytest.raises(InputError, match="cannot build .* anew, .* write the schedule as one LambdaLR"):
+        run(schedule)
+
+
+class Halving(schedulers.LambdaLR):
+    def __init__(self, adam, every):
+        super().__init__(adam, lambda step: 0.5 ** (step // every))
+
+
+def test_a_scheduler_that_calls_its_optimiser_by_another_name_is_refused():
+    with pytest.raises(InputError, match="by the name optimizer, got Halving, which takes adam, every; call that"):
+        run(lambda optimizer: nni.trace(Halving)(optimizer, every=2))
 
 
 def train(loop, **options):

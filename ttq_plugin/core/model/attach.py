@@ -52,7 +52,7 @@ def ternarize(
     attention stacks. A tensor that several layers share stays one, with one set of scales.
 
     Args:
-        model: the model, full precision; changed in place.
+        model: the model, full precision, compiled or not; changed in place.
         layers: names of modules, as in ``model.named_modules()``: layers, or whole blocks of them; or of parameters,
             such as ``lstm.weight_hh_l0``.
         method: a name in ``METHODS``, or a method.
@@ -76,7 +76,7 @@ def ternarize(
         3
     """
     chosen = (get_method(method) if isinstance(method, str) else method).configure(**options)
-    found = select_matrices(model, layers)
+    found = select_matrices(plain_model(model), _plain_names(model, layers))
     attached: dict[str, Attached] = {}
     notes: list[str] = []
     for name, matrix in found.items():
@@ -206,13 +206,26 @@ def bake(model: nn.Module) -> nn.Module:
         >>> list(plain.state_dict()), len(plain[0].weight.unique())
         (['0.weight', '0.bias'], 3)
     """
-    model = getattr(model, "_orig_mod", model)
+    model = plain_model(model)
     check_detachable(model)
     plain = copied(model)
     for course in {id(c): c for state in states(plain) if (c := course_of(state)) is not None}.values():
         for note in course.settle(course_members(plain, course)):
             warnings.warn(note, stacklevel=2)
     detach(plain)
+    return plain
+
+
+def _plain_names(model: nn.Module, layers: Iterable[str]) -> Iterable[str]:
+    """Names in the model that ``torch.compile`` has wrapped, which ``named_modules`` of the compiled one prefixes."""
+    if plain_model(model) is model or isinstance(layers, str):
+        return layers
+    return [name.removeprefix("_orig_mod.") if isinstance(name, str) else name for name in layers]
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """The model that ``torch.compile`` has wrapped, or the model itself."""
+    plain: nn.Module = getattr(model, "_orig_mod", model)
     return plain
 
 

@@ -12,120 +12,47 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from ttq_plugin.core import get_method, ternarize
-from ttq_plugin.core.model.attach import default_rate
+from ttq_plugin.core import ternarize
 from ttq_plugin.core.model.course import Course, course_of
-from ttq_plugin.core.model.matrices import Matrix, matrices, matrix_name, named_matrices, parameter_name, part_name
+from ttq_plugin.core.model.matrices import matrix_name, parameter_name, part_name
 from ttq_plugin.core.model.parametrized import attached_tensors, course_members, detach, parametrization, states
 from ttq_plugin.core.model.state import TernaryState
-from ttq_plugin.errors import InputError
-from ttq_plugin.methods import LSQ_QUANTIZER
-from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look
-from ttq_plugin.nni_adapter.links import TERNARY, AnyLink, Config
+from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look, frozen
+from ttq_plugin.nni_adapter.layers.split import RATES, Attachment
 from ttq_plugin.nni_adapter.training.calibration import ternary_entry
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
-from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups
+from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, untrained
 from ttq_plugin.nni_adapter.training.recipes import groups_of, optimizers_of
 from ttq_plugin.nni_adapter.training.undo import release
 from ttq_plugin.nni_adapter.training.zeros import learn_length
 
-RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
-
 
 @dataclass(frozen=True)
-class PlainLink:
-    """A link, see ``links.AnyLink``."""
-
-    compressor: str
-    config_list: Sequence[Config]
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """Layers that are made ternary in one way without NNI.
+class _Learned:
+    """A matrix, or a part of one that a tensor stacks with others.
 
     Attributes:
-        names: as ``ternarize`` takes them.
-        method: a key of ``METHODS``.
-        granularity: of NNI's config entry.
-        options: of the method.
-        rates: learning rates of scales and thresholds, as the quantizers take them.
+        state: what it learns.
+        parts: torch's parametrization list.
+        place: that list's name in the model.
+        index: the part's.
+        count: of parts.
     """
 
-    names: tuple[str, ...]
-    method: str
-    granularity: str
-    options: dict[str, Any]
-    rates: dict[str, float | None]
+    state: TernaryState
+    parts: ParametrizationList
+    place: str
+    index: int = 0
+    count: int = 1
 
+    def latent(self) -> Tensor:
+        weight: Tensor = self.parts.original.detach().chunk(self.count)[self.index]
+        return weight
 
-def split(
-    model: nn.Module, links: Sequence[AnyLink], defaults: Mapping[str, Any]
-) -> tuple[list[AnyLink], list[Attachment], list[str]]:
-    """Part what NNI wraps from what it cannot.
-
-    Args:
-        model: the model, not wrapped.
-        links: from ``links.ordered``; of ternary ones, layers that entries name (``op_names``) are looked at.
-        defaults: keywords of the quantizers where a link does not say otherwise.
-
-    Returns:
-        The links without these layers, those that are empty then left out; how the layers become ternary; and a
-        sentence for each that stays in full precision, because NNI's LsqQuantizer has it.
-
-    Raises:
-        InputError: if a method whose layers share thresholds has layers of both kinds.
-    """
-    known = matrices(model)
-    rest: list[AnyLink] = []
-    attachments: list[Attachment] = []
-    notes: list[str] = []
-    for link in links:
-        kept: list[Config] = []
-        found: list[tuple[Config, list[str]]] = []
-        for config in link.config_list:
-            names = config.get("op_names") if link.compressor in (*TERNARY, LSQ_QUANTIZER) else None
-            apart = [name for name in names or () if _needs_attaching(model, name, known)]
-            if apart:
-                found.append((config, apart))
-                config = {**config, "op_names": [name for name in names or () if name not in apart]}
-            if not apart or config["op_names"]:
-                kept.append(config)
-        if link.compressor == LSQ_QUANTIZER:
-            apart = [name for _, names in found for name in names]
-            notes += [f"{name}: stays in full precision, NNI's {LSQ_QUANTIZER} cannot wrap it." for name in apart]
-            found = []
-        made = [_attachment(link, config, names, {**defaults, **link.options}) for config, names in found]
-        if made and kept and get_method(made[0].method).share_thresholds:
-            raise InputError(
-                f"{made[0].method} learns one set of thresholds for all its layers, but NNI cannot wrap "
-                f"{made[0].names[0]!r}; take another method, or leave that layer out."
-            )
-        attachments += made
-        if kept:
-            rest.append(PlainLink(link.compressor, kept, link.options))
-    return rest, attachments, notes
-
-
-def _needs_attaching(model: nn.Module, name: object, known: Mapping[str, Matrix]) -> bool:
-    """Whether a name stands for matrices that NNI cannot wrap, or not as one."""
-    if not isinstance(name, str):
-        return False
-    found = named_matrices(model, name, known)
-    return bool(found) and not (name in dict(model.named_modules(remove_duplicate=False)) and found[0].alone)
-
-
-def _attachment(link: AnyLink, config: Config, names: Sequence[str], options: dict[str, Any]) -> Attachment:
-    setting = config.get("target_settings", {}).get("weight", {})
-    granularity = setting.get("granularity", config.get("granularity", "default"))
-    method = options.pop("method", None) or TERNARY[link.compressor].method_name
-    rates = {key: options.pop(key, None) for key in RATES}
-    if rates["lr_threshold"] == "auto":
-        rates["lr_threshold"] = default_rate(options.get("zeros") is not None)
-    for key in ("on_health", "health_every"):
-        options.pop(key, None)
-    return Attachment(tuple(names), method, granularity, options, rates)
+    def look(self, name: str, evaluator: Any) -> Look:
+        weight, method = self.latent(), self.state.method
+        idle = frozen(self.parts.original) or untrained(evaluator, self.place)
+        return Look(name, self.state, weight, method.weights(weight, self.state.params), idle)
 
 
 class AttachedLayers:
@@ -150,7 +77,7 @@ class AttachedLayers:
         self.steps = 0
         self._forget_length: Callable[[], None] = _nothing
         self.names: tuple[str, ...] = ()
-        self._states: dict[str, tuple[TernaryState, Callable[[], Tensor]]] = {}
+        self._learned: dict[str, _Learned] = {}
         for attachment in attachments:
             self._add(attachment)
         self._monitor = HealthMonitor(self, None, 1)
@@ -172,10 +99,11 @@ class AttachedLayers:
         for path, module, key in new:
             name, parts = matrix_name(path, key), parametrization(module, key)
             self.names += (name,)
+            place = homes[parameter_name(path, key)] = parameter_name(path, f"parametrizations.{key}")
             learned = states(parts)
             for index, state in enumerate(learned):
-                self._states[part_name(name, index, len(learned))] = state, _latent(parts, index, len(learned))
-            homes[parameter_name(path, key)] = parameter_name(path, f"parametrizations.{key}")
+                part = _Learned(state, parts, place, index, len(learned))
+                self._learned[part_name(name, index, len(learned))] = part
         _rename(self.evaluator, {plain: f"{place}.original" for plain, place in homes.items()})
         present = [name for name, _ in self.model.named_parameters()]
         groups = []
@@ -191,19 +119,23 @@ class AttachedLayers:
             own = {"weight_decay": 0.0, "ternary_attached": True} | ({} if value is None else {"lr": value})
             groups.append(NewGroup(names, own))
         add_groups(self.evaluator, self.model, groups, {})
+        idle = (
+            (matrix_name(path, key), untrained(self.evaluator, homes[parameter_name(path, key)]))
+            for path, _, key in new
+        )
+        self.notes += [f"{name}: {why}" for name, why in idle if why]
 
     def states(self) -> dict[str, TernaryState]:
         """What each matrix, or each part of one, learns."""
-        return {name: state for name, (state, _) in self._states.items()}
+        return {name: part.state for name, part in self._learned.items()}
 
     def codes(self) -> dict[str, Tensor]:
         """Each matrix's signs (int8), or each part's."""
-        return {name: state.codes(latent()) for name, (state, latent) in self._states.items()}
+        return {name: part.state.codes(part.latent()) for name, part in self._learned.items()}
 
     def looks(self) -> list[Look]:
         """What ``health`` is to look at."""
-        found = ((name, state, latent()) for name, (state, latent) in self._states.items())
-        return [Look(name, state, w, state.method.weights(w, state.params)) for name, state, w in found]
+        return [part.look(name, self.evaluator) for name, part in self._learned.items()]
 
     def health(self) -> Health:
         """How the matrices are doing; see ``TernaryCompressor.health``."""
@@ -211,7 +143,9 @@ class AttachedLayers:
 
     def calibration(self) -> dict[str, dict[str, dict[str, Any]]]:
         """An entry a matrix, or a part of one, as NNI's calibration config has them."""
-        return {name: {"weight": ternary_entry(state, w(), None)} for name, (state, w) in self._states.items()}
+        return {
+            name: {"weight": ternary_entry(part.state, part.latent(), None)} for name, part in self._learned.items()
+        }
 
     def train(self, max_steps: int | None, max_epochs: int | None) -> None:
         """Train the model where NNI wraps none of its layers, so that no compressor of its does."""
@@ -261,7 +195,7 @@ class AttachedLayers:
         self._forget_length = learn_length(self._courses(), self.evaluator)
 
     def _courses(self) -> list[Course]:
-        found = (course_of(state) for state, _ in self._states.values())
+        found = (course_of(part.state) for part in self._learned.values())
         return list({id(course): course for course in found if course is not None}.values())
 
     def _count(self) -> None:
@@ -279,10 +213,6 @@ def plain(model: nn.Module) -> nn.Module:
 
 def _nothing() -> None:
     """Nothing follows the steps of the other optimisers."""
-
-
-def _latent(parts: ParametrizationList, index: int, count: int) -> Callable[[], Tensor]:
-    return lambda: parts.original.detach().chunk(count)[index]
 
 
 def _rename(evaluator: Any, names: Mapping[str, str]) -> None:

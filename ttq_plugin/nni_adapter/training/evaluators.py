@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.training.epochs import lightning_callbacks
-from ttq_plugin.nni_adapter.training.recipes import record
+from ttq_plugin.nni_adapter.training.recipes import check_whole, record
 
 Task = Callable[[], object]
 
@@ -75,6 +75,7 @@ def _scheduler_recorded(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(original)
     def from_trace(scheduler: Any) -> Any:
         check_traced([scheduler], "learning-rate scheduler")
+        check_whole(type(scheduler).__name__, scheduler.trace_kwargs)
         return original(scheduler)
 
     return from_trace

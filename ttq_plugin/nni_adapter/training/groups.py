@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.training.recipes import (
@@ -80,8 +79,7 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
         model: the model it is to train, not wrapped.
 
     Raises:
-        InputError: if a group has no parameter of this model, an optimiser has parameters beside those of the model,
-            or a scheduler is made of other schedulers.
+        InputError: if a group has no parameter of this model, or an optimiser has parameters beside those of the model.
     """
     names = {name for name, _ in model.named_parameters()}
     for recipe in optimizers_of(evaluator):
@@ -99,18 +97,8 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
                 "or build the optimiser on the model as it is now."
             )
     for recipe, index in schedulers_of(evaluator):
-        _check_scheduler(recipe)
         if arguments_of(recipe).get("last_epoch", -1) == -1:
             _undo_first_step(groups_of(optimizers_of(evaluator)[index]))
-
-
-def _check_scheduler(recipe: Recipe) -> None:
-    for value in arguments_of(recipe).values():
-        if any(isinstance(item, LRScheduler) for item in (value if isinstance(value, (list, tuple)) else [value])):
-            raise InputError(
-                f"NNI cannot build {name_of(recipe)} anew, because its parts hold the old optimiser; "
-                "write the schedule as one LambdaLR."
-            )
 
 
 def _undo_first_step(groups: list[dict[str, Any]]) -> None:
@@ -167,6 +155,21 @@ def home_of(evaluator: Any, layer: str) -> int:
         The index among the evaluator's optimisers.
     """
     return _holder(optimizers_of(evaluator), layer)
+
+
+def untrained(evaluator: Any, layer: str) -> str | None:
+    """Why a layer's weight does not train though it is not frozen.
+
+    Args:
+        evaluator: an initialised NNI evaluator, or None.
+        layer: the layer's name in the plain model.
+
+    Returns:
+        A sentence if no optimiser holds it.
+    """
+    if evaluator is None or any(_holds(recipe, layer) for recipe in optimizers_of(evaluator)):
+        return None
+    return "its weight does not train, because no optimiser holds it; give it to one, or leave the layer out."
 
 
 def _drop_stale(recipes: Sequence[Recipe], model: nn.Module, new: set[str]) -> None:
@@ -230,9 +233,12 @@ def _near(recipes: Sequence[Recipe], layer: str, holder: int) -> Iterator[int]:
 
 def _holder(recipes: Sequence[Recipe], layer: str) -> int:
     """The index of the first optimiser that trains the weight of this layer or parametrization, else 0."""
+    return next((index for index, recipe in enumerate(recipes) if _holds(recipe, layer)), 0)
+
+
+def _holds(recipe: Recipe, layer: str) -> bool:
     weights = {f"{layer}.weight", f"{layer}.original"}
-    held = (any(weights & set(group["params"]) for group in groups_of(recipe)) for recipe in recipes)
-    return next((index for index, holds in enumerate(held) if holds), 0)
+    return any(weights & set(group["params"]) for group in groups_of(recipe))
 
 
 def _refusal(

@@ -10,6 +10,7 @@ from typing import Any
 from nni.compression.utils.constructor_helper import OptimizerConstructHelper
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ttq_plugin.errors import InputError
 
@@ -44,6 +45,29 @@ def name_of(recipe: Recipe) -> str:
     """The name of the class that the recipe builds."""
     name: str = recipe.callable_obj.__name__
     return name
+
+
+def check_whole(name: str, arguments: Mapping[str, Any]) -> None:
+    """Check that NNI can build a scheduler anew: that it finds its optimiser, and that no part of it holds another.
+
+    Args:
+        name: of the scheduler's class.
+        arguments: of its call, by name.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    for value in arguments.values():
+        if any(isinstance(item, LRScheduler) for item in (value if isinstance(value, (list, tuple)) else [value])):
+            raise InputError(
+                f"NNI cannot build {name} anew, because its parts hold the old optimiser; write the schedule as one "
+                "LambdaLR."
+            )
+    if "optimizer" not in arguments:
+        raise InputError(
+            f"NNI finds a scheduler's optimiser by the name optimizer, got {name}, which takes "
+            f"{', '.join(arguments) or 'nothing'}; call that argument optimizer."
+        )
 
 
 def record(model: nn.Module, optimizer: Optimizer) -> OptimizerConstructHelper:

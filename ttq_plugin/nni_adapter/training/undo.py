@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
@@ -74,11 +74,16 @@ class Originals:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = {
+        self._parameters: dict[nn.Module, dict[str, Callable[[], nn.Parameter | None]]] = {
             module: {key: weakref.ref(value) for key, value in module._parameters.items() if value is not None}
             for module in model.modules()
         }
         self._own_forward = {module for module in model.modules() if "forward" in vars(module)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: their layers keep the parameters they get there, in the order of these."""
+        gone = {module: dict.fromkeys(known, _gone) for module, known in self._parameters.items()}
+        return {"_parameters": gone, "_own_forward": self._own_forward}
 
     @torch.no_grad()
     def give_back(self, wrappers: Mapping[str, ModuleWrapper]) -> None:
@@ -99,6 +104,10 @@ class Originals:
             if module in self._parameters and module not in self._own_forward:
                 vars(module).pop("forward", None)  # NNI leaves the class's own behind
             module._parameters = {key: now[key] for key in dict.fromkeys((*(k for k in known if k in now), *now))}
+
+
+def _gone() -> None:
+    """No parameter: a copy's layers must never get those of the model that was copied."""
 
 
 def release(evaluator: Any) -> None:

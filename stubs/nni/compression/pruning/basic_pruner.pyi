@@ -1,0 +1,3 @@
+from ..base.compressor import Pruner
+
+class _NormPruner(Pruner): ...
