@@ -262,11 +262,12 @@ def compress(context: click.Context, **values: Any) -> None:
     help="Show the best gains at this score or better; repeatable  [default: the best score less 1, 2 and 5 points]",
 )  # fmt: skip
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
+@options.margin
 @options.storage
 @options.store
 @options.common
 def compare(**given: Any) -> None:
-    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of the score; a run in MLflow."""
+    """Several studies' fronts in one figure: hypervolume, gains at floors of the score, tests; a run in MLflow."""
     from ttq_plugin.commands.compare import compare as command
 
     command(**given)

@@ -8,8 +8,11 @@ import pytest
 
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
+from ttq_plugin.errors import InputError
+from ttq_plugin.statistics.noninferiority import holm, p_inferior
+from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.support.names import metric_key
-from ttq_plugin.tracking.comparison import compare_fronts, describe, record_comparison
+from ttq_plugin.tracking.comparison import MemberOnTest, compare_fronts, describe, record_comparison, with_tests
 
 from .study import make_trial
 
@@ -43,6 +46,29 @@ def test_numbers_known_by_hand(studies):
     }
     assert list(compare_fronts(studies, PAIR).attainment) == [0.89, 0.88, 0.85]
     assert "| compression gain CR_G^T (%) at MCC >= 95 % | none | none |" in describe(found)
+
+
+def made(value, error=0.001, grain=0.0):
+    return Interval(value, error, value - 2 * error, value + 2 * error, 10, True, grain=grain)
+
+
+def test_the_tests_of_all_members_are_corrected_together(studies):
+    changes = {"high": {0: made(0.0), 1: made(-0.008)}, "low": {0: made(0.002), 1: made(0.001), 2: made(-0.3)}}
+    single = {(n, k): p_inferior(c, 0.01) for n, own in changes.items() for k, c in own.items()}
+    adjusted = dict(zip(single, holm(list(single.values())), strict=True))
+    evidence = {n: {k: {"test_mcc": 0.9 + c.value} for k, c in own.items()} for n, own in changes.items()}
+    plain = compare_fronts(studies, PAIR, [0.85])
+    found = with_tests(plain, studies, evidence, changes, 0.01)
+    assert found.tests["high"] == MemberOnTest(0, 0.9, None, None, changes["high"][0], adjusted["high", 0], 0.5)
+    assert adjusted["high", 1] > 0.05 > single["high", 1], "alone it would be proven"
+    assert found.proven["high"].trial == 0 and found.proven["low"].trial == 1  # 1 has the larger gain of the two
+    table = describe(found)
+    assert "| best compression gain CR_G^T (%) proven within 1 point of full precision | 50.00 (trial 0) |" in table
+    assert "| its change from full precision (points) | +0 (-0.2 to +0.2) | +0.2 (+0 to +0.4) |" in table
+    assert with_tests(plain, studies, {}, {}, 0.01).proven == {}
+    assert "proven" not in describe(with_tests(plain, studies, evidence, changes, None))
+    with pytest.raises(InputError, match="margin must be above 0"):
+        with_tests(plain, studies, evidence, changes, 0.0)
 
 
 def test_it_is_a_run_of_its_own(store, studies, tmp_path):

@@ -12,8 +12,10 @@ from ttq_plugin.curvature import select
 from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.tasks import get_task, training
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
+from ttq_plugin.trial import tested
 from ttq_plugin.trial.run import Settings, prepare, run, score_on_test
 
 CHAIN = (
@@ -298,3 +300,12 @@ def test_a_budget_of_bits_gives_each_layer_a_method(ready):
     assert outcome.widths, "some layers are on an integer grid"
     with pytest.raises(InputError, match=r"bits must lie in \(0, 1\] and goes with mixed, got 0.5 with ttq"):
         Settings("mnist-cnn", "ttq", bits=0.5)
+
+
+def test_a_change_is_read_from_the_numbers_that_mlflow_keeps():
+    own, change = Interval(0.9, 0.01, 0.88, 0.92, 5, True), Interval(-0.01, 0.004, -0.02, 0.001, 5, True, grain=0.002)
+    numbers = tested.Tested(0.9, {}, own, change).evidence("mcc")
+    assert numbers["test_mcc_low"] == 0.88 and numbers["test_mcc_change_high"] == 0.001
+    assert tested.change_of(numbers, "mcc") == change
+    assert tested.change_of({"test_mcc": 0.9, "test_mcc_change": -0.01}, "mcc") is None, "an older record has no error"
+    assert tested.Tested(0.9, {}).evidence("mcc") == {}

@@ -14,9 +14,10 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.tracking import TrialRecord, open_store
-from ttq_plugin.tracking.comparison import Comparison, at_floor, compare_fronts, record_comparison
+from ttq_plugin.tracking.comparison import Comparison, compare_fronts, record_comparison, rows, with_tests
 from ttq_plugin.tracking.pictures.comparison import plot_fronts
-from ttq_plugin.tracking.words import written
+from ttq_plugin.tracking.store import tested
+from ttq_plugin.trial.tested import change_of, margin_of
 
 
 def compare(
@@ -26,6 +27,7 @@ def compare(
     floors: Sequence[float],
     path: Path | None,
     *,
+    margin: float | None = None,
     as_json: bool,
     seed: int | None = None,
     device: str = "cpu",
@@ -42,6 +44,13 @@ def compare(
     for name, own in records.items():
         front_members(name, own, objectives)  # refuses a study without any
     comparison = compare_fronts(records, objectives, sorted(floors), score)
+    evidence = {name: tested(store, name, score) for name in names}
+    changes = {
+        name: {number: change for number, numbers in own.items() if (change := change_of(numbers, score)) is not None}
+        for name, own in evidence.items()
+    }
+    largest = margin_of(spaces[names[0]].metric, margin)
+    comparison = with_tests(comparison, records, evidence, changes, largest)
     seeds = {name: study.user_attrs["seed"] for name, study in loaded.items()}
     task = spaces[names[0]].task
     opened = open_store(store)
@@ -90,18 +99,4 @@ def _common(spaces: dict[str, Space]) -> list[str]:
 def _print(comparison: Comparison, task: str) -> None:
     names = list(comparison.fronts)
     headings = {"": "left"} | {name: "right" for name in names}
-    volumes = comparison.hypervolumes
-    rows = [
-        ["complete trials", *(str(comparison.trials[name]) for name in names)],
-        ["on the front", *(str(len(comparison.fronts[name])) for name in names)],
-        ["hypervolume", *(f"{volumes[name]:.4f}" for name in names)],
-    ]
-    for other in names:
-        covered = [comparison.coverages[name].get(other) for name in names]
-        rows.append([f"covers of {other}", *("" if v is None else f"{v:.0%}" for v in covered)])
-    for floor, reached in comparison.attainment.items():
-        for metric in next(iter(reached.values())):
-            best = [reached[name][metric] for name in names]
-            row = [at_floor(comparison, metric, floor)]
-            rows.append(row + ["none" if v is None else written(metric, v) for v in best])
-    table(f"{task}: {len(names)} fronts, together {comparison.together:.4f}", headings, rows)
+    table(f"{task}: {len(names)} fronts, together {comparison.together:.4f}", headings, rows(comparison))

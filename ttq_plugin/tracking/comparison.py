@@ -1,18 +1,22 @@
 """Several studies' fronts side by side: the numbers, and one run in MLflow that holds them."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from urllib.parse import quote
 
 from ttq_plugin.fronts import coverage, hypervolume, is_higher, upward, upward_vector
+from ttq_plugin.statistics.noninferiority import SIGNIFICANCE, verdicts
+from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.support.names import in_markdown, metric_key
 from ttq_plugin.tracking.pictures.comparison import plot_fronts
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
-from ttq_plugin.tracking.words import for_text, is_fraction, label_of, written
+from ttq_plugin.tracking.words import drawn, for_text, is_fraction, label_of, written
 
 EXPERIMENT = "comparisons"
 PICTURE = "fronts.png"
@@ -33,6 +37,11 @@ class Comparison:
         attainment: floor of the score -> study -> objective -> best value among trials that reach that floor; None
             where there is none.
         score: the task's metric.
+        tests: study -> its most accurate member on validation data, and what its test says; studies that were not
+            tested are left out.
+        proven: study -> of its members that are proven not inferior to full precision, the one that is best in the
+            first objective beside the score; None where none is proven. Empty where nothing was tested.
+        margin: the largest loss on test data that would not matter, in the metric's unit; None: no test.
     """
 
     objectives: tuple[str, ...]
@@ -43,6 +52,33 @@ class Comparison:
     coverages: dict[str, dict[str, float | None]]
     attainment: dict[float, dict[str, dict[str, float | None]]]
     score: str = "mcc"
+    tests: dict[str, MemberOnTest] = field(default_factory=dict)
+    proven: dict[str, MemberOnTest | None] = field(default_factory=dict)
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class MemberOnTest:
+    """A front member with its score on test data.
+
+    Attributes:
+        trial: its number.
+        score: of the test split.
+        low: lower end of the score's 95 % interval; None where it is not known, likewise the next.
+        high: upper end.
+        change: from full precision on the same samples, with its interval.
+        p: p-value of "worse than full precision by the margin or more", corrected for all members of all studies that
+            are compared (Holm); None where nothing was tested.
+        best: value of the first objective beside the score.
+    """
+
+    trial: int
+    score: float
+    low: float | None
+    high: float | None
+    change: Interval | None
+    p: float | None
+    best: float
 
 
 def compare_fronts(
@@ -97,6 +133,57 @@ def compare_fronts(
     )
 
 
+def with_tests(
+    comparison: Comparison,
+    studies: Mapping[str, Sequence[TrialRecord]],
+    evidence: Mapping[str, Mapping[int, Mapping[str, float]]],
+    changes: Mapping[str, Mapping[int, Interval]],
+    margin: float | None,
+) -> Comparison:
+    """Add what the fronts' tests say; all members of all studies are tested together.
+
+    Args:
+        comparison: of the fronts.
+        studies: as for ``compare_fronts``.
+        evidence: study -> front member -> ``test_<score>`` and the ends of its interval.
+        changes: study -> front member -> its change from full precision.
+        margin: the largest loss that would not matter, in the metric's unit; None: nothing is proven.
+
+    Returns:
+        The comparison with ``tests``, ``proven`` and ``margin``.
+
+    Raises:
+        InputError: for a margin that is not above 0.
+    """  # noqa: DOC502 - raised by what it calls
+    score, other = comparison.score, next(name for name in comparison.objectives if name != comparison.score)
+    keys = {(name, number): found for name, own in changes.items() for number, found in own.items()}
+    judged = {} if margin is None else verdicts(keys, margin, higher=is_higher(score))
+    tests: dict[str, MemberOnTest] = {}
+    proven: dict[str, MemberOnTest | None] = {}
+    for name, records in studies.items():
+        members = {r.number: r for r in records if r.number in front(records, comparison.objectives)}
+        known = {number: found for number, found in evidence.get(name, {}).items() if number in members}
+        if not known:
+            continue
+        found = {
+            number: MemberOnTest(
+                number,
+                numbers[f"test_{score}"],
+                numbers.get(f"test_{score}_low"),
+                numbers.get(f"test_{score}_high"),
+                changes.get(name, {}).get(number),
+                judged[name, number].adjusted if (name, number) in judged else None,
+                members[number].metrics[other],
+            )
+            for number, numbers in known.items()
+        }
+        tests[name] = found[max(found, key=lambda number: upward(score, members[number].metrics[score]))]
+        if any(member.p is not None for member in found.values()):
+            sure = [member for member in found.values() if member.p is not None and member.p <= SIGNIFICANCE]
+            proven[name] = max(sure, key=lambda member: upward(other, member.best), default=None)
+    return replace(comparison, tests=tests, proven=proven, margin=margin)
+
+
 def _worse(score: str, best: float, way: float) -> float:
     """A value that much worse than the best one: points of a fraction, a share of any other."""
     if is_fraction(score):
@@ -143,19 +230,70 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
 
 
 def describe(comparison: Comparison) -> str:
-    """The comparison as Markdown tables, for the run's note."""
+    """The comparison as a Markdown table, for the run's note."""
     names = list(comparison.fronts)
-    cells = [in_markdown(name) for name in names]
-    lines = [f"| | {' | '.join(cells)} |", f"|---|{'---|' * len(names)}"]
-    lines.append("| complete trials | " + " | ".join(str(comparison.trials[n]) for n in names) + " |")
-    lines.append("| on the front | " + " | ".join(str(len(comparison.fronts[n])) for n in names) + " |")
-    lines.append("| hypervolume | " + " | ".join(f"{comparison.hypervolumes[n]:.4f}" for n in names) + " |")
-    for other, cell in zip(names, cells, strict=True):
-        own = [comparison.coverages[n].get(other) for n in names]
-        lines.append(f"| covers of {cell} | " + " | ".join("" if v is None else f"{v:.0%}" for v in own) + " |")
+    lines = [f"| | {' | '.join(map(in_markdown, names))} |", f"|---|{'---|' * len(names)}"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows(comparison, in_markdown)])
+
+
+def rows(comparison: Comparison, encode: Callable[[str], str] = str) -> list[list[str]]:
+    """The comparison as lines of a table: what a line tells, then a cell for each study; ``encode`` writes names."""
+    names = list(comparison.fronts)
+    told = [
+        ["complete trials", *(str(comparison.trials[name]) for name in names)],
+        ["on the front", *(str(len(comparison.fronts[name])) for name in names)],
+        ["hypervolume", *(f"{comparison.hypervolumes[name]:.4f}" for name in names)],
+    ]
+    for other in names:
+        covered = [comparison.coverages[name].get(other) for name in names]
+        told.append([f"covers of {encode(other)}", *("" if v is None else f"{v:.0%}" for v in covered)])
     for floor, reached in comparison.attainment.items():
         for metric in next(iter(reached.values())):
-            best = [reached[n][metric] for n in names]
-            shown = ["none" if v is None else written(metric, v) for v in best]
-            lines.append(f"| {at_floor(comparison, metric, floor)} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+            best = [reached[name][metric] for name in names]
+            row = [at_floor(comparison, metric, floor)]
+            told.append(row + ["none" if v is None else written(metric, v) for v in best])
+    return told + _rows_of_tests(comparison, names)
+
+
+def _rows_of_tests(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:
+    """Lines on test data: the most accurate members, and the smallest that are proven not inferior."""
+    if not comparison.tests:
+        return []
+    score = comparison.score
+    other = next(name for name in comparison.objectives if name != score)
+    tests = [comparison.tests.get(name) for name in names]
+    unit = " (points)" if is_fraction(score) else ""
+    unit = " (points)" if is_fraction(score) else ""
+    told = [
+        [f"most accurate member: test {for_text(score)}", *("" if t is None else _told(score, t) for t in tests)],
+        [
+            f"its change from full precision{unit}",
+            *("" if t is None else _moved(score, t.change) for t in tests),
+        ],
+    ]
+    if comparison.margin is not None and comparison.proven:
+        margin = _in_points(score, comparison.margin)
+        none = {name: "none" if name in comparison.proven else "" for name in names}
+        proven = {name: comparison.proven.get(name) for name in names}
+        cells = [f"{written(other, m.best)} (trial {m.trial})" if m else none[name] for name, m in proven.items()]
+        told.append([f"best {for_text(other)} proven within {margin} of full precision", *cells])
+    return told
+
+
+def _in_points(score: str, margin: float) -> str:
+    """A margin as people read it, such as "1 point"."""
+    value = drawn(score, margin)
+    return f"{value:g}{(' point' if value == 1 else ' points') if is_fraction(score) else ''}"
+
+
+def _told(score: str, test: MemberOnTest) -> str:
+    value = written(score, test.score)
+    known = test.low is not None and test.high is not None
+    return f"{value} ({written(score, test.low)} to {written(score, test.high)})" if known else value
+
+
+def _moved(score: str, change: Interval | None) -> str:
+    if change is None:
+        return ""
+    value, low, high = (drawn(score, end) for end in (change.value, change.low, change.high))
+    return f"{value:+.3g} ({low:+.3g} to {high:+.3g})"

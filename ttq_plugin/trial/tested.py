@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -41,6 +41,42 @@ class Tested(Score):
         """Interval and change as JSON, under ``test_interval`` and ``test_change``; what is not known is left out."""
         found = {"interval": self.interval, "change": self.change}
         return {f"test_{name}": value.to_dict() for name, value in found.items() if value is not None}
+
+    def evidence(self, score: str) -> dict[str, float]:
+        """How sure the score is, as flat numbers that MLflow keeps; ``change_of`` reads them.
+
+        Args:
+            score: the metric's name.
+
+        Returns:
+            ``test_<score>_low`` and ``_high``; of the change, ``test_<score>_change`` with ``_low``, ``_high``,
+            ``_error``, ``_units`` and ``_grain``. What is not known is left out.
+        """
+        own = {} if self.interval is None else {end: getattr(self.interval, end) for end in ("low", "high")}
+        moved = {} if self.change is None else {name: float(getattr(self.change, name)) for name in _OF_CHANGES}
+        change = f"test_{score}_change"
+        whole = {} if self.change is None else {change: self.change.value}
+        return {f"test_{score}_{k}": v for k, v in own.items()} | whole | {f"{change}_{k}": v for k, v in moved.items()}
+
+
+_OF_CHANGES = ("low", "high", "error", "units", "grain", "grouped")
+
+
+def change_of(evidence: Mapping[str, float], score: str) -> Interval | None:
+    """The change from full precision that ``Tested.evidence`` put into numbers.
+
+    Args:
+        evidence: the numbers.
+        score: the metric's name.
+
+    Returns:
+        The change; None where the numbers do not tell it all.
+    """
+    change = f"test_{score}_change"
+    if not {change, *(f"{change}_{name}" for name in _OF_CHANGES)} <= set(evidence):
+        return None
+    low, high, error, units, grain, grouped = (evidence[f"{change}_{name}"] for name in _OF_CHANGES)
+    return Interval(evidence[change], error, low, high, int(units), bool(grouped), grain=grain)
 
 
 def score_on_test(
@@ -87,7 +123,14 @@ def score_on_test(
     return found
 
 
-def margin_of(metric: Metric, asked: float | None) -> float | None:
+class _Scale(Protocol):
+    """What a margin must know of a metric: whether people write it in percent."""
+
+    @property
+    def fraction(self) -> bool: ...
+
+
+def margin_of(metric: _Scale, asked: float | None) -> float | None:
     """The margin in the metric's unit.
 
     Args:

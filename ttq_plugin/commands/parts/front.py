@@ -53,8 +53,8 @@ def finish(
     scores, tests = _test(watch, members, data, seed)
     metric = watch.ready.task.score
     verdicts = not_inferior({n: tests[n] for n in members if n in tests}, metric, margin_of(metric, margin))
-    for number in verdicts:
-        recorder.log_evidence(number, _evidence(tests[number], verdicts[number], score))
+    for number in (n for n in members if n in tests):
+        recorder.log_evidence(number, _evidence(tests[number], verdicts.get(number), score))
     for number, found in confirmed.items():
         recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
@@ -99,12 +99,10 @@ def finish(
     }
 
 
-def _evidence(test: Tested, verdict: Verdict, score: str) -> dict[str, float]:
+def _evidence(test: Tested, verdict: Verdict | None, score: str) -> dict[str, float]:
     """What MLflow is told of a member's test: intervals, the change from full precision, and the p-value."""
-    found = {f"test_{score}": test.interval, f"test_{score}_change": test.change}
-    ends = {f"{name}_{end}": getattr(i, end) for name, i in found.items() if i is not None for end in ("low", "high")}
-    moved = {} if test.change is None else {f"test_{score}_change": test.change.value}
-    return {**ends, **moved, f"test_{score}_p_inferior": verdict.adjusted}
+    proof = {} if verdict is None else {f"test_{score}_p_inferior": verdict.adjusted}
+    return test.evidence(score) | proof
 
 
 def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tuple[dict[int, float], dict[int, Tested]]:
@@ -212,6 +210,7 @@ def _print_proven(result: dict[str, Any]) -> None:
     named = with_unit(result["metric"], margin).replace(" %", " points")
     proven = ", ".join(str(row["trial"]) for row in judged if row["not_inferior"]["holds"])
     said = f"shown for trial{'s' if ',' in proven else ''} {proven}" if proven else "not shown for any trial"
+    members = "member" if len(judged) == 1 else "members"
     out.print(
-        f"Non-inferiority on test data within {named}: {said} ({units}, Holm's correction for {len(judged)} members)."
+        f"Non-inferiority on test data within {named}: {said} ({units}, Holm's correction for {len(judged)} {members})."
     )
