@@ -262,10 +262,13 @@ def _rows_of_tests(comparison: Comparison, names: Sequence[str]) -> list[list[st
     score = comparison.score
     other = next(name for name in comparison.objectives if name != score)
     tests = [comparison.tests.get(name) for name in names]
-    unit = " (points)" if is_fraction(score) else ""
-    unit = " (points)" if is_fraction(score) else ""
+    percent, unit = (" (%)", " (points)") if is_fraction(score) else ("", "")
+    percent, unit = (" (%)", " (points)") if is_fraction(score) else ("", "")
     told = [
-        [f"most accurate member: test {for_text(score)}", *("" if t is None else _told(score, t) for t in tests)],
+        [
+            f"most accurate member: test {label_of(score)}{percent}",
+            *("" if t is None else _told(score, t) for t in tests),
+        ],
         [
             f"its change from full precision{unit}",
             *("" if t is None else _moved(score, t.change) for t in tests),
