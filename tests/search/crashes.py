@@ -13,7 +13,11 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
+from rich.progress import Progress
+
+from ttq_plugin.commands.parts import watch as watches
 from ttq_plugin.errors import InputError
 from ttq_plugin.search import runner
 from ttq_plugin.search.crew.crew import Processes
@@ -23,6 +27,9 @@ from ttq_plugin.search.crew.worker import work, worker_main
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study import study as studies
+from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.tracking import store as stores
+from ttq_plugin.tracking.faults import store_faults
 from ttq_plugin.tracking.records import TrialRecord, front
 
 MODES = {"count": 0, "kill": 1, "full": 2}
@@ -64,6 +71,24 @@ def forget_dominated(space, models):
     return on_poll
 
 
+def follow(space, folder, models, trials, empty):
+    """What `ttq search` does with MLflow, with the tables of a new store from a file: they take seconds to make."""
+    watches.LAST_PATIENCE, watches._SHORTEST, watches._LONGEST = 0.3, 0.01, 0.05
+    stores._empty_database = Path(empty).read_bytes
+    ready, bars = SimpleNamespace(simulated=False), Progress(disable=True)
+    return watches.Watch(
+        space, "s", str(folder / "mlflow"), models, trials, ready, {"seed": 3}, bars, _pause=watches._SHORTEST
+    )
+
+
+def finish(watch):
+    """The end of the search in MLflow: the weights of the front's members, the front, and its picture."""
+    watch.recorder.sync(watch.records)
+    for number in sorted(watch.members()):
+        watch.recorder.log_file(watch.models / f"trial-{number}.safetensors", "model", number)
+    watch.recorder.finish(watch.records)
+
+
 def search(asked):
     """One search, begun or resumed, as `ttq search` would do it."""
     folder = Path(asked["folder"])
@@ -77,17 +102,23 @@ def search(asked):
             studies.load_study(storage, "s")
         except InputError:
             resume = False
+    watch = follow(space, folder, models, asked["trials"], asked["empty"]) if asked["empty"] else None
     summary = runner.run_search(
         space, storage, "s", workers=1, trials=asked["trials"], data="collapse", models_dir=models, resume=resume,
-        trial_module="fake_trial", on_poll=forget_dominated(space, models), poll_seconds=0.05,
+        trial_module="fake_trial", on_poll=watch or forget_dominated(space, models), poll_seconds=0.05,
     )  # fmt: skip
+    if watch is not None:
+        try:
+            watch.last(lambda: finish(watch))
+        except store_faults() as error:
+            return {"unrecorded": str(error)}
     return {"complete": summary.complete, "pruned": summary.pruned, "error": summary.error}
 
 
 def child(asked, out):
     os.setsid()
     faults = ctypes.CDLL(None)
-    faults.arm(ctypes.c_long(asked["at"]), MODES[asked["mode"]], asked["folder"].encode())
+    faults.arm(ctypes.c_long(asked["at"]), MODES[asked["mode"]], (asked["folder"] + asked["below"]).encode())
     try:
         said = search(asked)
     except InputError as error:
@@ -99,8 +130,8 @@ def child(asked, out):
     os.killpg(0, signal.SIGKILL)  # with the workers that were not needed
 
 
-def warm_up():
-    """Import what searches import on their way."""
+def warm_up(empty=""):
+    """Import what searches import on their way, with MLflow if there is an empty database of its."""
     import torch
 
     torch.set_num_threads(1)
@@ -109,10 +140,14 @@ def warm_up():
         study = studies.open_study(f"sqlite:///{folder}/warm.db", "s", space, resume=False)
         work(Job(f"sqlite:///{folder}/warm.db", "s", space, 3, 0, trial_module="fake_trial"))
         insides.engine(study).dispose()
+        if empty:
+            watch = follow(space, Path(folder), Path(folder), 3, empty)
+            watch(finished(study), [])
+            watch.recorder.finish(watch.records)
 
 
 def main():
-    warm_up()
+    warm_up(*sys.argv[1:])
     for line in sys.stdin:
         asked = json.loads(line)
         reading, writing = os.pipe()

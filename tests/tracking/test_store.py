@@ -1,3 +1,4 @@
+import sqlite3
 import subprocess
 import sys
 
@@ -6,6 +7,8 @@ import pytest
 from ttq_plugin.commands.report import default_storage
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import Store, open_store
+from ttq_plugin.tracking import store as stores
+from ttq_plugin.tracking.faults import UnwritableError, store_faults
 
 from .study import free_port
 
@@ -23,6 +26,22 @@ def test_several_processes_open_a_fresh_store_at_once(tmp_path):
     started = [subprocess.Popen([sys.executable, "-c", code, str(target)]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert Store(target).client.search_experiments()
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "_write_ahead"])
+def test_a_disk_that_is_full_leaves_no_half_of_a_database(step, tmp_path, empty_store, monkeypatch):
+    monkeypatch.setattr(stores, "_empty_database", (empty_store / "mlflow.db").read_bytes)
+    faults = {
+        "write_bytes": InputError("mlflow.db cannot be written (No space left on device); choose another place."),
+        "_write_ahead": sqlite3.OperationalError("database or disk is full"),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, step, lambda *_: (_ for _ in ()).throw(faults[step]))
+        with pytest.raises(UnwritableError, match=r"cannot be written \(") as caught:
+            open_store(tmp_path)
+    assert isinstance(caught.value, store_faults()), "a search waits for it"
+    assert (tmp_path / "mlflow.db").exists() == (step == "_write_ahead")
+    assert open_store(tmp_path).client.search_experiments()
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):

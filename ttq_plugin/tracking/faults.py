@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from ttq_plugin.errors import InputError
 from ttq_plugin.support.names import redact
+
+
+class UnwritableError(InputError):
+    """A store's folder cannot be written now; it may be later."""
 
 
 def store_faults() -> tuple[type[Exception], ...]:
@@ -11,7 +16,7 @@ def store_faults() -> tuple[type[Exception], ...]:
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, RequestException, SQLAlchemyError, OSError
+    return MlflowException, RequestException, SQLAlchemyError, OSError, UnwritableError
 
 
 def explain(error: BaseException) -> str:

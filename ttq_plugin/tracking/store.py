@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import write_bytes
 from ttq_plugin.support.names import file_name, redact
 from ttq_plugin.support.quiet import quiet_mlflow
+from ttq_plugin.tracking.faults import UnwritableError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_PASSING = ("disk is full", "No space left", "disk I/O error", "unable to open database file", "database is locked")
+"""How SQLite and the system say that a database cannot be written now, but may be later."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def _check_writable(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise InputError(
+        raise UnwritableError(
             f"the MLflow store must be a writable directory, got {directory} ({error.strerror}); give another one"
         ) from None
 
@@ -173,21 +178,40 @@ def _create_schema(store: Store, lock: Path) -> None:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    with FileLock(lock):
-        try:
+    database = store.directory / "mlflow.db" if store.directory else Path()
+    try:
+        with FileLock(lock):
+            if not database.exists():
+                write_bytes(database, _empty_database())
             _ = store.client.search_experiments(max_results=1)
-            _write_ahead(store)
-        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{store.database} must be a database of this MLflow version, got: {reason}; move it away, or give "
-                "another directory"
-            ) from None
+            _write_ahead(store.database)
+    except InputError as error:  # of the new file
+        raise UnwritableError(str(error)) from None
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = str(error).splitlines()[0]
+        if any(sign in str(error) for sign in _PASSING):
+            raise UnwritableError(f"{database} cannot be written ({reason}); free space on its disk.") from None
+        raise InputError(
+            f"{database} must be a database of this MLflow version, got: {reason}; move it away, or give another "
+            "directory"
+        ) from None
 
 
-def _write_ahead(store: Store) -> None:
+def _empty_database() -> bytes:
+    """A database with MLflow's tables, made elsewhere: half of one in the store could neither be used nor mended."""
+    with tempfile.TemporaryDirectory() as scratch:
+        made, whole = Store(Path(scratch)), Path(scratch) / "whole.db"
+        _ = made.client.search_experiments(max_results=1)
+        # MLflow keeps its own open: what it has not yet moved into the file is in the copy.
+        with closing(sqlite3.connect(str(made.database))) as source, closing(sqlite3.connect(whole)) as target:
+            source.backup(target)
+        _write_ahead(whole)
+        return whole.read_bytes()
+
+
+def _write_ahead(database: Path | None) -> None:
     """Write-ahead logging, stored in the file: an open `ttq ui` and a search no longer wait for each other."""
-    with closing(sqlite3.connect(str(store.database), timeout=60)) as connection:
+    with closing(sqlite3.connect(str(database), timeout=60)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
