@@ -19,12 +19,46 @@ from ttq_plugin.measures.storage import SCHEMES
 
 @dataclass(frozen=True)
 class Rules:
-    """What a user wants whatever the curvature; see `generate_config`."""
+    """Which layers a user keeps or quantises whatever the curvature; see `generate_config`."""
 
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     keep_first: bool = False
     keep_last: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user asks for, except the curvature.
+
+    Attributes:
+        budget: The limit.
+        rules: Which layers are kept or quantised whatever the curvature.
+        methods: Names of the methods that a layer may be given, as the user wrote them.
+        options: Keywords of a method's quantizer, by method.
+        scheme: How ternary weights are stored.
+        energy_model: Joules per operation.
+        example_input: An input of the model, (batch, ...), to count operations on; None if energy is not wanted.
+    """
+
+    budget: Budget
+    rules: Rules = Rules()
+    methods: Iterable[str] = ("pttq",)
+    options: Mapping[str, Mapping[str, Any]] | None = None
+    scheme: str = "base3"
+    energy_model: EnergyModel = EnergyModel()
+    example_input: Any = None
+
+    def check(self) -> None:
+        """Refuse what no model could answer.
+
+        Raises:
+            InputError: For an unknown scheme, or an energy budget without an example input.
+        """
+        if self.scheme not in SCHEMES:
+            raise InputError(f"`scheme` must be one of {', '.join(SCHEMES)}, got {self.scheme!r}.")
+        if self.budget.energy is not None and self.example_input is None:
+            raise InputError("An energy budget needs an `example_input` (batch, ...) to count operations on, got none.")
 
 
 @dataclass(frozen=True)
@@ -66,49 +100,29 @@ class Problem:
         return [picked.get(name, row[0]) for name, row in self.catalogue.layers.items()]
 
 
-def build_problem(
-    model: nn.Module,
-    layers: Mapping[str, int],
-    budget: Budget,
-    rules: Rules,
-    *,
-    methods: Iterable[str],
-    options: Mapping[str, Mapping[str, Any]] | None,
-    scheme: str,
-    energy_model: EnergyModel,
-    example_input: Any,
-) -> Problem:
+def build_problem(model: nn.Module, layers: Mapping[str, int], question: Question) -> Problem:
     """Check the question and try every method on every layer.
 
     Args:
-        model: in full precision; only read.
-        layers: name -> number of weights, of the layers with a trace.
-        budget: the limit.
-        rules: what a user wants whatever the curvature.
-        methods: names, as the user gave them.
-        options: method -> keywords, likewise.
-        scheme: how ternary weights are stored.
-        energy_model: joules an operation.
-        example_input: (batch, ...), or None.
+        model: The model in full precision; it is only read.
+        layers: Number of weights of each layer with a trace, by name.
+        question: What the user asks for.
 
     Returns:
         The problem, with at least one layer that can be quantised.
 
     Raises:
-        InputError: for a question that cannot be asked of this model.
+        InputError: For a question that cannot be asked of this model.
     """
-    if scheme not in SCHEMES:
-        raise InputError(f"`scheme` must be one of {', '.join(SCHEMES)}, got {scheme!r}.")
-    if budget.energy is not None and example_input is None:
-        raise InputError("An energy budget needs an `example_input` (batch, ...) to count operations on, got none.")
-    names, own = read_methods(methods, options)
+    question.check()
+    names, own = read_methods(question.methods, question.options)
     _check_layers(model, layers)
-    rules = _in_matrices(model, rules)
+    rules = _in_matrices(model, question.rules)
     kept = kept_layers(model, layers, rules)
     free = [name for name in layers if name not in kept]
     if not free:
         raise InputError("At least one candidate layer is needed, got none: exclude fewer, or include one.")
-    known = catalogue(model, free, names, own, scheme, example_input)
+    known = catalogue(model, free, names, own, question.scheme, question.example_input)
     # A layer that nothing can quantise is no candidate.
     rows = {name: row for name, row in known.layers.items() if len(row) > 1}
     if lost := [name for name in rules.include if name not in rows] or ([] if rows else free):
@@ -121,7 +135,17 @@ def build_problem(
         if name in kept and name not in rules.exclude and matrices(model)[name].of_attention
     )
     notes += tuple(f"{name}: stays in full precision, {why}." for name, why in passed_over(model) if name not in layers)
-    return Problem(offered, dict(layers), known, budget, rules.include, own, scheme, energy_model, notes)
+    return Problem(
+        layers=offered,
+        weights=dict(layers),
+        catalogue=known,
+        budget=question.budget,
+        include=rules.include,
+        options=own,
+        scheme=question.scheme,
+        energy_model=question.energy_model,
+        notes=notes,
+    )
 
 
 def _in_matrices(model: nn.Module, rules: Rules) -> Rules:

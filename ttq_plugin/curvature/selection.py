@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ttq_plugin.curvature.hutchinson import Batches, Loss, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.plan import Link, build_chain
 from ttq_plugin.curvature.probing.cost import trace_bar
-from ttq_plugin.curvature.problem import Problem, Rules, build_problem, build_program
+from ttq_plugin.curvature.problem import Problem, Question, Rules, build_problem, build_program
 from ttq_plugin.curvature.result import Option, Row, Selection
 from ttq_plugin.curvature.solve import choose, total
 from ttq_plugin.curvature.traces import LayerTrace, Traces
@@ -52,34 +53,34 @@ def generate_config(
     """Choose a method for each layer: the least loss of accuracy, as curvature predicts it, within a budget.
 
     Args:
-        model: a float32 or float64 module; comes back as it was.
-        loss_fn: (output, y) -> scalar.
-        batches: pairs (x, y) on the model's device.
-        budget: share of the weights to quantise at least, or a `Budget` of bits, energy or sensitivity.
-        methods: what a layer may get beside full precision: `int8`, `int4`, keys of `METHODS`.
-        options: method -> keywords of its quantizer, such as `{"pttq": {"t_min": 1.5}}`.
-        exclude: layers that stay in full precision, and do not count in the share.
-        include: layers that are quantised, whatever their curvature.
-        keep_first: the model's first layer stays in full precision, like one in `exclude`.
-        keep_last: the same for the last one, in the order of the model's modules.
-        max_probes: probes of the trace estimate; with `tol`, at most.
-        tol: relative standard error at which the probes stop early.
-        joint: Hessian-vector products a probe: None for as many as fit into eight training steps, True for one over
-            all layers, False for one a layer; see `layer_traces`.
-        seed: of the probes.
-        probes: another name of `max_probes`.
-        traces: of an earlier call for this model: nothing is differentiated, `loss_fn` and `batches` are not looked at
-            (an energy budget takes an `example_input` then).
-        scheme: how ternary weights are stored, one of `coo34`, `dense2`, `base3`, `entropy`.
-        energy_model: joules an operation.
-        example_input: (batch, ...), for energy; under an energy budget the first batch serves by default.
-        show: whether to say what the traces will cost before they are estimated, and to show a progress bar.
+        model: A float32 or float64 module; it is left as it was.
+        loss_fn: Function of (output, y) that returns a scalar.
+        batches: Pairs (x, y) on the model's device.
+        budget: The least share of the weights to quantise, or a `Budget` of bits, energy or sensitivity.
+        methods: Methods that a layer may be given besides full precision: `int8`, `int4`, or keys of `METHODS`.
+        options: Keywords of a method's quantizer, by method, such as `{"pttq": {"t_min": 1.5}}`.
+        exclude: Layers that stay in full precision and do not count towards the share.
+        include: Layers that are quantised whatever their curvature.
+        keep_first: Whether the model's first layer stays in full precision, as if it were in `exclude`.
+        keep_last: Whether the last layer does, in the order of the model's modules.
+        max_probes: Number of probes of the trace estimate; with `tol`, the largest number.
+        tol: Relative standard error at which the probes stop early.
+        joint: Hessian-vector products per probe: None for as many as cost at most eight training steps, True for one
+            over all layers, False for one per layer; see `layer_traces`.
+        seed: Random seed of the probes.
+        probes: Another name for `max_probes`.
+        traces: Traces from an earlier call for this model. Nothing is differentiated then, `loss_fn` and `batches` are
+            ignored, and an energy budget needs an `example_input`.
+        scheme: How ternary weights are stored: `coo34`, `dense2`, `base3` or `entropy`.
+        energy_model: Joules per operation.
+        example_input: An input (batch, ...) to count operations on. An energy budget uses the first batch by default.
+        show: Whether to announce what the traces will cost, and to show a progress bar.
 
     Returns:
-        The selection, with `.chain`, `.config_list`, `.table`, `.layers`.
+        The selection, with `.chain`, `.config_list`, `.table` and `.layers`.
 
     Raises:
-        InputError: as in `layer_traces` and `select`; what can be known before the traces is said before.
+        InputError: As in `layer_traces` and `select`. Whatever can be checked before the traces is checked first.
 
     Examples:
         >>> import torch
@@ -90,42 +91,29 @@ def generate_config(
         >>> chosen.layers, chosen.config_list[0]["op_names"], chosen.share >= 0.5
         (('0',), ['0'], True)
     """  # noqa: DOC502 - raised by what it calls
-    wish = as_budget(budget)
-    if traces is None:
-        sizes = {name: matrix.parameter.numel() for name, matrix in candidate_layers(model).items()}
-        if wish.energy is not None and example_input is None:
-            batches = as_batches(batches, keep=isinstance(batches, Iterator))
-            example_input = _first_input(batches, next(model.parameters()).device)
-    else:
-        traces = _kept(traces)
-        sizes = {layer.name: layer.weights for layer in traces}
-    problem = build_problem(
-        model,
-        sizes,
-        wish,
-        Rules(tuple(exclude), tuple(include), keep_first, keep_last),
-        methods=methods,
-        options=options,
-        scheme=scheme,
-        energy_model=energy_model,
-        example_input=example_input,
-    )
-    if traces is None:
-        # Nothing is sensitive yet: only whether any choice at all meets the budget.
-        build_program(problem, list(problem.layers), [[0.0] * len(row) for row in problem.layers.values()])
-        with progress(shown=show) as bars:
-            traces = layer_traces(
-                model,
-                loss_fn,
-                batches,
-                max_probes=max_probes,
-                probes=probes,
-                tol=tol,
-                joint=joint,
-                seed=seed,
-                on_probe=trace_bar(bars),
-            )
-    return _solve(problem, traces)
+    rules = Rules(tuple(exclude), tuple(include), keep_first, keep_last)
+    question = Question(as_budget(budget), rules, methods, options, scheme, energy_model, example_input)
+    if traces is not None:
+        return _answer(model, traces, question)
+    if question.budget.energy is not None and example_input is None:
+        batches = as_batches(batches, keep=isinstance(batches, Iterator))
+        question = replace(question, example_input=_first_input(batches, next(model.parameters()).device))
+    sizes = {name: matrix.parameter.numel() for name, matrix in candidate_layers(model).items()}
+    problem = build_problem(model, sizes, question)
+    _check_within_reach(problem)
+    with progress(shown=show) as bars:
+        found = layer_traces(
+            model,
+            loss_fn,
+            batches,
+            max_probes=max_probes,
+            probes=probes,
+            tol=tol,
+            joint=joint,
+            seed=seed,
+            on_probe=trace_bar(bars),
+        )
+    return _solve(problem, found)
 
 
 def select(
@@ -143,54 +131,52 @@ def select(
     energy_model: EnergyModel = _PAPERS,
     example_input: Any = None,
 ) -> Selection:
-    """Choose a method for each layer from traces that are known; differentiates nothing.
+    """Choose a method for each layer from known traces, without differentiating anything.
 
-    One candidate a layer, solved exactly: the sum of Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al.
-    2020) is least within the budget (under a sensitivity budget: bits are least); among equals, the fewest
-    bits. A negative trace, far from a minimum, counts as 0 there. A layer without a trace, on which the loss does not
-    depend or which was not measured, stays in full precision and does not count in the share.
+    Each layer gets one method, and the choice is solved exactly. It minimises the sum of
+    Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al. 2020) within the budget; under a sensitivity budget it
+    minimises bits. Among equal choices it takes the one with the fewest bits. A negative trace, which is found far from
+    a minimum, counts as 0. A layer without a trace, because the loss does not depend on it or because it was not
+    measured, stays in full precision and does not count towards the share.
 
-    Attention's output projections are candidates only if `include` names them: NNI cannot quantise them.
+    The output projections of attention are candidates only if `include` names them, because NNI cannot quantise them.
 
     Args:
-        model: the one that the traces are of; only read.
-        traces: of `layer_traces`.
-        budget: as in `generate_config`, like the rest.
-        methods: what a layer may get beside full precision.
-        options: method -> keywords of its quantizer; a threshold that empties a sign is lowered unless they say
-            `on_empty="error"`.
-        exclude: layers that stay in full precision.
-        include: layers that are quantised.
-        keep_first: the first layer stays in full precision.
-        keep_last: the last layer does.
-        scheme: how ternary weights are stored.
-        energy_model: joules an operation.
-        example_input: (batch, ...), for energy.
+        model: The model that the traces belong to; it is only read.
+        traces: What `layer_traces` returned.
+        budget: As in `generate_config`, like the arguments below.
+        methods: Methods that a layer may be given besides full precision.
+        options: Keywords of a method's quantizer, by method. A threshold that would leave a sign without weights is
+            lowered unless they say `on_empty="error"`.
+        exclude: Layers that stay in full precision.
+        include: Layers that are quantised.
+        keep_first: Whether the first layer stays in full precision.
+        keep_last: Whether the last layer does.
+        scheme: How ternary weights are stored.
+        energy_model: Joules per operation.
+        example_input: An input (batch, ...) to count operations on.
 
     Returns:
         The selection.
 
     Raises:
-        InputError: a budget out of its range or that cannot be met, an unknown layer or method, or traces of another
-            model.
+        InputError: If the budget is out of range or cannot be met, a layer or method is unknown, or the traces are of
+            another model.
     """  # noqa: DOC502 - raised by what it calls
-    traces = _kept(traces)
-    problem = build_problem(
-        model,
-        {layer.name: layer.weights for layer in traces},
-        as_budget(budget),
-        Rules(tuple(exclude), tuple(include), keep_first, keep_last),
-        methods=methods,
-        options=options,
-        scheme=scheme,
-        energy_model=energy_model,
-        example_input=example_input,
-    )
-    return _solve(problem, traces)
+    rules = Rules(tuple(exclude), tuple(include), keep_first, keep_last)
+    question = Question(as_budget(budget), rules, methods, options, scheme, energy_model, example_input)
+    return _answer(model, traces, question)
 
 
-def _kept(traces: Traces | Iterable[LayerTrace]) -> Traces:
-    return traces if isinstance(traces, Traces) else Traces(tuple(traces))
+def _answer(model: nn.Module, traces: Traces | Iterable[LayerTrace], question: Question) -> Selection:
+    """The best choice by traces that are known."""
+    known = traces if isinstance(traces, Traces) else Traces(tuple(traces))
+    return _solve(build_problem(model, {layer.name: layer.weights for layer in known}, question), known)
+
+
+def _check_within_reach(problem: Problem) -> None:
+    """Refuse a budget that no choice meets, before time is spent on traces: with every sensitivity 0 for now."""
+    build_program(problem, list(problem.layers), [[0.0] * len(row) for row in problem.layers.values()])
 
 
 def _solve(problem: Problem, traces: Traces) -> Selection:

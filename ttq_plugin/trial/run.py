@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.core.model.copying import copied
-from ttq_plugin.curvature import select
-from ttq_plugin.curvature.budget import Budget
 from ttq_plugin.curvature.plan import Link
-from ttq_plugin.curvature.result import Selection
-from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.errors import Diverged
 from ttq_plugin.measures import CompressionReport, measure
-from ttq_plugin.methods import LSQ, LSQ_QUANTIZER, MIXED
+from ttq_plugin.methods import MIXED
 from ttq_plugin.support import inputs
 from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
@@ -26,7 +23,8 @@ from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
 from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
-from ttq_plugin.trial.budget import limited, tighten, zeros_for
+from ttq_plugin.trial.budget import limited, tighten
+from ttq_plugin.trial.plan import plan_of
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.trial.settings import Settings
 from ttq_plugin.trial.tested import score_on_test
@@ -43,12 +41,6 @@ __all__ = [
     "save_weights",
     "score_on_test",
 ]
-
-LSQ_GRID = {"quant_dtype": "int2", "quant_scheme": "symmetric"}
-"""What NNI calls the codes -1, 0 and 1."""
-
-PER_LAYER = ("pttq", "ttq", "int4", "int8")
-"""What a layer may get under ``mixed`` with a budget of bits."""
 
 
 @dataclass(frozen=True)
@@ -115,43 +107,36 @@ def run(
     """Compress the task's model once.
 
     Args:
-        prepared: from ``prepare`` for the same task.
-        settings: the method and its numbers.
-        config_list: NNI's, to choose the layers; None for at least ``settings.share`` of the weights, in the layers
-            that curvature says mind least.
-        chain: a method for each layer, such as a ``Selection``'s; the settings' method is then ``mixed``.
-        on_epoch: called after each epoch.
-        on_look: likewise, with a way to measure the model as it is; what it raises ends the training.
+        prepared: What ``prepare`` returned for the same task.
+        settings: The method and its numbers.
+        config_list: NNI's configuration list, to choose the layers; None for the layers with the lowest estimated
+            sensitivity that together hold at least ``settings.share`` of the weights.
+        chain: A method for each layer, such as a ``Selection``'s chain; the settings' method is then ``mixed``.
+        on_epoch: Called after each epoch.
+        on_look: Called after each epoch with a way to measure the model as it is; an exception ends the training.
 
     Returns:
         The compressed model, its score on the validation split, and what it costs.
 
     Raises:
-        InputError: for settings that cannot work.
-        Diverged: if training leaves the finite numbers.
-    """
+        InputError: If the settings cannot work.
+        Diverged: If a weight becomes NaN or infinite.
+    """  # noqa: DOC502 - raised by what it calls
     started = time.perf_counter()
-    losses: list[float] = []
-    health: list[dict[str, float]] = []
-    problems: dict[str, None] = {}
+    diary = _Diary()
 
-    def note(epoch: int, loss: float) -> None:
-        losses.append(loss)
-        with warnings.catch_warnings(action="ignore"):  # told once, in the notes
-            look = quantizers.health()
-        health.append(look.to_dict())
-        problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
+    def after_epoch(epoch: int, loss: float) -> None:
+        dead = diary.write(loss, quantizers)
         if on_epoch is not None:
             on_epoch(epoch, loss)
         if on_look is not None:
-            dead = tuple(layer.name for layer in look.layers if layer.dead)
             on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
 
-    links, zeros, kept = _links(prepared, settings, config_list, chain)
+    plan = plan_of(prepared, settings, config_list, chain)
     with seeded(settings.seed, prepared.device):
-        quantizers = _quantizers(prepared, settings, links, note)
+        quantizers = _quantizers(prepared, settings, plan.links, after_epoch)
         quantizers.compress(max_epochs=settings.epochs)
-    fitted = [] if limited(settings) is None else _fit_budget(prepared, settings, quantizers, zeros)
+    fitted = [] if limited(settings) is None else _fit_budget(prepared, settings, quantizers, plan.zeros)
     found = _measured(prepared, quantizers)
     lost = lost_classes(prepared.parts, found.score.parts, prepared.task.classes)
     return Outcome(
@@ -160,13 +145,31 @@ def run(
         model=found.model,
         layers=quantizers.layers,
         widths=_widths(quantizers),
-        notes=[*kept, *quantizers.notes, *fitted, *problems, *lost],
-        losses=losses,
-        health=health,
+        notes=[*plan.notes, *quantizers.notes, *fitted, *diary.problems, *lost],
+        losses=diary.losses,
+        health=diary.health,
         seconds=time.perf_counter() - started,
         parts=found.score.parts,
         metric=prepared.task.score.name,
     )
+
+
+@dataclass
+class _Diary:
+    """What is noted after each epoch of a training."""
+
+    losses: list[float] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
+    problems: dict[str, None] = field(default_factory=dict)
+
+    def write(self, loss: float, quantizers: Any) -> tuple[str, ...]:
+        """Note an epoch; returns the names of the layers without a weight that does anything."""
+        self.losses.append(loss)
+        with warnings.catch_warnings(action="ignore"):  # the notes tell it once
+            look = quantizers.health()
+        self.health.append(look.to_dict())
+        self.problems.update({f"{layer.name}: {layer.problem}": None for layer in look.layers if layer.problem})
+        return tuple(layer.name for layer in look.layers if layer.dead)
 
 
 @dataclass(frozen=True)
@@ -195,48 +198,6 @@ def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
 def _widths(quantizers: Any) -> dict[str, int]:
     """Bits of the integer layers; NNI's of two bits are -1, 0 and 1: ternary layers like the others."""
     return {name: bits for name, bits in quantizers.widths.items() if bits > 2}
-
-
-def _links(
-    prepared: Prepared, settings: Settings, config_list: list[dict[str, Any]] | None, chain: Sequence[Link] | None
-) -> tuple[Sequence[Link], float | None, list[str]]:
-    """What each layer gets: a chain, or the method on the config list's layers or the flattest; its zeros; notes."""
-    budgeted = settings.method == MIXED and settings.bits is not None and chain is None and not config_list
-    if not budgeted and ((chain is None) == (settings.method == MIXED) or (chain is not None and config_list)):
-        raise InputError(
-            f"the method {MIXED!r}, and no other, goes with a chain and without a config list, got the method "
-            f"{settings.method!r} with {'a' if chain is not None else 'no'} chain and "
-            f"{'a' if config_list else 'no'} config list."
-        )
-    if chain is not None:
-        return chain, None, []
-    if settings.bits is not None:
-        most = Budget(bits=settings.bits * 32 * sum(p.numel() for p in prepared.model.parameters()))
-        selection = select(prepared.model, prepared.traces, most, methods=PER_LAYER)
-        return selection.chain, None, _kept(selection)
-    options = settings.options()
-    kept: list[str] = []
-    if not config_list:
-        method = "twn" if settings.method == LSQ else settings.method  # curvature knows no grid so coarse
-        selection = select(
-            prepared.model, prepared.traces, settings.share, methods=(method,), options={method: options}
-        )
-        config_list, kept = selection.config_list, _kept(selection)
-        if settings.granularity:
-            config_list = [entry | {"granularity": settings.granularity} for entry in config_list]
-    if settings.method == LSQ:
-        return [Link(LSQ_QUANTIZER, tuple(entry | LSQ_GRID for entry in config_list), {})], None, kept
-    if limited(settings) is not None:
-        options["zeros"] = zeros_for(prepared, settings, config_list)
-    if "zeros" in options:
-        options["zeros_steps"] = settings.epochs * -(-len(prepared.train) // prepared.task.recipe.batch_size)
-    link = Link("PTTQQuantizer", tuple(config_list), {"method": settings.method, **options})
-    return [link], options.get("zeros"), kept
-
-
-def _kept(selection: Selection) -> list[str]:
-    """The notes on layers that were no candidates; the others are on the choice, or told again by the quantizers."""
-    return [note for note in selection.notes if "stays in full precision" in note]
 
 
 def _fit_budget(prepared: Prepared, settings: Settings, quantizers: Any, zeros: float | None) -> list[str]:
