@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ttq_plugin.api import identified
-from ttq_plugin.commands.search import Asked, conduct
+from ttq_plugin.commands.search import Asked, Conducted, conduct
 from ttq_plugin.errors import InputError
 from ttq_plugin.objective import as_space
 from ttq_plugin.search.space.space import Space
@@ -259,18 +259,22 @@ def search(
         weights=None if weights is None else Path(weights),
         retrain=retrain,
     )
-    wanted = as_space(described, space, asked.changes)
-    found = conduct(asked, described if isinstance(task, Task) else None, wanted)
+    found = conduct(asked, described if isinstance(task, Task) else None, as_space(described, space, asked.changes))
     if found.summary.error:
         raise RuntimeError(found.summary.error)
+    return _left_by(found, described)
+
+
+def _left_by(found: Conducted, task: Task) -> Study:
+    """The study that a search has left."""
     opened = found.opened
     return Study(
-        opened.name,
-        described,
-        wanted,
-        opened.storage,
-        asked.store,
-        asked.folder,
-        found.result,
-        found.summary.interrupted,
+        name=opened.name,
+        task=task,
+        space=opened.space,
+        storage=opened.storage,
+        store=opened.asked.store,
+        folder=opened.asked.folder,
+        result=found.result,
+        interrupted=found.summary.interrupted,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.commands.parts.console import err, out, print_json, working
 from ttq_plugin.commands.parts.remake import remake
@@ -18,6 +18,11 @@ from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
 from ttq_plugin.tracking.store import check_folder, tested
 from ttq_plugin.tracking.words import label_of, with_unit, written
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ttq_plugin.tracking.page.report import Study
 
 
 def report(
@@ -52,73 +57,79 @@ def write_report(
     """Read a study, choose the member to recommend, and write its page.
 
     Args:
-        study: its name.
+        study: The study's name.
         store: MLflow's folder or address.
-        storage: the study's database; None for the one in the store's folder.
-        floor: the score that the recommended member must reach.
-        path: the page; None for one in the store's folder.
-        seed: of the importances.
+        storage: The study's database; None for the one in the store's folder.
+        floor: The score that the recommended member must reach.
+        path: Where the page is written; None for the store's folder.
+        seed: Random seed of the importances.
 
     Returns:
         Plain data: where the page is, the front, the recommended member and its command.
 
     Raises:
-        InputError: if there is no such study, or none of its trials counts.
+        InputError: If there is no such study, or none of its trials counts.
     """  # noqa: DOC502 - raised by what it calls
     from ttq_plugin.support.files import write_text
-    from ttq_plugin.tracking.page.report import Study, report_page
+    from ttq_plugin.tracking.page.report import report_page
 
-    folder = store_folder(store)
     loaded = load_study(storage_of(store, storage), study)
-    space = stored_space(loaded)
-    task, objectives, score = space.task, space.objectives, space.score
+    described, members = _described(loaded, store, floor, seed)
+    target = path or store_folder(store) / "reports" / f"{file_name(study)}.html"
+    write_text(target, report_page(described))
+    return _summary(described, members) | {"report": str(target.absolute())}
+
+
+def _described(loaded: optuna.Study, store: str, floor: float | None, seed: int) -> tuple[Study, list[TrialRecord]]:
+    """What the page tells of the study, and the members of its front."""
+    from ttq_plugin.tracking.page.report import Study
+
+    space, notes = stored_space(loaded), loaded.user_attrs
+    objectives, score = space.objectives, space.score
     records = [TrialRecord(**record) for record in finished(loaded)]
-    members = front_members(study, records, objectives)
-    confirmed = {int(number): found for number, found in loaded.user_attrs.get("confirmed", {}).items()}
+    members = front_members(loaded.study_name, records, objectives)
+    confirmed = {int(number): found for number, found in notes.get("confirmed", {}).items()}
     fallen = {number for number, found in confirmed.items() if not found["holds"]}
     pick, why = recommended([m for m in members if m.number not in fallen] or members, objectives, floor, score)
-    inputs = loaded.user_attrs.get("inputs")
     complete = [record for record in records if objective_vector(record, objectives) is not None]
-    commands = {record.number: remake(task, record, inputs) for record in complete}
-    evidence = tested(store, study, score)
-    tests = {number: found[score.on_test] for number, found in evidence.items()}
-    shares = {f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)}
-    facts = {"task": task, "objectives": ", ".join(objectives), "seed": str(loaded.user_attrs["seed"])}
-    target = path or folder / "reports" / f"{file_name(study)}.html"
-    remarks = {number: _remark(found, objectives) for number, found in confirmed.items()}
+    evidence = tested(store, loaded.study_name, score)
     described = Study(
-        study,
-        facts,
-        objectives,
-        records,
-        commands,
-        pick.number,
-        why,
-        tests,
-        remarks,
-        shares,
-        score,
-        full_precision=loaded.user_attrs.get("full_precision", {}),
+        name=loaded.study_name,
+        facts={"task": space.task, "objectives": ", ".join(objectives), "seed": str(notes["seed"])},
+        objectives=objectives,
+        records=records,
+        commands={record.number: remake(space.task, record, notes.get("inputs")) for record in complete},
+        pick=pick.number,
+        why=why,
+        tests={number: found[score.on_test] for number, found in evidence.items()},
+        remarks={number: _remark(found, objectives) for number, found in confirmed.items()},
+        importances={f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)},
+        score=score,
+        full_precision=notes.get("full_precision", {}),
         evidence=evidence,
     )
-    write_text(target, report_page(described))
+    return described, members
+
+
+def _summary(study: Study, members: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The front and the recommended member as plain data."""
+    pick = next(record for record in members if record.number == study.pick)
     return {
-        "study": study,
-        "report": str(target.absolute()),
-        "objectives": list(objectives),
-        "tested": sorted(tests),
-        "trials": len(records),
+        "study": study.name,
+        "objectives": list(study.objectives),
+        "tested": sorted(study.tests),
+        "trials": len(study.records),
         "front": sorted(record.number for record in members),
-        "hypervolume": hypervolume([objective_vector(record, objectives) or () for record in members]),
+        "hypervolume": hypervolume([objective_vector(record, study.objectives) or () for record in members]),
         "pick": {
             "trial": pick.number,
-            **{k: v for k, v in pick.parameters.items() if v is not None},
+            **{name: value for name, value in pick.parameters.items() if value is not None},
             **pick.metrics,
-            score.on_test: tests.get(pick.number),
+            study.score.on_test: study.tests.get(pick.number),
         },
-        "metric": score,
-        "command": commands[pick.number],
-        "importances": shares,
+        "metric": study.score,
+        "command": study.commands[pick.number],
+        "importances": study.importances,
     }
 
 

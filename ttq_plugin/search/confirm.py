@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
+import optuna
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import upward, upward_vector
 from ttq_plugin.search.crew.engines import get_engine
-from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import OnPoll
-from ttq_plugin.search.runner import positive, run_job, stop_requests
+from ttq_plugin.search.crew.parent import run_job, stop_requests
+from ttq_plugin.search.runner import positive
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.space.stopping import StopEarly
 from ttq_plugin.search.study import insides
@@ -26,20 +27,23 @@ from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.statistics import LEVEL
 
 CONFIRMED = "~confirm"
-"""What a searched study's name gets for the study of its front's other seeds."""
+"""What is added to a searched study's name for the study of its front's other seeds."""
+
+Key = tuple[int, int]
+"""A front member's number, and the seed of a training."""
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What other seeds gave for a front member; its first run is left out, for it was chosen because it was good.
+    """What other seeds gave for a front member. Its first run is left out, because it was chosen for being good.
 
     Attributes:
-        runs: trainings that gave all objectives.
-        failed: trainings that did not.
-        mean: of each objective.
-        low: lower end of the mean's interval (Student's t, 95 %), of each objective.
-        high: upper end.
-        holds: whether no other member's mean dominates this one's better ends, and no training failed.
+        runs: Number of trainings that gave all objectives.
+        failed: Number of trainings that did not.
+        mean: Mean of each objective.
+        low: Lower end of each mean's interval (Student's t, 95 %).
+        high: Upper end of each mean's interval.
+        holds: Whether no training failed and no other member's mean dominates the better ends of these intervals.
     """
 
     runs: int
@@ -67,64 +71,54 @@ def confirm_front(
     on_poll: OnPoll | None = None,
     pause: float = 0.5,
 ) -> tuple[dict[int, Confirmed], bool]:
-    """Trains each front member again with other seeds of sample order and dropout, as a study NAME~confirm.
+    """Train each front member again with other seeds of sample order and dropout, in a study called NAME~confirm.
 
-    That study has the search's own care: a killed worker is replaced, an interrupted one goes on, nothing is run twice.
+    That study is as robust as the search: killed workers are replaced, an interrupted one goes on, and nothing is
+    trained twice.
 
     Args:
-        space: what was searched.
-        storage: the database URL.
-        study_name: the searched study.
-        members: numbers of its front members.
-        seeds: how many trainings each gets, at least 2.
-        workers: processes.
-        data: as in `run_search`, likewise the next six.
-        cache: as there.
-        weights: as there.
-        device: as there.
-        engine: as there.
-        trial_module: as there.
-        on_poll: as there.
-        pause: between two looks.
+        space: What was searched.
+        storage: Database URL of the study.
+        study_name: Name of the searched study.
+        members: Numbers of its front members.
+        seeds: Number of trainings for each member, at least 2.
+        workers: Number of processes.
+        data: As in `run_search`, like the next six.
+        cache: As in `run_search`.
+        weights: As in `run_search`.
+        device: As in `run_search`.
+        engine: As in `run_search`.
+        trial_module: As in `run_search`.
+        on_poll: As in `run_search`.
+        pause: Seconds between two looks at the study.
 
     Returns:
-        what was found for each member, also kept in the study's attribute `confirmed`; whether a signal cut it short.
+        What was found for each member, which the study keeps in its attribute `confirmed`; and whether the trainings
+        were cut short by a signal or an error.
 
     Raises:
-        InputError: fewer than 2 seeds, or the storage cannot be used.
+        InputError: If there are fewer than 2 seeds, or the storage cannot be used.
     """
     if seeds < 2:
         raise InputError(f"An interval needs at least 2 other seeds, got {seeds}.")
-    study = load_study(storage, study_name)
-    plain = space.model_copy(
-        update={"stop_early": StopEarly(), "timeout": None, "stagnation": None, "sampler": "tpe", "paper": ()}
-    )
-    plain._text = ""  # the file's says what the search stops; these trainings go to their end
+    study, to_the_end = load_study(storage, study_name), _without_stops(space)
     place = get_engine(engine, storage)
     size = positive("workers", workers, place.room)
     name, seed = study_name + CONFIRMED, int(study.user_attrs["seed"])
-    exists = name in insides.names(open_storage(storage, create=False))
-    again = open_study(storage, name, plain, resume=exists, seed=seed)
     wanted = {(number, seed + index) for number in members for index in range(1, seeds + 1)}
-    known = {_key(trial) for trial in again.get_trials(deepcopy=False)}
-    fixed = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    for number, own in sorted(wanted - known):
-        trial = fixed[number]
-        parameters = {**insides.fixed(trial), **trial.params}
-        again.enqueue_trial(parameters, user_attrs={"origin": "confirm", "member": number, "seed": own})
-    target = len(wanted | known)
+    exists = name in insides.names(open_storage(storage, create=False))
+    again = open_study(storage, name, to_the_end, resume=exists, seed=seed)
     job = Job(
-        storage,
-        name,
-        plain,
-        target,
-        seed,
-        _text(data),
-        device,
-        _text(cache),
-        None,
-        trial_module,
-        weights=_text(weights),
+        storage=storage,
+        study_name=name,
+        space=to_the_end,
+        target=_enqueue(study, again, wanted),
+        seed=seed,
+        data=as_text(data),
+        device=device,
+        cache=as_text(cache),
+        trial_module=trial_module,
+        weights=as_text(weights),
         fingerprint=study.user_attrs.get("fingerprint"),
     )
     with stop_requests() as stop:
@@ -134,15 +128,33 @@ def confirm_front(
     return found, summary.interrupted or summary.error is not None
 
 
+def _without_stops(space: Space) -> Space:
+    """The same space, whose trainings go to their end."""
+    none = {"stop_early": StopEarly(), "timeout": None, "stagnation": None, "sampler": "tpe", "paper": ()}
+    plain = space.model_copy(update=none)
+    plain._text = ""  # the space file's own text says what the search stops
+    return plain
+
+
+def _enqueue(study: optuna.Study, again: optuna.Study, wanted: set[Key]) -> int:
+    """Ask for the trainings that are not there yet; returns how many there are in all then."""
+    known = {_key(trial) for trial in again.get_trials(deepcopy=False)}
+    trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    for number, seed in sorted(wanted - known):
+        parameters = {**insides.fixed(trials[number]), **trials[number].params}
+        again.enqueue_trial(parameters, user_attrs={"origin": "confirm", "member": number, "seed": seed})
+    return len(wanted | known)
+
+
 def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[str, ...]) -> dict[int, Confirmed]:
-    """Means, intervals, and which members hold.
+    """Compute means and intervals, and decide which members hold.
 
     Args:
-        runs: of each member, the objectives' natural values of its trainings, None for one that failed.
-        objectives: their names.
+        runs: The objectives' natural values of each member's trainings, None for a training that failed.
+        objectives: Names of the objectives.
 
     Returns:
-        a result for each member with at least two finished trainings; another one is left out.
+        A result for each member with at least two finished trainings; the others are left out.
     """
     found = {}
     for number, vectors in runs.items():
@@ -182,12 +194,12 @@ def half_width(values: Sequence[float]) -> float:
     return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
-def _key(trial: Any) -> tuple[int, int]:
+def _key(trial: optuna.trial.FrozenTrial) -> Key:
     return trial.user_attrs["member"], trial.user_attrs["seed"]
 
 
 def _runs(
-    study: Any, wanted: set[tuple[int, int]], objectives: tuple[str, ...]
+    study: optuna.Study, wanted: set[Key], objectives: tuple[str, ...]
 ) -> dict[int, list[tuple[float, ...] | None]]:
     runs: dict[int, list[tuple[float, ...] | None]] = {}
     for trial in sorted(study.get_trials(deepcopy=False), key=_key):
@@ -196,7 +208,3 @@ def _runs(
             values = tuple(trial.user_attrs["metrics"][name] for name in objectives) if complete else None
             runs.setdefault(trial.user_attrs["member"], []).append(values)
     return runs
-
-
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)

@@ -7,10 +7,11 @@ from typing import Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.crew import Processes
-from ttq_plugin.search.crew.job import Job
+from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
+from ttq_plugin.search.crew.parent import stop_requests
 from ttq_plugin.search.crew.worker import check_release, work
-from ttq_plugin.search.runner import positive, stop_requests
+from ttq_plugin.search.runner import positive
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted
 from ttq_plugin.search.study.storage import HEARTBEAT, open_storage
@@ -90,13 +91,23 @@ def job_of(
             f"printed when it ended, or by the first one with `{shell(['--resume', study_name])}` in place of --study."
         )
     target, own = notes.get("trials", space.trials), _weights(study, weights)
-    folders = [None if path is None else str(path) for path in (data, cache, models_dir)]
     return Job(
-        storage, study_name, space, target, notes["seed"], folders[0], device, folders[1], folders[2], trial_module,
-        heartbeat=notes.get("heartbeat", HEARTBEAT), release=release(),
+        storage=storage,
+        study_name=study_name,
+        space=space,
+        target=target,
+        seed=notes["seed"],
+        data=as_text(data),
+        device=device,
+        cache=as_text(cache),
+        models_dir=as_text(models_dir),
+        trial_module=trial_module,
+        heartbeat=notes.get("heartbeat", HEARTBEAT),
         patience=space.give_up.patience if patience is None else patience,
-        weights=own, fingerprint=notes.get("fingerprint"),
-    )  # fmt: skip
+        release=release(),
+        weights=own,
+        fingerprint=notes.get("fingerprint"),
+    )
 
 
 def _weights(study: Any, given: str | Path | None) -> str | None:

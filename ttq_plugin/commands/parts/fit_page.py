@@ -25,25 +25,44 @@ def page(
     Returns:
         Markdown, and one or two lines for the terminal.
     """
-    name, text = metric.name, metric.text
-    others = [seed[f"test_{name}"] for seed in result["seeds"][1:]]
-    spread = "not confirmed"
-    if len(others) > 1:
-        spread = f"{text(mean(others))} ± {text(half_width(others))} with {len(others)} other seeds"
-    budget, flash = result["budget"], result["flash"]
-    over = [s["seed"] for s in result["seeds"] if s["flash"] > budget["flash"] or s["ram"] > budget["ram"]]
-    pairs = result["settings"].items()
-    settings = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
+    test, spread = metric.text(result[f"test_{metric.name}"]), _spread(result, metric)
     lines = [
         f"# {result['task']} on integers",
         "",
-        f"{metric.label} {text(result[f'test_{name}'])} on test data, {spread} (mean and 95 % interval of the test "
-        f"score); {text(result[name])} on validation data, {text(result[f'{name}_float'])} before the network was put "
-        "on integers.",
+        f"{metric.label} {test} on test data, {spread} (mean and 95 % interval of the test score); "
+        f"{metric.text(result[metric.name])} on validation data, {metric.text(result[f'{metric.name}_float'])} before "
+        "the network was put on integers.",
         "",
+        *_sizes(result),
+        *_seeds(result, metric),
+        *_front(front, metric),
+        *(f"Note: {note}.\n" for note in result["notes"]),
+    ]
+    if command:
+        lines += ["Made by:", "", f"    {shell(['ttq', *command])}", ""]
+    summary = (
+        f"{metric.label} {test} (test, integers; {spread}), {max(result['flash'].values())} bytes of flash, "
+        f"{result['ram']} of memory"
+    )
+    return "\n".join(lines), summary
+
+
+def _spread(result: dict[str, Any], metric: Metric) -> str:
+    """Mean and interval of the test score over the other seeds."""
+    others = [seed[f"test_{metric.name}"] for seed in result["seeds"][1:]]
+    if len(others) < 2:
+        return "not confirmed"
+    return f"{metric.text(mean(others))} ± {metric.text(half_width(others))} with {len(others)} other seeds"
+
+
+def _sizes(result: dict[str, Any]) -> list[str]:
+    """Bytes beside the budget, and the settings that led to them."""
+    budget, pairs = result["budget"], result["settings"].items()
+    settings = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
+    return [
         "| | bytes | budget |",
         "|---|---|---|",
-        *(f"| flash, {cpu} | {size} | {budget['flash']} |" for cpu, size in flash.items()),
+        *(f"| flash, {cpu} | {size} | {budget['flash']} |" for cpu, size in result["flash"].items()),
         f"| memory | {result['ram']} | {budget['ram']} |",
         "",
         "Flash is code and constants, as arm-none-eabi-gcc 12.2 links them with `-Os -ffunction-sections`; memory is "
@@ -52,6 +71,14 @@ def page(
         f"Settings (trial {result['trial']} of the study `{result['study']}`): {settings}; calibration by "
         f"{result['calibration']}.",
         "",
+    ]
+
+
+def _seeds(result: dict[str, Any], metric: Metric) -> list[str]:
+    """What each seed gave, and which of them exceed the budget."""
+    name, text, budget = metric.name, metric.text, result["budget"]
+    over = [s["seed"] for s in result["seeds"] if s["flash"] > budget["flash"] or s["ram"] > budget["ram"]]
+    return [
         f"| seed | {metric.label}, validation | test | flash | memory |",
         "|---|---|---|---|---|",
         *(
@@ -59,22 +86,18 @@ def page(
             for s in result["seeds"]
         ),
         "",
+        *([f"Trained with the seed {', '.join(map(str, over))}, the network exceeds the budget.", ""] if over else []),
     ]
-    if over:
-        lines += [f"Trained with the seed {', '.join(map(str, over))}, the network exceeds the budget.", ""]
-    lines += [
+
+
+def _front(front: Sequence[dict[str, Any]], metric: Metric) -> list[str]:
+    """The search's front."""
+    rows = (f"| {r['trial']} | {metric.text(r[metric.name])} | {r['flash']:.0f} | {r['ram']:.0f} |" for r in front)
+    return [
         "The front of the search, on float numbers:",
         "",
         f"| trial | {metric.label} | flash | memory |",
         "|---|---|---|---|",
-        *(f"| {row['trial']} | {text(row[name])} | {row['flash']:.0f} | {row['ram']:.0f} |" for row in front),
+        *rows,
         "",
-        *(f"Note: {note}.\n" for note in result["notes"]),
     ]
-    if command:
-        lines += ["Made by:", "", f"    {shell(['ttq', *command])}", ""]
-    summary = (
-        f"{metric.label} {text(result[f'test_{name}'])} (test, integers; {spread}), "
-        f"{max(flash.values())} bytes of flash, {result['ram']} of memory"
-    )
-    return "\n".join(lines), summary

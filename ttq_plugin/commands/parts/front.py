@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from ttq_plugin.statistics.noninferiority import Verdict
 from ttq_plugin.support.inputs import to_device
 from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks import TASKS
-from ttq_plugin.tracking import plot_front
+from ttq_plugin.tracking import TrialRecord, plot_front
 from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial.run import load_weights
 from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
+
+FULL_PRECISION = -1
+"""The number under which the full-precision model is tested beside the members."""
 
 HEADINGS = {
     "cr_gain_total": "CR_G",
@@ -47,73 +50,133 @@ def finish(
     curves: str,
     margin: float | None = None,
 ) -> dict[str, Any]:
-    """Score the front on the test split, end the study's run in MLflow, and draw the front."""
-    recorder, members, score = watch.recorder, sorted(watch.members()), watch.space.score
+    """Score the front on the test split, end the study's run in MLflow, and draw the front.
+
+    Args:
+        watch: Followed the search.
+        summary: How the search ended.
+        data: The user's data file or folder, or None.
+        folder: Where the picture is put.
+        seed: Random seed of the splits.
+        confirmed: What other seeds gave, by the member's number.
+        curves: Whose training losses MLflow gets: "front", "all" or "none".
+        margin: Largest loss on test data that would not matter; None for the default.
+
+    Returns:
+        The front and what happened, as plain data.
+    """
+    recorder, members = watch.recorder, watch.members()
     recorder.sync(watch.records)  # first: the store may have been away until now, and has none of the last trials
-    scores, tests = _test(watch, members, data, seed)
-    metric = watch.ready.task.score
-    verdicts = not_inferior({n: tests[n] for n in members if n in tests}, metric, margin_of(metric, margin))
-    for number in (n for n in members if n in tests):
-        recorder.log_evidence(number, _evidence(tests[number], verdicts.get(number), score))
-    for number, found in confirmed.items():
-        recorder.log_confirmed(number, found.holds, dict(zip(watch.space.objectives, found.mean, strict=True)))
+    scores, tests = _test(watch, sorted(members), data, seed)
+    evidence = Evidence(scores, tests, _verdicts(watch, members, tests, margin), confirmed)
+    _log(watch, evidence)
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
-    picture = folder / "fronts" / f"{file_name(watch.study)}.png"
-    if members:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        again = {number: asdict(found) for number, found in confirmed.items()}
-        title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
-        plot_front(watch.records, watch.space.objectives, picture, title, again)
-    rows = [
-        {
-            "trial": r.number,
-            "origin": r.origin,
-            **{k: v for k, v in r.parameters.items() if v is not None},
-            **r.metrics,
-            score.on_test: scores.get(r.number),
-            **(tests[r.number].to_dict() if r.number in tests else {}),
-            **({"not_inferior": vars(verdicts[r.number])} if r.number in verdicts else {}),
-            "notes": [*r.notes, *([watch.remarks[r.number]] if r.number in watch.remarks else [])],
-            "parts": r.parts,
-            **({"confirmed": asdict(confirmed[r.number])} if r.number in confirmed else {}),
-        }
-        for r in watch.records
-        if r.number in members
-    ]
-    return {
-        "study": watch.study,
-        "simulated": watch.ready.simulated,
-        "trials": {
-            "complete": summary.complete,
-            "failed": summary.failed,
-            "lost": summary.lost,
-            "pruned": summary.pruned,
-        },
-        "metric": score,
-        "ended": summary.ended,
-        "saved_seconds": summary.saved,
-        "full_precision": {score: watch.ready.score, score.on_test: scores.get(-1), "parts": watch.ready.parts},
-        "front": sorted(rows, key=lambda row: -upward(score, row[score])),
-        "picture": str(picture.absolute()) if members else None,
+    picture = _draw(watch, summary, folder, confirmed) if members else None
+    rows = [_row(watch, record, evidence) for record in watch.records if record.number in members]
+    return _told(watch, summary, rows, scores.get(FULL_PRECISION)) | {
+        "picture": None if picture is None else str(picture.absolute()),
         "link": recorder.link("127.0.0.1", 5000),
     }
 
 
-def _evidence(test: Tested, verdict: Verdict | None, score: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the front's members beyond the search, by their numbers.
+
+    Attributes:
+        scores: Test scores, also of members that an earlier call has tested; ``FULL_PRECISION`` has one too.
+        tests: Test scores with intervals, of members whose weights are kept.
+        verdicts: Whether a member is proven to lose less than the margin.
+        confirmed: What other seeds gave.
+    """
+
+    scores: Mapping[int, float]
+    tests: Mapping[int, Tested]
+    verdicts: Mapping[int, Verdict]
+    confirmed: Mapping[int, Confirmed]
+
+
+def _verdicts(
+    watch: Watch, members: Collection[int], tests: Mapping[int, Tested], margin: float | None
+) -> Mapping[int, Verdict]:
+    """Which members are proven to lose less than the margin, among those that were tested now."""
+    metric = watch.ready.task.score
+    tested = {number: tests[number] for number in sorted(members) if number in tests}
+    return not_inferior(tested, metric, margin_of(metric, margin))
+
+
+def _log(watch: Watch, evidence: Evidence) -> None:
+    """Tell MLflow."""
+    for number, test in evidence.tests.items():
+        if number != FULL_PRECISION:
+            told = _intervals(test, evidence.verdicts.get(number), watch.space.score)
+            watch.recorder.log_evidence(number, told)
+    for number, found in evidence.confirmed.items():
+        means = dict(zip(watch.space.objectives, found.mean, strict=True))
+        watch.recorder.log_confirmed(number, found.holds, means)
+
+
+def _draw(watch: Watch, summary: Summary, folder: Path, confirmed: Mapping[int, Confirmed]) -> Path:
+    """Draw the front; returns the picture's path."""
+    picture = folder / "fronts" / f"{file_name(watch.study)}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+    again = {number: asdict(found) for number, found in confirmed.items()}
+    plot_front(watch.records, watch.space.objectives, picture, title, again)
+    return picture
+
+
+def _row(watch: Watch, record: TrialRecord, evidence: Evidence) -> dict[str, Any]:
+    """A member of the front as plain data."""
+    number = record.number
+    row = {
+        "trial": number,
+        "origin": record.origin,
+        **{name: value for name, value in record.parameters.items() if value is not None},
+        **record.metrics,
+        watch.space.score.on_test: evidence.scores.get(number),
+        "notes": [*record.notes, *([watch.remarks[number]] if number in watch.remarks else [])],
+        "parts": record.parts,
+    }
+    if number in evidence.tests:
+        row |= evidence.tests[number].to_dict()
+    if number in evidence.verdicts:
+        row["not_inferior"] = vars(evidence.verdicts[number])
+    if number in evidence.confirmed:
+        row["confirmed"] = asdict(evidence.confirmed[number])
+    return row
+
+
+def _told(watch: Watch, summary: Summary, rows: list[dict[str, Any]], test: float | None) -> dict[str, Any]:
+    """The search and its front as plain data; the best score comes first."""
+    score = watch.space.score
+    return {
+        "study": watch.study,
+        "simulated": watch.ready.simulated,
+        "trials": {name: getattr(summary, name) for name in ("complete", "failed", "lost", "pruned")},
+        "metric": score,
+        "ended": summary.ended,
+        "saved_seconds": summary.saved,
+        "full_precision": {score: watch.ready.score, score.on_test: test, "parts": watch.ready.parts},
+        "front": sorted(rows, key=lambda row: -upward(score, row[score])),
+    }
+
+
+def _intervals(test: Tested, verdict: Verdict | None, score: str) -> dict[str, float]:
     """What MLflow is told of a member's test: intervals, the change from full precision, and the p-value."""
     proof = {} if verdict is None else {f"test_{score}_p_inferior": verdict.adjusted}
     return test.evidence(score) | proof
 
 
 def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tuple[dict[int, float], dict[int, Tested]]:
-    """Test scores of the front's members, by number, and how sure they are; -1 is the full-precision model.
+    """Test scores of the front's members, by number, and how sure they are.
 
     Returns:
         The scores, of members tested before too; and scores with intervals, of members whose weights are kept.
     """
     recorder, task = watch.recorder, watch.ready.task
     known = recorder.tested()
-    models, numbers = [watch.ready.model.cpu()], [-1]
+    models, numbers = [watch.ready.model.cpu()], [FULL_PRECISION]
     for number in members:
         path = watch.models / f"trial-{number}.safetensors"
         if path.is_file():
@@ -125,10 +188,10 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tup
     tested = score_on_test(task, models, seed=seed, data=data, fingerprint=watch.ready.fingerprint)
     tests = dict(zip(numbers, tested, strict=True))
     for number, found in tests.items():
-        if number >= 0 and number not in known:
+        if number != FULL_PRECISION and number not in known:
             recorder.log_test(number, found.value)
             recorder.log_test_parts(number, found.parts)
-    recorder.log_full_precision(watch.ready.parts, tests[-1].parts)
+    recorder.log_full_precision(watch.ready.parts, tests[FULL_PRECISION].parts)
     return {number: found.value for number, found in tests.items()} | known, tests
 
 
@@ -150,7 +213,7 @@ def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
 
 
 def print_front(result: dict[str, Any], space: Space, store: str, storage: Sequence[str] = ()) -> None:
-    """The front as a table, with what happened to the search and where its picture and its MLflow are.
+    """Print the front as a table, what happened to the search, and where to find its picture and its runs.
 
     Args:
         result: What ``finish`` returned.
@@ -158,7 +221,23 @@ def print_front(result: dict[str, Any], space: Space, store: str, storage: Seque
         store: MLflow's folder or address.
         storage: The words of the option that names the study's database, where commands need it.
     """
-    counts, full, score = result["trials"], result["full_precision"], space.score
+    _print_table(result, space)
+    _print_events(result)
+    _print_proven(result)
+    print_confirmed(result["front"], space)
+    _print_notes(result["front"])
+    out.print(f"took {result['seconds']:.0f} s")
+    out.print(f"picture: {result['picture']}")
+    if result["front"]:
+        options = [*store_words(store), *storage]
+        out.print(f"report:  {command('report', [result['study']], options)}")
+    for line in see(store, result["link"], result["study"]):
+        out.print(line)
+
+
+def _print_table(result: dict[str, Any], space: Space) -> None:
+    """The full-precision model and the front, a row each."""
+    full, score = result["full_precision"], space.score
     metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
     headings = {"trial": "right", "method": "left", "from": "left"}
     names = HEADINGS | {score: f"{label_of(score)} val"}
@@ -171,9 +250,13 @@ def print_front(result: dict[str, Any], space: Space, store: str, storage: Seque
         + [with_unit(score, row[score.on_test]), str(row["epochs"])]
         for row in result["front"]
     ]
-    table(
-        f"{result['study']}: the front of {counts['complete']} trials", headings | dict.fromkeys(numbers, "right"), rows
-    )
+    title = f"{result['study']}: the front of {result['trials']['complete']} trials"
+    table(title, headings | dict.fromkeys(numbers, "right"), rows)
+
+
+def _print_events(result: dict[str, Any]) -> None:
+    """What happened to the search."""
+    counts = result["trials"]
     if result["simulated"]:
         out.print(SIMULATED)
     if counts["failed"]:
@@ -184,20 +267,15 @@ def print_front(result: dict[str, Any], space: Space, store: str, storage: Seque
         )
     if result["ended"] not in {None, "trials"}:
         out.print(f"The search ended by {result['ended']}.")
-    _print_proven(result)
-    print_confirmed(result["front"], space)
-    for row in result["front"]:
+
+
+def _print_notes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Classes that a member has lost; other notes are long, and MLflow shows them."""
+    for row in rows:
         for note in (note for note in row["notes"] if " is lost: " in note):
             out.print(f"trial {row['trial']}: {note}")
-    if noted := [str(row["trial"]) for row in result["front"] if row["notes"]]:
+    if noted := [str(row["trial"]) for row in rows if row["notes"]]:
         out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
-    out.print(f"took {result['seconds']:.0f} s")
-    out.print(f"picture: {result['picture']}")
-    if result["front"]:
-        options = [*store_words(store), *storage]
-        out.print(f"report:  {command('report', [result['study']], options)}")
-    for line in see(store, result["link"], result["study"]):
-        out.print(line)
 
 
 def _print_proven(result: dict[str, Any]) -> None:

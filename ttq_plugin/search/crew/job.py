@@ -73,3 +73,8 @@ class Job:
     task: bytes | None = None
     weights: str | None = None
     fingerprint: str | None = None
+
+
+def as_text(path: str | Path | None) -> str | None:
+    """A path as a job holds it."""
+    return None if path is None else str(path)
