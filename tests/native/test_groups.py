@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.rules import Statistics
+from ttq_plugin.core.statistics import Statistics
 from ttq_plugin.native import cuda, groups
 from ttq_plugin.native import training as native
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ttq_plugin.core import METHODS
-from ttq_plugin.core.rules import Statistics
+from ttq_plugin.core.statistics import Statistics
 from ttq_plugin.core.step import decide, straight_through
 from ttq_plugin.native import build as native_build
 from ttq_plugin.native import training as native

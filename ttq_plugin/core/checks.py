@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.rules import SMALLEST, Statistics, full_precision, total
+from ttq_plugin.core.rules import SMALLEST
+from ttq_plugin.core.statistics import Statistics, full_precision, total
 from ttq_plugin.errors import InputError
 
 LARGEST = torch.finfo(torch.float32).max

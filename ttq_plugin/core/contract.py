@@ -6,7 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ttq_plugin.core.rules import Dims, Statistics, ThresholdRule
+from ttq_plugin.core.rules import ThresholdRule
+from ttq_plugin.core.statistics import Dims, Statistics
 from ttq_plugin.native.contract import KernelOptions
 
 Params = dict[str, Tensor]

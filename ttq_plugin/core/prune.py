@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ttq_plugin.core.contract import Params, StepOptions
-from ttq_plugin.core.rules import full_precision
+from ttq_plugin.core.statistics import full_precision
 from ttq_plugin.core.step import decide
 from ttq_plugin.core.surrogates import SURROGATES
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ttq_plugin.core.contract import Params, StepOptions
-from ttq_plugin.core.rules import Statistics
+from ttq_plugin.core.statistics import Statistics
 from ttq_plugin.core.steps import Step, learned_scales
 
 

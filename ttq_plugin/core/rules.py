@@ -1,154 +1,22 @@
 """The equations of the ternary methods, one function each.
 
-Notation: ``w`` is a layer's latent weight of any shape. A group is what shares scales and thresholds: the layer
-(``dims`` is None) or a channel (``dims`` are all dimensions but the channel's). A ``Value`` is one number a group: a
-float for a layer on the CPU, where a tensor of one number would cost as much as a small layer, else a tensor of the
-group's shape, ``()`` or like ``(C, 1, 1, 1)``. Distances ``(D_min, D_max)`` lie at zero's sides: positive iff
-``w > D_max``, negative iff ``w < -D_min``.
+Statistics, groups and values are those of ``core.statistics``. Distances ``(D_min, D_max)`` lie on the two sides of
+zero: a weight is positive if ``w > D_max``, and negative if ``w < -D_min``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ttq_plugin.core.statistics import Dims, Pair, Statistics, Value, absolute, copysign, total
 from ttq_plugin.errors import InputError
-from ttq_plugin.native.groups import group_kernels_for
-from ttq_plugin.native.training import kernels_for
-
-Dims = tuple[int, ...] | None
-Value = float | Tensor
-Pair = tuple[Value, Value]
 
 SMALLEST = 1e-8
 """Lower bound of a learned threshold or scale: pTTQ clamps its thresholds here after each step."""
-
-
-def full_precision(w: Tensor) -> Tensor:
-    """``w`` in float32 at least, so that equal stored values decide equally in every dtype."""
-    return w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
-
-
-def total(x: Tensor, dims: Dims) -> Tensor:
-    """The sum of ``x`` over ``dims``, of the group's shape."""
-    return x.sum() if dims is None else x.sum(dim=dims, keepdim=True)
-
-
-def copysign(size: Value, sign: Value) -> Value:
-    """``|size|`` with the sign of ``sign``."""
-    if isinstance(size, Tensor) and isinstance(sign, Tensor):
-        return torch.copysign(size, sign)
-    return math.copysign(float(size), float(sign))
-
-
-def absolute(x: Value) -> Value:
-    """``|x|``."""
-    return x.abs() if isinstance(x, Tensor) else abs(x)
-
-
-class Statistics:
-    """What the threshold rules know of a layer, each computed at most once, none of it differentiable.
-
-    Attributes:
-        latent: the latent weight as it came.
-        dims: the dimensions that one group spans.
-        divided_by: what the weight is divided by here, if it is.
-        numbers: whether values are floats; a GPU would have to wait for each, and a compiled graph would break.
-        kernels: the native kernels, where they can take the weight.
-        groups: those of groups whose values are tensors, likewise.
-    """
-
-    divided_by: Value | None = None
-    # No functools.cached_property: torch.compile cannot trace its lock.
-    _w: Tensor | None = None
-    _moments: Pair | None = None
-    _peaks: Pair | None = None
-
-    def __init__(self, w: Tensor, dims: Dims, numbers: bool | None = None) -> None:
-        self.latent, self.dims = w, dims
-        self.kernels = kernels_for(w) if dims is None and numbers is None else None
-        self.channel = None if dims is None else next(d for d in range(w.dim()) if d not in dims)
-        self.groups = group_kernels_for(self.channel, w) if numbers is None else None
-        if numbers is None:
-            numbers = self.kernels is not None or (dims is None and w.is_cpu and not torch.compiler.is_compiling())
-        self.numbers = numbers
-
-    @property
-    def w(self) -> Tensor:
-        """The (divided) latent weight, detached, float32 at least."""
-        if self._w is None:
-            w = full_precision(self.latent.detach())
-            self._w = w if self.divided_by is None else w / self.divided_by
-        return self._w
-
-    def normalise_(self) -> None:
-        """Be the statistics of ``w / max|w|`` from now on."""
-        if self.kernels is None:
-            self.divided_by, self._peaks, self._w = self.absmax, None, None
-        else:
-            low, high, divided_low, divided_high = self.kernels.peaks(self.latent)
-            self.divided_by, self._peaks = max(-low, high), (-divided_low, divided_high)
-
-    def value(self, x: Tensor) -> Value:
-        """One number a group, as a float where values are floats."""
-        return x.item() if self.numbers else x
-
-    def values(self, x: Tensor) -> tuple[Value, ...]:
-        """The rows of a stacked parameter, shape (k, *group)."""
-        return tuple(x.tolist()) if self.numbers else x.unbind(0)
-
-    def stack(self, values: tuple[Value, ...]) -> Tensor:
-        """The reverse of ``values``, in w's dtype."""
-        if self.kernels is not None:
-            return self.kernels.stack(values)  # type: ignore[arg-type]
-        if self.numbers:
-            return torch.tensor(values, dtype=self.w.dtype)
-        return torch.stack([torch.as_tensor(value) for value in values])
-
-    @property
-    def moments(self) -> Pair:
-        """Mean and unbiased standard deviation."""
-        if self._moments is None:
-            self._moments = self._find_moments()
-        return self._moments
-
-    @property
-    def peaks(self) -> Pair:
-        """How far the weights reach on either side of zero, ``(max(-w), max(w))``."""
-        if self._peaks is None:
-            self._peaks = self._find_peaks()
-        return self._peaks
-
-    @property
-    def absmax(self) -> Value:
-        """``max|w|``."""
-        low, high = self.peaks
-        return torch.maximum(low, high) if isinstance(low, Tensor) and isinstance(high, Tensor) else max(low, high)
-
-    def _find_moments(self) -> Pair:
-        if self.kernels is not None:
-            mean, root = self.kernels.moments(self.latent, self.divided_by)  # type: ignore[arg-type]
-            return mean, root * (self.latent.numel() - 1) ** -0.5
-        if self.groups is not None:
-            return self.groups.moments(self.w, self.channel)
-        # Two passes in plain vector operations: several times faster than torch.std_mean on the CPU, and as exact.
-        mu = self.w.mean() if self.dims is None else self.w.mean(dim=self.dims, keepdim=True)
-        norm = torch.linalg.vector_norm(self.w - mu, dim=self.dims, keepdim=self.dims is not None)
-        return self.value(mu), self.value(norm) * (self.w.numel() // mu.numel() - 1) ** -0.5
-
-    def _find_peaks(self) -> Pair:
-        if self.kernels is not None and self.divided_by is None:
-            least, largest, *_ = self.kernels.peaks(self.latent)
-            return -least, largest
-        if self.dims is None:
-            low, high = torch.aminmax(self.w)
-        else:
-            low, high = self.w.amin(dim=self.dims, keepdim=True), self.w.amax(dim=self.dims, keepdim=True)
-        return -self.value(low), self.value(high)
 
 
 # Thresholds ----------------------------------------------------------------------------------------------------------

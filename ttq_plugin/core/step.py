@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ttq_plugin.core.rules import Pair, Statistics, Value, full_precision, total
+from ttq_plugin.core.statistics import Pair, Statistics, Value, full_precision, total
 from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.native import training as native
 from ttq_plugin.native.groups import found, group_kernels_for

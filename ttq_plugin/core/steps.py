@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.contract import Params, StepOptions
-from ttq_plugin.core.rules import Dims, full_precision, total
+from ttq_plugin.core.statistics import Dims, full_precision, total
 from ttq_plugin.core.step import decide, ternary_step
 
 

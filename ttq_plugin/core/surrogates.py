@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.rules import Pair, Statistics, Value, total
+from ttq_plugin.core.statistics import Pair, Statistics, Value, total
 
 
 def soft_step_gradients(

@@ -12,13 +12,8 @@ from torch import Tensor
 
 from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, check_zeros, number
 from ttq_plugin.core.contract import Params
-from ttq_plugin.core.rules import (
-    SCALE_INITS,
-    SMALLEST,
-    Dims,
-    Statistics,
-    ThresholdRule,
-)
+from ttq_plugin.core.rules import SCALE_INITS, SMALLEST, ThresholdRule
+from ttq_plugin.core.statistics import Dims, Statistics
 from ttq_plugin.core.step import decide
 from ttq_plugin.core.steps import TERNARY, Step
 from ttq_plugin.core.surrogates import SURROGATES

@@ -7,13 +7,9 @@ from torch import Tensor
 
 from ttq_plugin.core.rules import (
     SMALLEST,
-    Pair,
     Shift,
-    Statistics,
     ThresholdRule,
-    Value,
     absolute_moments,
-    copysign,
     invert_absolute_moments,
     lowest_absolute_moments,
     no_distance,
@@ -21,6 +17,7 @@ from ttq_plugin.core.rules import (
     one_sigma,
     unfolded_moments,
 )
+from ttq_plugin.core.statistics import Pair, Statistics, Value, copysign
 from ttq_plugin.errors import InputError
 
 

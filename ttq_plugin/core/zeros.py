@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.contract import Params
-from ttq_plugin.core.rules import SMALLEST, Shift, Statistics
+from ttq_plugin.core.rules import SMALLEST, Shift
+from ttq_plugin.core.statistics import Statistics
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
 

@@ -2,143 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    PrivateAttr,
-    StrictInt,
-    StrictStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import PrivateAttr, model_validator
 
-from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, upward
 from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
-from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity, check_together
-from ttq_plugin.search.space.ranges import (
-    SHARED,
-    Problem,
-    Range,
-    bound,
-    check_names,
-    check_own,
-    number,
-    own_names,
-    unknown,
-)
-from ttq_plugin.search.space.samplers import SAMPLERS
-from ttq_plugin.search.space.scored import Scored
-from ttq_plugin.search.space.stopping import GiveUp, StopEarly
-from ttq_plugin.tasks import OWN, TASKS
+from ttq_plugin.search.space.file import SpaceFile
+from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity
+from ttq_plugin.search.space.ranges import SHARED, Problem, Range, bound, check_names, number, own_names
 
 
-class Space(BaseModel):
+class Space(SpaceFile):
     """A validated space file.
 
     Optuna knows a method's own parameters as "pttq.t_min": the same word means other values in each method, and one
     name with two ranges would confuse the sampler. The shared ones keep their plain names.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task: StrictStr = Field(min_length=1, description="The task whose model is compressed.")
-    also: tuple[StrictStr, ...] = Field(
-        default=(), description="More tasks that this space is for: a built-in space is found under their names too."
-    )
-    metric: Scored = Field(
-        default=Scored(name="mcc"), description="What trials are scored by: a metric's name, or what is known of yours."
-    )
-    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all optimised together.")
-    constraints: tuple[StrictStr, ...] = Field(
-        default=(), description="Limits such as mcc >= 0.90; a trial that breaks one is not on the front."
-    )
-    sampler: StrictStr = Field(default="tpe", description="What proposes the trials.")
-    trials: StrictInt = Field(default=40, ge=1, description="The search ends after so many trials.")
-    timeout: FiniteFloat | None = Field(
-        default=None, gt=0, description="No trial begins later than so many seconds after the search began."
-    )
-    stagnation: StrictInt | None = Field(
-        default=None, ge=5, description="The search ends when so many trials raised the hypervolume by less than 0.1 %."
-    )
-    seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
-    stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
-    give_up: GiveUp = Field(default=GiveUp(), description="When something that fails is not tried again.")
-    granularity: Literal["default", "out_channel"] = Field(
-        default="default", description="Scales and thresholds: one pair a layer (default), or one an output channel."
-    )
-    parameters: dict[str, Range] = Field(description="What every method has: a range, or a number that stays.")
-    methods: dict[str, dict[str, Range]] = Field(description="Methods, each with ranges for its own parameters.")
-    only: tuple[StrictStr, ...] = Field(
-        default=(), description="The methods that are searched unless others are asked for; left out: all of them."
-    )
-    paper: tuple[dict[str, Any], ...] = Field(
-        default=(), description="Published settings, tried first; what one leaves out is drawn."
-    )
     _text: str = PrivateAttr(default="")
 
     @property
     def text(self) -> str:
         """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
         return self._text or self.model_dump_json()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _selected(cls, data: Any) -> Any:
-        """The file with the methods of `only` alone, and their papers' settings."""
-        only = data.get("only") if isinstance(data, Mapping) else None
-        if not only or not isinstance(only, Sequence) or not isinstance(data.get("methods"), Mapping):
-            return data
-        for index, name in enumerate(only):
-            if name not in data["methods"]:
-                raise Problem(("only", index), unknown("method", name, data["methods"]))
-        methods = {name: own for name, own in data["methods"].items() if name in only}
-        paper = data.get("paper", ())
-        if isinstance(paper, Sequence):
-            chosen = (entry for entry in paper if not isinstance(entry, Mapping) or entry.get("method") in only)
-            paper = [entry for entry in chosen]
-        return {**data, "methods": methods, "paper": paper}
-
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, value: str) -> str:
-        if value not in TASKS and not OWN.fullmatch(value):
-            raise Problem((), unknown("task", value, TASKS))
-        return value
-
-    @field_validator("also")
-    @classmethod
-    def _known_tasks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for index, name in enumerate(value):
-            if name not in TASKS:
-                raise Problem((index,), unknown("task", name, TASKS))
-        return value
-
-    @field_validator("sampler")
-    @classmethod
-    def _known_sampler(cls, value: str) -> str:
-        if value not in SAMPLERS:
-            raise Problem((), unknown("sampler", value, SAMPLERS))
-        return value
-
-    @field_validator("constraints")
-    @classmethod
-    def _good_constraints(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        limits: list[Constraint] = []
-        known = _metric_of(info).quantity | GAINS | PLAIN
-        for index, text in enumerate(value):
-            try:
-                limits.append(Constraint.parse(text, known))
-                check_together(limits)
-            except InputError as error:
-                raise Problem((index,), str(error)) from None
-        return value
 
     @property
     def limits(self) -> tuple[Constraint, ...]:
@@ -154,39 +42,6 @@ class Space(BaseModel):
     def score(self) -> Objective:
         """The task's metric, whether or not it is an objective."""
         return self.metric.objective
-
-    @field_validator("objectives")
-    @classmethod
-    def _known_objectives(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        metric = _metric_of(info)
-        known = metric.quantity | GAINS
-        for index, name in enumerate(value):
-            if name not in known:
-                raise Problem((index,), unknown("objective", name, known))
-            if name in value[:index]:
-                raise Problem((index,), f"{name} is named twice; each objective may appear once")
-        if len(value) < 2:
-            allowed = ", ".join(known)
-            raise Problem((), f"needs at least two objectives for a trade-off, got {len(value)}; allowed: {allowed}")
-        return tuple(metric.objective if name == metric.name else Objective(name) for name in value)
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _known_parameters(cls, value: Any) -> Any:
-        check_names((), value, SHARED, required=("lr", "lr_scale", "epochs"))
-        # A share left out means what quantisation means without a budget: every candidate layer.
-        return {"share": 1.0, **value}
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _known_methods(cls, value: Any) -> Any:
-        known = own_names()
-        check_names((), value, known, kind="method")
-        if not value:
-            raise Problem((), f"needs at least one method, allowed: {', '.join(known)}")
-        for method, own in value.items():
-            check_own(method, own)
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Space:
@@ -358,9 +213,3 @@ class Space(BaseModel):
         given = {name: values[key] for name, key in self._names(method)}
         fine = {} if self.granularity == "default" else {"granularity": self.granularity}
         return {"task": self.task, "method": method, **every, **given, **fine, "seed": seed}
-
-
-def _metric_of(info: ValidationInfo) -> Scored:
-    """The metric that was read before; the default where that one was refused, which is what will be told."""
-    metric: Scored = info.data.get("metric", Scored(name="mcc"))
-    return metric
