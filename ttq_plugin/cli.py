@@ -28,13 +28,14 @@ class Program(click.Group):
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog=f"TASK is one of {', '.join(TASKS)}; or module:attribute for a Task of your own.",
+    epilog=f"TASK is {', '.join(TASKS)}, or module:attribute for a Task of your own.",
 )
 @click.version_option(package_name="ttq-plugin")
 def cli() -> None:
-    """Search, train and measure ternary compressions of a network.
+    """Search, train and measure ternary compressions of neural networks.
 
-    Start with `ttq search`, then `ttq ui`. TTQ_DEBUG=1 in the environment prints whole tracebacks of errors.
+    Start with `ttq search`, then look at the result with `ttq ui`. Set TTQ_DEBUG=1 in the environment to see the full
+    traceback of an error.
     """
 
 

@@ -25,39 +25,41 @@ def _quiet(context: click.Context, parameter: click.Parameter, value: bool) -> N
 
 
 def common(command: F) -> F:
-    """The options that every command has."""
+    """Add the options that every command has."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."),
         click.option("--device", default="cpu", show_default=True, help="Torch's name of the device to compute on."),
         click.option(
             "--quiet", is_flag=True, expose_value=False, callback=_quiet, help="Show no progress on standard error."
         ),
-        click.option("--seed", type=click.IntRange(0), default=None, help="Seed of splits and training  [default: 0]"),
+        click.option(
+            "--seed", type=click.IntRange(0), default=None, help="Random seed of splits and training.  [default: 0]"
+        ),
     ):
         command = option(command)
     return command
 
 
 data_file = click.option(
-    "--data", type=click.Path(path_type=Path), help="Data file or folder; default: the task's own."
+    "--data", type=click.Path(path_type=Path), help="Data file or folder.  [default: the task's own]"
 )
 
 
 def data(command: F) -> F:
-    """Options of commands that load a task's data and its full-precision model."""
+    """Add the options of commands that load a task's data and its full-precision model."""
     cache = click.option("--cache", type=click.Path(path_type=Path), help="Folder of trained full-precision models.")
     return data_file(cache(command))
 
 
 def full_precision(command: F) -> F:
-    """Options of commands that compress a full-precision model: where that one is from."""
+    """Add the options that say where the full-precision model comes from."""
     weights = click.option(
         "--weights",
         type=click.Path(path_type=Path),
-        help="Your own full-precision weights (.safetensors, a state dict); nothing is trained then.",
+        help="A state dict with your own full-precision weights (.safetensors), used instead of training a model.",
     )
     retrain = click.option(
-        "--retrain", is_flag=True, help="Train the full-precision model again, whatever is in the cache."
+        "--retrain", is_flag=True, help="Train the full-precision model again, even if the cache has one."
     )
     return weights(retrain(command))
 
@@ -65,8 +67,8 @@ def full_precision(command: F) -> F:
 margin = click.option(
     "--margin",
     type=click.FloatRange(0, min_open=True),
-    help="Largest loss on test data that would not matter: models are tested for losing less. Points for a metric in "
-    "percent, else the metric's own unit.  [default: 1 for a metric in percent]",
+    help="Largest loss of test score that you would accept; the models are tested for losing less. In points for a "
+    "metric in percent, otherwise in the metric's own unit.  [default: 1 for a metric in percent]",
 )
 """The margin of the non-inferiority test."""
 
@@ -90,27 +92,32 @@ own_task = click.option(
     "--task",
     type=TaskName(),
     metavar="TASK",
-    help="What is searched; needed where only a file or the database names a module:attribute of your own.",
+    help="The task that is searched. Required if only a file or the database names a module:attribute of your own.",
 )
 store = click.option(
     "--store",
     default=STORE,
     show_default=True,
     envvar="TTQ_STORE",
-    help="MLflow folder, or a server's http(s) address.",
+    help="MLflow's folder, or the http(s) address of a server.",
 )
 
 storage = click.option(
-    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL  [default: studies.db in the store's folder]"
+    "--storage", envvar="TTQ_STORAGE", help="Optuna's database URL.  [default: studies.db in the store's folder]"
 )
 
 
 def model(command: F) -> F:
-    """What a command that opens a finished model is given: a file, or a study and a trial's number."""
+    """Add what names a finished model: a file, or a study and the number of a trial."""
     for option in (
-        click.option("--trial", type=click.IntRange(0), metavar="N", help="This trial of the study that MODEL names."),
         click.option(
-            "--task", type=TaskName(), metavar="TASK", help="The model's task; needed for module:attribute of your own."
+            "--trial", type=click.IntRange(0), metavar="N", help="Number of the trial, if MODEL is the name of a study."
+        ),
+        click.option(
+            "--task",
+            type=TaskName(),
+            metavar="TASK",
+            help="The model's task. Required for a module:attribute of your own.",
         ),
         click.argument("model", metavar="MODEL"),
     ):

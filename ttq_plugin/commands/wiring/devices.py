@@ -15,28 +15,35 @@ EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 
 @click.command()
 @options.task
-@click.option("--flash", required=True, metavar="BYTES", help="Code and constants, at most; such as 64k.")
-@click.option("--ram", required=True, metavar="BYTES", help="Static memory, at most; such as 16k.")
-@click.option("--floor", type=float, help="The score to reach on validation data at least, of an error at most.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder of C code, test and report.")
-@click.option("--space", metavar="FILE", help="Search this space  [default: the task's own]")
-@click.option("--trials", type=click.IntRange(1), help="Trials of the search  [default: the space's]")
-@click.option("--workers", type=click.IntRange(1), help="Workers  [default: one a core]")
-@click.option("--study", help="The study's name  [default: the task's name and the time]")
+@click.option("--flash", required=True, metavar="BYTES", help="Most bytes of code and constants, such as 64k.")
+@click.option("--ram", required=True, metavar="BYTES", help="Most bytes of static memory, such as 16k.")
+@click.option("--floor", type=float, help="Least validation score of the network; for an error, the highest.")
 @click.option(
-    "--confirm", type=click.IntRange(0), default=2, show_default=True, help="Other seeds to train the chosen one with."
+    "--out", type=click.Path(path_type=Path), required=True, help="New folder for the C code, its test and the report."
 )
-@click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
+@click.option("--space", metavar="FILE", help="Space to search.  [default: the task's own]")
+@click.option("--trials", type=click.IntRange(1), help="Number of trials of the search.  [default: the space's]")
+@click.option("--workers", type=click.IntRange(1), help="Number of workers.  [default: one per core]")
+@click.option("--study", help="Name of the study.  [default: the task's name and the time]")
+@click.option(
+    "--confirm",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="Number of other seeds that the chosen network is trained with.",
+)
+@click.option("--name", default="model", show_default=True, help="Prefix of the C files and functions.")
 @options.storage
 @options.store
 @options.full_precision
 @options.data
 @options.common
 def fit(task: str, flash: str, ram: str, **given: Any) -> None:
-    """Find the best integer network of TASK within a budget, and write it as C99 with a test program and a report.
+    """Find the best integer network of TASK for a microcontroller.
 
-    Flash is code and constants on a Cortex-M0, memory is static. A search over methods, thresholds and layers leaves a
-    front; its best member that fits is trained with other seeds and written. If nothing fits, the nearest is told.
+    Searches methods, thresholds and layers, trains the best member of the front that fits with other seeds, and writes
+    it as C99 with a test program and a report. Flash is code and constants on a Cortex-M0; memory is static memory. If
+    nothing fits, the command tells what comes nearest.
     """
     from ttq_plugin.commands.fit import Asked, bytes_of
     from ttq_plugin.commands.fit import fit as command
@@ -48,27 +55,37 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
 
 @click.command()
 @options.model
-@click.option("--to", type=click.Choice(EXPORTS), required=True, help="The form to export to.")
-@click.option("--out", "target", type=click.Path(path_type=Path), help="File or folder  [default: beside MODEL]")
-@click.option("--name", default="model", show_default=True, help="Of the C files and functions.")
+@click.option("--to", type=click.Choice(EXPORTS), required=True, help="Form to export to.")
 @click.option(
-    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Training samples that calibrate int8."
+    "--out", "target", type=click.Path(path_type=Path), help="File or folder to write.  [default: beside MODEL]"
+)
+@click.option("--name", default="model", show_default=True, help="Prefix of the C files and functions.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Number of training samples that calibrate int8.",
 )
 @options.store
 @options.storage
 @options.data_file
 @options.common
 def export(**given: Any) -> None:
-    """Write MODEL, a file of `ttq train` or `ttq compress --out`, in the form that a device or a runtime takes.
+    """Export MODEL for a device or a runtime.
 
-    With --trial, MODEL is a study's name, and the model is the trial's. A file never makes this program import code:
-    --task names the module of a task of your own.
+    MODEL is a file of `ttq train --out` or `ttq compress --out`. With --trial, MODEL is the name of a study, and the
+    model is that trial's. A file never makes this program import code: name the module of a task of your own by --task.
 
-    packed: ternary weights as packed codes. onnx: float weights. onnx-int2: ternary weights as two-bit codes, exactly.
-    onnx-int8: weights and activations in eight bits, calibrated on training data. c: a folder with
-    self-contained C99. c-int8: C99 without floating point, for processors that have none, calibrated on training data,
-    with a test program. mlflow: a folder that mlflow.pyfunc.load_model reads.
-    """
+    \b
+    packed     Ternary weights as packed codes.
+    onnx       Float weights.
+    onnx-int2  Ternary weights as two-bit codes, exactly.
+    onnx-int8  Weights and activations in eight bits, calibrated on training data.
+    c          A folder with self-contained C99.
+    c-int8     C99 without floating point and with a test program, calibrated on training data.
+    mlflow     A folder that mlflow.pyfunc.load_model reads.
+    """  # noqa: D301 - the escape keeps the lines below it as they are
     from ttq_plugin.commands.export import export as command
 
     command(**given)
@@ -78,21 +95,28 @@ def export(**given: Any) -> None:
 @options.model
 @click.option(
     "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1, 32), show_default=True,
-    help="Samples a call; repeatable.",
+    help="Number of samples per call; repeatable.",
 )  # fmt: skip
-@click.option("--seconds", type=float, default=4.0, show_default=True, help="Of calls of each form and batch, about.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of every form.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the numbers here (JSON).")
+@click.option(
+    "--seconds",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="Approximate time of the calls of each form and batch size.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads of each form.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture to this PNG file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the numbers to this JSON file.")
 @options.data_file
 @options.store
 @options.storage
 @options.common
 def bench(**given: Any) -> None:
-    """Measure MODEL, a file of `ttq compress --out`: time, memory, bytes and energy, beside torch and onnxruntime.
+    """Measure time, memory, bytes and energy of MODEL.
 
-    With --trial, MODEL is a study's name, and the model is the trial's; --task names a task of your own. Forms take
-    turns in blocks of calls. Data calibrate int8 and give scores. Energy needs a counter (RAPL) that may be read.
+    Our runtime is measured beside torch and onnxruntime; these forms take turns in blocks of calls. MODEL is a file of
+    `ttq compress --out`. With --trial, MODEL is the name of a study, and the model is that trial's. Name a task of
+    your own by --task. The task's data calibrate int8 and give the scores. Energy needs a readable RAPL counter.
     """
     from ttq_plugin.commands.bench import bench as command
 

@@ -18,12 +18,15 @@ REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond"
 
 @click.command()
 @options.task
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the weights here (.safetensors).")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the weights to this .safetensors file.")
 @options.full_precision
 @options.data
 @options.common
 def train(**given: Any) -> None:
-    """Train the full-precision model of TASK, or take it from the cache."""
+    """Train the full-precision model of TASK.
+
+    A model that was trained before with the same data and recipe is taken from the cache, unless --retrain is given.
+    """
     from ttq_plugin.commands.train import train as command
 
     command(**given)
@@ -31,30 +34,42 @@ def train(**given: Any) -> None:
 
 @click.command()
 @options.task
-@click.option("--budget", type=float, help="Quantise at least this share of the weights, in (0, 1]  [default: 0.9]")
-@click.option("--max-bits", type=click.IntRange(1), help="Instead: bits of the whole stored model, at most.")
-@click.option("--max-energy", type=float, help="Instead: joules of one inference, at most.")
-@click.option("--max-sensitivity", type=float, help="Instead: sum of the sensitivities, at most.")
+@click.option("--budget", type=float, help="Quantise at least this share of the weights, in (0, 1].  [default: 0.9]")
 @click.option(
-    "--methods", default="pttq", show_default=True, help="What a layer may get, comma-separated: int8, int4, methods."
+    "--max-bits", type=click.IntRange(1), help="Budget in bits of the whole stored model, instead of --budget."
 )
-@click.option("--include", multiple=True, metavar="LAYER", help="Quantise this layer in any case; repeatable.")
+@click.option("--max-energy", type=float, help="Budget in joules per inference, instead of --budget.")
+@click.option("--max-sensitivity", type=float, help="Budget of the summed sensitivities, instead of --budget.")
+@click.option(
+    "--methods",
+    default="pttq",
+    show_default=True,
+    help="Methods that a layer may be given, separated by commas; int8 and int4 are possible too.",
+)
+@click.option("--include", multiple=True, metavar="LAYER", help="Always quantise this layer; repeatable.")
 @click.option("--exclude", multiple=True, metavar="LAYER", help="Keep this layer in full precision; repeatable.")
 @click.option("--keep-first", is_flag=True, help="Keep the first layer in full precision.")
 @click.option("--keep-last", is_flag=True, help="Keep the last layer in full precision.")
-@click.option("--probes", type=click.IntRange(2), help="Probes of the traces; with --tol, at most  [default: 8]")
-@click.option("--tol", type=float, help="Stop probing when each trace's relative standard error is below this.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture here (PNG).")
-@click.option("--out", type=click.Path(path_type=Path), help="Write what `ttq compress --config` takes here (JSON).")
+@click.option(
+    "--probes",
+    type=click.IntRange(2),
+    help="Number of random probes per trace; with --tol, the largest number.  [default: 8]",
+)
+@click.option("--tol", type=float, help="Stop probing when the relative standard error of every trace is below this.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture to this PNG file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write the choice to this JSON file, for `ttq compress --config`."
+)
 @options.store
 @options.full_precision
 @options.data
 @options.common
 def sensitivity(**given: Any) -> None:
-    """Hessian traces of TASK's layers, and the method that each layer gets within a budget.
+    """Find out which layers of TASK are sensitive to quantisation.
 
-    Sensitivity is Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2); the choice with the least sum is found exactly. With one
-    ternary method --out is an NNI config list, else a chain of compressors.
+    Estimates the Hessian trace of each layer, and chooses a method for each layer within a budget. The sensitivity of
+    a layer is Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2), and the choice minimises the sum exactly. --out writes an NNI
+    config list if one ternary method suffices, otherwise a chain of compressors.
     """
     from ttq_plugin.commands.sensitivity import sensitivity as command
 
@@ -65,18 +80,28 @@ def sensitivity(**given: Any) -> None:
 @options.task
 @click.option(
     "--method", type=click.Choice((*METHODS, MIXED)), default="pttq", show_default=True,
-    help="Not with a chain; mixed: a method for each layer within --bits.",
+    help="Method for all layers; mixed chooses one for each layer within --bits. Not with a chain.",
 )  # fmt: skip
-@click.option("--bits", type=float, help="With mixed: the stored model's bits, as a share of full precision's.")
-@click.option("--t", type=float, help="TTQ's threshold, as a share of max|w|.")
+@click.option(
+    "--bits", type=float, help="With mixed: size of the stored model as a share of the full-precision model's bits."
+)
+@click.option("--t", type=float, help="Threshold as a share of max|w| (TTQ) or of mean|w| (TWN).")
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")
-@click.option("--zeros", type=float, help="Exact share of weights that are zero at the end.")
-@click.option("--max-bytes", type=float, help="Largest size of the packed file: as many zeros as that needs.")
 @click.option(
-    "--max-bits", type=float, help="Likewise, the largest size of the stored model in bits (Shannon's bound)."
+    "--zeros", type=float, help="Exact share of the quantised weights that is zero at the end, instead of thresholds."
 )
-@click.option("--max-energy", type=float, help="Likewise, the most joules that an inference takes.")
+@click.option(
+    "--max-bytes",
+    type=float,
+    help="Largest size of the packed file in bytes; as many weights become zero as this needs.",
+)
+@click.option(
+    "--max-bits",
+    type=float,
+    help="Largest size of the stored model in bits (Shannon's bound), reached in the same way.",
+)
+@click.option("--max-energy", type=float, help="Largest energy of an inference in joules, reached in the same way.")
 @click.option("--alpha", type=float, help="Slope of the surrogate gradient (pTTQ).")
 @click.option("--lr", type=float, default=COMPRESSION["lr"], show_default=True, help="Learning rate of the weights.")
 @click.option(
@@ -91,17 +116,23 @@ def sensitivity(**given: Any) -> None:
     type=float,
     default=COMPRESSION["lr_threshold"],
     show_default=True,
-    help="Learning rate of the thresholds; 0.005 with --zeros and the like.",
+    help="Learning rate of the thresholds; 0.005 with --zeros, --max-bytes, --max-bits or --max-energy.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), default=COMPRESSION["epochs"], show_default=True, help="Passes over the data."
+    "--epochs",
+    type=click.IntRange(1),
+    default=COMPRESSION["epochs"],
+    show_default=True,
+    help="Number of passes over the training data.",
 )
-@click.option("--dropout", type=float, help="While training; default: the recipe's, or the model's own.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of training; default: the recipe's.")
+@click.option("--dropout", type=float, help="Dropout while training.  [default: the recipe's, or the model's own]")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), help="Precision of training.  [default: the recipe's]"
+)
 @click.option(
     "--loss",
     metavar="NAME[:OPTION=VALUE,...]",
-    help="Loss to train with, such as generalised-cross-entropy:q=0.5; default: the task's.",
+    help="Loss to train with, such as generalised-cross-entropy:q=0.5.  [default: the task's]",
 )
 @click.option(
     "--share",
@@ -113,20 +144,20 @@ def sensitivity(**given: Any) -> None:
 @click.option(
     "--granularity",
     type=click.Choice(("default", "out_channel")),
-    help="Scales and thresholds a layer (default), or an output channel.",
+    help="Whether scales and thresholds belong to a layer (default) or to each output channel.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="NNI config list (JSON) instead of --share, or a chain instead of --share and --method.",
+    help="JSON file with an NNI config list, instead of --share, or with a chain, instead of --share and --method.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the packed model here (.safetensors).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the packed model to this .safetensors file.")
 @click.option(
     "--rest",
     type=click.Choice(("exact", "float16", "int8")),
     default="exact",
     show_default=True,
-    help="How --out writes what is not ternary; scores are then the file's.",
+    help="How --out stores the weights that are not ternary; the scores are then those of the file.",
 )
 @options.margin
 @options.full_precision
@@ -134,7 +165,10 @@ def sensitivity(**given: Any) -> None:
 @options.common
 @click.pass_context
 def compress(context: click.Context, **values: Any) -> None:
-    """Compress the model of TASK once: one method, or a chain that gives each layer its own."""
+    """Compress the model of TASK once.
+
+    All layers get one method, or --config gives each layer its own.
+    """
     from ttq_plugin.commands.compress import compress as command
 
     given = frozenset(name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
@@ -145,32 +179,42 @@ def compress(context: click.Context, **values: Any) -> None:
 @click.argument("table", type=click.Choice(REPRODUCED))
 @click.option(
     "--task", default="mnist-cnn", show_default=True,
-    help="A task of the papers; for peers any task, also module:attribute.",
+    help="A task of the papers. For peers any task is possible, also module:attribute.",
 )  # fmt: skip
-@click.option("--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Seeds from --seed on.")
-@click.option("--methods", metavar="ROW[,ROW...]", help="Only these rows of the table.")
+@click.option(
+    "--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Number of seeds, counted from --seed."
+)
+@click.option("--methods", metavar="ROW[,ROW...]", help="Train only these rows of the table.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiply the published epochs by this.")
 @click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True, help="Of training."
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of training.",
 )
 @click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
 @click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
-    help="Folder of the report; results of single trainings lie in it too.",
+    help="Folder of the report and of the results of single trainings.",
 )  # fmt: skip
 @click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")
 @click.option(
-    "--trials", type=click.IntRange(1), default=8, show_default=True, help="Tuning trials of each entrant of peers."
+    "--trials",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="For peers: number of tuning trials for each method.",
 )
 @options.store
 @options.data
 @options.common
 def reproduce(**given: Any) -> None:
-    """Train a TABLE of the papers and write a report, ours beside theirs.
+    """Reproduce a TABLE of the papers and write a report.
 
-    TABLE is one of main, ablations, normalization, grid, sparsity, beyond (this project's own goals), and peers:
-    ternary methods and their rivals at equal bytes and equal training, on any task. Killed or interrupted, the same
-    command goes on without repeating what is finished.
+    The report shows our numbers beside the published ones. Two tables are not from the papers: beyond measures this
+    project's own goals, and peers compares ternary methods with other methods at equal bytes and equal training, on
+    any task. After an interruption the same command continues without repeating what is finished.
     """
     from ttq_plugin.commands.reproduce import reproduce as command
 

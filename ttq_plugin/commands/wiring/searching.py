@@ -15,53 +15,76 @@ from ttq_plugin.commands import options
 @options.own_task
 @options.store
 @options.storage
-@click.option("--study", help="The study's name  [default: the task's name and the time]")
-@click.option("--resume", "resume", metavar="STUDY", help="Go on with this study, up to --trials trials in all.")
-@click.option("--trials", type=click.IntRange(1), help="Trials in all  [default: the space's]")
+@click.option("--study", help="Name of the new study.  [default: the task's name and the time]")
+@click.option("--resume", "resume", metavar="STUDY", help="Continue this study until it has --trials trials in all.")
+@click.option("--trials", type=click.IntRange(1), help="Number of trials in all.  [default: the space's]")
 @click.option(
     "--epoch-curves", type=click.Choice(["front", "all", "none"]), default="front", show_default=True,
-    help="Whose training losses MLflow gets, epoch by epoch.",
+    help="Trials whose training loss is logged to MLflow for every epoch.",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Workers  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), help="Number of workers.  [default: one per core]")
 @click.option(
     "--engine",
     type=click.Choice(["processes", "ray"]),
     default="processes",
     show_default=True,
-    help="Workers are processes here, or tasks on the Ray cluster in RAY_ADDRESS.",
+    help="Run the workers as processes of this machine, or as tasks on the Ray cluster in RAY_ADDRESS.",
 )
 @click.option(
     "--heartbeat",
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="Seconds between signs of life of a worker elsewhere; three missed, and its trial is run again.",
+    help="Seconds between two signs of life of a worker on another machine. After three missing ones its trial is run "
+    "again.",
 )
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="Search this method of the space; repeatable.")
-@click.option("--objectives", metavar="A,B,...", help="Two or more quantities to optimise, instead of the space's.")
-@click.option("--constraint", "constraints", multiple=True, metavar="'mcc >= 0.9'", help="A limit; repeatable.")
-@click.option("--sampler", metavar="NAME", help="tpe, gp, nsga2, random or grid  [default: the space's, mostly tpe]")
-@click.option("--timeout", type=float, metavar="SECONDS", help="No trial begins after so many seconds.")
-@click.option("--stagnation", type=int, metavar="TRIALS", help="End when so many raise the hypervolume by under 0.1 %.")
+@click.option(
+    "--method", "methods", multiple=True, metavar="NAME", help="Search only this method of the space; repeatable."
+)
+@click.option("--objectives", metavar="A,B,...", help="Two or more objectives, instead of the space's.")
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="'mcc >= 0.9'",
+    help="Limit that every member of the front must satisfy; repeatable.",
+)
+@click.option(
+    "--sampler", metavar="NAME", help="Sampler: tpe, gp, nsga2, random or grid.  [default: the space's, usually tpe]"
+)
+@click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this many seconds.")
+@click.option(
+    "--stagnation",
+    type=int,
+    metavar="TRIALS",
+    help="Stop when this many trials have raised the hypervolume by less than 0.1 %.",
+)
 @click.option(
     "--give-up", multiple=True, metavar="KEY=NUMBER",
-    help="When what fails is not tried again: attempts, alike, crashes or patience; repeatable; see the README.",
+    help="Limit on retries: attempts, alike, crashes or patience; repeatable. See the documentation on searching.",
 )  # fmt: skip
-@click.option("--warm-start", multiple=True, metavar="STUDY|CSV", help="Try a study's front or a table's rows first.")
 @click.option(
-    "--confirm", type=click.IntRange(2), metavar="K", help="Train each front member again with K other seeds."
+    "--warm-start",
+    multiple=True,
+    metavar="STUDY|CSV",
+    help="Try the front of a study, or the rows of a CSV table, first; repeatable.",
+)
+@click.option(
+    "--confirm", type=click.IntRange(2), metavar="K", help="Train each member of the front again with K other seeds."
 )
 @options.margin
-@click.option("--schema", is_flag=True, help="Print the space files' JSON schema for editors, and end.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of space files, for editors, and exit.")
 @options.full_precision
 @options.data
 @options.common
 def search(**given: Any) -> None:
-    """Search ternary compressions and leave a trade-off front in MLflow.
+    """Search ternary compressions; record the front in MLflow.
 
-    SPACE is a space file, the name of a built-in one, or module:attribute, a task of your own: its space follows from
-    its recipe. Objectives are optimised together; the papers' settings are tried first. Ctrl-C ends the search and
-    keeps what is finished.
+    The front holds the trials that no other trial beats in all objectives, such as score, size and energy. The
+    settings published in the papers are tried first. Ctrl-C ends the search and keeps every finished trial.
+
+    SPACE is a space file, the name of a built-in space, or module:attribute for a task of your own, whose space is
+    derived from its recipe.
     """
     from ttq_plugin.commands.search import Asked
     from ttq_plugin.commands.search import search as command
@@ -70,23 +93,31 @@ def search(**given: Any) -> None:
 
 
 @click.command()
-@click.option("--storage", envvar="TTQ_STORAGE", required=True, help="The search's database URL; or set TTQ_STORAGE.")
-@click.option("--study", help="The study to join  [default: the only one with trials left]")
-@options.own_task
-@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
 @click.option(
-    "--models", type=click.Path(path_type=Path), help="The search's folder of models, where this machine has it."
+    "--storage",
+    envvar="TTQ_STORAGE",
+    required=True,
+    help="Database URL of the search; TTQ_STORAGE in the environment sets it too.",
+)
+@click.option("--study", help="Study to join.  [default: the only one with trials left]")
+@options.own_task
+@click.option("--workers", type=click.IntRange(1), help="Number of worker processes.  [default: one per core]")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    help="The folder in which the search keeps its models, if this machine can see it.",
 )
 @click.option(
     "--weights", type=click.Path(path_type=Path),
-    help="This machine's copy of the full-precision weights that the search was given.",
+    help="This machine's copy of the full-precision weights that were given to the search.",
 )  # fmt: skip
 @options.data
 @options.common
 def worker(**given: Any) -> None:
-    """Join a search that runs elsewhere, and work on it until nothing is left.
+    """Join a search that runs elsewhere.
 
-    The database must be PostgreSQL where the search runs on another machine. Data and cache are this machine's own.
+    The worker runs trials until none is left. If the search runs on another machine, its database must be PostgreSQL.
+    Name the data and the cache of this machine.
     """
     from ttq_plugin.commands.worker import worker as command
 
@@ -97,15 +128,20 @@ def worker(**given: Any) -> None:
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
 @click.option(
     "--floor", "--mcc-floor", "floors", type=float, multiple=True,
-    help="Show the best gains at this score or better; repeatable  [default: the best score less 1, 2 and 5 points]",
+    help="Show the best gains among members with at least this score; repeatable. An error is a highest value "
+    "instead.  [default: 1, 2 and 5 points below the best score]",
 )  # fmt: skip
-@click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture here (PNG).")
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture to this PNG file.")
 @options.margin
 @options.storage
 @options.store
 @options.common
 def compare(**given: Any) -> None:
-    """Several studies' fronts in one figure: hypervolume, coverage, gains at floors of the score; a run in MLflow."""
+    """Compare the fronts of several studies.
+
+    Draws the fronts in one figure, computes their hypervolume and the best gains at several scores, tests on test data
+    which members are non-inferior to full precision, and logs all of it as a run in MLflow.
+    """
     from ttq_plugin.commands.compare import compare as command
 
     command(**given)
@@ -118,30 +154,37 @@ def compare(**given: Any) -> None:
     "--mcc-floor",
     "floor",
     type=float,
-    help="Recommend a member with this score or better on validation data.",
+    help="Recommend a member with at least this validation score; for an error, at most.",
 )
 @click.option(
-    "--out", "path", type=click.Path(path_type=Path), help="The page  [default: reports/STUDY.html in the store]"
+    "--out",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Where to write the page.  [default: reports/STUDY.html in the store]",
 )
 @options.storage
 @options.store
 @options.common
 def report(**given: Any) -> None:
-    """One study as an HTML page that needs no network: fronts, hypervolume, importances, the pick and its command."""
+    """Write a study as one HTML page.
+
+    The page needs no network. It shows the front, the hypervolume over the trials, the importance of each parameter,
+    and a recommended member with the command that trains it again.
+    """
     from ttq_plugin.commands.report import report as command
 
     command(**given)
 
 
 @click.command()
-@click.option("--store", default=options.STORE, show_default=True, envvar="TTQ_STORE", help="MLflow folder.")
-@click.option("--study", help="Open this study's front  [default: the latest one's]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-@click.option("--browser/--no-browser", default=True, help="Open the link in a browser.")
+@click.option("--store", default=options.STORE, show_default=True, envvar="TTQ_STORE", help="MLflow's folder.")
+@click.option("--study", help="Study whose front is opened.  [default: the latest one]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port to listen on.")
+@click.option("--browser/--no-browser", default=True, help="Whether to open the link in a browser.")
 @options.common
 def ui(**given: Any) -> None:
-    """MLflow's interface on this machine, opened at the front."""
+    """Start MLflow's interface and open the front."""
     from ttq_plugin.commands.ui import ui as command
 
     command(**given)
