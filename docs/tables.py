@@ -18,7 +18,7 @@ from ttq_plugin.tasks.metrics import METRICS
 
 
 def rows(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; a bar inside a cell is escaped."""
+    """Make a Markdown table; bars inside cells are escaped."""
     head = list(head)
     made = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in made)
@@ -27,7 +27,7 @@ def rows(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 def methods() -> str:
     """Every method of the table."""
     return rows(
-        ("name", "what it is", "numbers", "learned beside the weights", "a channel", "source"),
+        ("name", "what it is", "numbers", "learned besides the weights", "per channel", "source"),
         (
             (
                 f"`{row.name}`",

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MIXED = "mixed"
-"""In place of a method: each layer gets its own, from a chain or from curvature within a budget of bits."""
+"""Stands for a method of its own for each layer, given by a chain or chosen by curvature within a budget of bits."""
 
 LSQ = "lsq-int2"
-"""In place of a method: NNI's own LsqQuantizer at int2, one learned step a layer; the peer that is at hand in NNI."""
+"""Stands for NNI's own LsqQuantizer at int2, which learns one step per layer; it is compared with our methods."""
 
 QAT_QUANTIZER, LSQ_QUANTIZER = "QATQuantizer", "LsqQuantizer"
-"""Names of NNI's own quantizers, which a chain may name beside this project's."""
+"""Names of NNI's own quantizers, which a chain may contain besides this project's."""
 
 SCALES, THRESHOLDS = "scales", "thresholds"
-"""What a method may learn beside the latent weights."""
+"""What a method may learn besides the latent weights."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ _EVERYTHING = frozenset({SCALES, THRESHOLDS})
 _TWN = Method(
     "twn",
     "TWN",
-    "Ternary weight networks: one scale for both signs, computed from the weights; nothing else is learned.",
+    "Ternary weight networks: one scale for both signs, computed from the weights; only the weights are learned.",
     "Li & Liu 2016",
     (Number("t", 0.7, 0.3, 1.5),),  # 0.7 is optimal for uniform weights, and near it for normal ones
     r"\Delta = t\,\mathrm{E}\lvert w\rvert",
@@ -208,7 +208,7 @@ _PTTQ = Method(
 _DOREFA = Method(
     "dorefa",
     "DoReFa",
-    "DoReFa at one bit: binary weights, so no zeros, with one scale computed from the weights.",
+    "DoReFa at one bit: binary weights without zeros, with one scale computed from the weights.",
     "Zhou et al. 2016",
     equation="0",
     learns=frozenset(),
@@ -244,7 +244,7 @@ _FIXED = replace(
     _PTTQ,
     name="pttq-fixed",
     label="pTTQ, fixed",
-    description="Ablation of pTTQ: the thresholds stay where they begin.",
+    description="Ablation of pTTQ: the thresholds stay at their initial values.",
     source=None,
     numbers=_DISTANCES,
     learns=frozenset({SCALES}),
@@ -253,7 +253,7 @@ _RELEASED = replace(
     _PTTQ,
     name="pttq-released",
     label="pTTQ, as released",
-    description="The authors' released code with its deviations from the paper, to reproduce the published numbers.",
+    description="The authors' released code, which deviates from the paper; for reproducing the published numbers.",
     numbers=(*_DISTANCES, replace(_ALPHA, start=1e4, low=800.0, high=1e4)),
     channels=False,
     universal=False,  # its alpha multiplies weights, so a range of it is one network's

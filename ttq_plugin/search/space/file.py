@@ -34,36 +34,42 @@ class SpaceFile(BaseModel):
 
     task: StrictStr = Field(min_length=1, description="The task whose model is compressed.")
     also: tuple[StrictStr, ...] = Field(
-        default=(), description="More tasks that this space is for: a built-in space is found under their names too."
+        default=(),
+        description="Further tasks for which this space can be used; a built-in space is found by their names too.",
     )
     metric: Scored = Field(
-        default=Scored(name="mcc"), description="What trials are scored by: a metric's name, or what is known of yours."
+        default=Scored(name="mcc"),
+        description="The metric that scores a trial: its name, or the description of a metric of your own.",
     )
-    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities, all optimised together.")
+    objectives: tuple[StrictStr, ...] = Field(description="Two or more quantities that are optimised together.")
     constraints: tuple[StrictStr, ...] = Field(
-        default=(), description="Limits such as mcc >= 0.90; a trial that breaks one is not on the front."
+        default=(), description="Limits such as mcc >= 0.90; a trial that violates one is not on the front."
     )
-    sampler: StrictStr = Field(default="tpe", description="What proposes the trials.")
-    trials: StrictInt = Field(default=40, ge=1, description="The search ends after so many trials.")
+    sampler: StrictStr = Field(default="tpe", description="The sampler that proposes the trials.")
+    trials: StrictInt = Field(default=40, ge=1, description="Number of trials after which the search ends.")
     timeout: FiniteFloat | None = Field(
-        default=None, gt=0, description="No trial begins later than so many seconds after the search began."
+        default=None, gt=0, description="Seconds after the start of the search from which on no trial begins."
     )
     stagnation: StrictInt | None = Field(
-        default=None, ge=5, description="The search ends when so many trials raised the hypervolume by less than 0.1 %."
+        default=None,
+        ge=5,
+        description="The search ends when this many trials have raised the hypervolume by less than 0.1 %.",
     )
-    seed: StrictInt = Field(default=0, ge=0, description="Of splits, samplers and trainings.")
-    stop_early: StopEarly = Field(default=StopEarly(), description="When a trial is ended before its last epoch.")
-    give_up: GiveUp = Field(default=GiveUp(), description="When something that fails is not tried again.")
+    seed: StrictInt = Field(default=0, ge=0, description="Random seed shared by splits, samplers and trainings.")
+    stop_early: StopEarly = Field(default=StopEarly(), description="Reasons to end a trial before its last epoch.")
+    give_up: GiveUp = Field(default=GiveUp(), description="Limits on retrying what fails.")
     granularity: Literal["default", "out_channel"] = Field(
-        default="default", description="Scales and thresholds: one pair a layer (default), or one an output channel."
+        default="default",
+        description="Whether each layer (default) or each output channel has its own scales and thresholds.",
     )
-    parameters: dict[str, Range] = Field(description="What every method has: a range, or a number that stays.")
+    parameters: dict[str, Range] = Field(description="Parameters of every method: a range, or a fixed number.")
     methods: dict[str, dict[str, Range]] = Field(description="Methods, each with ranges for its own parameters.")
     only: tuple[StrictStr, ...] = Field(
-        default=(), description="The methods that are searched unless others are asked for; left out: all of them."
+        default=(),
+        description="The methods that are searched unless the command line names others; by default all of them.",
     )
     paper: tuple[dict[str, Any], ...] = Field(
-        default=(), description="Published settings, tried first; what one leaves out is drawn."
+        default=(), description="Published settings, which are tried first; parameters that one leaves out are drawn."
     )
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""What a search may optimise or limit: each quantity's name, meaning and range."""
+"""The quantities that a search may optimise or limit: their names, meanings and ranges."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ class Quantity:
 
 
 GAINS: dict[str, Quantity] = {
-    "cr_gain_total": Quantity("storage saved in the whole model, 34 bits a non-zero weight as in the papers", high=1),
-    "cr_gain_quantized": Quantity("the same in the quantised layers alone", high=1),
+    "cr_gain_total": Quantity(
+        "storage saved in the whole model, at 34 bits per non-zero weight as in the papers", high=1
+    ),
+    "cr_gain_quantized": Quantity("the same for the quantised layers only", high=1),
     "cr_gain_entropy": Quantity("storage saved in the whole model, at the Shannon bound of its weights", high=1),
-    "cr_gain_base3": Quantity("storage saved in the whole model, five weights a byte", high=1),
-    "cr_gain_dense2": Quantity("storage saved in the whole model, two bits a weight", high=1),
-    "cr_gain_disk": Quantity("storage saved by the packed file, against 32 bits a parameter", high=1),
+    "cr_gain_base3": Quantity("storage saved in the whole model, at five weights per byte", high=1),
+    "cr_gain_dense2": Quantity("storage saved in the whole model, at two bits per weight", high=1),
+    "cr_gain_disk": Quantity("storage saved by the packed file, compared with 32 bits per parameter", high=1),
     "ec_gain_total": Quantity("energy saved in the whole model, by the papers' equations", high=1),
-    "srqw": Quantity("zeros among the ternary weights", 0, 1),
-    "latency_gain": Quantity("time saved by the packed runtime, measured here on one thread", high=1),
-    "flash_gain": Quantity("flash saved by the integer C code, against 32 bits a parameter", high=1),
-    "ram_gain": Quantity("memory saved by the integer C code, against the float C code of the same model", high=1),
+    "srqw": Quantity("share of zeros among the ternary weights", 0, 1),
+    "latency_gain": Quantity("time saved by the packed runtime, measured on this machine with one thread", high=1),
+    "flash_gain": Quantity("flash saved by the integer C code, compared with 32 bits per parameter", high=1),
+    "ram_gain": Quantity(
+        "memory saved by the integer C code, compared with the float C code of the same model", high=1
+    ),
 }
-"""What a search may optimise beside the task's metric; all are maximised: what should shrink enters as its gain."""
+"""What a search may optimise besides the task's metric. All are maximised; a size or a cost enters as its gain."""
 
 PLAIN: dict[str, Quantity] = {
-    "bits_coo34": Quantity("bits of the whole model, 34 a non-zero weight", 0),
-    "bits_entropy": Quantity("bits of the whole model at the Shannon bound", 0),
-    "bits_base3": Quantity("bits of the whole model, five weights a byte", 0),
-    "bits_dense2": Quantity("bits of the whole model, two a weight", 0),
+    "bits_coo34": Quantity("bits of the whole model, at 34 bits per non-zero weight", 0),
+    "bits_entropy": Quantity("bits of the whole model, at the Shannon bound", 0),
+    "bits_base3": Quantity("bits of the whole model, at five weights per byte", 0),
+    "bits_dense2": Quantity("bits of the whole model, at two bits per weight", 0),
     "bits_disk": Quantity("bits of the packed file", 0),
-    "mult_adds": Quantity("mult-adds a sample", 0),
-    "ec_total": Quantity("joules a sample", 0),
-    "latency": Quantity("seconds a sample, measured here on one thread", 0),
+    "mult_adds": Quantity("multiplications and additions per sample", 0),
+    "ec_total": Quantity("joules per sample, by the papers' equations", 0),
+    "latency": Quantity("seconds per sample, measured on this machine with one thread", 0),
     "flash": Quantity("bytes of code and constants of the integer C code on a Cortex-M0", 0),
     "ram": Quantity("bytes of static memory of the integer C code", 0),
 }
@@ -75,13 +79,13 @@ _CONSTRAINT = re.compile(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*")
 
 
 def gains(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The gains that follow from plain quantities, where those were measured: 1 - compressed / full precision.
+    """Compute the gains, 1 - compressed / full precision, of the plain quantities that were measured.
 
     Args:
-        metrics: of a trial; `bits_disk` with `bits_fp32`, and `latency`, `flash` and `ram` each with its `..._fp32`.
+        metrics: A trial's `bits_disk` with `bits_fp32`, and `latency`, `flash` and `ram` each with its `..._fp32`.
 
     Returns:
-        The metrics and `cr_gain_disk`, `latency_gain`, `flash_gain` and `ram_gain` where they can be computed.
+        The metrics, with `cr_gain_disk`, `latency_gain`, `flash_gain` and `ram_gain` if they can be computed.
     """
     pairs = {"cr_gain_disk": ("bits_disk", "bits_fp32"), "latency_gain": ("latency", "latency_fp32")}
     pairs |= {"flash_gain": ("flash", "flash_fp32"), "ram_gain": ("ram", "ram_fp32")}
@@ -98,9 +102,9 @@ class Constraint:
     """A limit on one quantity of a trial.
 
     Attributes:
-        name: of the quantity.
-        least: whether the limit is the least value, else it is the most.
-        limit: in the quantity's unit; fractions for scores and gains.
+        name: Name of the quantity.
+        least: Whether the limit is the smallest allowed value; otherwise it is the largest.
+        limit: The limit in the quantity's unit; scores and gains are fractions.
     """
 
     name: str

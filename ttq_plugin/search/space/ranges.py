@@ -60,10 +60,10 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: FiniteFloat = Field(description="The least value.")
+    low: FiniteFloat = Field(description="The smallest value.")
     high: FiniteFloat = Field(description="The largest value.")
-    log: StrictBool = Field(default=False, description="Search the logarithm.")
-    points: StrictInt = Field(default=3, ge=1, description="How many values the grid sampler takes.")
+    log: StrictBool = Field(default=False, description="Whether the logarithm is searched.")
+    points: StrictInt = Field(default=3, ge=1, description="Number of values that the grid sampler tries.")
 
     @model_validator(mode="before")
     @classmethod

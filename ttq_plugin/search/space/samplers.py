@@ -1,4 +1,4 @@
-"""What proposes a trial: one of Optuna's samplers, seeded anew for each trial, or a grid that is gone through."""
+"""What proposes a trial: one of Optuna's samplers, seeded anew for each trial, or a grid."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 from ttq_plugin.errors import InputError
 
 SAMPLERS = {
-    "tpe": "tree-structured Parzen estimator, the best of them on several objectives",
-    "gp": "Gaussian processes; of conditional parameters it models the shared ones alone; some 100 times the cost",
-    "nsga2": "genetic algorithm, for searches of hundreds of trials; its trials depend on the number asked for",
+    "tpe": "tree-structured Parzen estimator; the best choice for several objectives",
+    "gp": "Gaussian processes; models only the parameters that all methods share, and costs about 100 times as much",
+    "nsga2": "genetic algorithm for searches of hundreds of trials; its proposals depend on the number of trials",
     "random": "independent draws",
-    "grid": "every combination of each range's `points` values, method by method, in a shuffled order",
+    "grid": "every combination of the `points` values of each range, one method after the other, in shuffled order",
 }
 """The samplers by name."""
 

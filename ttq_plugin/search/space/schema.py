@@ -1,4 +1,4 @@
-"""The form of space files as a JSON schema, which editors read: names complete themselves, mistakes are underlined."""
+"""The JSON schema of space files, with which editors complete names and underline mistakes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ttq_plugin.tasks.metrics import METRICS, NAME
 WORDS = {
     "lr": "Learning rate of the weights.",
     "lr_scale": "Learning rate of the scales W_p and W_n.",
-    "lr_threshold": "Learning rate of learned thresholds; methods that learn none do not have it.",
+    "lr_threshold": "Learning rate of the thresholds, for methods that learn them.",
     "epochs": "Passes over the training split.",
-    "share": "Of the candidate layers' weights, how many are quantised at least.",
+    "share": "Least share of the candidate layers' weights that is quantised.",
     "t": "Threshold: a share of max|w| (ttq), of E|w| (twn), or standard deviations (pttq-symmetric).",
     "t_min": "Negative threshold in standard deviations; aTTQ's has a sign.",
     "t_max": "Positive threshold in standard deviations.",
-    "zeros": "Share of zeros that a training ends with, exactly; in place of the method's thresholds.",
-    "alpha": "Slope of the surrogate gradient per standard deviation; of pttq-released per unit of weight.",
-    "bits": "The model takes at most this share of its 32-bit size; curvature gives each layer its method.",
+    "zeros": "Exact share of zeros at the end of the training, instead of the method's thresholds.",
+    "alpha": "Slope of the surrogate gradient per standard deviation; for pttq-released, per unit of weight.",
+    "bits": "Largest share of the 32-bit size that the model takes; curvature chooses a method for each layer.",
 }
 """What each parameter of a space means."""
 

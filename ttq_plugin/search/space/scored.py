@@ -18,12 +18,12 @@ class Scored(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: StrictStr = Field(description="The metric's name, which is the objective's and MLflow's.")
+    name: StrictStr = Field(description="The metric's name, also as an objective and in MLflow.")
     higher: StrictBool = Field(default=True, description="Whether a higher value is better.")
-    label: StrictStr = Field(default="", description="How tables and pictures call it.")
+    label: StrictStr = Field(default="", description="The metric's name in tables and pictures.")
     fraction: StrictBool = Field(default=False, description="Whether tables and pictures show it in percent.")
-    low: FiniteFloat | None = Field(default=None, description="The least value there can be.")
-    high: FiniteFloat | None = Field(default=None, description="The largest value there can be.")
+    low: FiniteFloat | None = Field(default=None, description="The smallest possible value.")
+    high: FiniteFloat | None = Field(default=None, description="The largest possible value.")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,31 +8,32 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, Stri
 
 
 class StopEarly(BaseModel):
-    """When a trial ends as pruned, before its last epoch; what is left out is not looked at."""
+    """Reasons to end a trial as pruned before its last epoch; those that are left out do not apply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     collapsed: StrictBool = Field(
-        default=False, description="After any epoch: a layer has no weight left that does anything."
+        default=False, description="End a trial after any epoch in which all weights of a layer have become zero."
     )
     score_floor: FiniteFloat | None = Field(
         default=None,
-        description="After a quarter, a half, three quarters of the epochs: the task's metric on validation data is "
-        "worse than this.",
+        description="End a trial after a quarter, a half or three quarters of its epochs if the task's metric on "
+        "validation data is worse than this.",
     )
     mcc_floor: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = Field(
-        default=None, description="The same as score_floor, of a task whose metric is mcc."
+        default=None, description="The same as score_floor, for a task whose metric is mcc."
     )
     dominated: StrictBool = Field(
         default=False,
-        description="At the same times: even if every objective still rises by the most that it rose from there in "
-        "any complete trial of the study (eight at least), the front dominates it, or a constraint stays broken.",
+        description="End a trial at the same times if even the largest improvement seen so far (in at least eight "
+        "complete trials of the study) would leave it below the front or would leave a constraint violated.",
     )
 
     far_below: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
         default=None,
-        description="After a half and three quarters of the epochs: the task's metric on validation data is worse than "
-        "full precision's by more than this. A trial that ends so far below is not on the front.",
+        description="End a trial after a half or three quarters of its epochs if the task's metric on validation data "
+        "is worse than that of the full-precision model by more than this. A finished trial that far below is not on "
+        "the front.",
     )
 
     @property
@@ -47,30 +48,30 @@ class StopEarly(BaseModel):
 
 
 class GiveUp(BaseModel):
-    """How often what failed is tried again, and how long what fails is waited for."""
+    """How often failures are retried, and how long the search waits for what is out of reach."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     attempts: StrictInt = Field(
         default=3,
         ge=1,
-        description="A trial whose worker is killed this often counts as failed; what ends with the search itself, by "
-        "Ctrl-C or killed, is not counted.",
+        description="A trial counts as failed after its worker was killed this many times. Workers that end with the "
+        "search itself, by Ctrl-C or killed, are not counted.",
     )
     alike: StrictInt = Field(
-        default=3, ge=2, description="The search ends when its first trials, this many, all fail with the same error."
+        default=3, ge=2, description="The search ends when this many first trials all fail with the same error."
     )
     crashes: StrictInt | None = Field(
         default=None,
         ge=1,
-        description="The search ends when this many workers (for each worker that it has) are killed in a row, without "
-        "a trial finished in between; by default one more than attempts.",
+        description="The search ends when this many workers in a row, times the number of workers, are killed without "
+        "a finished trial in between; by default one more than attempts.",
     )
     patience: Annotated[FiniteFloat, Field(ge=0)] = Field(
-        default=900.0, description="Seconds to wait for a database that is away, or a disk that is full."
+        default=900.0, description="Seconds to wait for an unreachable database or a full disk."
     )
 
     @property
     def most_crashes(self) -> int:
-        """Of workers, in a row."""
+        """Number of workers killed in a row that ends the search."""
         return self.attempts + 1 if self.crashes is None else self.crashes

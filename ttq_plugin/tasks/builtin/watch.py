@@ -105,7 +105,7 @@ def load(source: Path | None, seed: int) -> Data:
 
 WATCH_CNN = Task(
     name="watch-cnn",
-    description="shoulder exercises, by the movements of a wrist with a watch, seven classes, split by person; CNN of "
+    description="shoulder exercises from the movements of a watch on the wrist, seven classes, split by person; CNN of "
     "17 263 parameters",
     load=load,
     model=WatchCNN,
