@@ -64,7 +64,7 @@ class Source:
             InputError: if samples are needed and cannot be read.
         """  # noqa: DOC502 - raised by `data`
         if self.task.shape:
-            x = torch.randn(batch, *self.task.shape, generator=torch.Generator().manual_seed(0))
+            x = self.task.noise(batch)
             if not self.own or self._takes(x):
                 return x
         loaded = self.data(needed=True)
@@ -95,7 +95,7 @@ class Source:
             raise found
         return None
 
-    def _takes(self, x: torch.Tensor) -> bool:
+    def _takes(self, x: Any) -> bool:
         with torch.inference_mode():
             return takes(self.model, x, 1)
 

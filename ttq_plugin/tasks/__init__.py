@@ -27,11 +27,19 @@ HITS = ("hits-2dcnn", "hits-cnn-transformer")
 ECG = tuple(f"ecg-{model}{source}" for model, source in product(("2dcnn", "cnn-transformer"), ("", "-ptb")))
 """Heart beats: MIT-BIH's five classes, or (-ptb) normal against abnormal ones."""
 
+HYBRID = tuple(
+    f"{data}-hybrid{fusion}"
+    for data, fusion in product(("esr", "ecg"), ("", "-concatenation", "-sum", "-weighted-sum"))
+)
+"""Signals and their spectrograms in two branches, fused late by attention, or in between."""
+
 TASKS = (
     dict.fromkeys(("mnist-cnn", "mnist-cnn-full"), "ttq_plugin.tasks.builtin.mnist")
     | dict.fromkeys(ESR, "ttq_plugin.tasks.builtin.esr")
     | dict.fromkeys(HITS, "ttq_plugin.tasks.builtin.hits")
     | dict.fromkeys(ECG, "ttq_plugin.tasks.builtin.ecg")
+    | dict.fromkeys(HYBRID, "ttq_plugin.tasks.builtin.hybrid")
+    | dict.fromkeys(("cifar10-resnet8", "cifar10-resnet20"), "ttq_plugin.tasks.builtin.cifar10")
     | {
         "ecg-cnn": "ttq_plugin.tasks.builtin.ecg_people",
         "speech-dscnn": "ttq_plugin.tasks.builtin.speech",

@@ -140,7 +140,8 @@ class Task:
         recipe: how the full-precision model is trained.
         metric: what models are scored by: a name of ``ttq_plugin.tasks.metrics.METRICS``, or a Metric.
         balanced: whether ``loss_for`` gives every class the same weight, however rare it is.
-        shape: of one sample, without the batch: what the model takes, where that is known without loading data.
+        shape: of one sample, without the batch: what the model takes, where that is known without loading data; a tuple
+            of shapes for a model of several positional arguments.
         classes: what the classes (or labels) are called, by index; their numbers if left empty.
 
     Raises:
@@ -167,7 +168,7 @@ class Task:
     _: KW_ONLY
     metric: str | Metric = "mcc"
     balanced: bool = False
-    shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -191,6 +192,20 @@ class Task:
     def score(self) -> Metric:
         """The metric itself, whether the task names it or brings it."""
         return get_metric(self.metric)
+
+    def noise(self, batch: int) -> Any:
+        """Inputs of the task's shape whose values mean nothing.
+
+        Args:
+            batch: how many samples.
+
+        Returns:
+            Standard normal numbers, always the same: a tensor, or a tuple of them where the model takes several.
+        """
+        generator = torch.Generator().manual_seed(0)
+        if all(isinstance(size, int) for size in self.shape):
+            return torch.randn(batch, *self.shape, generator=generator)
+        return tuple(torch.randn(batch, *part, generator=generator) for part in self.shape)
 
     def loss_for(self, train: Samples) -> Loss:
         """The loss to train with.

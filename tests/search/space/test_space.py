@@ -169,7 +169,7 @@ def test_a_file_that_is_no_mapping(text):
 
 def test_a_missing_file_names_what_is_built_in(tmp_path):
     with pytest.raises(
-        InputError, match=r"^There is no space file .*none\.yaml; built in are the names ecg-2dcnn, .*mnist-cnn"
+        InputError, match=r"^There is no space file .*none\.yaml; built in are the names .*ecg-2dcnn, .*mnist-cnn"
     ):
         load_space(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=r"^unknown search space 'mnist-cn' \(did you mean mnist-cnn\?\), allowed: "):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ttq_plugin.support.inputs import call
 from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.builtin.cnn2d import CNN2D
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer, EncoderLayer, sinusoids
@@ -41,7 +42,7 @@ def test_a_task_knows_the_shape_of_its_samples(name):
     """Without loading data; that the data have it, the tests of each task's data see by training."""
     task = get_task(name)
     model = task.model().eval()
-    assert model(torch.rand(2, *task.shape)).shape[0] == 2
+    assert call(model, task.noise(2)).shape[0] == 2
     if task.name == "mnist-cnn":
         assert task.load(None, 0).test.x.shape[1:] == task.shape
 

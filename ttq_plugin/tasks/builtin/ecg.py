@@ -23,7 +23,7 @@ from ttq_plugin.tasks.builtin.cnn2d import CNN2D
 from ttq_plugin.tasks.builtin.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer
 from ttq_plugin.tasks.readers.ecg_csv import SAMPLES, Beats, read_csv
-from ttq_plugin.tasks.readers.ecg_wfdb import AAMI, read_wfdb
+from ttq_plugin.tasks.readers.ecg_wfdb import AAMI, RecordedBeats, read_wfdb
 from ttq_plugin.tasks.splits import stratified
 from ttq_plugin.tasks.subjects import three_ways
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
@@ -99,7 +99,8 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
         ending: a key of ``SETS``.
 
     Returns:
-        The three splits; inputs (n, 1, ...). Labels 0 to 4 in the order of ``AAMI``, or 0 normal and 1 abnormal.
+        The three splits; inputs (n, 1, ...). Labels 0 to 4 in the order of ``AAMI``, or 0 normal and 1 abnormal. The
+        groups are people where the beats are of records; the CSVs name none.
 
     Raises:
         InputError: without a folder, or if its files are missing, damaged, or not of that form.
@@ -112,7 +113,8 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
     signals = np.array_split(scaled(beats.signals), len(beats.labels) // 4096 + 1)
     x = torch.cat([torch.from_numpy(view(part)).float() for part in signals]).unsqueeze(1)
     y = torch.from_numpy(beats.labels)
-    return Data(*(Split(x[part], y[part]) for part in parts))
+    people = beats.people if isinstance(beats, RecordedBeats) else None
+    return Data(*(Split(x[part], y[part], None if people is None else people[part]) for part in parts))
 
 
 MODELS: dict[str, tuple[Callable[..., nn.Module], View, str, int, tuple[int, ...]]] = {

@@ -83,7 +83,8 @@ def load(source: Path | None, seed: int, *, view: View, split: str, classes: int
         classes: 2 or 5.
 
     Returns:
-        The three splits; inputs (n, 1, ...), label 1 for a seizure, or the file's labels less one.
+        The three splits; inputs (n, 1, ...), label 1 for a seizure, or the file's labels less one. The groups are the
+        recordings, except where rows are split, which leaves recordings on both sides.
 
     Raises:
         InputError: if the file is missing, damaged, or not of that form.
@@ -97,7 +98,10 @@ def load(source: Path | None, seed: int, *, view: View, split: str, classes: int
     )
     x = torch.from_numpy(view(scaled(chunks.signals))).float().unsqueeze(1)
     y = torch.from_numpy(chunks.labels - 1 if classes == 5 else (chunks.labels == 1).astype(np.int64))
-    return Data(*(Split(x[part], y[part]) for part in (train, validation, test)))
+    named = None if split == "-rows" else chunks.recordings
+    return Data(
+        *(Split(x[part], y[part], None if named is None else named[part]) for part in (train, validation, test))
+    )
 
 
 def _task(model: str, split: str, classes: str) -> Task:
