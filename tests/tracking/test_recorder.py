@@ -4,6 +4,7 @@ import math
 from urllib.parse import unquote
 
 import pytest
+from mlflow.store.artifact.local_artifact_repo import _TEMP_ARTIFACT_PREFIX
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import StudyRecorder, children, front, open_store
@@ -125,6 +126,19 @@ def test_a_writer_killed_in_the_middle_of_a_trial_leaves_nothing_double_or_open(
     assert "RUNNING" not in {run.info.status for run in runs}
     run_id = trial_runs(fresh, second)[3].info.run_id
     assert len(fresh.client.get_metric_history(run_id, "mcc")) == 1
+
+
+@pytest.mark.parametrize("study", ["study", "a study: 50 %/x"])
+def test_half_an_artifact_of_a_killed_writer_is_removed(store, records, tmp_path, study):
+    (tmp_path / "note.txt").write_text("whole")
+    first = StudyRecorder(store, study, OBJECTIVES)
+    first.sync(records[:1])
+    first.log_file(tmp_path / "note.txt", "model", records[0].number)
+    (note,) = store.directory.rglob("note.txt")
+    half = note.with_name(f"{_TEMP_ARTIFACT_PREFIX}x1y2")
+    half.write_text("wh")
+    StudyRecorder(store, study, OBJECTIVES)
+    assert note.read_text() == "whole" and not half.exists()
 
 
 def test_a_run_whose_trial_vanished_is_closed(store, records):

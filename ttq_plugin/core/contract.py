@@ -28,6 +28,9 @@ class StepOptions(KernelOptions, Protocol):
     def project_(self, params: Params) -> None:
         """Bring what was learned back to where the method allows it, in place."""
 
+    def projected(self, params: Params) -> Params:
+        """What ``project_`` would leave, in new tensors."""
+
     def dims(self, w: Tensor) -> Dims:
         """The dimensions that one group of ``w`` spans."""
 

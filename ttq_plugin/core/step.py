@@ -217,7 +217,10 @@ def ternary_step(
         return _apply_group_step(  # type: ignore[no-any-return]
             w, scales, thresholds, alpha, method, groups, project
         )
-    if project:
+    if project and torch.compiler.is_exporting():
+        found = method.projected({"scales": scales, "thresholds": thresholds, "alpha": alpha})
+        scales, thresholds, alpha = found["scales"], found["thresholds"], found["alpha"]
+    elif project:
         learned = {"scales": scales.data, "thresholds": thresholds.data, "alpha": alpha.data}
         method.project_(learned)
     if method.channel is None and (kernels := native.kernels_for(w, scales, thresholds, alpha)) is not None:

@@ -218,6 +218,11 @@ class Ternarizer:
         """Bring what was learned back to where the method allows it, in place: all of it is at least 1e-8."""
         keep_positive_(params[name] for name in self.learnable)
 
+    def projected(self, params: Params) -> Params:
+        """What ``project_`` would leave, in new tensors: a graph that is exported has no place to write to."""
+        learned = {name: value.clamp(min=SMALLEST) for name, value in params.items() if name in self.learnable}
+        return {**params, **learned}
+
     @property
     def learns_shape(self) -> bool:
         """Whether thresholds or alpha are trained, so that the surrogate is needed."""

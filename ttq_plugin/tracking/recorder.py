@@ -46,6 +46,7 @@ class StudyRecorder:
         self.store, self.study_name, self.objectives, self.score = store, study_name, tuple(objectives), score
         self._method = (parameters or {}).get("method")
         self.experiment_id = self._get_or_create_experiment()
+        store.sweep(study_name)
         run = self._open_study_run(dict(tags or {}))
         self.run_id: str = run.info.run_id
         self._created: int = run.info.start_time

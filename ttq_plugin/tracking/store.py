@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _PASSING = ("disk is full", "No space left", "disk I/O error", "unable to open database file", "database is locked")
 """How SQLite and the system say that a database cannot be written now, but may be later."""
 
+_HALF = ".artifact.uploading."
+"""How the names of artifacts begin that MLflow has not yet written to their end."""
+
 
 @dataclass(frozen=True)
 class Store:
@@ -58,6 +61,16 @@ class Store:
         # MLflow decodes percent signs once or twice, depending on what is read, so that none may be in the name.
         folder = file_name(experiment).replace("%", "=")
         return (self.directory.absolute() / "artifacts" / folder).as_uri() if self.directory else None
+
+    def sweep(self, experiment: str) -> None:
+        """Remove the halves of artifacts that writers which were killed have left; of a local store only.
+
+        Args:
+            experiment: its name; nobody else may be writing it.
+        """
+        place = self.artifacts_of(experiment)
+        for half in Path(unquote(urlsplit(place).path)).rglob(f"{_HALF}*") if place else ():
+            half.unlink(missing_ok=True)
 
     @cached_property
     def client(self) -> "MlflowClient":

@@ -490,6 +490,23 @@ def test_a_compiled_model_is_made_ternary_like_the_eager_one(prefix, called):
         assert torch.equal(baked[0].get_submodule(name).weight, baked[1].get_submodule(name).weight)
 
 
+@pytest.mark.parametrize("scale", [1.0, -1.0], ids=["as it is", "not yet projected"])
+@pytest.mark.parametrize(
+    "name, granularity", [("pttq", "default"), ("ttq", "out_channel"), ("twn", "default"), ("pttq-released", "default")]
+)
+def test_an_exported_model_computes_what_the_eager_one_does(name, granularity, scale):
+    model = ternarize(net(), LAYERS, name, granularity=granularity, on_empty="clip").eval()
+    with torch.no_grad():
+        state(model, "conv1").scales.view(-1)[0] *= scale
+    x = batch()[0]
+    exported = torch.export.export(model, (x,))
+    # On the way to ONNX; what in-place changes had left in the graph ended the process here.
+    decomposed = exported.run_decompositions()
+    expected = model(x)
+    for program in (exported, decomposed):
+        assert torch.equal(program.module()(x), expected)
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_compiled_model_projects_too(name):
     torch._dynamo.reset()

@@ -18,7 +18,7 @@ from torch import nn
 from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_twin
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
 from tests.mutations import mutated
-from ttq_plugin import InputError, bake, load_packed, packed_info, save_packed, ternarize
+from ttq_plugin import InputError, PTTQQuantizer, bake, load_packed, packed_info, save_packed, ternarize
 from ttq_plugin.support.files import save_weights
 from ttq_plugin.tasks import TASKS, get_task
 
@@ -118,6 +118,24 @@ def test_encoder_layers_of_torch_and_double_precision(tmp_path):
     assert states_equal(load_packed(tmp_path / "m.safetensors", Encoder().double()), model)
     with pytest.raises(InputError, match=r"is F32 .*, the file's F64"):
         load_packed(tmp_path / "m.safetensors", Encoder())
+
+
+def test_a_model_that_is_still_in_training_is_refused(tmp_path):
+    wrapped = nn.Sequential(nn.Linear(16, 8))
+    PTTQQuantizer(wrapped, [{"op_names": ["0"]}])
+    for model in (wrapped, ternarize(nn.Sequential(nn.Linear(16, 8)), ["0"])):
+        with pytest.raises(InputError, match="needs a plain model, got one whose layer '0' is still made ternary"):
+            save_packed(model, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_compiled_models_are_written_and_filled_like_plain_ones(tmp_path):
+    plain = bake(ternarize(nn.Sequential(nn.Linear(16, 8)), ["0"]))
+    save_packed(torch.compile(plain), tmp_path / "m.safetensors")
+    for compiled in (False, True):
+        other = nn.Sequential(nn.Linear(16, 8))
+        load_packed(tmp_path / "m.safetensors", torch.compile(other) if compiled else other)
+        assert torch.equal(other[0].weight, plain[0].weight)
 
 
 def test_files_are_the_same_bytes_each_time(tmp_path):

@@ -28,6 +28,8 @@ class AttachedTernary(TernaryState):
     def forward(self, w: Tensor) -> Tensor:
         """The ternary weight of the latent weight ``w``; brings back what the last optimiser step took out of range."""
         if self.method.step is not TERNARY:
+            if torch.compiler.is_exporting():
+                return self.method.weights(w, self.method.projected(self.params))
             self.project_()
             return super().forward(w)
         # The two registries themselves, as in TernaryState.

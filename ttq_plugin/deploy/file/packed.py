@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.attach import plain_model
 from ttq_plugin.core.model.matrices import Layout, matrices
+from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.deploy.file import container
 from ttq_plugin.deploy.file.codes import Damaged
 from ttq_plugin.deploy.file.entries import TABLE, WORDS, check_names, complete, decode, make_entry
@@ -65,7 +67,7 @@ def save_packed(
     several modules share are written once.
 
     Args:
-        model: a plain module, with baked weights; not changed.
+        model: a plain module, with baked weights, compiled or not; not changed.
         path: the file to be, ``.safetensors``.
         task: the built-in task whose model it is; ``load_packed`` then rebuilds it without being given one.
         method: how it was compressed, kept for people.
@@ -79,7 +81,8 @@ def save_packed(
         What was written, its size among it.
 
     Raises:
-        InputError: for an unknown task or ``rest``, a tensor that cannot be kept, or a place that cannot be written.
+        InputError: for an unknown task or ``rest``, a model that is still in training, a tensor that cannot be kept, or
+            a place that cannot be written.
 
     Examples:
         >>> import torch
@@ -94,6 +97,8 @@ def save_packed(
         check_task(task)
     if rest not in REST:
         raise InputError(f"rest must be one of {', '.join(REST)}, got {rest!r}.")
+    model = plain_model(model)
+    _check_baked(model)
     state = model.state_dict()
     layouts = _layouts(model)
     entries: dict[str, dict[str, Any]] = {}
@@ -119,6 +124,16 @@ def save_packed(
     others = {name: entry for name, entry in entries.items() if name not in raw}
     container.write(Path(path), tensors, {**about, "raw": raw, "entries": others})
     return packed_info(path)
+
+
+def _check_baked(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, TernaryState):
+            layer = name.partition("._nni_wrapper")[0].partition(".parametrizations")[0]
+            raise InputError(
+                f"a packed file needs a plain model, got one whose layer {layer!r} is still made ternary in each pass; "
+                "call bake(model), or its quantizer's export_model(), first."
+            )
 
 
 def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
@@ -149,9 +164,10 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     info = packed_info(path)
     if model is None:
         model = _rebuilt(path, info.task).eval()
-    state = model.state_dict()
-    layouts = _layouts(model)
-    _check_architecture(path, info, state, type(model).__name__)
+    plain = plain_model(model)
+    state = plain.state_dict()
+    layouts = _layouts(plain)
+    _check_architecture(path, info, state, type(plain).__name__)
     with container.tensors(path) as file:
         for writing in (False, True):  # all is decoded once before the first tensor is touched
             for name, entry in info.entries.items():
