@@ -71,7 +71,7 @@ def test_a_wheel_without_a_compiler_trains_and_says_so_once(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     home, *told = done.stdout.splitlines()
     assert home.startswith(str(tmp_path))
-    assert len(told) == 1 and told[0].startswith("ttq-plugin was installed without a C compiler: torch does")
+    assert len(told) == 1 and told[0].startswith("ttq-plugin was installed without a C compiler: torch is used")
     quiet = subprocess.run(
         [sys.executable, "-c", CODE],
         capture_output=True,

@@ -63,7 +63,7 @@ class StudyTrial:
         if not self.path.is_file():
             raise InputError(
                 f"Trial {self.number} must be on the front to have weights, but {self.path} does not exist; "
-                "`ttq_plugin.compress` makes its model once more from its parameters."
+                "`ttq_plugin.compress` trains its model again from its parameters."
             )
         model = self.task.model()
         load_weights(model, self.path)

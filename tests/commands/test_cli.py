@@ -77,7 +77,7 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["compress", "mnist-cnn", "--method", "twist"], "'twist' is not one of 'twn', 'ttq', 'attq', 'pttq'"),
         (["search", "nowhere.yaml"], "nowhere.yaml"),
         (["search", "--trials", "0"], "0 is not in the range x>=1"),
-        (["search", "--study", "a", "--resume", "b"], "--study names a new study and --resume an old one"),
+        (["search", "--study", "a", "--resume", "b"], "--study names a new study and --resume an existing one"),
         (["compress", "mnist-cnn", "--method", "attq", "--t-min", "1", "--t-max", "-1"], "t_min must not exceed t_max"),
         (["compress", "mnist-cnn", "--zeros", "0.9", "--t-min", "1"], "so t_min cannot be given with it"),
         (["compress", "mnist-cnn", "--zeros", "90"], "zeros must lie in (0, 1), got 90"),

@@ -247,7 +247,7 @@ def test_with_a_servers_store_it_is_said_where_the_study_is_looked_for(tmp_path,
     monkeypatch.delenv("TTQ_STORAGE", raising=False)
     told = str(CliRunner().invoke(cli.cli, [*words, "--store", "http://127.0.0.1:9"]).exception)
     assert (
-        "must be named by --storage where --store is a server, for mlflow_runs/studies.db does not exist here" in told
+        "must be named by --storage if --store is a server, because mlflow_runs/studies.db does not exist here" in told
     )
     fill_study(tmp_path / "other.db", "s", 8)
     fill_study(tmp_path / "other.db", "t", 8)

@@ -56,7 +56,7 @@ def test_the_sentence_where_even_the_lowest_threshold_is_too_high():
 )
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "pttq-released"])
 def test_channels_of_one_weight(name, module):
-    with pytest.raises(InputError, match="0: thresholds of each channel need at least two weights in it"):
+    with pytest.raises(InputError, match="0: a channel needs at least two weights for thresholds of its own"):
         ternarize(nn.Sequential(module), ["0"], name, granularity="out_channel", on_empty="clip")
 
 

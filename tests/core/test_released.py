@@ -77,5 +77,5 @@ def test_thresholds_drift_the_same_way_whatever_the_loss():
 
 
 def test_it_has_one_pair_of_scales_a_layer():
-    with pytest.raises(InputError, match="pttq-released has one pair of scales a layer"):
+    with pytest.raises(InputError, match="pttq-released has one pair of scales per layer"):
         METHOD.configure(channel=0)

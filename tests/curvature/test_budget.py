@@ -91,7 +91,7 @@ def test_a_choice_is_what_its_own_cost_buys():
         ({"share": float("nan")}, r"`budget` must lie in \(0, 1\], got nan"),
         ({"bits": -5}, "`budget` must be a finite number of bits of the stored model, at least 0; got -5"),
         ({"bits": float("inf")}, "must be a finite number of bits"),
-        ({"energy": float("nan")}, "must be a finite number of joules a sample, at least 0; got nan"),
+        ({"energy": float("nan")}, "must be a finite number of joules per sample, at least 0; got nan"),
         ({"sensitivity": -1e-3}, "must be a finite number of units of the loss, at least 0; got -0.001"),
         ({}, "must set one of share, bits, energy and sensitivity, got none of them"),
         ({"share": 0.5, "bits": 100}, "must set one of share, bits, energy and sensitivity, got share and bits"),

@@ -93,7 +93,7 @@ def test_attention_output_only_if_included():
         ({"include": ["d"], "keep_last": True}, "in `keep_last` or in `include`, got 'd' in both"),
         ({"exclude": ["a", "b", "c", "d"]}, "At least one candidate layer is needed, got none"),
         ({"methods": ["ptq"]}, "`methods` must name some of fp32, int8, int4, twn, .*, got 'ptq'"),
-        ({"methods": []}, "`methods` must name one at least that quantises, of int8, .*; got none"),
+        ({"methods": []}, "`methods` must name at least one that quantises, among int8, .*; got none"),
         ({"methods": ["fp32"]}, "`methods` must name one at least that quantises"),
         ({"options": {"ttq": {"t": 0.1}}}, "`options` must belong to one of the methods pttq, got 'ttq'"),
         ({"options": {"pttq": {"t": 0.1}}}, "pttq has no option 't'; it takes t_min, t_max"),

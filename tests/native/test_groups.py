@@ -274,6 +274,6 @@ def test_what_the_kernels_of_channels_cannot_take_goes_to_torch():
 def test_a_gpu_whose_kernels_cannot_be_made_is_told_once(monkeypatch):
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(f"{name}: not found")))
     with pytest.warns(
-        UserWarning, match=r"The kernels for a GPU cannot be used \(.*not found\); torch does their work"
+        UserWarning, match=r"The kernels for a GPU cannot be used \(.*not found\); torch is used instead"
     ):
         assert cuda.load(0) is None

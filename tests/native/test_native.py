@@ -287,7 +287,7 @@ def test_a_library_of_another_source_is_ignored_with_a_warning(tmp_path, monkeyp
     library = tmp_path / "_training.so"
     monkeypatch.setattr(native_build, "fingerprint", lambda *_: 12345)
     assert native_build.build(library) is None
-    with pytest.warns(UserWarning, match="_training.so was built from another source; torch does its work"):
+    with pytest.warns(UserWarning, match="_training.so was built from another source; torch is used instead"):
         assert native.load(library) is None
 
 

@@ -218,7 +218,7 @@ def test_a_weight_that_another_quantizer_has(first_class):
     model = net()
     options = {"target_names": ["weight"], "quant_dtype": "int2"}
     first = first_class(model, [{"op_names": ["conv1"], **options}], make_evaluator(model))
-    message = r"the weight of 'conv1' is already in the hands of another compressor \(quantization\); take it out"
+    message = r"the weight of 'conv1' is already handled by another compressor \(quantization\); remove it"
     with pytest.raises(InputError, match=message):
         TTQQuantizer.from_compressor(first, TERNARY)
     assert first._is_wrapped and hasattr(model.conv1, "_nni_wrapper"), "the first one goes on as it was"

@@ -94,8 +94,8 @@ def test_a_callback_that_cannot_be_called_is_refused():
 @pytest.mark.parametrize(
     "quantizer_class, change, problem",
     [
-        (PTTQQuantizer, lambda w: w.fill_(0.3), "all its weights have become equal, no threshold parts them"),
-        (BinaryQuantizer, lambda w: w.zero_(), "all its weights have become equal, no threshold parts them"),
+        (PTTQQuantizer, lambda w: w.fill_(0.3), "all its weights have become equal, so no threshold separates them"),
+        (BinaryQuantizer, lambda w: w.zero_(), "all its weights have become equal, so no threshold separates them"),
         (TWNQuantizer, lambda w: w.mul_(1e-25), "its weights fell to nothing"),
         (BinaryQuantizer, lambda w: w.abs_(), "no weight is negative any more, whatever its thresholds"),
         (TTQQuantizer, lambda w: w.abs_().neg_(), "no weight is positive any more, whatever its thresholds"),

@@ -146,7 +146,10 @@ def test_calibration_goes_round(quantizer_class):
     "change, message",
     [
         (lambda c: c.update(other=c["conv1"]), "calibration config names the layer 'other'"),
-        (lambda c: c["conv1"]["weight"].update(method="twn"), "conv1: calibration is of the method 'twn', not 'pttq'"),
+        (
+            lambda c: c["conv1"]["weight"].update(method="twn"),
+            "conv1: the calibration belongs to the method 'twn', not 'pttq'",
+        ),
         (lambda c: c["conv1"]["weight"].pop("scale_negative"), "conv1: calibration lacks 'scale_negative'"),
         (
             lambda c: c["conv1"]["weight"].update(thresholds=torch.ones(3)),

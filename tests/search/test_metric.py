@@ -102,9 +102,9 @@ def test_an_interval_of_an_error_is_better_at_its_lower_end():
         (REGRESSION | {"constraints": ["mcc >= 0.5"]}, "constraints[0]: unknown quantity 'mcc', allowed: rmse,"),
         (REGRESSION | {"constraints": ["rmse <= -1"]}, "nothing satisfies 'rmse <= -1': rmse is at least 0"),
         (REGRESSION | {"stop_early": {"mcc_floor": 0.5}}, "stop_early.mcc_floor: is for the metric mcc, but this "
-                                                          "task's is rmse; say score_floor"),
+                                                          "task's is rmse; use score_floor"),
         (REGRESSION | {"stop_early": {"score_floor": -1}}, "score_floor must lie in [0, inf] for rmse, got -1"),
-        ({"stop_early": {"score_floor": 0.5, "mcc_floor": 0.5}}, "says what score_floor says; leave one of them out"),
+        ({"stop_early": {"score_floor": 0.5, "mcc_floor": 0.5}}, "means the same as score_floor; leave one"),
     ],
 )  # fmt: skip
 def test_a_metric_that_does_not_fit_is_one_sentence(space_text, keys, sentence):

@@ -194,7 +194,7 @@ def test_a_regressions_target_may_lack_the_outputs_single_dimension(draw):
             "mcc",
             torch.zeros(4),
             torch.tensor([-1, 1, -1, 1]),
-            "With one logit a label, targets must be 0 and 1, got -1, 1; map -1 to 0",
+            "With one logit per label, targets must be 0 and 1, got -1, 1; map -1 to 0",
         ),
         (
             "mcc",
@@ -214,7 +214,7 @@ def test_a_regressions_target_may_lack_the_outputs_single_dimension(draw):
             torch.zeros(4, 3),
             r"needs class outputs .n, classes. with targets .n,.*got outputs of the shape .4, 2. and float32 targets",
         ),
-        ("mcc", torch.zeros(4, 2), torch.zeros(3).long(), "Outputs and targets must have one row a sample"),
+        ("mcc", torch.zeros(4, 2), torch.zeros(3).long(), "Outputs and targets must have one row per sample"),
         ("mcc", torch.zeros(4, 2), {"a": torch.zeros(4)}, "needs targets that are one tensor, got dict"),
         (
             "mcc",

@@ -50,7 +50,7 @@ def test_in_the_current_folder_from_the_command_line(tmp_path):
         ("tests.reproduce.tiny:NOT_A_TASK", "must be a ttq_plugin.tasks.task.Task, got int"),
         ("tests.reproduce.tiny:NONE", "cannot be imported from .*AttributeError"),
         ("no_such_module:TASK", "cannot be imported from .*No module named 'no_such_module'"),
-        ("tests.reproduce.tiny", "task must be one of mnist-cnn, .* or module:attribute for your own"),
+        ("tests.reproduce.tiny", "task must be one of mnist-cnn, .*; a task of your own is module:attribute"),
         ("os; rm:x", "task must be one of"),
     ],
 )

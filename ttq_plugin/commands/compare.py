@@ -62,7 +62,10 @@ def compare(
         return
     _print(comparison, task)
     if len(set(seeds.values())) > 1:
-        err.print("The studies have different seeds, hence different validation splits: scores differ by that too.")
+        err.print(
+            "The studies have different seeds and therefore different validation splits, which also changes "
+            "their scores."
+        )
     if path:
         out.print(f"picture: {path}")
     for line in see(store, link):

@@ -168,7 +168,7 @@ def storage_of(store: str, storage: str | None) -> str:
     folder = store_folder(store)
     if storage is None and "://" in store and not (folder / "studies.db").is_file():
         raise InputError(
-            f"the study's database must be named by --storage where --store is a server, for {folder / 'studies.db'} "
+            f"the study's database must be named by --storage if --store is a server, because {folder / 'studies.db'} "
             "does not exist here; a search with that store leaves it in the folder in which it ran."
         )
     return storage or default_storage(folder)

@@ -99,7 +99,7 @@ def _train(
         try:
             run_cells(todo, place, folder, workers=workers or cores(), on_result=on_result)
         except KeyboardInterrupt:
-            err.print(f"Interrupted; {len(results)} of {len(todo)} results are kept, the same command goes on.")
+            err.print(f"Interrupted; {len(results)} of {len(todo)} results are kept, and the same command continues.")
             raise
         except RuntimeError as error:
             raise SystemExit(f"Error: {error}; {len(results)} of {len(todo)} results are kept.") from None

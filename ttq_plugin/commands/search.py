@@ -141,7 +141,7 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
 def _open(asked: Asked, space: Space | None) -> Opened:
     """Look at everything that may refuse the search, before anything is trained or written."""
     if asked.study and asked.resume:
-        raise InputError("--study names a new study and --resume an old one; give one of them.")
+        raise InputError("--study names a new study and --resume an existing one; give only one of them.")
     space = load_space(asked.space, asked.changes, task=asked.task) if space is None else space
     own = asked.own_storage  # refuses a folder that cannot be a store, whatever database is named
     storage = asked.storage or own

@@ -62,7 +62,9 @@ def sensitivity(
         selection = select(ready.model, traces, limit, methods=names, **vars(rules), example_input=example)
     config = _config(selection, names)
     if out and not config:
-        raise InputError("the budget is met in full precision, so there is nothing to write to --out; lower it.")
+        raise InputError(
+            "the budget is met in full precision, so there is nothing to write to --out; lower the budget."
+        )
     title = f"{task}{' (SIMULATED data)' if ready.simulated else ''}: {', '.join(names)}; {limit}"
     asked = {
         "methods": ",".join(names),
@@ -87,7 +89,9 @@ def _budget(options: dict[str, Any]) -> Budget:
     flags = {"share": "--budget", "bits": "--max-bits", "energy": "--max-energy", "sensitivity": "--max-sensitivity"}
     given = {name: value for name, value in options.items() if value is not None} or {"share": 0.9}
     if len(given) > 1:
-        raise InputError(f"{' and '.join(flags[name] for name in given)} are budgets of different kinds; give one.")
+        raise InputError(
+            f"{' and '.join(flags[name] for name in given)} are budgets of different kinds; give only one of them."
+        )
     [name] = given
     try:
         return Budget(**given)
@@ -100,7 +104,7 @@ def _check(task: str, rules: Rules, tol: float | None, *files: Path | None) -> N
     model = get_task(task).model()
     kept_layers(model, candidate_layers(model), rules)
     if tol is not None and not tol > 0:
-        raise InputError(f"--tol must be positive, got {tol:g}; 0.1 asks for traces to a tenth.")
+        raise InputError(f"--tol must be positive, got {tol:g}; 0.1 estimates each trace to within a tenth.")
     for path in files:
         if path and path.is_dir():
             raise InputError(f"{path} is a folder; name a file.")

@@ -33,7 +33,9 @@ def worker(
     if seed is not None and seed != job.seed:
         raise InputError(f"The study {name!r} has seed {job.seed}, got {seed}; leave --seed out to work on it.")
     if models is not None and not models.is_dir():
-        raise InputError(f"--models must be a folder that the search sees too, got {models}, which is not there.")
+        raise InputError(
+            f"--models must be a folder that the search sees too, got {models}, which does not exist here."
+        )
     err.print(f"{name}: {job.space.task}, {job.target} trials in all")
     with progress() as bars:
         bar = bars.add_task("trials", total=job.target, note="")

@@ -49,8 +49,8 @@ def check_spread(s: Statistics, name: str) -> None:
     ones = torch.ones_like(s.w)
     if s.dims is not None and bool((total(ones, s.dims) < 2).any()):
         raise InputError(
-            f"{name}: thresholds of each channel need at least two weights in it, here each has one; use granularity "
-            "default."
+            f"{name}: a channel needs at least two weights for thresholds of its own, but each has one; use "
+            "granularity default."
         )
     size = torch.as_tensor(s.absmax)
     # Of weights of a size about 1, so that it neither under- nor overflows.
@@ -58,7 +58,9 @@ def check_spread(s: Statistics, name: str) -> None:
         Statistics(s.w / size.clamp_min(torch.finfo(s.w.dtype).tiny), s.dims, numbers=False).moments[1]
     )
     if not bool((relative * (size > 0) > 0).all()):
-        raise InputError(f"{name}: all weights are equal (sigma = 0), no threshold parts them; exclude it.")
+        raise InputError(
+            f"{name}: all weights are equal (sigma = 0), so no threshold separates them; exclude the layer."
+        )
     least = torch.finfo(s.w.dtype).tiny ** 0.4
     sigma = relative.double() * size.double()
     if bool((wrong := (sigma < least) | (sigma > 1 / least)).any()):
@@ -100,7 +102,7 @@ def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -
     """
     if zeros is None:
         if steps is not None:
-            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; say zeros too.")
+            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; give zeros as well.")
         return
     if not 0 < zeros < 1:
         raise InputError(f"zeros must lie in (0, 1), got {zeros:g}; 0.9 makes nine of ten weights zero.")

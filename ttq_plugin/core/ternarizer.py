@@ -90,7 +90,9 @@ class Ternarizer:
         if self.alpha > LARGEST_ALPHA:
             raise InputError(f"alpha must be at most {LARGEST_ALPHA:g}, got {self.alpha:g}; pTTQ uses 5 by default.")
         if self.channel is not None and not self.step.channels:
-            raise InputError(f"{self.name} has one pair of scales a layer, as released; use granularity default.")
+            raise InputError(
+                f"{self.name} has one pair of scales per layer, like the released code; use granularity default."
+            )
         check_zeros(self.name, self.zeros, self.zeros_steps, self._why_no_share)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:

@@ -9,7 +9,7 @@ from ttq_plugin.errors import InputError
 UNITS = {
     "share": "share of the weights",
     "bits": "bits of the stored model",
-    "energy": "joules a sample",
+    "energy": "joules per sample",
     "sensitivity": "units of the loss",
 }
 

@@ -68,7 +68,7 @@ class Catalogue:
         return self.bits + math.fsum(candidate.bits for candidate in chosen)
 
     def total_energy(self, chosen: Sequence[Candidate], model: EnergyModel) -> float | None:
-        """EC_T of the whole model, joules a sample (pTTQ paper, eq. 6); None without mult-adds."""
+        """EC_T of the whole model, joules per sample (pTTQ paper, eq. 6); None without mult-adds."""
         if self.mult_adds is None:
             return None
         mult_adds = self.mult_adds + sum(candidate.mult_adds for candidate in chosen)
@@ -113,13 +113,13 @@ def read_methods(
         raise InputError(f"`methods` must name some of {', '.join(known)}, got {unknown[0]!r}.")
     names = tuple(name for name in names if name != FULL_PRECISION)
     if not names:
-        raise InputError(f"`methods` must name one at least that quantises, of {', '.join(known[1:])}; got none.")
+        raise InputError(f"`methods` must name at least one that quantises, among {', '.join(known[1:])}; got none.")
     own = {name: dict(given) for name, given in (options or {}).items() if given}
     for name, given in own.items():
         if name not in names:
             raise InputError(f"`options` must belong to one of the methods {', '.join(names)}, got {name!r}.")
         if name in WIDTHS:
-            raise InputError(f"{name} takes no options (one symmetric grid a layer), got {', '.join(given)}.")
+            raise InputError(f"{name} takes no options (one symmetric grid per layer), got {', '.join(given)}.")
         get_method(name).configure(**{k: v for k, v in given.items() if k != "granularity"})
         channel_of(nn.Linear(1, 1), given.get("granularity"))  # its message, before any layer
     return names, own

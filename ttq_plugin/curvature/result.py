@@ -73,7 +73,7 @@ class Selection:
         bits: of the whole stored model, ternary weights under `scheme`; as quantised now, before any training, which
             moves bits under `coo34` and `entropy`, and energy, with the number of zeros.
         bits_fp32: of the full-precision model.
-        energy: joules a sample, None where no example input was given.
+        energy: joules per sample, None where no example input was given.
         energy_fp32: of the full-precision model.
         scheme: how ternary weights are stored.
         traces: the traces behind it, for `select` with another budget.

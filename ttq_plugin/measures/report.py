@@ -175,12 +175,12 @@ class CompressionReport:
 
     @property
     def ec_total(self) -> float:
-        """EC_T of the compressed model, joules a sample."""
+        """EC_T of the compressed model, joules per sample."""
         return self.energy_model.total(self.mult_adds, sum(row.transfers for row in self.layers))
 
     @property
     def ec_total_fp32(self) -> float:
-        """EC_T of the full-precision model, joules a sample."""
+        """EC_T of the full-precision model, joules per sample."""
         return self.energy_model.total(self.mult_adds_fp32, sum(row.transfers_fp32 for row in self.layers))
 
     @property

@@ -78,7 +78,7 @@ def _ternary(matrix: Matrix) -> tuple[nn.Parameter, Codes]:
     codes = codes_of(weight, matrix.layout.channel, matrix.layout.parts)
     if codes is None:
         raise InputError(
-            f"Layer {matrix.name!r} must hold at most one positive and one negative value a layer or output channel, "
+            f"Layer {matrix.name!r} must hold at most one positive and one negative value per layer or output channel, "
             f"got {len(torch.unique(weight.detach()))} distinct values: bake or export the compressed model first, "
             "or leave the layer out."
         )
@@ -95,7 +95,8 @@ def _integer(matrix: Matrix, bits: int) -> tuple[nn.Parameter, Codes]:
     codes = integer_codes(weight, bits, matrix.layout.channel or 0)
     if codes is None:
         raise InputError(
-            f"Layer {matrix.name!r} must hold multiples of one step, at most {levels(bits)} values, a layer or output "
+            f"Layer {matrix.name!r} must hold multiples of one step, at most {levels(bits)} values, per layer or "
+            f"output "
             f"channel to be int{bits}, got {len(torch.unique(weight.detach()))} distinct values off such a grid: "
             "export the compressed model first, or give its true width."
         )

@@ -238,7 +238,9 @@ def load(index: int) -> CudaKernels | None:
         return CudaKernels(index)
     except (OSError, RuntimeError, AttributeError) as error:
         said = " ".join(str(error).split())[:300]
-        warnings.warn(f"The kernels for a GPU cannot be used ({said}); torch does their work, slower.", stacklevel=2)
+        warnings.warn(
+            f"The kernels for a GPU cannot be used ({said}); torch is used instead, which is slower.", stacklevel=2
+        )
         return None
 
 

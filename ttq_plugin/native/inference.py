@@ -49,7 +49,7 @@ def load() -> Any:
             return kernels.ttq_layer
     except (OSError, AttributeError) as error:
         reason = f"cannot be used ({error})"
-    warnings.warn(f"{library} {reason}; torch does its work, slower. Install ttq-plugin anew.", stacklevel=2)
+    warnings.warn(f"{library} {reason}; torch is used instead, which is slower. Reinstall ttq-plugin.", stacklevel=2)
     return None
 
 

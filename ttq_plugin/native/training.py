@@ -169,7 +169,7 @@ def load(library: Path = LIBRARY) -> Kernels | None:
             return kernels
     except (OSError, AttributeError) as error:
         reason = f"cannot be used ({error})"
-    warnings.warn(f"{library} {reason}; torch does its work, slower. Install ttq-plugin anew.", stacklevel=2)
+    warnings.warn(f"{library} {reason}; torch is used instead, which is slower. Reinstall ttq-plugin.", stacklevel=2)
     return None
 
 
@@ -186,8 +186,8 @@ def _tell() -> None:
     global _untold
     _untold = False
     warnings.warn(
-        "ttq-plugin was installed without a C compiler: torch does its kernels' work, and training steps are slower. "
-        "Install a compiler and then ttq-plugin anew, or set TTQ_NATIVE=0 to hide this.",
+        "ttq-plugin was installed without a C compiler: torch is used instead of its kernels, and training steps are "
+        "slower. Install a compiler and reinstall ttq-plugin, or set TTQ_NATIVE=0 to hide this message.",
         stacklevel=4,
     )
 

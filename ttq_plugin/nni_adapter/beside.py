@@ -45,7 +45,7 @@ def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrappe
         wrapper = existed_wrappers.get(name)
         if wrapper is not None and "weight" in getattr(wrapper, f"{mode}_target_spaces"):
             raise InputError(
-                f"the weight of {name!r} is already in the hands of another compressor ({mode}); take it out of one of "
+                f"the weight of {name!r} is already handled by another compressor ({mode}); remove it from one of "
                 "the two config lists."
             )
         space = None if wrapper is None else wrapper.pruning_target_spaces.get("weight")

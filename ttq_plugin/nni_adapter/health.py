@@ -176,7 +176,10 @@ def _problem(look: Look, codes: Tensor, scales: Tensor) -> str | None:
         where = "a scale" if scales.numel() <= 2 else "some channel's scale"
         return f"{where} fell to zero, so that sign does nothing there; lower lr_scale."
     if bool(look.latent.min() == look.latent.max()):
-        return "all its weights have become equal, no threshold parts them; lower the learning rate or weight decay."
+        return (
+            "all its weights have become equal, so no threshold separates them; lower the learning rate or "
+            "weight decay."
+        )
     if not look.state.method.learn_scales and bool((look.exported.abs() <= SMALLEST).all() & codes.any()):
         return "its weights fell to nothing; lower the learning rate or weight decay."
     if not bool(codes.any()):

@@ -136,7 +136,7 @@ def check_links(model: nn.Module, links: Sequence[AnyLink]) -> None:
                 if id(module) in owners or (link.compressor in INTEGERS and id(module) in here):
                     raise InputError(
                         f"the layer {name!r} is in {owners.get(id(module), link.compressor)} and again in "
-                        f"{link.compressor}; a layer can have one link and, of integers, one entry."
+                        f"{link.compressor}; a layer can be in one link only and, for integers, in one entry only."
                     )
                 here[id(module)] = link.compressor
         owners |= here
@@ -230,7 +230,7 @@ def _check_integer(model: nn.Module, config: Config) -> None:
     # NNI takes dimension 0 for the output channels of every layer.
     if granularity == "out_channel" and (found := sorted(n for n, m in modules.items() if _lies_transposed(m))):
         raise InputError(
-            "granularity must be default for an embedding, and for a transposed convolution, "
+            "granularity must be default for embeddings and transposed convolutions, but "
             f"{found[0]!r} has its output channels in dimension 1."
         )
 

@@ -59,12 +59,15 @@ class TernaryPruner(TernaryCompressor, Pruner):
 
     def _initial(self, model: nn.Module, configs: list[dict[str, Any]]) -> dict[str, tuple[Ternarizer, Params]]:
         if self.method.zeros is not None and any(_asked(c, "sparse_ratio") for c in configs):
-            raise InputError("sparse_ratio says the share of each layer, zeros that of all; leave one of them out.")
+            raise InputError(
+                "sparse_ratio sets the share of each layer and zeros that of all layers together; leave one "
+                "of them out."
+            )
         initial = super()._initial(model, configs)
         if self.method.share_thresholds and len(initial) > 1 and any(_asked(c, "sparse_ratio") for c in configs):
             raise InputError(
-                f"{self.method.name} has the same thresholds in all layers, which can meet no sparse_ratio in each; "
-                "leave sparse_ratio out, or use another method."
+                f"{self.method.name} has the same thresholds in all layers, which cannot meet a sparse_ratio in each "
+                "of them; leave sparse_ratio out, or use another method."
             )
         return {name: (method.for_pruning(), params) for name, (method, params) in initial.items()}
 

@@ -75,7 +75,7 @@ class Folder:
             guard = FileLock(self.path / ".lock")
             guard.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"another process reproduces into {self.path} right now; let it end.") from None
+            raise InputError(f"another process reproduces into {self.path} right now; wait until it ends.") from None
         except OSError as error:
             raise InputError(f"the folder {self.path} cannot be written ({error.strerror or error}).") from None
         try:
@@ -138,7 +138,9 @@ def run_cells(
         except BrokenProcessPool:
             crashes = crashes + 1 if len(todo) == before else 1
             if crashes >= CRASHES:
-                raise RuntimeError(f"workers were killed {crashes} times in a row; is memory short?") from None
+                raise RuntimeError(
+                    f"workers were killed {crashes} times in a row; check whether the machine has enough memory."
+                ) from None
     return count
 
 

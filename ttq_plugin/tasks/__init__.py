@@ -101,7 +101,9 @@ def check_task(name: str) -> None:
         InputError: if it is neither; the message lists those there are.
     """
     if name not in TASKS and not OWN.fullmatch(name):
-        raise InputError(f"task must be one of {', '.join(TASKS)}, got {name!r}; or module:attribute for your own.")
+        raise InputError(
+            f"task must be one of {', '.join(TASKS)}, got {name!r}; a task of your own is module:attribute."
+        )
 
 
 def check_allowed(source: str, named: object, given: str | None, again: str = "") -> None:

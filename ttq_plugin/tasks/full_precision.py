@@ -89,8 +89,7 @@ def full_precision(
     """
     if weights is not None and retrain:
         raise InputError(
-            "Your own weights are taken as they are, so that nothing can be trained again; leave out either weights "
-            "or retrain."
+            "Your own weights are used as they are and cannot be trained again; leave out either weights or retrain."
         )
     with seeded(seed):
         start = make_model(task)
@@ -108,8 +107,8 @@ def full_precision(
                 load_weights(start, path)
             except InputError as error:
                 raise InputError(
-                    f"The cached full-precision model cannot be used: {error} Once it is deleted, or with --retrain, "
-                    "it is trained again."
+                    f"The cached full-precision model cannot be used: {error} Delete it, or pass --retrain, to "
+                    "train it again."
                 ) from None
             return _cached(task, data, start.eval(), path)
         with seeded(seed, device):

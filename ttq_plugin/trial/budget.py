@@ -41,7 +41,7 @@ def cost_of(prepared: Prepared, name: str) -> Cost:
 
     Returns:
         A function of a plain model and the names of its ternary layers: bytes of its packed file with its
-        report, bits of the stored model by Shannon's bound, or joules a sample.
+        report, bits of the stored model by Shannon's bound, or joules per sample.
     """
     example = prepared.validation.head(1).x
 

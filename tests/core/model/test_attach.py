@@ -118,7 +118,7 @@ def test_global_thresholds_are_one_parameter_of_all_layers():
     twin = copy.deepcopy(model)
     assert state(twin, "conv1").thresholds is state(twin, "conv2").thresholds
     assert torch.equal(bake(model).conv2.weight, model.conv2.weight)
-    with pytest.raises(InputError, match="layers with one threshold a channel cannot share them"):
+    with pytest.raises(InputError, match="layers with one threshold per channel cannot share their thresholds"):
         ternarize(net(), LAYERS, "pttq-global", granularity="out_channel", on_empty="clip")
 
 
@@ -192,9 +192,9 @@ REFUSED = [
     (net, [None], "layers names None, which the model does not have"),
     (net, ["conv1", "conv1"], "layers names the same layer more than once: conv1, conv1"),
     (net, ["conv1", "norm"], "norm: a BatchNorm2d cannot be ternary, only convolutions, linear layers, .* can"),
-    (net, ["conv1", "norm.weight"], r"norm.weight: is no matrix, its shape is \(6,\); leave it out"),
+    (net, ["conv1", "norm.weight"], r"norm.weight: is not a matrix, since its shape is \(6,\); leave it out"),
     (net, ["conv1", "conv2.scale"], "layers names 'conv2.scale', which the model does not have"),
-    (net, ["conv1", "conv2.stride"], "conv2.stride: is no plain parameter; name the module that holds it"),
+    (net, ["conv1", "conv2.stride"], "conv2.stride: is not a plain parameter; name the module that holds it"),
     (spectral, LAYERS, "conv2: already has a parametrization; bake or remove it first"),
     (lambda: ternarize(net(), ["conv2"]), LAYERS, "conv2: already has a parametrization"),
     (masked, LAYERS, "conv2: its weight is not a plain parameter"),

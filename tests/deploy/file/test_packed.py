@@ -375,7 +375,7 @@ def test_foreign_files_and_other_models_are_named(small, tmp_path):
 
 def test_without_a_model_only_builtin_tasks_are_rebuilt(small, tmp_path):
     save_packed(compressed(), tmp_path / "own.safetensors")
-    with pytest.raises(InputError, match="names no built-in task; give load_packed a model"):
+    with pytest.raises(InputError, match="does not name a built-in task; give load_packed a model"):
         load_packed(tmp_path / "own.safetensors")
     for task in ("os", "ttq_plugin.cli", ["mnist-cnn"], {"a": 1}, 3):
         data = resealed(small.read_bytes(), lambda _h, content, _b, task=task: content.update(task=task))

@@ -299,7 +299,7 @@ def test_a_library_of_another_source_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "INFERENCE", source)
     assert native.load() is not None
     source.write_text(source.read_text() + "\n")
-    with pytest.warns(UserWarning, match="was built from another source; torch does its work, slower"):
+    with pytest.warns(UserWarning, match="was built from another source; torch is used instead, which is slower"):
         assert native.load() is None
     other = tmp_path / "other" / "kernels.c"
     other.parent.mkdir()

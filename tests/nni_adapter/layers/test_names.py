@@ -147,7 +147,7 @@ WRONG = [
         r"the pattern 'clasifier\.\*', which matches no",
     ),
     ({"op_names": ["conv1"], "op_names_re": ["cnv.*"]}, r"the pattern 'cnv\.\*', which matches no layer"),
-    ({"op_names_re": ["conv("]}, "which is no regular expression"),
+    ({"op_names_re": ["conv("]}, "which is not a regular expression"),
 ]
 
 

@@ -133,9 +133,9 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda b: b[: len(b) // 2], "is damaged or not one"),
-        (lambda b: b"", "is damaged or not one"),
-        (lambda b: b"\x80\x04K\x01.", "is damaged or not one|this is not a checkpoint"),
+        (lambda b: b[: len(b) // 2], "is damaged or is no checkpoint"),
+        (lambda b: b"", "is damaged or is no checkpoint"),
+        (lambda b: b"\x80\x04K\x01.", "is damaged or is no checkpoint|this is not a checkpoint"),
     ],
 )
 def test_damaged_files(tmp_path, damage, message):
@@ -152,7 +152,7 @@ def test_damaged_files(tmp_path, damage, message):
 
 def test_states_that_do_not_fit():
     state = build(PTTQQuantizer).state_dict()
-    with pytest.raises(InputError, match="the checkpoint is of 'pttq', not of 'attq'"):
+    with pytest.raises(InputError, match="the checkpoint belongs to 'pttq', not to 'attq'"):
         build(ATTQQuantizer).load_state_dict(state)
     model = Net()
     other = PTTQQuantizer(model, config("conv1"))

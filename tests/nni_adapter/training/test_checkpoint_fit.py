@@ -63,8 +63,11 @@ OTHERS = {
     "a learned slope": (dict(learn_alpha=True), "made with learn_alpha = False, this compressor has True"),
     "another threshold": (dict(t_min=0.5), "made with t_min = 1.0, this compressor has 0.5"),
     "another dead zone": (dict(dead_zone="zero"), "made with dead_zone = 'pass', this compressor has 'zero'"),
-    "an ablation": (dict(method="pttq-fixed"), "the checkpoint is of 'pttq', not of 'pttq-fixed'"),
-    "one more compressor": (dict(joined=True), "the checkpoint is of other compressors than PTTQPruner, PTTQQuantizer"),
+    "an ablation": (dict(method="pttq-fixed"), "the checkpoint belongs to 'pttq', not to 'pttq-fixed'"),
+    "one more compressor": (
+        dict(joined=True),
+        "the checkpoint belongs to other compressors than PTTQPruner, PTTQQuantizer",
+    ),
 }
 
 
@@ -146,7 +149,7 @@ def test_no_bit_of_the_file_can_change_unnoticed(tmp_path):
     damaged += [whole[: chance.randrange(len(whole))] for _ in range(20)] + [whole + b"x", b"", whole * 2]
     for data in damaged:
         path.write_bytes(data)
-        with pytest.raises(InputError, match="c.pt is damaged or not one"):
+        with pytest.raises(InputError, match="c.pt is damaged or is no checkpoint"):
             quantizer.load_checkpoint(path)
     assert all(torch.equal(v, before[k]) for k, v in everything(quantizer)[0].items())
     path.write_bytes(whole)

@@ -234,7 +234,9 @@ def test_a_worker_of_another_version_is_refused_also_in_the_middle(space, storag
     study.set_user_attr("trials", 4)
     joined = job_of(storage, "s", trial_module="fake_trial")
     study.set_user_attr("release", "0.0.9+0123456789ab")
-    message = "'s' is searched by ttq-plugin 0.0.9.0123456789ab, and a worker must be the same, but here is 0"
+    message = (
+        "'s' is searched by ttq-plugin 0.0.9.0123456789ab, and a worker needs the same version, but this machine has 0"
+    )
     for use in (lambda: join_search(storage, "s"), lambda: _next(study, joined)):
         with pytest.raises(InputError, match=message):
             use()

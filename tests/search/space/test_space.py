@@ -119,7 +119,7 @@ WRONG = {
     "constraint on nothing": ("trials: 6", "constraints: [mc >= 0.9]", "space.yaml: constraints[0]: unknown quantity "
                               f"'mc' (did you mean mcc?), allowed: {', '.join(LIMITED)}."),
     "constraint no number": ("trials: 6", "constraints: [mcc >= high]", "space.yaml: constraints[0] must have a finite "
-                             "number behind >=, got 'high'."),
+                             "number after >=, got 'high'."),
     "infeasible": ("trials: 6", "constraints: [mcc >= 1.01]",
                    "space.yaml: constraints[0]: nothing satisfies 'mcc >= 1.01': mcc is at most 1."),
     "infeasible size": ("trials: 6", "constraints: [bits_entropy <= -1]", "space.yaml: constraints[0]: nothing "
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_mapping(text):
 
 def test_a_missing_file_names_what_is_built_in(tmp_path):
     with pytest.raises(
-        InputError, match=r"^There is no space file .*none\.yaml; built in are the names .*ecg-2dcnn, .*mnist-cnn"
+        InputError, match=r"^There is no space file .*none\.yaml; the built-in spaces are .*ecg-2dcnn, .*mnist-cnn"
     ):
         load_space(tmp_path / "none.yaml")
     with pytest.raises(InputError, match=r"^unknown search space 'mnist-cn' \(did you mean mnist-cnn\?\), allowed: "):

@@ -72,7 +72,10 @@ def test_the_grid_has_its_points(tmp_path):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"pttq": {**PTTQ, "t_min": 1.0}}, r"methods.pttq.t_min: cannot be said beside zeros, which prescribes where"),
+        (
+            {"pttq": {**PTTQ, "t_min": 1.0}},
+            r"methods.pttq.t_min: cannot be given together with zeros, which " r"prescribes where",
+        ),
         (
             {"pttq": {"zeros": {"low": 0.5, "high": 1.0}, "alpha": 5}},
             r"methods.pttq.zeros.high must be a number in \(0, 1\)",

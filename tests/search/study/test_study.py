@@ -38,7 +38,7 @@ def test_resume_needs_a_study_and_a_new_one_needs_a_free_name(space, storage):
     with pytest.raises(InputError, match="does not exist"):
         open_study(storage, "s", space, resume=True)
     open_study(storage, "s", space, resume=False)
-    with pytest.raises(InputError, match="'s' already exists in sqlite:.* go on with it by --resume"):
+    with pytest.raises(InputError, match="'s' already exists in sqlite:.* continue it with --resume"):
         open_study(storage, "s", space, resume=False)
     with pytest.raises(InputError, match="There is no study 'x' in sqlite:.*, which holds: s"):
         open_study(storage, "x", space, resume=True)

@@ -77,7 +77,7 @@ def test_labels_of_minus_one_and_one():
     one = three(y=(2 * (Y % 2) - 1).float())
     loss = lambda o, y: F.soft_margin_loss(o[:, 0], y)  # noqa: E731
     message = refused(one, model=lambda: nn.Linear(4, 1), loss=loss)
-    assert message.endswith("With one logit a label, targets must be 0 and 1, got -1, 1; map -1 to 0.")
+    assert message.endswith("With one logit per label, targets must be 0 and 1, got -1, 1; map -1 to 0.")
 
 
 def test_too_few_outputs_also_where_the_class_is_rare_and_late():
@@ -116,9 +116,9 @@ def test_outputs_without_a_batch_dimension():
             return super().forward(x).sum(0)
 
     message = refused(model=lambda: Whole(4, 3))
-    assert "The model must return one row a sample, got outputs float32 (3) for 30 samples" in message
+    assert "The model must return one row per sample, got outputs float32 (3) for 30 samples" in message
     message = refused(three(y=Y.float()), model=lambda: Whole(4, 1), loss=lambda o, y: o.mean(), metric="rmse")
-    assert "The model must return one row a sample" in message
+    assert "The model must return one row per sample" in message
 
 
 def test_regression_targets_of_another_shape():
@@ -128,7 +128,9 @@ def test_regression_targets_of_another_shape():
 
 def test_regression_scored_as_classes():
     message = refused(three(y=X[:, 0] * 3), model=lambda: nn.Linear(4, 1), loss=lambda o, y: F.mse_loss(o[:, 0], y))
-    assert "With one logit a label, targets must be 0 and 1, got" in message and "score a regression by rmse" in message
+    assert (
+        "With one logit per label, targets must be 0 and 1, got" in message and "score a regression by rmse" in message
+    )
 
 
 def test_targets_that_are_not_finite():
@@ -175,7 +177,7 @@ def test_unequal_lengths():
         data
     )
     data = Data(Split(X[:30], Y[:30], groups=[1, 2]), Split(X[30:60], Y[30:60]), Split(X[60:], Y[60:]))
-    assert "groups of the train split must name one group a sample, got 2 for 30" in refused(data)
+    assert "groups of the train split must name one group per sample, got 2 for 30" in refused(data)
 
 
 def test_what_is_no_tensor():
@@ -451,7 +453,7 @@ def test_a_metric_that_does_not_fit():
     labels = (X > 0).float()
     model = lambda: nn.Linear(4, 4)  # noqa: E731
     message = refused(three(y=labels), model=model, loss=F.binary_cross_entropy_with_logits, metric="mcc")
-    assert "The metric mcc does not fit: mcc needs one class a sample, got several labels a sample" in message
+    assert "The metric mcc does not fit: mcc needs one class per sample, got several labels per sample" in message
     check(three(y=labels), model=model, loss=F.binary_cross_entropy_with_logits, metric="macro_f1")
 
 

@@ -256,7 +256,7 @@ def test_a_damaged_cache_is_refused_and_trained_again_to_the_same_model_when_ask
     with pytest.raises(InputError, match=r"^The cached full-precision model cannot be used: .*/plain-seed0.*") as told:
         full_precision(task(), data, seed=0, cache=tmp_path)
     assert str(first.path) in str(told.value) and first.path.read_bytes() == damaged, "nothing is lost unasked"
-    assert str(told.value).endswith("Once it is deleted, or with --retrain, it is trained again.")
+    assert str(told.value).endswith("Delete it, or pass --retrain, to train it again.")
     again = full_precision(task(), data, seed=0, cache=tmp_path, retrain=True)
     assert (
         again.trained
@@ -278,7 +278,7 @@ def test_own_weights(tmp_path):
         assert found.origin == f"from your file {tmp_path / file}" and not found.path.exists()
     other = full_precision(task(), data, seed=0, cache=tmp_path / "cache")
     assert other.path != found.path, "what is cached beside them is not mixed up"
-    with pytest.raises(InputError, match="Your own weights are taken as they are.*leave out either weights or retrain"):
+    with pytest.raises(InputError, match="Your own weights are used as they are.*leave out either weights or retrain"):
         full_precision(task(), data, seed=0, weights=tmp_path / "ours.safetensors", retrain=True)
     with pytest.raises(InputError, match="holds weights of another architecture than Sequential"):
         wrong = replace(task(), model=lambda: torch.nn.Sequential(linear()))

@@ -86,9 +86,9 @@ def _one(model: nn.Module, module: nn.Module, path: str, key: str) -> dict[str, 
     check_plain(path, module)
     parameter = module._parameters.get(key)
     if parameter is None:
-        raise InputError(f"{name}: is no plain parameter; name the module that holds it, or undo what computes it.")
+        raise InputError(f"{name}: is not a plain parameter; name the module that holds it, or undo what computes it.")
     if parameter.dim() < 2:
-        raise InputError(f"{name}: is no matrix, its shape is {tuple(parameter.shape)}; leave it out.")
+        raise InputError(f"{name}: is not a matrix, since its shape is {tuple(parameter.shape)}; leave it out.")
     matrix = any_matrix(model, path, key)
     return {matrix.name: matrix}
 

@@ -159,4 +159,6 @@ def check_shareable(thresholds: Sequence[Tensor]) -> None:
         InputError: if they are of different shapes.
     """
     if len({values.shape for values in thresholds}) > 1:
-        raise InputError("layers with one threshold a channel cannot share them; use granularity default.")
+        raise InputError(
+            "layers with one threshold per channel cannot share their thresholds; use granularity default."
+        )

@@ -266,6 +266,6 @@ def _rebuilt(path: Path, task: str | None) -> nn.Module:
     from ttq_plugin.tasks import TASKS, get_task
 
     if not isinstance(task, str) or task not in TASKS:
-        raise InputError(f"{path} names no built-in task; give load_packed a model of its architecture.")
+        raise InputError(f"{path} does not name a built-in task; give load_packed a model of its architecture.")
     with torch.random.fork_rng(devices=[]):
         return get_task(task).model()

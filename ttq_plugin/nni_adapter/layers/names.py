@@ -74,7 +74,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"config_list has {pattern!r}, which is no regular expression ({error}).") from None
+        raise InputError(f"config_list has {pattern!r}, which is not a regular expression ({error}).") from None
 
 
 def _check_names(model: nn.Module, config: dict[str, Any]) -> None:

@@ -46,7 +46,9 @@ def read_calibration(state: TernaryState, entry: dict[str, Any], name: str) -> P
         InputError: for a missing key, another method or other shapes.
     """
     if entry.get("method") != state.method.name:
-        raise InputError(f"{name}: calibration is of the method {entry.get('method')!r}, not {state.method.name!r}.")
+        raise InputError(
+            f"{name}: the calibration belongs to the method {entry.get('method')!r}, not {state.method.name!r}."
+        )
     for key in ("scale", "scale_negative", "thresholds", "alpha"):
         if not isinstance(entry.get(key), Tensor):
             raise InputError(f"{name}: calibration lacks {key!r}; pass what get_calibration_config returned.")

@@ -124,7 +124,9 @@ class Checkpointed:
         if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != _KEYS:
             raise InputError(f"this is not a checkpoint of this version ({FORMAT}); state_dict() makes one.")
         if state["method"] != getattr(self, "method_name", ""):
-            raise InputError(f"the checkpoint is of {state['method']!r}, not of {getattr(self, 'method_name', '')!r}.")
+            raise InputError(
+                f"the checkpoint belongs to {state['method']!r}, not to {getattr(self, 'method_name', '')!r}."
+            )
         _check_options(state["options"], self._options())
         if isinstance(state["steps"], bool) or not isinstance(state["steps"], int) or state["steps"] < 0:
             raise InputError(f"the checkpoint's steps must be a number of at least 0, got {state['steps']!r}.")
@@ -189,8 +191,8 @@ def _plain(method: Ternarizer) -> dict[str, Any]:
 def _check_options(found: Any, own: list[dict[str, Any]]) -> None:
     if not isinstance(found, list) or not all(isinstance(options, dict) for options in found) or len(found) != len(own):
         raise InputError(
-            f"the checkpoint is of other compressors than {', '.join(o['compressor'] for o in own)}; build them as "
-            "they were built then."
+            f"the checkpoint belongs to other compressors than {', '.join(o['compressor'] for o in own)}; build them "
+            "as they were built then."
         )
     for theirs, ours in zip(found, own, strict=True):
         for key in (*ours, *theirs):

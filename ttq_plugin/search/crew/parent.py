@@ -195,8 +195,8 @@ def _only_search(job: Job) -> Iterator[Any]:
             guard.acquire(timeout=0)
         except filelock.Timeout:
             raise InputError(
-                f"Another process is searching the study {job.study_name!r} right now; let it end, or join it by "
-                f"`{shell(['ttq', 'worker', '--storage', redact(job.storage), '--study', job.study_name])}`."
+                f"Another process is searching the study {job.study_name!r} right now; wait until it ends, or join "
+                f"it with `{shell(['ttq', 'worker', '--storage', redact(job.storage), '--study', job.study_name])}`."
             ) from None
     try:
         yield guard

@@ -201,8 +201,8 @@ def check_release(name: str, studys: str | None, workers: str | None) -> None:
     """
     if workers is not None and workers != studys:
         raise InputError(
-            f"The study {name!r} is searched by ttq-plugin {studys}, and a worker must be the same, but here is "
-            f"{workers}; install that version here."
+            f"The study {name!r} is searched by ttq-plugin {studys}, and a worker needs the same version, but this "
+            f"machine has {workers}; install that version here."
         )
 
 

@@ -76,7 +76,7 @@ def load_space(
     path, changes = Path(path_or_name), dict(changes or {})
     if not path.exists():
         if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-            raise InputError(f"There is no space file {path}; built in are the names {', '.join(built_in())}.")
+            raise InputError(f"There is no space file {path}; the built-in spaces are {', '.join(built_in())}.")
         name = str(path_or_name)
         if name not in _index() and (name in TASKS or OWN.fullmatch(name)):
             check_allowed(f"the default space of {name}", name, task or name)

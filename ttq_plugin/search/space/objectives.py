@@ -136,7 +136,7 @@ class Constraint:
         except ValueError:
             limit = math.nan
         if not math.isfinite(limit):
-            raise InputError(f"must have a finite number behind {sign}, got {number!r}")
+            raise InputError(f"must have a finite number after {sign}, got {number!r}")
         found = quantities[name]
         if (sign == ">=" and limit > found.high) or (sign == "<=" and limit < found.low):
             most, edge = ("at most", found.high) if sign == ">=" else ("at least", found.low)

@@ -43,7 +43,7 @@ def check_own(method: str, own: object) -> None:
     names = row.names_with(zeros=prescribed)
     if isinstance(own, Mapping) and prescribed and (both := [name for name in row.names if name in own.keys() - names]):
         why = "prescribes where the thresholds end"
-        raise Problem((method, both[0]), f"cannot be said beside zeros, which {why}; leave one of them out")
+        raise Problem((method, both[0]), f"cannot be given together with zeros, which {why}; leave one of them out")
     check_names((method,), own, names, required=names)
 
 

@@ -39,7 +39,9 @@ class Scored(BaseModel):
                 raise Problem(("higher",), f"must be {str(known['higher']).lower()} for the built-in metric {name}")
             return given | known
         if "higher" not in given:
-            raise Problem((), f"{unknown('metric', name, METRICS)}; of one of your own, say higher: true or false")
+            raise Problem(
+                (), f"{unknown('metric', name, METRICS)}; for a metric of your own, add higher: true or false"
+            )
         try:
             Metric(name, _elsewhere)  # only to check the name
         except InputError as error:

@@ -91,9 +91,9 @@ class Space(SpaceFile):
         """A floor must be a value that the metric can have, and be said once."""
         stop, here = self.stop_early, ("stop_early", "mcc_floor")
         if stop.mcc_floor is not None and self.metric.name != "mcc":
-            raise Problem(here, f"is for the metric mcc, but this task's is {self.metric.name}; say score_floor")
+            raise Problem(here, f"is for the metric mcc, but this task's is {self.metric.name}; use score_floor")
         if stop.mcc_floor is not None and stop.score_floor is not None:
-            raise Problem(here, "says what score_floor says; leave one of them out")
+            raise Problem(here, "means the same as score_floor; leave one of them out")
         known = self.quantities[self.metric.name]
         if stop.score_floor is not None and not known.low <= stop.score_floor <= known.high:
             ends = f"[{known.low:g}, {known.high:g}]"

@@ -49,6 +49,6 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
         if name in insides.names(backend):
             raise InputError(
                 f"The study {name!r} already exists in {redact(storage)}; "
-                "go on with it by --resume, or use another name."
+                "continue it with --resume, or use another name."
             )
     return space.seed if seed is None else seed

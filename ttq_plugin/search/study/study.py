@@ -67,7 +67,7 @@ def open_study(
         return insides.create_study(backend, name, len(space.objectives), notes, waiting)
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(
-            f"The study {name!r} already exists in {redact(storage)}; go on with it by --resume, or use another name."
+            f"The study {name!r} already exists in {redact(storage)}; continue it with --resume, or use another name."
         ) from None
 
 
@@ -151,7 +151,7 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
             )
     if seed is not None and seed != study.user_attrs["seed"]:
         raise InputError(
-            f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to go on with it."
+            f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to continue it."
         )
 
 

@@ -132,7 +132,7 @@ def _check_split(name: str, samples: Samples) -> None:
     groups = samples.group_ids
     if groups is not None and len(groups) != len(samples):
         raise InputError(
-            f"groups of the {name} split must name one group a sample, got {len(groups)} for {len(samples)}."
+            f"groups of the {name} split must name one group per sample, got {len(groups)} for {len(samples)}."
         )
     _check_finite(name, samples.x)
 
@@ -187,6 +187,6 @@ def _check_metric(task: Task, data: Data, model: nn.Module) -> None:
         score_outputs(outputs, few.y, task.score)
     except Diverged as error:
         raise InputError(
-            f"The metric must be a finite number, but of the untrained model {error}; let its function return a number "
-            "there too, such as 0."
+            f"The metric must be a finite number, but for the untrained model {error}; let its function "
+            "return a number such as 0 there too."
         ) from None

@@ -51,7 +51,7 @@ def check_targets(task: Task, splits: Mapping[str, Samples], outputs: Any) -> No
     tried = min(TRIED, len(splits["train"]))
     if logits.dim() == 0 or len(logits) != tried:
         raise InputError(
-            f"The model must return one row a sample, got outputs {inputs.kind(logits)} for {tried} samples; "
+            f"The model must return one row per sample, got outputs {inputs.kind(logits)} for {tried} samples; "
             "keep the batch as the first dimension."
         )
     targets = {name: _checked(name, samples.targets()) for name, samples in splits.items()}

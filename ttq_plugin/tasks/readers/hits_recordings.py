@@ -56,7 +56,7 @@ def check_rate(where: object, rate: float) -> None:
     """
     if not (math.isfinite(rate) and RATES[0] <= rate <= RATES[1]):
         raise InputError(
-            f"{where}: the rate must lie from {RATES[0]:g} to {RATES[1]:g} samples a second, got {rate:g}; {FORM}."
+            f"{where}: the rate must lie from {RATES[0]:g} to {RATES[1]:g} samples per second, got {rate:g}; {FORM}."
         )
 
 

@@ -106,7 +106,7 @@ def _series(path: Path, row: int, values: Any, shortest: int) -> NDArray[np.floa
         or values.shape[1] != AXES
         or values.dtype.kind not in "iuf"
     ):
-        raise InputError(f"{path}: X[{row}] is no array of numbers of shape (samples, {AXES}); {FORM}.")
+        raise InputError(f"{path}: X[{row}] is not an array of numbers of shape (samples, {AXES}); {FORM}.")
     if len(values) < shortest:
         raise InputError(f"{path}: X[{row}] has {len(values)} samples, a window takes {shortest}; leave it out.")
     with np.errstate(over="ignore"):

@@ -147,7 +147,7 @@ def _exclusive(name: str, outputs: Any, targets: Any) -> Reading:
     """Classes of which a sample has one."""
     reading = read_classes(outputs, targets)
     if reading.kind == MULTILABEL:
-        raise InputError(f"{name} needs one class a sample, got several labels a sample; use macro_f1 or auroc.")
+        raise InputError(f"{name} needs one class per sample, got several labels per sample; use macro_f1 or auroc.")
     return reading
 
 

@@ -95,7 +95,7 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
     truth = truth.detach().cpu()
     logits = logits.double() if logits.is_floating_point() else logits
     if logits.dim() == 0 or truth.dim() == 0 or len(logits) != len(truth):
-        raise InputError(f"Outputs and targets must have one row a sample, got {_shapes(logits, truth)}.")
+        raise InputError(f"Outputs and targets must have one row per sample, got {_shapes(logits, truth)}.")
     if logits.dim() == truth.dim() + 1 and logits.shape[1] == 1 and logits.shape[2:] == truth.shape[1:]:
         return _binary(logits.squeeze(1), truth)
     if logits.dim() == truth.dim() + 1 and logits.shape[-1] == 1 and logits.shape[:-1] == truth.shape:
@@ -181,7 +181,7 @@ def _check_binary(truth: Tensor) -> None:
     if not bool(((values == 0) | (values == 1)).all()):
         shown = ", ".join(f"{float(value):g}" for value in values[:5])
         advice = "map -1 to 0" if float(values.min()) == -1 else "map them so, or score a regression by rmse, mae or r2"
-        raise InputError(f"With one logit a label, targets must be 0 and 1, got {shown}; {advice}.")
+        raise InputError(f"With one logit per label, targets must be 0 and 1, got {shown}; {advice}.")
 
 
 def read_values(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
