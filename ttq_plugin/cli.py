@@ -16,7 +16,7 @@ from ttq_plugin.support.names import redact, visible
 from ttq_plugin.tasks import TASKS
 
 
-class Program(click.Group):
+class Commands(click.Group):
     """The group of commands; remembers the words that were typed, for messages that repeat them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -26,7 +26,7 @@ class Program(click.Group):
 
 
 @click.group(
-    cls=Program,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=f"TASK is {', '.join(TASKS)}, or module:attribute for a Task of your own.",
 )

@@ -18,7 +18,7 @@ import torch
 
 from ttq_plugin.core import METHODS
 from ttq_plugin.core.statistics import Statistics
-from ttq_plugin.core.step import decide, straight_through
+from ttq_plugin.core.ternary_step import decide, latent_gradient
 from ttq_plugin.native import build as native_build
 from ttq_plugin.native import training as native
 
@@ -113,7 +113,7 @@ def test_decisions_are_torchs_to_the_bit(n, largest, normalize):
         for dead_zone in ("pass", "zero"):
             q, d_w, d_scales, _ = whole(w, distances, g, dead_zone=dead_zone, normalize=normalize)
             assert torch.equal(q.view(torch.int32), (positive * w_p + negative * -w_n).view(torch.int32))
-            expected = straight_through(g, positive.clone(), negative.clone(), (w_p, w_n), dead_zone)
+            expected = latent_gradient(g, positive.clone(), negative.clone(), (w_p, w_n), dead_zone)
             assert torch.equal(d_w, expected / w.abs().max() if normalize else expected)
             sums = (g * positive).double().sum().item(), -(g * negative).double().sum().item()
             assert d_scales.tolist() == pytest.approx(sums, rel=1e-6, abs=1e-12)

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from ttq_plugin.core.contract import Params, StepOptions
 from ttq_plugin.core.statistics import full_precision
-from ttq_plugin.core.step import decide
 from ttq_plugin.core.surrogates import SURROGATES
+from ttq_plugin.core.ternary_step import decide
 
 
 class PruneStep(torch.autograd.Function):

@@ -86,6 +86,15 @@ class Statistics:
             low, high, divided_low, divided_high = self.kernels.peaks(self.latent)
             self.divided_by, self._peaks = max(-low, high), (-divided_low, divided_high)
 
+    def recall(self, divided_by: Value | None, moments: Pair | None) -> None:
+        """Take what the forward pass has computed of the same weight.
+
+        Args:
+            divided_by: The number that the weight was divided by, or None.
+            moments: Mean and standard deviation of the divided weight; None to compute them when they are needed.
+        """
+        self.divided_by, self._moments = divided_by, moments
+
     def value(self, x: Tensor) -> Value:
         """One number a group, as a float where values are floats."""
         return x.item() if self.numbers else x

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ttq_plugin.core.contract import Params, StepOptions
 from ttq_plugin.core.statistics import Dims, full_precision, total
-from ttq_plugin.core.step import decide, ternary_step
+from ttq_plugin.core.ternary_step import decide, ternary_step
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_we
 from ttq_plugin.core.contract import Params
 from ttq_plugin.core.rules import SCALE_INITS, SMALLEST, ThresholdRule
 from ttq_plugin.core.statistics import Dims, Statistics
-from ttq_plugin.core.step import decide
 from ttq_plugin.core.steps import TERNARY, Step
 from ttq_plugin.core.surrogates import SURROGATES
+from ttq_plugin.core.ternary_step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.native.training import kernels_for
 

@@ -16,7 +16,7 @@ from ttq_plugin.core import Params, Ternarizer
 from ttq_plugin.core.checks import check_weight
 from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.core.prune import prune
-from ttq_plugin.core.step import decide
+from ttq_plugin.core.ternary_step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.compressor import TernaryCompressor
 from ttq_plugin.nni_adapter.config import modern, weight_config

@@ -13,8 +13,8 @@ from ttq_plugin.core.model.course import Course, course_of
 from ttq_plugin.core.model.matrices import Matrix, matrix_name, part_name
 from ttq_plugin.core.model.places import READ_OFTEN, borrow, borrowed, give_back, read_once, refresh
 from ttq_plugin.core.model.state import TernaryState
-from ttq_plugin.core.step import ternary_step
 from ttq_plugin.core.steps import TERNARY
+from ttq_plugin.core.ternary_step import ternary_step
 from ttq_plugin.core.zeros import Member
 from ttq_plugin.errors import InputError
 

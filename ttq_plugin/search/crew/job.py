@@ -33,27 +33,27 @@ class TrialCode(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is to do; it travels to the worker's process, so every part can be pickled.
+    """What a worker is to do. It travels to the worker's process, so every part can be pickled.
 
     Attributes:
-        storage: the database URL; it may hold a password, so it is not shown.
-        study_name: the study's name.
-        space: what is searched.
-        target: how many trials count in all, unless the study says another number by now.
-        seed: of every trial.
-        data: handed to the task.
-        device: handed to the task.
-        cache: handed to the task.
-        models_dir: where the weights of complete trials are saved; None to send them to the search if it wants them.
-        trial_module: the module that runs trials.
-        worker: the worker's name.
-        heartbeat: seconds between two signs of life.
-        patience: seconds to wait for a database or disk that fails.
-        task: the task itself, made by `cloudpickle` for a child process of this machine, where it has no name that a
-            child could import, as in a notebook; it never lies in a file or a database.
-        release: the study's, which must be the worker's own; None where it cannot differ.
-        weights: the user's own full-precision weights; None where the task's recipe trains them.
-        fingerprint: of the data that the search has; a worker whose task loads others ends. None to take any.
+        storage: Database URL. It may hold a password, so it is not shown.
+        study_name: The study's name.
+        space: What is searched.
+        target: Number of trials in all, unless the study names another number by now.
+        seed: Random seed shared by all trials.
+        data: Data file or folder, passed to the task.
+        device: Torch's name of the device, passed to the task.
+        cache: Folder of full-precision models, passed to the task.
+        models_dir: Folder for the weights of complete trials; None to send them to the search if it wants them.
+        trial_module: The module that runs trials.
+        worker: The worker's name.
+        heartbeat: Seconds between two signs of life.
+        patience: Seconds to wait for a failing database or disk.
+        task: The task itself, pickled by `cloudpickle` for a child process of this machine that could not import it by
+            its name, as in a notebook. It is never written to a file or a database.
+        release: Release of the study, which must be the worker's own; None if it cannot differ.
+        weights: The user's own full-precision weights; None if the task's recipe trains them.
+        fingerprint: Fingerprint of the search's data; a worker whose task loads other data ends. None to accept any.
     """
 
     storage: str = field(repr=False)

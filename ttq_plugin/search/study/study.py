@@ -26,22 +26,22 @@ def open_study(
     starts: Sequence[Mapping[str, Any]] = (),
     heartbeat: int = HEARTBEAT,
 ) -> Any:
-    """A fresh study with the papers' settings enqueued, or the existing one to go on with.
+    """Make a study with the papers' settings enqueued, or open the existing one to continue it.
 
     Args:
-        storage: the database URL.
-        name: the study's name.
-        space: what is searched; a resumed study may widen ranges, but keeps task and objectives.
-        resume: go on with the existing study of that name, else there must be none.
-        seed: of every trial; a fresh study's default is the space's, a resumed one's is its own.
-        starts: more fixed parameters to try first, see `warm.starts`; a resumed study tries those that it has not yet.
-        heartbeat: seconds between two signs of life of a worker.
+        storage: Database URL.
+        name: The study's name.
+        space: What is searched. A resumed study may widen its ranges, but keeps its task and its objectives.
+        resume: Whether to continue the existing study of that name; otherwise there must be none.
+        seed: Random seed shared by all trials; by default the space's, or the one of a resumed study.
+        starts: Further fixed parameters to try first, see `warm.starts`; a resumed study skips those it has tried.
+        heartbeat: Seconds between two signs of life of a worker.
 
     Returns:
-        an optuna.Study whose user attributes hold objectives, task, seed and the space's text.
+        An optuna.Study whose user attributes hold the objectives, the task, the seed and the space's text.
 
     Raises:
-        InputError: the database cannot be used, the name is taken or missing, or the study searched something else.
+        InputError: If the database cannot be used, the name is taken or missing, or the study searched something else.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not 0 < len(name) <= 512:

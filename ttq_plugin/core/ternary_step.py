@@ -144,9 +144,6 @@ def _group_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 
 _refuse_second_derivatives = once_differentiable(_native_backward)
 _refuse_second_group_derivatives = once_differentiable(_group_backward)
-# Function.apply itself only looks for torch.func's transforms and compiling first, and `kernels_for` already has.
-_apply_native_step: Any = super(torch.autograd.Function, NativeStep).apply
-_apply_group_step: Any = super(torch.autograd.Function, GroupStep).apply
 
 
 def _gradients(
@@ -157,7 +154,7 @@ def _gradients(
     divisor, moments, t, distances, pair = known
     # Not kept from the forward pass: what they compute are tensors, and torch.compile refuses to change them here.
     s = Statistics(w, method.dims(w))
-    s.divided_by, s._moments = divisor, moments
+    s.recall(divisor, moments)
     d_w = d_scales = d_t = d_alpha = None
     if moments is not None and (needs[2] or needs[3]):
         slope: Any = s.value(alpha) / moments[1]
@@ -170,12 +167,12 @@ def _gradients(
     if needs[1]:
         d_scales = s.stack((_inner(s, g, positive), -_inner(s, g, negative)))
     if needs[0]:
-        d_w = straight_through(g, positive, negative, pair, method.dead_zone)
+        d_w = latent_gradient(g, positive, negative, pair, method.dead_zone)
         d_w = (d_w if divisor is None else d_w.div_(divisor)).to(w.dtype)
     return d_w, d_scales, d_t, d_alpha, None
 
 
-def straight_through(g: Tensor, positive: Tensor, negative: Tensor, scales: Pair, dead_zone: str) -> Tensor:
+def latent_gradient(g: Tensor, positive: Tensor, negative: Tensor, scales: Pair, dead_zone: str) -> Tensor:
     """``W_p g`` (positive), ``W_n g`` (negative) and ``g`` or 0 (dead zone): TTQ, eq. 8; may overwrite the masks."""
     if dead_zone == "pass":
         factor = _add_product(torch.rsub(positive + negative, 1), positive, scales[0])
@@ -214,7 +211,7 @@ def ternary_step(
     # A layer divided by its largest weight goes to torch: the kernels of groups do not divide.
     groups = None if method.normalize else group_kernels_for(method.channel, w, scales, thresholds, alpha)
     if groups is not None:
-        return _apply_group_step(  # type: ignore[no-any-return]
+        return GroupStep.apply(  # type: ignore[no-any-return, no-untyped-call]
             w, scales, thresholds, alpha, method, groups, project
         )
     if project and torch.compiler.is_exporting():
@@ -224,6 +221,6 @@ def ternary_step(
         learned = {"scales": scales.data, "thresholds": thresholds.data, "alpha": alpha.data}
         method.project_(learned)
     if method.channel is None and (kernels := native.kernels_for(w, scales, thresholds, alpha)) is not None:
-        return _apply_native_step(w, scales, thresholds, alpha, method, kernels)  # type: ignore[no-any-return]
+        return NativeStep.apply(w, scales, thresholds, alpha, method, kernels)  # type: ignore[no-any-return, no-untyped-call]
     result: Tensor = TernaryStep.apply(w, scales, thresholds, alpha, method)  # type: ignore[no-untyped-call]
     return result
