@@ -29,14 +29,14 @@ class Trained:
     """A full-precision model.
 
     Attributes:
-        model: in evaluation mode.
-        metric: name of the task's metric.
-        score: its value on validation data.
-        parts: what the score is made of, such as the recall of each class.
-        origin: where the model is from, in words: trained now, from the cache, or from the user's file.
-        test: the score on test data; None unless it was asked for.
-        prepared: what compressions of this model share.
-        seed: of the splits and of the training.
+        model: The model in evaluation mode.
+        metric: Name of the task's metric.
+        score: Value of the metric on validation data.
+        parts: Parts of the score, such as the recall of each class.
+        origin: Where the model comes from, in words: trained now, from the cache, or from the user's file.
+        test: The score on test data; None unless it was requested.
+        prepared: What compressions of this model share.
+        seed: Random seed of the splits and of the training.
     """
 
     model: nn.Module
@@ -79,8 +79,8 @@ def train(
         data: The user's data file, for tasks that read one.
         cache: Folder of trained models; None for the user's cache folder.
         device: Torch's name of the device to train on.
-        weights: A safetensors file with the model's own weights; nothing is trained then.
-        retrain: Whether to train in any case, whatever is in the cache.
+        weights: A safetensors file with the model's weights, used instead of training.
+        retrain: Whether to train even if the cache has a model.
         test: Whether to score the model on the test split too. Decide nothing by that score.
         curvature: Whether to estimate the layers' Hessian traces as well, which choose the layers of a compression.
         show: Whether to show a progress bar.
@@ -154,7 +154,8 @@ def compress(
         cache: Folder of trained full-precision models; None for the user's cache folder.
         device: Torch's name of the device to train on.
         weights: A safetensors file with the full-precision weights.
-        config_list: NNI's list of layers; None for at least ``share`` of the weights, flattest layers first.
+        config_list: NNI's configuration list, which chooses the layers; None for the layers with the lowest estimated
+            sensitivity that hold at least ``share`` of the weights.
         chain: A method for each layer, such as a ``Selection``'s.
         show: Whether to show progress bars.
         **numbers: The method's and the training's numbers, as ``ttq_plugin.trial.settings.Settings`` names them: t,
@@ -167,7 +168,7 @@ def compress(
 
     Raises:
         InputError: If the task or a number cannot be used.
-        Diverged: If the training leaves the finite numbers.
+        Diverged: If a weight becomes NaN or infinite.
 
     Examples:
         >>> import ttq_plugin

@@ -92,7 +92,7 @@ THRESHOLD_NUMBERS = ("t", "t_min", "t_max")
 """The numbers that say where thresholds lie."""
 
 ZEROS = Number("zeros", 0.9, 0.5, 0.97, bound=Bound(0, 1, low_open=True, high_open=True))
-"""What may be said in their place: the share of zeros that a training ends with."""
+"""What can be given instead: the share of zeros at the end of the training."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +100,19 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: the method's name everywhere.
-        label: its name in running text.
-        description: one sentence.
-        source: the publication, or None for a variant of this project.
-        numbers: its own numbers, all of them required in a space file.
-        equation: where its thresholds lie, as LaTeX.
-        learns: what is trained beside the latent weights, of ``scales`` and ``thresholds``.
-        binary: whether it has two values and no zero.
-        channels: whether each output channel can have scales and thresholds of its own.
-        ordered: whether ``t_min`` must not exceed ``t_max``.
-        universal: whether the default ranges suit any network, so that a default space offers the method.
-        zeros: whether a share of zeros can be prescribed in place of its thresholds.
-        quantizer: the NNI quantizer that runs it; the first row that names a class is the class's own method.
+        name: The method's name everywhere.
+        label: The method's name in running text.
+        description: A description in one sentence.
+        source: The publication, or None for a variant of this project.
+        numbers: The method's own numbers, all of which a space file must give.
+        equation: The equation of its thresholds, as LaTeX.
+        learns: What is trained besides the latent weights: ``scales`` and ``thresholds``.
+        binary: Whether it has two values and no zero.
+        channels: Whether each output channel can have scales and thresholds of its own.
+        ordered: Whether ``t_min`` must not exceed ``t_max``.
+        universal: Whether the default ranges suit any network, so that a default space offers the method.
+        zeros: Whether a share of zeros can be prescribed instead of its thresholds.
+        quantizer: The NNI quantizer that runs it. The first row that names a class is the class's own method.
     """
 
     name: str

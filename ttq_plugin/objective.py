@@ -1,4 +1,4 @@
-"""An objective for an Optuna study of one's own: each trial is one compression, recorded in MLflow as ours are."""
+"""An objective for your own Optuna study, in which each trial is one compression."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ttq_plugin.tracking import StudyRecorder, TrialRecord, open_store
 
 
 class TernaryObjective:
-    """What ``optuna.Study.optimize`` calls: draws settings, compresses the task's model, returns the objectives.
+    """An objective for ``optuna.Study.optimize`` that draws settings, compresses the task's model and scores it.
 
     All objectives are maximised, so every direction of the study is ``maximize``: a metric that is better when lower is
     returned as a number that rises as it falls (see ``ttq_plugin.fronts.upward``), and recorded as it is. Trainings of

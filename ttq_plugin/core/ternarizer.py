@@ -39,27 +39,30 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Ternarizer:
-    """A method: its threshold rule, what of it learns, and its options.
+    """A method: its threshold rule, what it learns, and its options.
 
     Attributes:
-        name: the method's name in ``METHODS``.
-        rule: how thresholds follow from the numbers ``t``.
-        t: the rule's initial numbers, by name.
-        learn_thresholds: whether they are trained (pTTQ).
-        learn_scales: whether W_p and W_n are trained; not in pruning, where kept weights stay as they are.
-        alpha: dimensionless slope of the surrogate, ``alpha / sigma`` per unit of w; only gradients feel it.
-        learn_alpha: whether alpha is trained.
-        normalize: divide the latent weight by ``max|w|`` first (TTQ); codes do not change, the gradient's size does.
-        scale_init: ``kept`` (E|w| over the kept weights of each sign) or ``one`` (the papers).
-        surrogate: which smooth step the thresholds' chain rule goes through.
-        dead_zone: gradient of the latent weight there: ``pass`` (TTQ) or ``zero`` (aTTQ, eq. 3 as printed).
-        on_empty: ``error``, or ``clip`` a threshold that would leave a sign without weights.
-        channel: the dimension that has scales and thresholds of its own; None for one pair a layer (the papers).
-        step: how the weight that is used follows from the latent one.
-        share_thresholds: whether all layers of a model learn the same thresholds (pttq-global).
-        zeros: the share of zeros, over all layers of one call, that a training ends with; None to let the numbers ``t``
-            decide, which are then what the thresholds begin from.
-        zeros_steps: training steps over which that share rises; None for a framework to know, else 1000.
+        name: The method's name in ``METHODS``.
+        rule: How the thresholds follow from the numbers ``t``.
+        t: Initial numbers of the rule, by name.
+        learn_thresholds: Whether these numbers are trained (pTTQ).
+        learn_scales: Whether W_p and W_n are trained; not in pruning, where kept weights stay as they are.
+        alpha: Dimensionless slope of the surrogate, ``alpha / sigma`` per unit of w; it only changes gradients.
+        learn_alpha: Whether alpha is trained.
+        normalize: Whether the latent weight is divided by ``max|w|`` first (TTQ). This changes the size of the
+            gradient, but not the codes.
+        scale_init: Initial scales: ``kept`` (E|w| over the kept weights of each sign) or ``one`` (the papers).
+        surrogate: The smooth step through which the chain rule of the thresholds goes.
+        dead_zone: Gradient of the latent weight in the dead zone: ``pass`` (TTQ) or ``zero`` (aTTQ, eq. 3).
+        on_empty: What happens to a threshold that would leave a sign without weights: ``error``, or ``clip`` to lower
+            it.
+        channel: Dimension whose channels have scales and thresholds of their own; None for one pair per layer, as in
+            the papers.
+        step: How the weight in use follows from the latent one.
+        share_thresholds: Whether all layers of a model learn the same thresholds (pttq-global).
+        zeros: Share of zeros over all layers of one call at the end of the training; None to let the numbers ``t``
+            decide.
+        zeros_steps: Training steps over which this share rises; None to take those of the framework, or else 1000.
     """
 
     name: str

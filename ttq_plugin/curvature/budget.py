@@ -16,14 +16,13 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """One limit, of four kinds; exactly one field is set.
+    """A limit of one of four kinds; exactly one field is set.
 
     Attributes:
-        share: at least this share of the candidate layers' weights is quantised, in (0, 1], at the least sensitivity;
-            at most 1 - share of them stays in full precision.
-        bits: the whole stored model takes at most so many bits, at the least sensitivity.
-        energy: one inference of the whole model takes at most so many joules, at the least sensitivity.
-        sensitivity: the chosen methods' Omegas sum up to at most this, in units of the loss, at the fewest bits.
+        share: Least share of the candidate layers' weights that is quantised, in (0, 1]. Sensitivity is minimised.
+        bits: Largest size of the whole stored model in bits. Sensitivity is minimised.
+        energy: Largest energy of one inference of the whole model in joules. Sensitivity is minimised.
+        sensitivity: Largest sum of the chosen methods' Omegas, in units of the loss. Bits are minimised.
 
     Examples:
         >>> from ttq_plugin import Budget

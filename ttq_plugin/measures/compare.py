@@ -25,28 +25,28 @@ def measure(
     energy_model: EnergyModel = _PAPERS,
     widths: Mapping[str, int] | None = None,
 ) -> CompressionReport:
-    """Measure sparsity, size, mult-adds and energy of a compressed model beside its full-precision twin.
+    """Measure sparsity, size, mult-adds and energy of a compressed model, compared with the full-precision model.
 
-    Every parameter that is not a selected weight costs 32 bits whatever its dtype (the papers' convention); buffers,
-    such as BatchNorm's running statistics, cost nothing. Neither model is changed.
+    Every parameter that is not a selected weight costs 32 bits whatever its dtype, as in the papers. Buffers, such as
+    BatchNorm's running statistics, cost nothing. Neither model is changed.
 
     Args:
-        full_precision: the model before.
-        compressed: its twin with the same parameter names and shapes; selected weights take at most one positive and
-            one negative value a layer, or an output channel, or lie on the integer grid that `widths` says.
-        example_input: what the models take, on their device: a tensor (batch, ...), a tuple of positional or a dict of
-            keyword arguments; counts are per sample.
-        layers: names of the ternary and binary layers; None detects them from the values.
-        energy_model: joules an operation; the papers' by default.
-        widths: name of layer -> bits (2 to 16) of the layers on an integer grid, such as int8 and int4; they cost so
-            many bits a weight and 32 a scale under every scheme, and their values are checked.
+        full_precision: The model before compression.
+        compressed: The compressed model, with the same parameter names and shapes. Its selected weights take at most
+            one positive and one negative value per layer or output channel, or lie on the integer grid of `widths`.
+        example_input: An input of the models, on their device: a tensor (batch, ...), a tuple of positional arguments
+            or a dict of keyword arguments. Counts are per sample.
+        layers: Names of the ternary and binary layers; None to detect them from the values.
+        energy_model: Joules per operation; by default the papers'.
+        widths: Bits (2 to 16) of the layers on an integer grid, such as int8 and int4, by name. They cost this many
+            bits per weight and 32 per scale under every scheme, and their values are checked.
 
     Returns:
-        The report; `.to_dict()` is flat JSON, `.layers` has a row a layer, `print` shows a table.
+        The report. `.to_dict()` is flat JSON, `.layers` has a row for each layer, and `print` shows a table.
 
     Raises:
-        InputError: different parameters, an unknown or not quantised layer, nothing quantised, or an input that the
-            models do not take.
+        InputError: If the models' parameters differ, a layer is unknown or not quantised, nothing is quantised, or the
+            models do not take the input.
 
     Examples:
         >>> import torch

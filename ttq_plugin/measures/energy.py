@@ -21,11 +21,11 @@ def transfers(nonzeros: int, bits: int, scales: int = 0) -> int:
 
 @dataclass(frozen=True)
 class EnergyModel:
-    """What one operation costs, in joules.
+    """The energy of one operation, in joules.
 
     Attributes:
-        mult_add: one multiplication and addition (32-bit, 45 nm); 3.7e-12 J in the papers.
-        transfer: one 32-bit word from memory; 1e-9 J in the papers. Their released code uses 4e-9 J.
+        mult_add: Energy of one multiplication and addition (32-bit, 45 nm); 3.7e-12 J in the papers.
+        transfer: Energy of moving one 32-bit word from memory; 1e-9 J in the papers. Their released code uses 4e-9 J.
 
     Examples:
         >>> from ttq_plugin import EnergyModel
@@ -43,11 +43,11 @@ class EnergyModel:
                 raise InputError(f"EnergyModel.{name} must be a finite number of joules >= 0, got {value}.")
 
     def computing(self, mult_adds: int) -> float:
-        """EC_MA = mult-adds x joules a mult-add (pTTQ paper, eq. 7)."""
+        """EC_MA = mult-adds x joules per mult-add (pTTQ paper, eq. 7)."""
         return mult_adds * self.mult_add
 
     def moving(self, words: int) -> float:
-        """EC_DT = 32-bit words x joules a transfer (pTTQ paper, eq. 8)."""
+        """EC_DT = 32-bit words x joules per transfer (pTTQ paper, eq. 8)."""
         return words * self.transfer
 
     def total(self, mult_adds: int, words: int) -> float:

@@ -1,4 +1,4 @@
-"""The report of one compression: a row a layer, and totals that are sums over the rows."""
+"""The report of one compression: a row for each layer, and totals that are sums over the rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,23 +13,22 @@ class LayerReport:
     """One module with parameters of its own, or with mult-adds; one matrix of a module that has several.
 
     Attributes:
-        name: the module's name, empty for parameters of the model itself; or a matrix's, such as `lstm.weight_hh_l0`.
-        type: its class.
-        kind: `ternary`, `binary` or an integer grid's (`int8`) if it was selected, else `float`.
-        weights: number of weights of its matrix (0 where it has none, and where a weight that is shared was already
-            counted).
-        nonzeros: of them not zero, in the compressed model.
-        others: its other parameters, such as bias and normalisation; 32 bits each.
-        scales: 32-bit scales stored with the weights.
-        bits_coo34: bits of the weights with their scales, `others` not included; likewise the next three.
-        bits_dense2: two bits a weight.
-        bits_base3: five trits a byte.
-        bits_entropy: Shannon's bound.
-        mult_adds: per sample, compressed; of a module of several matrices all in its own row.
-        mult_adds_fp32: per sample, full precision.
-        transfers: 32-bit words moved, compressed; `others` included.
-        transfers_fp32: the same, full precision.
-        bits_disk: of codes and scales in the file that was written; None where there is none, or it is not packed.
+        name: Name of the module, empty for parameters of the model itself; or of a matrix, as `lstm.weight_hh_l0`.
+        type: Name of the module's class.
+        kind: `ternary`, `binary` or the integer grid (such as `int8`) if the layer was selected, otherwise `float`.
+        weights: Number of weights of its matrix; 0 if it has none, or if they are shared and were counted before.
+        nonzeros: Number of these weights that are not zero in the compressed model.
+        others: Number of its other parameters, such as bias and normalisation, of 32 bits each.
+        scales: Number of 32-bit scales stored with the weights.
+        bits_coo34: Bits of the weights and scales, without `others`, at 34 bits per non-zero weight.
+        bits_dense2: The same at two bits per weight.
+        bits_base3: The same at five weights per byte.
+        bits_entropy: The same at the Shannon bound.
+        mult_adds: Mult-adds per sample in the compressed model; the module's row has those of all its matrices.
+        mult_adds_fp32: Mult-adds per sample in full precision.
+        transfers: 32-bit words moved in the compressed model, including `others`.
+        transfers_fp32: 32-bit words moved in full precision.
+        bits_disk: Bits of codes and scales in the written file; None without a file, or if the layer is not packed.
     """
 
     name: str
@@ -67,13 +66,13 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What a compressed model costs beside its full-precision twin; fractions in [0, 1], bits, joules.
+    """Costs of a compressed model compared with the full-precision model: fractions in [0, 1], bits and joules.
 
     Attributes:
-        layers: one row a layer.
-        energy_model: the constants used.
-        uncounted: modules, each with an operator that multiplies there and has no rule, so that it is not counted.
-        bits_disk: of the whole file that was written, header, buffers and all; None where none was.
+        layers: One row for each layer.
+        energy_model: The constants of the energy model.
+        uncounted: Modules with operators that multiply but have no counting rule, with the operators' names.
+        bits_disk: Bits of the whole written file, with its header and buffers; None if no file was written.
     """
 
     layers: tuple[LayerReport, ...]
@@ -106,9 +105,9 @@ class CompressionReport:
 
     @property
     def srqw(self) -> float | None:
-        """Zeros / weights over the ternary and binary layers; None where none is ternary.
+        """Share of zeros among the weights of the ternary and binary layers; None if no layer is ternary.
 
-        Layers on an integer grid are left out: what they round to zero is no sparsity that a method was asked for.
+        Layers on an integer grid are left out, because their zeros come from rounding and not from a method.
         Binary ones have no zeros by construction.
         """
         rows = [row for row in self.selected if not row.integer]
@@ -122,29 +121,29 @@ class CompressionReport:
 
     @property
     def bits_fp32(self) -> int:
-        """Bits of the full-precision model: 32 a parameter."""
+        """Bits of the full-precision model, 32 per parameter."""
         return sum(FLOAT_BITS * (row.weights + row.others) for row in self.layers)
 
     def cr_gain(self, scheme: str) -> float:
-        """CR_G^T = 1 - nbits(Q) / nbits(FP) of the whole model, if its trits are stored in a certain way.
+        """CR_G^T = 1 - nbits(Q) / nbits(FP) of the whole model under a storage scheme.
 
         Args:
-            scheme: one of `storage.SCHEMES`: `coo34` as in the papers; `dense2` and `base3` are files that can be
-                written, so theirs is the gain in real bits; `entropy` is a bound that no such file beats.
+            scheme: One of `storage.SCHEMES`. `coo34` is the papers' scheme, `dense2` and `base3` are forms that can be
+                written to a file, and `entropy` is a bound that no such file beats.
 
         Returns:
-            The gain, at most 1; negative: it grew.
+            The gain, at most 1. It is negative if the model grew.
         """
         return 1 - self.bits(scheme) / self.bits_fp32
 
     @property
     def cr_gain_total(self) -> float:
-        """CR_G^T under coo34, which compares with the papers."""
+        """CR_G^T under coo34, as the papers report it."""
         return self.cr_gain("coo34")
 
     @property
     def cr_gain_quantized(self) -> float:
-        """CR_G^Q: the same over the weights of all selected layers, integer grids included."""
+        """CR_G^Q: the gain of the selected layers' weights only, including integer grids."""
         full = sum(FLOAT_BITS * row.weights for row in self.selected)
         return 1 - sum(row.bits_coo34 for row in self.selected) / full
 
@@ -165,22 +164,22 @@ class CompressionReport:
 
     @property
     def mult_adds(self) -> int:
-        """Mult-adds a sample, compressed."""
+        """Mult-adds per sample of the compressed model."""
         return sum(row.mult_adds for row in self.layers)
 
     @property
     def mult_adds_fp32(self) -> int:
-        """Mult-adds a sample, full precision."""
+        """Mult-adds per sample of the full-precision model."""
         return sum(row.mult_adds_fp32 for row in self.layers)
 
     @property
     def ec_total(self) -> float:
-        """EC_T of the compressed model, joules per sample."""
+        """EC_T of the compressed model, in joules per sample."""
         return self.energy_model.total(self.mult_adds, sum(row.transfers for row in self.layers))
 
     @property
     def ec_total_fp32(self) -> float:
-        """EC_T of the full-precision model, joules per sample."""
+        """EC_T of the full-precision model, in joules per sample."""
         return self.energy_model.total(self.mult_adds_fp32, sum(row.transfers_fp32 for row in self.layers))
 
     @property

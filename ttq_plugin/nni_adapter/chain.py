@@ -1,4 +1,4 @@
-"""A mixed plan on one model: integer layers by NNI's QATQuantizer, ternary ones by this plugin's, one training."""
+"""A mixed plan on one model: integer layers by NNI's QATQuantizer and ternary ones by this plugin, in one training."""
 
 from __future__ import annotations
 
@@ -196,16 +196,16 @@ class QuantizerChain:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What ``compress_chain`` made.
+    """The result of ``compress_chain``.
 
     Attributes:
-        model: plain, in the mode of the model that was compressed; every quantised weight holds its quantised values.
-        layers: names of the quantised layers.
-        widths: bits of those on an integer grid, as ``measure`` takes them.
-        states: scales and thresholds of the ternary ones.
-        notes: what a reader of the result must know, such as thresholds that were lowered.
+        model: The plain compressed model, in the mode of the original; its weights hold their quantised values.
+        layers: Names of the quantised layers.
+        widths: Bits of the layers on an integer grid, as ``measure`` takes them.
+        states: Scales and thresholds of the ternary layers.
+        notes: What a reader of the result must know, such as thresholds that were lowered.
         calibration: NNI's calibration config of all layers.
-        chain: the quantizers, still on the wrapped model, to ask for ``health()`` or to train on.
+        chain: The quantizers, still on the wrapped model, for ``health()`` or for further training.
     """
 
     model: nn.Module
@@ -226,21 +226,21 @@ def compress_chain(
     max_epochs: int | None = None,
     **options: Any,
 ) -> Compressed:
-    """Run a mixed plan, such as ``generate_config(...).chain``: one model, one training, one plain result.
+    """Run a mixed plan, such as ``generate_config(...).chain``, in one training and return a plain model.
 
     Args:
-        model: the model to compress, full precision; wrapped in place by NNI, as its compressors do.
-        links: one a compressor.
-        evaluator: an NNI evaluator with traced optimisers.
-        max_steps: training steps, or None.
-        max_epochs: training epochs, or None.
-        options: ``on_empty``, ``lr_scale``, ``lr_threshold`` of ``QuantizerChain``, which also tells the errors.
+        model: The full-precision model to compress; NNI wraps it in place, as its compressors do.
+        links: A link for each compressor.
+        evaluator: An NNI evaluator with traced optimisers.
+        max_steps: Number of training steps, or None.
+        max_epochs: Number of training epochs, or None.
+        options: ``on_empty``, ``lr_scale`` and ``lr_threshold`` of ``QuantizerChain``.
 
     Returns:
-        The plain model and what is to be known about it.
+        The plain model and what is known about it.
 
     Raises:
-        InputError: if neither limit is given; see ``QuantizerChain`` for the rest.
+        InputError: If neither limit is given, and in the cases of ``QuantizerChain``.
 
     Examples:
         >>> import nni

@@ -1,4 +1,4 @@
-"""What the quantizers and the pruners share: options, initial parameters, learning rates, health, checkpoints."""
+"""What quantizers and pruners share: options, initial parameters, learning rates, health and checkpoints."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     """Base of ``TernaryQuantizer`` and ``TernaryPruner``; stands before NNI's class in their bases.
 
     Args:
-        model: the model to compress, full precision; wrapped in place by NNI.
+        model: The full-precision model to compress; NNI wraps it in place.
         config_list: NNI's config list; ``target_names`` may only be ``["weight"]``, which is also the default.
-        evaluator: an NNI evaluator with traced optimisers; without one nothing can be trained.
-        existed_wrappers: NNI's, from ``from_compressor``.
-        method: another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
-        lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
-        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own,
-            ``auto`` for 1e-4, and for 5e-3 with ``zeros``.
-        on_health: called with a ``Health`` every ``health_every`` training steps.
-        health_every: steps between two calls of ``on_health``, or ``"epoch"`` where the evaluator's trainer knows its
-            epochs (Lightning's, Transformers'); with a loop of your own the steps of one, ``len(loader)``.
-        options: the method's numbers and options (``t``, ``t_min``, ``t_max``, ``alpha``, ``scale_init``,
-            ``on_empty``, ...), see ``Ternarizer``. ``zeros=0.9`` in place of ``t``: this share of all their weights is
-            zero when a training ends, exactly. It rises over the training's steps: those of ``compress(max_steps)``,
-            those that Lightning's or Transformers' trainer expects, else ``zeros_steps`` (1000 if it is left out).
+        evaluator: An NNI evaluator with traced optimisers; nothing can be trained without one.
+        existed_wrappers: NNI's wrappers, passed by ``from_compressor``.
+        method: Another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
+        lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
+        lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
+            ``auto`` is 1e-4, or 5e-3 with ``zeros``.
+        on_health: Called with a ``Health`` every ``health_every`` training steps.
+        health_every: Steps between two calls of ``on_health``, or ``"epoch"`` if the evaluator's trainer knows its
+            epochs (Lightning's, Transformers'). In a loop of your own, use the steps of an epoch, ``len(loader)``.
+        options: The method's numbers and options (``t``, ``t_min``, ``t_max``, ``alpha``, ``scale_init``,
+            ``on_empty``, ...), see ``Ternarizer``. With ``zeros=0.9`` instead of ``t``, exactly this share of all their
+            weights is zero when the training ends. The share rises over the steps of ``compress(max_steps)``, or over
+            those that Lightning's or Transformers' trainer expects, or else over ``zeros_steps`` (1000 by default).
 
     Raises:
-        InputError: for a config list, an optimiser, a weight or an option that cannot work; the model is left as it
-            was, unwrapped.
+        InputError: If the config list, an optimiser, a weight or an option cannot work; the model is left unwrapped,
+            as it was.
     """
 
     method_name: str

@@ -44,12 +44,12 @@ pruning_apply_methods[APPLY_METHOD] = apply_mask
 
 
 class TernaryPruner(TernaryCompressor, Pruner):
-    """NNI pruner that masks, element by element, what a ternary method would set to zero; kept weights stay real.
+    """NNI pruner that masks the weights that a ternary method would set to zero; the kept weights stay real numbers.
 
-    ``compress()`` prunes at once. ``compress(max_steps, max_epochs)`` trains: the mask follows weights and thresholds
-    (which pTTQ learns) in each forward, and is frozen at the end. A config's ``sparse_ratio`` sets the initial
-    thresholds so that this share of the layer is pruned. Use a subclass. Arguments and errors: see
-    ``TernaryCompressor``; ``lr_scale`` has no effect here.
+    ``compress()`` prunes at once. ``compress(max_steps, max_epochs)`` trains: the mask follows the weights and the
+    thresholds (which pTTQ learns) in each forward pass, and is frozen at the end. A config's ``sparse_ratio`` sets the
+    initial thresholds so that this share of the layer is pruned. Use a subclass. ``TernaryCompressor`` documents the
+    arguments, of which ``lr_scale`` has no effect here.
     """
 
     state_name = "ternary_mask"

@@ -25,7 +25,7 @@ register()
 class TernaryQuantizer(TernaryCompressor, Quantizer):
     """NNI quantizer whose selected weights take exactly three values ``{-W_n, 0, +W_p}``.
 
-    Use a subclass; they differ by ``method_name`` alone. Arguments and errors: see ``TernaryCompressor``.
+    Use a subclass; the subclasses differ only in ``method_name``. ``TernaryCompressor`` documents the arguments.
     """
 
     state_name = "ternary"
@@ -113,7 +113,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 
 
 class TTQQuantizer(TernaryQuantizer):
-    """Trained ternary quantization (Zhu et al. 2017): thresholds at ``t max|w|``; option ``t`` in (0, 1).
+    """Trained ternary quantization (Zhu et al. 2017): thresholds at ``t max|w|``, with the option ``t`` in (0, 1).
 
     Examples:
         >>> import torch
@@ -143,7 +143,7 @@ class ATTQQuantizer(TernaryQuantizer):
 
 
 class PTTQQuantizer(TernaryQuantizer):
-    """Trainable pruned TTQ (Vindas et al. 2024): ``|mu + t sigma|``, with t_min, t_max learned by the chain rule.
+    """Trainable pruned TTQ (Vindas et al. 2024): thresholds ``|mu + t sigma|`` that learn by the chain rule.
 
     Examples:
         >>> import torch
@@ -158,7 +158,7 @@ class PTTQQuantizer(TernaryQuantizer):
 
 
 class TWNQuantizer(TernaryQuantizer):
-    """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|``, one scale, nothing learned but weights.
+    """Ternary weight networks (Li & Liu 2016): thresholds at ``0.7 E|w|`` and one scale, from the weights.
 
     Examples:
         >>> import torch
@@ -173,7 +173,7 @@ class TWNQuantizer(TernaryQuantizer):
 
 
 class BinaryQuantizer(TernaryQuantizer):
-    """DoReFa at one bit (Zhou et al. 2016): ``E|w| sign(w)``, no zeros.
+    """DoReFa at one bit (Zhou et al. 2016): the binary weights ``E|w| sign(w)``, without zeros.
 
     Examples:
         >>> import torch

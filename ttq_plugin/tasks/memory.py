@@ -34,10 +34,10 @@ class Split:
     """Samples in memory.
 
     Attributes:
-        x: inputs, shape (samples, ...) of each tensor: a tuple is the model's positional arguments, a dict its keyword
-            arguments, anything else its one argument.
-        y: targets, shape (samples, ...) of each tensor; class indices are int64.
-        groups: which subject, recording or speaker each sample is of, numbers or words, (samples,); None: not known.
+        x: Inputs, whose tensors have the shape (samples, ...). A tuple holds the model's positional arguments, a dict
+            its keyword arguments, and anything else is its one argument.
+        y: Targets, whose tensors have the shape (samples, ...); class indices are int64.
+        groups: The subject, recording or speaker of each sample, as numbers or words, (samples,); None if unknown.
 
     Examples:
         >>> import torch

@@ -26,19 +26,19 @@ TAKEN = re.compile(r"test_.*|.*_(fp32|confirmed)|(recall|f1|iou|dice)_.*|srqw|lo
 
 @dataclass(frozen=True)
 class Metric:
-    """What a model is scored by.
+    """A metric that scores models.
 
     Attributes:
-        name: the objective's name, the MLflow metric's (``test_<name>`` on the test split) and the report's.
-        function: ``(outputs, targets) -> float``, given the outputs of the whole split and its targets, on the CPU.
-        higher: whether a higher value is better.
-        low: the least value there can be.
-        high: the largest value there can be.
-        title: how people call it; the name if left empty.
-        fraction: whether tables and pictures show it in percent.
+        name: Name of the metric, also as an objective, in MLflow (``test_<name>`` on the test split) and in reports.
+        function: Function ``(outputs, targets) -> float`` of the outputs and targets of the whole split, on the CPU.
+        higher: Whether a higher value is better.
+        low: The smallest possible value.
+        high: The largest possible value.
+        title: Name in tables and pictures; by default the metric's name.
+        fraction: Whether tables and pictures show it in percent.
 
     Raises:
-        InputError: if the name is not one word, or is one that reports use for something else.
+        InputError: If the name is not one word, or is one that reports use for something else.
 
     Examples:
         >>> from ttq_plugin.tasks.metrics import Metric
@@ -73,7 +73,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """How people call it."""
+        """The name in tables and pictures."""
         return self.title or self.name
 
     @property

@@ -32,19 +32,19 @@ Loss = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class Data:
-    """Three disjoint splits. A search trains on the first, decides by the second, and is never handed the third.
+    """Three disjoint splits: models train on the first, decisions use the second, and the third is scored at the end.
 
     Attributes:
-        train: learned; a Split, or a map-style torch Dataset that yields (x, y) or (x, y, group).
-        validation: decided by; likewise.
-        test: scored once, at the end; likewise.
-        simulated: whether no person, animal or thing was ever measured for them; every output then says so.
-        collate: makes a batch (x, y) of a list of pairs from a Dataset, such as sequences of unequal length.
-        workers: processes that read ahead from a Dataset.
-        overlap: whether equal samples in two splits are no mistake.
+        train: Training split: a Split, or a map-style torch Dataset that yields (x, y) or (x, y, group).
+        validation: Split on which all decisions are made, of the same kinds.
+        test: Split that is scored once, at the end, of the same kinds.
+        simulated: Whether the data are simulated; every output then says so.
+        collate: Function that makes a batch (x, y) from a list of pairs, for example of sequences of unequal length.
+        workers: Number of processes that read ahead from a Dataset.
+        overlap: Whether equal samples in two splits are intended.
 
     Raises:
-        InputError: if a split is neither a Split nor a map-style Dataset.
+        InputError: If a split is neither a Split nor a map-style Dataset.
     """
 
     train: Samples
@@ -71,19 +71,19 @@ class Recipe:
     """How the full-precision model is trained.
 
     Attributes:
-        epochs: passes over the training split.
-        lr: initial learning rate; with "one-cycle" its peak.
-        batch_size: samples a step.
-        weight_decay: of the optimiser.
-        optimizer: a key of ``OPTIMIZERS``.
-        schedule: a key of ``SCHEDULES``.
-        width: of the model's tokens; "noam" needs it.
-        warmup: steps in which "noam" rises.
-        precision: a key of ``PRECISIONS``: of the forward and backward pass in training; all else is float32.
-        dropout: probability of every dropout while training; None for the model's own.
+        epochs: Number of passes over the training split.
+        lr: Initial learning rate; with the schedule "one-cycle", its peak.
+        batch_size: Number of samples per step.
+        weight_decay: Weight decay of the optimiser.
+        optimizer: A key of ``OPTIMIZERS``.
+        schedule: A key of ``SCHEDULES``.
+        width: Width of the model's tokens, which the schedule "noam" needs.
+        warmup: Number of steps in which the schedule "noam" rises.
+        precision: Precision of the forward and backward pass in training, a key of ``PRECISIONS``; all else is float32.
+        dropout: Probability of every dropout while training; None for the model's own.
 
     Raises:
-        InputError: for another optimiser, schedule or precision, or a number outside its range.
+        InputError: If the optimiser, schedule or precision is unknown, or a number is out of range.
     """
 
     epochs: int
@@ -131,21 +131,22 @@ class Task:
     """Data, model and recipe under a name.
 
     Attributes:
-        name: as on the command line.
-        description: one line for people.
-        load: ``(source, seed) -> Data``; ``source`` is the user's file, or None for the embedded or environment's one.
-            Equal arguments must give equal data.
-        model: makes an untrained model (its initial weights come from torch's global generator).
-        loss: ``(outputs, targets) -> scalar``, every sample weighing the same; with a keyword ``weight`` if balanced.
-        recipe: how the full-precision model is trained.
-        metric: what models are scored by: a name of ``ttq_plugin.tasks.metrics.METRICS``, or a Metric.
-        balanced: whether ``loss_for`` gives every class the same weight, however rare it is.
-        shape: of one sample, without the batch: what the model takes, where that is known without loading data; a tuple
-            of shapes for a model of several positional arguments.
-        classes: what the classes (or labels) are called, by index; their numbers if left empty.
+        name: Name of the task, as on the command line.
+        description: Description in one line.
+        load: Function ``(source, seed) -> Data``. ``source`` is the user's file, or None for embedded data or a file
+            named in the environment. Equal arguments must give equal data.
+        model: Function that makes an untrained model; its initial weights come from torch's global generator.
+        loss: Function ``(outputs, targets) -> scalar`` in which all samples have the same weight. If the task is
+            balanced, it takes a keyword ``weight``.
+        recipe: How the full-precision model is trained.
+        metric: The metric that scores models: a name of ``ttq_plugin.tasks.metrics.METRICS``, or a Metric.
+        balanced: Whether ``loss_for`` gives every class the same weight, however rare it is.
+        shape: Shape of one sample without the batch dimension, if it is known without loading data; a tuple of shapes
+            for a model of several positional arguments.
+        classes: Names of the classes (or labels) by index; if left empty, their numbers.
 
     Raises:
-        InputError: if there is no such metric, or load, model or loss is no function.
+        InputError: If there is no such metric, or if load, model or loss is not a function.
 
     Examples:
         >>> import torch

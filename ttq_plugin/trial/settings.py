@@ -23,31 +23,31 @@ class Settings:
     """What distinguishes one compression from another.
 
     Attributes:
-        task: a task's name.
-        method: a key of ``METHODS``, or ``mixed``.
-        t: TTQ's threshold, as a share of max|w|; None for the method's default, as all that may be None.
-        t_min: aTTQ's and pTTQ's negative threshold, in standard deviations.
-        t_max: their positive threshold.
-        zeros: share of the quantised weights that is zero in the end, in place of thresholds.
-        max_bytes: the packed file takes at most so many bytes: the share of zeros that this needs, as for the next two.
-        max_bits: the stored model takes at most so many bits, by Shannon's bound (``bits_entropy``).
-        max_energy: an inference takes at most so many joules (``ec_total``).
-        alpha: dimensionless slope of the surrogate (pTTQ).
-        lr: learning rate of the weights.
-        lr_scale: of the scales.
-        lr_threshold: of the thresholds (pTTQ).
-        epochs: passes over the training split.
-        share: share of the candidate layers' weights to quantise, at least; not looked at where the layers are given.
-        bits: with ``mixed`` and no chain: the stored model takes at most this share of the full-precision model's bits,
-            and each layer gets the method that curvature says fits best.
-        seed: of sample order and dropout.
-        loss: to train with, as ``get_loss`` reads it; None for the task's own.
-        normalize: whether each layer is divided by max|w| first.
-        scale_init: ``kept`` or ``one``, where the scales start.
-        granularity: ``default`` for scales and thresholds a layer, ``out_channel`` for an output channel; not looked at
-            where the layers are given.
-        precision: of the forward and backward pass; None for the recipe's.
-        dropout: while training; None for the recipe's.
+        task: Name of the task.
+        method: A key of ``METHODS``, or ``mixed``.
+        t: Threshold of TTQ as a share of max|w|. None stands for the method's default, here and below.
+        t_min: Negative threshold of aTTQ and pTTQ, in standard deviations.
+        t_max: Positive threshold of aTTQ and pTTQ.
+        zeros: Share of the quantised weights that is zero at the end, instead of thresholds.
+        max_bytes: Largest size of the packed file in bytes; as many weights become zero as this needs.
+        max_bits: Largest size of the stored model in bits, by Shannon's bound (``bits_entropy``), reached likewise.
+        max_energy: Largest energy of an inference in joules (``ec_total``), reached likewise.
+        alpha: Dimensionless slope of the surrogate (pTTQ).
+        lr: Learning rate of the weights.
+        lr_scale: Learning rate of the scales.
+        lr_threshold: Learning rate of the thresholds (pTTQ).
+        epochs: Number of passes over the training split.
+        share: Least share of the candidate layers' weights to quantise; ignored if the layers are given.
+        bits: With ``mixed`` and no chain, the largest share of the full-precision model's bits that the stored model
+            takes. Curvature chooses the method of each layer.
+        seed: Random seed of sample order and dropout.
+        loss: Loss to train with, as ``get_loss`` reads it; None for the task's own.
+        normalize: Whether each layer is divided by max|w| first.
+        scale_init: Initial scales, ``kept`` or ``one``.
+        granularity: ``default`` for scales and thresholds per layer, ``out_channel`` for those per output channel;
+            ignored if the layers are given.
+        precision: Precision of the forward and backward pass; None for the recipe's.
+        dropout: Dropout while training; None for the recipe's.
     """
 
     task: str

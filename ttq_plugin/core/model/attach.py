@@ -45,28 +45,29 @@ def ternarize(
     granularity: str = "default",
     **options: Any,
 ) -> nn.Module:
-    """Make every weight matrix of the named modules ternary while the model trains, in any loop; ``bake`` ends it.
+    """Make every weight matrix of the named modules ternary while the model trains in any loop, until ``bake``.
 
-    Build the optimiser afterwards, from ``parameter_groups(model)``: scales and thresholds are new parameters. Each
-    matrix has its own: the input and the recurrent ones of an LSTM, the query, key and value projections that
-    attention stacks. A tensor that several layers share stays one, with one set of scales.
+    Build the optimiser afterwards, from ``parameter_groups(model)``, because scales and thresholds are new parameters.
+    Each matrix has scales and thresholds of its own, such as the input and the recurrent matrices of an LSTM and the
+    query, key and value projections that attention stacks. A tensor that several layers share stays shared and has one
+    set of scales.
 
     Args:
-        model: the model, full precision, compiled or not; changed in place.
-        layers: names of modules, as in ``model.named_modules()``: layers, or whole blocks of them; or of parameters,
-            such as ``lstm.weight_hh_l0``.
-        method: a name in ``METHODS``, or a method.
-        granularity: ``default`` for one pair of scales a matrix (the papers), ``out_channel`` for one an output
-            channel.
-        options: the method's numbers and options (``t``, ``t_min``, ``alpha``, ``scale_init``, ``on_empty``, ...), see
-            ``Ternarizer``. With ``zeros=0.9`` this share of all their weights is zero in the end, exactly; then call
-            ``project_(model)`` after each optimizer step, and say the number of steps as ``zeros_steps``.
+        model: The full-precision model, compiled or not; it is changed in place.
+        layers: Names of layers or of whole blocks, as in ``model.named_modules()``, or of parameters, such as
+            ``lstm.weight_hh_l0``.
+        method: A name in ``METHODS``, or a method.
+        granularity: ``default`` for one pair of scales per matrix, as in the papers, or ``out_channel`` for one pair
+            per output channel.
+        options: The method's numbers and options (``t``, ``t_min``, ``alpha``, ``scale_init``, ``on_empty``, ...), see
+            ``Ternarizer``. With ``zeros=0.9`` exactly this share of all their weights is zero at the end. In that
+            case, call ``project_(model)`` after each optimizer step, and pass the number of steps as ``zeros_steps``.
 
     Returns:
-        The model itself. A threshold that ``on_empty="clip"`` lowered is told in a warning.
+        The model itself. If ``on_empty="clip"`` lowers a threshold, a warning says so.
 
     Raises:
-        InputError: for a module, weight, method or option that cannot work; the model is left as it was.
+        InputError: If a module, weight, method or option cannot work; the model is left as it was.
 
     Examples:
         >>> import torch
@@ -108,21 +109,21 @@ def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Atta
 def parameter_groups(
     model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | Literal["auto"] | None = "auto", **rest: Any
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: weights and all else, scales, thresholds with alpha; each parameter exactly once.
+    """Group the parameters for an optimiser: scales, thresholds with alpha, and all others; each exactly once.
 
     Args:
-        model: a model that ``ternarize`` changed, or a full-precision one, which gives one group.
-        lr_scale: learning rate of the scales W_p, W_n; None for the optimiser's own.
-        lr_threshold: learning rate of thresholds and alpha where the method learns them; None for the optimiser's own,
-            ``auto`` for 1e-4, and for 5e-3 where a share of zeros is prescribed.
-        rest: options of the first group, such as ``weight_decay``.
+        model: A model that ``ternarize`` changed, or a full-precision one, which gives one group.
+        lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
+        lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
+            ``auto`` is 1e-4, or 5e-3 if a share of zeros is prescribed.
+        rest: Options of the first group, such as ``weight_decay``.
 
     Returns:
-        One to three groups, without empty ones. Scales and thresholds have no weight decay: it would pull them to
-        zero, where neither means anything.
+        One to three groups, without empty ones. Scales and thresholds have no weight decay, which would pull them to
+        zero, where neither has a meaning.
 
     Raises:
-        InputError: for a learning rate that is negative or no number.
+        InputError: If a learning rate is negative or not a number.
 
     Examples:
         >>> import torch
@@ -153,15 +154,15 @@ def parameter_groups(
 def project_(model: nn.Module) -> None:
     """Bring every scale, threshold and alpha back to at least 1e-8, in place, and let a prescribed share of zeros rise.
 
-    Call it after each ``optimizer.step()`` where ``zeros`` is prescribed: it counts the steps. Elsewhere forward passes
-    do this by themselves, and it is needed only where they see copies of the parameters that the optimiser changes
-    (FSDP's shards, a master copy in another precision), because scales may stay negative there.
+    Call it after each ``optimizer.step()`` if ``zeros`` is prescribed, because it counts the steps. Otherwise the
+    forward passes do this by themselves, and calling it is needed only if they see copies of the parameters that the
+    optimiser changes (FSDP's shards, or a master copy in another precision), where scales might stay negative.
 
     Args:
-        model: a model that ``ternarize`` changed, sharded or not.
+        model: A model that ``ternarize`` changed, sharded or not.
 
     Raises:
-        InputError: if zeros are prescribed, and the model is sharded.
+        InputError: If zeros are prescribed and the model is sharded.
 
     Examples:
         >>> import torch
@@ -183,20 +184,20 @@ def project_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def bake(model: nn.Module) -> nn.Module:
-    """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
+    """Make a plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can continue.
 
-    Where a share of zeros was prescribed, the copy has it to the nearest weight.
+    If a share of zeros was prescribed, the copy has it to the nearest weight.
 
     Args:
-        model: a model that ``ternarize`` changed, compiled or not; not changed.
+        model: A model that ``ternarize`` changed, compiled or not; it is not changed.
 
     Returns:
-        A deep copy without parametrizations of this module's, in the mode (train or eval) of the model; its state dict
+        A deep copy without the parametrizations of ``ternarize``, in the model's mode (train or eval). Its state dict
         has the keys and the order of the model before ``ternarize``.
 
     Raises:
-        InputError: if no layer is ternary, one has further parametrizations, the model is sharded, or it is only a part
-            of the model that a share of zeros was prescribed for.
+        InputError: If no layer is ternary, if a layer has further parametrizations, if the model is sharded, or if it
+            is only a part of the model for which a share of zeros was prescribed.
 
     Examples:
         >>> import torch

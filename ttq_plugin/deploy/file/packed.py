@@ -1,4 +1,4 @@
-"""Packed files: a compressed model in the bytes that its ternary weights are worth, and back, bit for bit."""
+"""Packed files: compressed models in the few bytes that ternary weights need, and back again bit for bit."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ttq_plugin.errors import InputError
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed file says of itself.
+    """What a packed file says about itself.
 
     Attributes:
-        task: name of the built-in task whose model it is, or None.
-        method: how it was compressed, or None.
-        report: the report's flat numbers, or empty.
-        more: what else the writer had to say.
-        architecture: class of the model, for people.
+        task: Name of the built-in task whose model it holds, or None.
+        method: Method by which the model was compressed, or None.
+        report: Numbers of the report, or empty.
+        more: Further entries of the writer.
+        architecture: Name of the model's class.
         entries: name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
             as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes.
         nbytes: of the file.
@@ -60,29 +60,29 @@ def save_packed(
     more: Mapping[str, Any] | None = None,
     rest: str = "exact",
 ) -> PackedInfo:
-    """Write a compressed model: ternary weights as packed codes and scales, everything else as it is.
+    """Write a compressed model, with ternary weights as packed codes and scales and everything else unchanged.
 
-    Every weight matrix that takes at most one positive and one negative value, a matrix or an output channel, is
-    packed; so is any tensor of at most 256 values, such as a weight on an int8 grid. Weights that
-    several modules share are written once.
+    A weight matrix is packed if it, or each of its output channels, takes at most one positive and one negative value.
+    So is any tensor with at most 256 distinct values, such as a weight on an int8 grid. Weights that several modules
+    share are written once.
 
     Args:
-        model: a plain module, with baked weights, compiled or not; not changed.
-        path: the file to be, ``.safetensors``.
-        task: the built-in task whose model it is; ``load_packed`` then rebuilds it without being given one.
-        method: how it was compressed, kept for people.
-        report: numbers to keep, such as ``CompressionReport.to_dict()``.
-        more: whatever else JSON can hold.
-        rest: what becomes of all other floating-point tensors: ``exact``, ``float16`` (half the bytes, relative error
-            up to 2^-11) or ``int8`` (a quarter; matrices and kernels only, one scale an output channel, absolute error
-            up to max|w| / 254 of the channel; the others stay exact).
+        model: A plain module with baked weights, compiled or not; it is not changed.
+        path: The file to write, ``.safetensors``.
+        task: The built-in task whose model it is; ``load_packed`` can then rebuild the model by itself.
+        method: Name of the method, for people who read the file.
+        report: Numbers to keep, such as ``CompressionReport.to_dict()``.
+        more: Further entries that JSON can hold.
+        rest: How all other floating-point tensors are written: ``exact``, ``float16`` (half the bytes, relative error
+            up to 2^-11) or ``int8`` (a quarter of the bytes, with one scale per output channel and an absolute error up
+            to max|w| / 254 of the channel; only for matrices and kernels, the others stay exact).
 
     Returns:
-        What was written, its size among it.
+        What was written, including its size.
 
     Raises:
-        InputError: for an unknown task or ``rest``, a model that is still in training, a tensor that cannot be kept, or
-            a place that cannot be written.
+        InputError: If the task or ``rest`` is unknown, the model is still in training, a tensor cannot be stored, or
+            the file cannot be written.
 
     Examples:
         >>> import torch
@@ -137,19 +137,19 @@ def _check_baked(model: nn.Module) -> None:
 
 
 def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """Read a model that ``save_packed`` wrote; nothing in the file is ever executed or imported.
+    """Read a model that ``save_packed`` wrote. Nothing in the file is ever executed or imported.
 
     Args:
-        path: the file.
-        model: of the architecture that was saved, filled in place, one tensor at a time; None rebuilds the model of the
-            built-in task that the file names.
+        path: The file.
+        model: A model of the saved architecture, which is filled in place; None to rebuild the model of the built-in
+            task that the file names.
 
     Returns:
-        The model; a rebuilt one is in eval mode.
+        The model; a rebuilt one is in evaluation mode.
 
     Raises:
-        InputError: if the file is missing, foreign, of another version, damaged, of another architecture, or names no
-            built-in task where one is needed; the model is then unchanged.
+        InputError: If the file is missing, damaged, of another kind, version or architecture, or does not name a
+            built-in task although no model is given; the model is then unchanged.
 
     Examples:
         >>> import torch
@@ -184,16 +184,16 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
 
 
 def packed_info(path: Path | str) -> PackedInfo:
-    """What a packed file says of itself, after its digest was checked; no tensor is read.
+    """Read what a packed file says about itself, after checking its digest; no tensor is read.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
-        Task, method, report and the entries.
+        The task, the method, the report and the entries.
 
     Raises:
-        InputError: if the file is missing, foreign, of another version, or damaged.
+        InputError: If the file is missing, damaged, or of another kind or version.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A compressed model that runs as fast as this machine lets it: for each layer, whatever is measured to be fastest."""
+"""A compressed model that runs as fast as this machine allows: each layer by whatever is measured to be fastest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ INT8_ROUNDED = 0.5
 
 
 class TernaryRuntime:
-    """A model for inference on the CPU, with the same outputs up to the order of sums (1e-5 relative; not in int8).
+    """A model for fast inference on the CPU.
+
+    Its outputs are the model's up to the order of sums (1e-5 relative), except for layers in int8.
 
     Convolutions and linear layers are fused with the BatchNorm, activation and max-pooling after them. For each, torch,
     a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept. The model
