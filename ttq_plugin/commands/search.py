@@ -96,7 +96,7 @@ def search(asked: Asked) -> None:
     else:
         print_front(result, opened.space, asked.store, opened.storage_words)
     if summary.interrupted:
-        err.print(f"Interrupted; go on with: {opened.again}")
+        err.print(f"Interrupted; to continue, run: {opened.again}")
         raise KeyboardInterrupt
     if summary.error:
         raise SystemExit(f"Error: {summary.error}")
@@ -131,7 +131,7 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
             )
     except store_faults() as error:
         raise Unrecorded(
-            f"MLflow cannot be written ({explain(error)}); every trial is kept in the study, and is logged by: "
+            f"MLflow cannot be written ({explain(error)}); every trial is kept in the study; to log them, run: "
             f"{opened.again}"
         ) from None
     result["seconds"] = time.perf_counter() - started

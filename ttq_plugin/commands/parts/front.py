@@ -30,6 +30,13 @@ from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_te
 FULL_PRECISION = -1
 """The number under which the full-precision model is tested beside the members."""
 
+ENDED = {
+    "time": "its time was up",
+    "grid": "every combination of the grid was tried",
+    "stagnation": "the hypervolume stopped rising",
+}
+"""Why a search ended before its number of trials, in words."""
+
 HEADINGS = {
     "cr_gain_total": "CR_G",
     "cr_gain_quantized": "CR_G quant",
@@ -260,13 +267,16 @@ def _print_events(result: dict[str, Any]) -> None:
     if result["simulated"]:
         out.print(SIMULATED)
     if counts["failed"]:
-        out.print(f"{counts['failed']} trials failed; MLflow shows why.")
+        out.print(f"{_trials(counts['failed'])} failed; MLflow shows why.")
     if counts["pruned"]:
-        out.print(
-            f"{counts['pruned']} trials ended early, which saved about {result['saved_seconds']:.0f} s of training."
-        )
-    if result["ended"] not in {None, "trials"}:
-        out.print(f"The search ended by {result['ended']}.")
+        saved = f"{result['saved_seconds']:.0f} s"
+        out.print(f"{_trials(counts['pruned'])} ended early, which saved about {saved} of training.")
+    if result["ended"] in ENDED:
+        out.print(f"The search ended because {ENDED[result['ended']]}.")
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _print_notes(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -275,7 +285,8 @@ def _print_notes(rows: Sequence[Mapping[str, Any]]) -> None:
         for note in (note for note in row["notes"] if " is lost: " in note):
             out.print(f"trial {row['trial']}: {note}")
     if noted := [str(row["trial"]) for row in rows if row["notes"]]:
-        out.print(f"trials {', '.join(noted)} have notes (a threshold lowered, a layer collapsed): MLflow has them.")
+        named = f"trial{'s' if len(noted) > 1 else ''} {', '.join(noted)}"
+        out.print(f"MLflow has notes on {named}, for example about lowered thresholds or collapsed layers.")
 
 
 def _print_proven(result: dict[str, Any]) -> None:
