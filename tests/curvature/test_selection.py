@@ -94,7 +94,7 @@ def test_attention_output_only_if_included():
         ({"exclude": ["a", "b", "c", "d"]}, "At least one candidate layer is needed, got none"),
         ({"methods": ["ptq"]}, "`methods` must name some of fp32, int8, int4, twn, .*, got 'ptq'"),
         ({"methods": []}, "`methods` must name at least one that quantises, among int8, .*; got none"),
-        ({"methods": ["fp32"]}, "`methods` must name one at least that quantises"),
+        ({"methods": ["fp32"]}, "`methods` must name at least one that quantises"),
         ({"options": {"ttq": {"t": 0.1}}}, "`options` must belong to one of the methods pttq, got 'ttq'"),
         ({"options": {"pttq": {"t": 0.1}}}, "pttq has no option 't'; it takes t_min, t_max"),
         ({"options": {"pttq": {"t_min": -1}}}, "t_min must not be negative, got -1"),

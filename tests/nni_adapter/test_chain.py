@@ -387,7 +387,7 @@ def test_models_and_evaluators_that_cannot_be_used():
         (
             nn.ConvTranspose2d(1, 4, 3),
             entry("int8", "0", granularity="out_channel"),
-            "for a transposed convolution, '0'",
+            "for embeddings and transposed convolutions, .* for '0'",
         ),
         (nn.Conv2d(1, 4, 3).half(), entry("int8", "0"), "0: a float16 weight loses small updates"),
         (nn.Conv2d(1, 4, 3).requires_grad_(False), entry("int8", "0"), "0: the weight is frozen"),

@@ -96,7 +96,9 @@ def test_multi_label(draw):
     recalls = sk.recall_score(truth.numpy(), said, average=None)
     assert parts(logits, truth, METRICS["macro_f1"]) == pytest.approx({f"recall_{k}": recalls[k] for k in range(3)})
     for name in ("mcc", "balanced_accuracy"):
-        with pytest.raises(InputError, match=f"^The metric {name} does not fit: {name} needs one class a sample, got"):
+        with pytest.raises(
+            InputError, match=f"^The metric {name} does not fit: {name} needs one class per sample, got"
+        ):
             value(name, logits, truth)
 
 

@@ -230,8 +230,8 @@ def _check_integer(model: nn.Module, config: Config) -> None:
     # NNI takes dimension 0 for the output channels of every layer.
     if granularity == "out_channel" and (found := sorted(n for n, m in modules.items() if _lies_transposed(m))):
         raise InputError(
-            "granularity must be default for embeddings and transposed convolutions, but "
-            f"{found[0]!r} has its output channels in dimension 1."
+            "granularity must be default for embeddings and transposed convolutions, whose output channels lie in "
+            f"dimension 1, got out_channel for {found[0]!r}."
         )
 
 

@@ -261,5 +261,5 @@ def test_refuses_before_anything_is_wrapped(kind, options, message):
 def test_a_share_of_each_layer_contradicts_one_of_all():
     model = net()
     entries = [{"op_names": ["conv2"], "target_names": ["weight"], "sparse_ratio": 0.5}]
-    with pytest.raises(InputError, match="^sparse_ratio says the share of each layer, zeros that of all"):
+    with pytest.raises(InputError, match="^sparse_ratio sets the share of each layer and zeros that of all"):
         PTTQPruner(model, entries, make_evaluator(model), zeros=0.5)

@@ -441,7 +441,10 @@ def failing(outputs, targets):
     "function, message",
     [
         (failing, "The metric own failed: RuntimeError: no idea (test_check.py, line"),
-        (lambda o, y: math.nan, "The metric must be a finite number, but of the untrained model the metric own is nan"),
+        (
+            lambda o, y: math.nan,
+            "The metric must be a finite number, but for the untrained model the metric own is nan",
+        ),
         (lambda o, y: "fine", "The metric own must return a number, got str."),
     ],
 )
