@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,19 @@ def test_a_logged_model_gives_the_modules_outputs(tmp_path, store):
     assert "refused" in result.stdout
     with torch.inference_mode():
         assert np.array_equal(np.load(tmp_path / "y.npy"), model(samples).numpy())
+
+
+def test_a_model_of_two_inputs_takes_them_by_name(tmp_path):
+    task = get_task("esr-hybrid")
+    torch.manual_seed(0)
+    model, samples = task.model().eval(), task.noise(5)
+    save_model(model, tmp_path / "m", "esr-hybrid")
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "m"))
+    named = dict(zip(("signal", "picture"), (part.numpy() for part in samples), strict=True))
+    shapes = {part.name: part.shape for part in loaded.metadata.get_input_schema().inputs}
+    assert shapes == {"signal": (-1, 1, 178), "picture": (-1, 1, 32, 37)}
+    with torch.inference_mode():
+        assert np.array_equal(loaded.predict(named), model(*samples).numpy())
 
 
 def test_what_cannot_be_saved(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.deploy.bench.compared import in_form
 from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.deploy.flat import input_names
 from ttq_plugin.deploy.onnx.dense import OnnxModule, to_onnx
 from ttq_plugin.deploy.onnx.int2 import to_int2
 from ttq_plugin.deploy.runtime.agreement import ROUNDED, disagreement, probes
@@ -100,9 +101,16 @@ def _save(content: _Content, path: Path, keywords: dict[str, Any]) -> None:
 def _packed(source: Source, weights: Path) -> _Content:
     """A packed file that this package opens."""
     example = source.example()
+    given = dict(zip(input_names(source.model, example), tensors(example), strict=True))
     with torch.inference_mode():
-        signature = _signature({"": example}, {"": source.model(example)}, batch=1)
-    return _Content(CODE, {"weights": weights}, NEEDED, example.numpy(), signature)
+        signature = _signature(given, {"": call(source.model, example)}, batch=1)
+    return _Content(CODE, {"weights": weights}, NEEDED, _arrays(given), signature)
+
+
+def _arrays(given: Mapping[str, Tensor]) -> Any:
+    """Inputs as MLflow takes them: an array, or a dict of arrays by name where there are several."""
+    arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def _graph(model: nn.Module, example: Any) -> _Content:
@@ -117,12 +125,11 @@ def _graph(model: nn.Module, example: Any) -> _Content:
         raise InputError(f"the ONNX graph of {type(model).__name__} does not give its outputs: {found}.")
     given = dict(zip(session.names, tensors(few), strict=True))
     made = dict(zip(session.results, tensors(outputs), strict=True))
-    arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
     return _Content(
         GRAPH_CODE,
         {"graph": proto.SerializeToString()},
         GRAPH_NEEDED,
-        arrays if len(arrays) > 1 else next(iter(arrays.values())),
+        _arrays(given),
         _signature(given, made, batch_size(few)),
     )
 

@@ -19,9 +19,11 @@ class CompressedModel(mlflow.pyfunc.PythonModel):
 
     # This one type hint makes MLflow check samples by the signature; others replace it, and none is a warning.
     def predict(self, context, model_input: np.ndarray, params=None):  # type: ignore[no-untyped-def]
-        """Logits (batch, classes), float32, of samples (batch, ...)."""
+        """Logits (batch, classes), float32, of samples (batch, ...): an array, or a dict by the signature's names."""
+        named = model_input if isinstance(model_input, dict) else {"": model_input}
+        tensors = {name: torch.from_numpy(np.array(part, dtype=np.float32)) for name, part in named.items()}
         with torch.inference_mode():
-            return self.module(torch.from_numpy(np.array(model_input, dtype=np.float32))).numpy()
+            return (self.module(**tensors) if "" not in tensors else self.module(tensors[""])).numpy()
 
 
 mlflow.models.set_model(CompressedModel())

@@ -154,7 +154,7 @@ SPEECH_DSCNN = Task(
     load=load,
     model=DSCNN,
     loss=F.cross_entropy,
-    recipe=Recipe(epochs=20, lr=1e-2, batch_size=64, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
+    recipe=Recipe(epochs=10, lr=1e-2, batch_size=64, weight_decay=1e-2, optimizer="adamw", schedule="one-cycle"),
     shape=(1, FRAMES, BANDS),
     classes=tuple(map(str, range(DIGITS))),
 )
