@@ -51,6 +51,34 @@ def assert_refused(compressor, load, message):
     compressor.compress(None, 1)
 
 
+class Twins(torch.nn.Module):
+    """Two layers that only their names tell apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(25, 25), torch.nn.Linear(25, 25)
+
+    def forward(self, x):
+        return self.two(self.one(torch.nn.functional.adaptive_avg_pool2d(x, 5).flatten(1)).relu())
+
+
+def test_moments_of_other_parameters_of_the_same_shapes_are_refused():
+    def twins(*order):
+        torch.manual_seed(0)
+        model = Twins()
+        groups = [{"params": list(getattr(model, name).parameters())} for name in order]
+        optimizer = nni.trace(torch.optim.Adam)(groups, lr=1e-3)
+        return PTTQQuantizer(model, config("one"), TorchEvaluator(make_loop(), optimizer, training_step))
+
+    first = twins("one", "two")
+    first.compress(None, 1)
+    kept = first.state_dict()
+    message = "state of Adam is that of 'one.bias' where the evaluator's optimiser has 'two.weight'; give it the"
+    assert_refused(twins("two", "one"), lambda c: c.load_state_dict(kept), message)
+    del kept["training"]["optimizers"][0]["names"]  # as checkpoints were before they had them
+    twins("one", "two").load_state_dict(kept)
+
+
 OTHERS = {
     "another optimiser": (dict(optimizer="SGD"), "the checkpoint's optimisers are Adam, the evaluator's SGD"),
     "a sister of the optimiser": (dict(optimizer="AdamW"), "the checkpoint's optimisers are Adam, .* AdamW"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Checkpointed:
             Tensors, numbers, strings, lists and dicts only, so that ``torch.load(..., weights_only=True)`` takes it.
             Inside a training loop it is the state of that moment: take it after the epoch's scheduler step.
         """
-        training = _training_state(self.evaluator) or self._training or self._pending
+        training = _training_state(self.evaluator, self.bound_model) or self._training or self._pending
         with self._wrapped():
             model = {name: value.detach().clone() for name, value in self.bound_model.state_dict().items()}
         return {
@@ -160,13 +161,15 @@ class Checkpointed:
                 )
         names = self._get_param_names_map()
         made = [build(recipe, self.bound_model, names)[0] for recipe in recipes]
+        for optimizer, entry in zip(made, training["optimizers"], strict=True):
+            _check_names(_names(optimizer, self.bound_model), entry)
         targets = [*made, *(recipe.call(made[index]) for recipe, index in schedules)]
         for target, entry in zip(targets, [*training["optimizers"], *training["schedulers"]], strict=True):
             _check_fits(target, entry)
 
     def _keep_training(self, evaluator: Evaluator) -> None:
         """Called when a training ends, before NNI drops its optimisers."""
-        self._training = _training_state(evaluator)
+        self._training = _training_state(evaluator, self.bound_model)
 
     def _restore_training(self, evaluator: Any) -> None:
         """Called when a training begins, after NNI built its optimisers."""
@@ -212,7 +215,8 @@ def _check_training(training: Any) -> None:
     try:
         entries = [*training["optimizers"], *training["schedulers"]]
         whole = set(training) == _TRAINING_KEYS and all(
-            isinstance(entry["kind"], str) and isinstance(entry["state"], dict) for entry in entries
+            isinstance(entry["kind"], str) and isinstance(entry["state"], dict) and _are_names(entry.get("names", []))
+            for entry in entries
         )
         torch.Generator().set_state(training["random"]["cpu"])
         whole = whole and all(isinstance(state, Tensor) for state in training["random"]["cuda"])
@@ -220,6 +224,10 @@ def _check_training(training: Any) -> None:
         whole = False
     if not whole:
         raise InputError("the checkpoint's optimiser state is not complete; take another checkpoint.")
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(g, list) and all(isinstance(n, str) for n in g) for g in value)
 
 
 def _check_fits(target: Any, entry: dict[str, Any]) -> None:
@@ -245,19 +253,38 @@ def _check_fits(target: Any, entry: dict[str, Any]) -> None:
         )
 
 
-def _training_state(evaluator: Any) -> dict[str, Any] | None:
+def _training_state(evaluator: Any, model: torch.nn.Module) -> dict[str, Any] | None:
     """States of the evaluator's live optimisers and schedulers; None while it has none."""
     if not getattr(evaluator, "_optimizers", None):
         return None
     return {
-        "optimizers": [_entry(optimizer) for optimizer in evaluator._optimizers],
-        "schedulers": [_entry(scheduler) for scheduler in evaluator._lr_schedulers or []],
+        "optimizers": [_entry(live) | {"names": _names(live, model)} for live in evaluator._optimizers],
+        "schedulers": [_entry(live) for live in evaluator._lr_schedulers or []],
         "random": _random_state(),
     }
 
 
 def _entry(live: Any) -> dict[str, Any]:
     return {"kind": type(live).__name__, "state": deepcopy(live.state_dict())}
+
+
+def _names(optimizer: Any, model: torch.nn.Module) -> list[list[str]]:
+    """The names of each group's parameters, by which alone equal layers can be told apart."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _check_names(own: list[list[str]], entry: dict[str, Any]) -> None:
+    """Check that a state is of the same parameters in the same order; older checkpoints do not tell."""
+    found = entry.get("names", own)
+    if [len(group) for group in found] != [len(group) for group in own]:
+        return  # torch says it
+    for theirs, ours in zip(chain.from_iterable(found), chain.from_iterable(own), strict=True):
+        if theirs != ours:
+            raise InputError(
+                f"the checkpoint's state of {entry['kind']} is that of {theirs!r} where the evaluator's optimiser has "
+                f"{ours!r}; give it the parameters in the order in which it had them then."
+            )
 
 
 def _random_state() -> dict[str, Any]:
