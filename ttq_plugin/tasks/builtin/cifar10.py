@@ -139,4 +139,4 @@ CIFAR10_RESNET20 = _task(
 )
 
 TASKS = {task.name: task for task in (CIFAR10_RESNET8, CIFAR10_RESNET20)}
-"""By name, as ``ttq_plugin.tasks.TASKS`` lists them."""
+"""Their recipes are sensible guesses, not tuned."""

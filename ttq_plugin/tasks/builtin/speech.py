@@ -160,4 +160,4 @@ SPEECH_DSCNN = Task(
 )
 
 TASKS = {task.name: task for task in (SPEECH_DSCNN,)}
-"""By name, as ``ttq_plugin.tasks.TASKS`` lists them."""
+"""Its recipe is a sensible guess, not tuned."""
