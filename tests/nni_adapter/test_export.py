@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+import types
 
 import nni
 import pytest
@@ -11,6 +13,8 @@ from nni.compression.utils import TorchEvaluator
 from torch import nn
 
 from tests.core.model.test_copying import EVERY, X, made
+from tests.nni_adapter.nets import Net, batches, config, make_evaluator
+from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter import PTTQPruner, PTTQQuantizer, QuantizerChain
 from ttq_plugin.nni_adapter.chain import compress_chain
 
@@ -70,3 +74,30 @@ def test_a_lock_that_was_there_from_the_start():
     quantizer = PTTQQuantizer(model, [{"op_names": ["a"]}], evaluator(model))
     quantizer.compress(max_steps=1)
     assert quantizer.export_model().lock is model.lock
+
+
+def doubled(layer, x):
+    return 2 * type(layer).forward(layer, x)
+
+
+@pytest.mark.parametrize("bind", [types.MethodType, functools.partial])
+def test_a_forward_that_an_instance_has_of_its_own_is_exported(bind):
+    model = Net()
+    model.conv2.forward = bind(doubled, model.conv2)
+    quantizer = PTTQQuantizer(model, config("conv1", "conv2"), make_evaluator(model))
+    quantizer.compress(None, 1)
+    x = batches(1)[0][0]
+    exported, expected = quantizer.export_model(), model(x)
+    assert torch.equal(exported(x), expected)
+    model.conv2._nni_wrapper.ternary.scales.data.mul_(2)
+    assert torch.equal(exported(x), expected), "it is no part of the model that is trained on"
+    quantizer.unwrap_model()
+    assert "forward" in vars(model.conv2) and "forward" not in vars(model.conv1)
+
+
+def test_a_forward_that_a_copy_could_not_have_is_refused():
+    model = Net()
+    model.conv1.forward = lambda x: 2 * torch.nn.functional.conv2d(x, model.conv1.weight, model.conv1.bias)
+    with pytest.raises(InputError, match="'conv1', whose forward was replaced by a function that is not bound to the"):
+        PTTQQuantizer(model, config("conv1"))
+    assert not hasattr(model.conv1, "_nni_wrapper")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -83,8 +84,10 @@ def _unwatched(wrapper: ModuleWrapper) -> Any:
 
 @torch.no_grad()
 def _write(module: nn.Module, values: Mapping[str, Tensor], order: list[str]) -> None:
-    # NNI leaves the original forward behind as an attribute of the instance; the class has the same one.
-    module.__dict__.pop("forward", None)
+    # NNI leaves the original forward behind as an attribute of the instance; mostly the class has the same one.
+    left = module.__dict__.get("forward")
+    if isinstance(left, MethodType) and left.__func__ is type(module).forward:
+        del module.__dict__["forward"]
     for name, value in values.items():
         if (parameter := module._parameters.get(name)) is None:
             setattr(module, name, nn.Parameter(value))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 from nni.compression.base.setting import PruningSetting, QuantizationSetting
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -42,6 +44,12 @@ def check_wrappable(name: str, module: nn.Module) -> None:
                 f"wrap; {ELSEWHERE}."
             )
         raise InputError(f"config_list selects {name!r}, of the class {kind}; only {KINDS} can be ternary.")
+    if isinstance(vars(module).get("forward"), FunctionType):
+        raise InputError(
+            f"config_list selects {name!r}, whose forward was replaced by a function that is not bound to the layer, "
+            "so that a copy would compute with this layer's weights; set it as types.MethodType(function, layer), or "
+            "leave the layer out."
+        )
     if parametrize.is_parametrized(module) or module._parameters.get("weight") is None:
         raise InputError(
             f"config_list selects {name!r}, whose weight is computed from other tensors (parametrized, pruned or "
