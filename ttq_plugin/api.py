@@ -204,7 +204,7 @@ def identified(task: str | Task) -> Task:
     for name, module in list(sys.modules.items()):
         if module is not None and is_users(getattr(module, "__file__", None) or "<none>"):
             for attribute, value in list(vars(module).items()):
-                if value is task and OWN.fullmatch(f"{name}:{attribute}"):
+                if id(value) == id(task) and OWN.fullmatch(f"{name}:{attribute}"):
                     return replace(task, name=f"{name}:{attribute}")
     main = vars(sys.modules["__main__"]).items()
     attribute = next((key for key, value in list(main) if value is task), re.sub(r"\W", "_", task.name) or "task")

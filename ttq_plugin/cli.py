@@ -66,7 +66,7 @@ def _told(error: BaseException) -> int:
     """Print what went wrong, in one sentence where that is enough; returns the exit code."""
     match error:
         case click.UsageError():
-            error.message = _shown(error.message)
+            vars(error)["message"] = _shown(error.message)  # which click declares to be final
             error.show()
             return 2
         case InputError():

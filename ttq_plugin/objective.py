@@ -116,6 +116,7 @@ class TernaryObjective:
             return
         name = trial.study.study_name
         if name not in self._recorders:
+            facts: dict[str, int | float | str | None]
             facts = {"task": self.task.name, "seed": self.seed, f"{self.space.score}_fp32": self.prepared.score}
             tags = {"task": self.task.name} | ({"simulated": "true"} if self.prepared.simulated else {})
             self._recorders[name] = StudyRecorder(self._store, name, self.space.objectives, facts, tags)

@@ -20,7 +20,8 @@ def environment(device: str) -> dict[str, Any]:
     except (OSError, StopIteration):
         pass  # not Linux
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    if gpu and torch.backends.cudnn.conv.fp32_precision == "tf32":  # torch's default: 10 bits of mantissa
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    if gpu and getattr(convolutions, "fp32_precision", None) == "tf32":  # torch's default: 10 bits of mantissa
         gpu += ", convolutions in TF32"
     packages = {name: version(name) for name in ("ttq-plugin", "torch", "nni", "numpy", "scipy", "scikit-learn")}
     return {"processor": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), **packages}

@@ -64,7 +64,7 @@ class Stream:
         noise = torch.Generator().manual_seed(int(hashlib.sha256(repr(order).encode()).hexdigest()[:15], 16))
         loader = DataLoader(
             _Pairs(self.dataset),
-            batch_sampler=order,  # type: ignore[arg-type]
+            batch_sampler=order,
             num_workers=self.workers,
             collate_fn=self._collated,
             generator=noise,

@@ -57,7 +57,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for epoch in range(1, epochs + 1):
-        losses = []
+        losses: list[Tensor] = []
         with of_the_user(f"Training in epoch {epoch} of {epochs}", always=False):
             for batch in split.batches(batch_size, generator):
                 optimizer.zero_grad(set_to_none=True)
@@ -72,7 +72,8 @@ def train(
         if not torch.isfinite(torch.tensor(mean)):
             raise Diverged(f"the training loss became {mean} in epoch {epoch} of {epochs}")
         if scheduler is not None and not every_batch:
-            scheduler.step(*([mean] if needs_metric else []))
+            step: Callable[..., None] = scheduler.step  # a plateau's takes the metric
+            step(*([mean] if needs_metric else []))
         if on_epoch is not None:
             on_epoch(epoch, mean)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,19 +15,23 @@ from ttq_plugin.search.study.storage import HEARTBEAT
 class TrialCode(Protocol):
     """What a worker needs of `ttq_plugin.trial.run`; the tests put a module with analytic objectives in its place."""
 
-    def Settings(self, **keywords: Any) -> Any:
+    @property
+    def Settings(self) -> Callable[..., Any]:
         """One compression's settings."""
 
-    def prepare(self, task: str, **keywords: Any) -> Any:
+    @property
+    def prepare(self) -> Callable[..., Any]:
         """What every trial of this worker shares: data, full-precision model, Hessian traces."""
 
-    def run(self, prepared: Any, settings: Any, **hooks: Any) -> Any:
+    @property
+    def run(self) -> Callable[..., Any]:
         """One compression; its outcome has metrics, notes, seconds and model.
 
         With the hook `on_look` it shows its training after each epoch, see `early.Look`.
         """
 
-    def save_weights(self, model: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    @property
+    def save_weights(self) -> Callable[[Any, Path, Mapping[str, str] | None], None]:
         """Writes the model's weights and words about them, all or nothing."""
 
 

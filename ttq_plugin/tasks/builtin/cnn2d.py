@@ -34,4 +34,5 @@ class CNN2D(nn.Module):
         x = F.max_pool2d(F.leaky_relu(self.norm2(self.conv2(x))), 2)
         x = F.max_pool2d(F.leaky_relu(self.norm3(self.conv3(x))), 2)
         x = F.max_pool2d(F.leaky_relu(self.norm4(self.conv4(x))), 2)
-        return self.dropout(self.fc(x.flatten(1)))
+        logits: Tensor = self.dropout(self.fc(x.flatten(1)))
+        return logits

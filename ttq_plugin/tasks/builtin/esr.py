@@ -92,16 +92,17 @@ def load(source: Path | None, seed: int, *, view: View, split: str, classes: int
     chunks = read(find(source))
     groups = np.arange(len(chunks.labels)) if split == "-rows" else chunks.recordings
     share = SHARES[split]
-    rest, test = stratified_groups(groups, chunks.labels, share, seed)
-    train, validation = (
+    rest, third = stratified_groups(groups, chunks.labels, share, seed)
+    first, second = (
         rest[part] for part in stratified_groups(groups[rest], chunks.labels[rest], share / (1 - share), seed)
     )
     x = torch.from_numpy(view(scaled(chunks.signals))).float().unsqueeze(1)
     y = torch.from_numpy(chunks.labels - 1 if classes == 5 else (chunks.labels == 1).astype(np.int64))
     named = None if split == "-rows" else chunks.recordings
-    return Data(
-        *(Split(x[part], y[part], None if named is None else named[part]) for part in (train, validation, test))
+    train, validation, test = (
+        Split(x[part], y[part], None if named is None else named[part]) for part in (first, second, third)
     )
+    return Data(train, validation, test)
 
 
 def _task(model: str, split: str, classes: str) -> Task:

@@ -106,7 +106,8 @@ def load(source: Path | None, seed: int, *, view: View) -> Data:
         recordings.subjects, recordings.labels, CLASSES, seed, source=source or "the simulation", noun="subject"
     )
     x, y = scaled(torch.from_numpy(recordings.signals)), torch.from_numpy(recordings.labels)
-    return Data(*(Split(view(x[part]), y[part]) for part in parts), simulated=source is None)
+    train, validation, test = (Split(view(x[part]), y[part]) for part in parts)
+    return Data(train, validation, test, simulated=source is None)
 
 
 def _task(

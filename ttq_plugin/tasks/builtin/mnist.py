@@ -47,7 +47,8 @@ class MnistCNN(nn.Module):
         x = F.relu(F.max_pool2d(self.conv1(x), 2))
         x = F.relu(F.max_pool2d(self.dropout2d(self.conv2(x)), 2))
         x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc2(self.dropout(x))
+        logits: Tensor = self.fc2(self.dropout(x))
+        return logits
 
 
 def load(source: Path | None, seed: int, *, share: float = TRAIN_SHARE) -> Data:
@@ -83,8 +84,10 @@ def load(source: Path | None, seed: int, *, share: float = TRAIN_SHARE) -> Data:
 def _assemble(images: Images, labels: Labels, parts: tuple[NDArray[np.int64], ...]) -> Data:
     resized = [_resize(images[part]) for part in parts]
     mean, std = resized[0].mean(), resized[0].std()
-    splits = [Split((x - mean) / std, torch.from_numpy(labels[part])) for x, part in zip(resized, parts, strict=True)]
-    return Data(*splits)
+    train, validation, test = (
+        Split((x - mean) / std, torch.from_numpy(labels[part])) for x, part in zip(resized, parts, strict=True)
+    )
+    return Data(train, validation, test)
 
 
 def _resize(images: Images) -> Tensor:
@@ -123,7 +126,7 @@ def _check_headers(path: Path, part: str, x: Header, y: Header, form: str) -> No
         raise InputError(f"{path}: y_{part} has shape {y.shape} and type {y.dtype} beside {x.shape[0]} images; {form}.")
 
 
-def _check_labels(path: Path, part: str, y: NDArray[np.generic], form: str) -> None:
+def _check_labels(path: Path, part: str, y: NDArray[np.integer], form: str) -> None:
     if len(y) and (y.min() < 0 or y.max() >= CLASSES):
         row = int(np.flatnonzero((y < 0) | (y >= CLASSES))[0])
         raise InputError(f"{path}: y_{part}[{row}] is {y[row]}; {form}.")

@@ -15,7 +15,8 @@ def scaled(signals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each signal to [0, 1] by its own minimum and maximum; a constant one to zeros. Shape (signals, samples)."""
     least = signals.min(axis=1, keepdims=True)
     spread = np.ptp(signals, axis=1, keepdims=True)
-    return (signals - least) / np.where(spread > 0, spread, 1)
+    shares: NDArray[np.float64] = (signals - least) / np.where(spread > 0, spread, 1)
+    return shares
 
 
 def spectrogram(signals: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -39,4 +40,5 @@ def spectrogram(signals: NDArray[np.float64]) -> NDArray[np.float32]:
     decibels = 20 * np.log10(np.maximum(power, FLOOR))
     mean = decibels.mean(axis=(1, 2), keepdims=True)
     std = decibels.std(axis=(1, 2), keepdims=True)
-    return np.clip(decibels, mean, mean + 9 * std).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(decibels, mean, mean + 9 * std).astype(np.float32)
+    return clipped

@@ -30,11 +30,13 @@ class Attention(nn.Module):
         """What each token takes from all."""
         q, k, v = (self._split(projection(x)) for projection in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p if self.training else 0.0)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        taken: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return taken
 
     def _split(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) -> (batch, heads, tokens, width / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        parts: Tensor = x.unflatten(2, (self.heads, -1))
+        return parts.transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
@@ -53,7 +55,8 @@ class EncoderLayer(nn.Module):
         """(batch, tokens, width) -> the same."""
         x = self.norm1(x + self.dropout(self.attention(x)))
         hidden = self.dropout(F.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
+        return out
 
 
 class CNNTransformer(nn.Module):
@@ -104,7 +107,8 @@ class CNNTransformer(nn.Module):
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x.transpose(1, 2)], dim=1)
         tokens = self.dropout(tokens * math.sqrt(self.class_token.shape[2]) + self.positions)
         seen = self.encoder(tokens)[:, 0]
-        return self.fc2(self.norm2(self.fc1(self.norm1(seen))))
+        logits: Tensor = self.fc2(self.norm2(self.fc1(self.norm1(seen))))
+        return logits
 
 
 def sinusoids(tokens: int, width: int) -> Tensor:

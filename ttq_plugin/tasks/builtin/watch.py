@@ -64,7 +64,8 @@ class WatchCNN(nn.Module):
         x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
         x = F.max_pool1d(F.relu(self.norm3(self.conv3(x))), 2)
         x = F.max_pool1d(F.relu(self.norm4(self.conv4(x))), 2)
-        return self.fc(self.dropout(x.flatten(1)))
+        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
+        return logits
 
 
 def windows(movements: Movements) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +101,8 @@ def load(source: Path | None, seed: int) -> Data:
     parts = drawn(people.numpy(), y.numpy(), len(EXERCISES), seed, share=SHARE, source=path, noun="person")
     train = x[parts[0]]
     x = (x - train.mean((0, 2), keepdim=True)) / train.std((0, 2), keepdim=True)
-    return Data(*(Split(x[part], y[part], people[part]) for part in parts))
+    training, validation, test = (Split(x[part], y[part], people[part]) for part in parts)
+    return Data(training, validation, test)
 
 
 WATCH_CNN = Task(

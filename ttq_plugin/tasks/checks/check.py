@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.support import inputs
@@ -62,7 +62,7 @@ def make_model(task: Task) -> nn.Module:
         model = task.model()
     if not isinstance(model, nn.Module):
         raise InputError(f"model of {task.name} must return a torch.nn.Module, got {type(model).__name__}.")
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in (*model.parameters(), *model.buffers())):
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(
             f"model of {task.name} must return a module whose weights all have their shapes, got one with lazy layers; "
             "call it once on an example before it is returned."

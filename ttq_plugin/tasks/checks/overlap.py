@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
@@ -30,13 +32,13 @@ def check_overlap(splits: Mapping[str, Samples]) -> None:
             raise InputError(f"The splits {one} and {other} must hold different samples, got the same object for both.")
     # A Dataset's samples and those of tensors are hashed differently, and so are compared among their kind.
     hashes = {name: _rows(split) if isinstance(split, Split) else split.rows() for name, split in splits.items()}
-    for (one, first), (other, second) in combinations(hashes.items(), 2):
-        known = {key: row for row, key in enumerate(first)}
-        shared = [(known[key], row) for row, key in enumerate(second) if key in known]
-        if len(shared) > TOLERATED * min(len(first), len(second)):
+    for (one, held), (other, asked) in combinations(hashes.items(), 2):
+        known = {key: row for row, key in enumerate(held)}
+        shared = [(known[key], row) for row, key in enumerate(asked) if key in known]
+        if len(shared) > TOLERATED * min(len(held), len(asked)):
             raise InputError(
                 f"The splits {one} and {other} must hold different samples, but {len(shared)} of {other}'s "
-                f"{len(second)} are in {one} too (first: row {shared[0][0]} there, {shared[0][1]} here); "
+                f"{len(asked)} are in {one} too (first: row {shared[0][0]} there, {shared[0][1]} here); "
                 "split them apart, or say Data(..., overlap=True) where equal samples are no mistake."
             )
 
@@ -66,6 +68,7 @@ def _rows(split: Split) -> list[bytes]:
     tensors = [t.detach().cpu().contiguous() for tree in (split.x, split.y) for t in inputs.tensors(tree) if t.dim()]
     found = [hashlib.blake2b(digest_size=16) for _ in range(len(split))]
     for tensor in tensors:
+        rows: Iterable[NDArray[np.uint8]]
         rows = tensor.reshape(len(tensor), -1).view(torch.uint8).numpy() if tensor.numel() else []
         for digest, row in zip(found, rows, strict=False):
             digest.update(row.data)

@@ -126,7 +126,9 @@ def _present(reading: Reading) -> set[int]:
 
 
 def _check_classes(task: Task, seen: dict[str, set[int]], reading: Reading) -> None:
-    named = lambda k: task.classes[k] if k < len(task.classes) else str(k)  # noqa: E731
+    def named(k: int) -> str:
+        return task.classes[k] if k < len(task.classes) else str(k)
+
     train = seen["train"]
     if task.balanced and (missing := sorted(set(range(reading.classes)) - train)):
         raise InputError(

@@ -123,9 +123,9 @@ def _number(value: Any, metric: Metric) -> float:
     if isinstance(value, bool) or not hasattr(value, "__float__") or shape:
         came = f"a {type(value).__name__} of the shape {shape}" if shape else type(value).__name__
         raise InputError(f"The metric {metric.name} must return a number, got {came}.")
-    if not math.isfinite(value := float(value)):
-        raise Diverged(f"the metric {metric.name} is {value}")
-    return value
+    if not math.isfinite(number := float(value)):
+        raise Diverged(f"the metric {metric.name} is {number}")
+    return number
 
 
 def parts(outputs: Any, targets: Any, metric: Metric) -> dict[str, float]:
