@@ -86,7 +86,11 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
     }
     found = [Way(name, made, packed, child) for (name, child), made in runtimes.items()]
     found.append(Way(TORCH, _called(source.model, samples), floats, "torch"))
-    notes = [f"{w.name}: torch runs the whole model ({w.call.fallback})." for w in found[:2] if w.call.fallback]
+    notes = [
+        f"{name}: torch runs the whole model ({made.fallback})."
+        for (name, _), made in runtimes.items()
+        if made.fallback
+    ]
     try:
         proto = to_onnx(source.model, samples)
         forms = {ONNX: proto, INT8: to_int8(proto, samples)}
@@ -255,7 +259,7 @@ def _measured(calls: Mapping[str, Call], x: Any, seconds: float, energy: Sequenc
             "latency_p99": float(np.percentile(every, 99)),
             "throughput": batch_size(x) / float(np.median(every)),
             "speedup_torch": statistics.quantiles(middles[TORCH] / middles[name], n=4),
-            "joules": joules(lambda call=call: call(x), energy, ENERGY_SECONDS, batch_size(x)),
+            "joules": joules(partial(call, x), energy, ENERGY_SECONDS, batch_size(x)),
         }
 
 

@@ -8,6 +8,7 @@ for how many trits are not zero, what fills the last byte, and how many of them 
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import partial
 from math import comb
 
 import numpy as np
@@ -43,10 +44,14 @@ def places_of(number: int, n: int, k: int) -> list[int]:
     places: list[int] = []
     end = n
     for i in range(k, 0, -1):
-        end = bisect_right(range(end), number, key=lambda place, i=i: comb(place, i)) - 1
+        end = bisect_right(range(end), number, key=partial(_sets, of=i)) - 1
         number -= comb(end, i)
         places.append(end)
     return places[::-1]
+
+
+def _sets(places: int, of: int) -> int:
+    return comb(places, of)
 
 
 def encode(trits: NDArray[np.int8]) -> bytes | None:

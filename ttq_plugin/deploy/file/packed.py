@@ -118,7 +118,7 @@ def save_packed(
         stored, entry = make_entry(name, value.detach().cpu().contiguous(), layouts.get(name), rest)
         entries[name] = entry
         tensors |= stored
-    about = {"task": task, "method": method, "architecture": _architecture(model)}
+    about: dict[str, Any] = {"task": task, "method": method, "architecture": _architecture(model)}
     about |= {"report": dict(report or {}), "more": dict(more or {})}
     raw = {name: entry["crc"] for name, entry in entries.items() if entry["as"] == "raw"}
     others = {name: entry for name, entry in entries.items() if name not in raw}

@@ -127,7 +127,8 @@ def _copy(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
 
 def _add(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
     one, other = (x.expand(-1, *op.output.meta.shape) for x in broadcast(op.output, inputs))
-    return one + other * op.more["sign"]
+    total: Tensor = one + other * op.more["sign"]
+    return total
 
 
 def _multiply(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ def log_model(
 
     run = client.get_run(run_id)
     logged = client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id, params=run.data.params)
-    status = "FAILED"
+    status: Literal["READY", "FAILED"] = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as folder:
             inner = Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id)
@@ -193,10 +193,10 @@ def _written(model: nn.Module, folder: Path, task: str | None) -> Path:
 def _signature(given: Mapping[str, Tensor], made: Mapping[str, Tensor], batch: int) -> Any:
     """Dtypes and shapes by name; a tensor that is alone goes without one."""
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     def schema(named: Mapping[str, Tensor]) -> Any:
-        specs = []
+        specs: list[ColSpec | TensorSpec] = []
         for name, tensor in named.items():
             shape = (-1, *tensor.shape[1:]) if tensor.dim() and len(tensor) == batch else tuple(tensor.shape)
             specs.append(TensorSpec(tensor.detach().numpy().dtype, shape, name if len(named) > 1 else None))

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import mlflow
 import numpy as np
 import onnxruntime
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 
-class Graph(mlflow.pyfunc.PythonModel):
+class Graph(PythonModel):
     """Samples in, outputs out: an array where the graph has one, a dict by name where it has several."""
 
     def load_context(self, context: Any) -> None:
@@ -30,4 +31,4 @@ class Graph(mlflow.pyfunc.PythonModel):
         return arrays[0] if len(arrays) == 1 else dict(zip(results, arrays, strict=True))
 
 
-mlflow.models.set_model(Graph())
+set_model(Graph())

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
 
 from ttq_plugin.deploy.source import open_model
 
 
-class CompressedModel(mlflow.pyfunc.PythonModel):
+class CompressedModel(PythonModel):
     """Samples in, logits out; the weights are a safetensors file, never a pickle."""
 
     def load_context(self, context: Any) -> None:
@@ -26,4 +27,4 @@ class CompressedModel(mlflow.pyfunc.PythonModel):
             return (self.module(**tensors) if "" not in tensors else self.module(tensors[""])).numpy()
 
 
-mlflow.models.set_model(CompressedModel())
+set_model(CompressedModel())

@@ -59,7 +59,7 @@ def to_int2(proto: ModelProto) -> ModelProto:
         vary along two dimensions, which ONNX cannot hold, and a warning names it.
     """
     [onnx] = need("onnx")
-    packed = onnx.ModelProto()
+    packed: ModelProto = onnx.ModelProto()
     packed.CopyFrom(proto)
     graph = packed.graph
     floats = {tensor.name: tensor for tensor in graph.initializer}
@@ -140,7 +140,8 @@ def _unpacked(weight: Ternary) -> tuple[list[TensorProto], list[NodeProto]]:
 
     def dequantised(scale: NDArray[np.float32], suffix: str, result: str) -> NodeProto:
         tensors.append(numpy_helper.from_array(scale, f"{weight.name}.{suffix}"))
-        return helper.make_node("DequantizeLinear", [codes.name, tensors[-1].name], [result], **channels)
+        node: NodeProto = helper.make_node("DequantizeLinear", [codes.name, tensors[-1].name], [result], **channels)
+        return node
 
     if np.array_equal(weight.positive, weight.negative):
         return tensors, [dequantised(weight.positive, "scale", weight.name)]

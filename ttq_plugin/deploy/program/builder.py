@@ -112,6 +112,7 @@ class Builder:
     def _step(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             several, place = node.args
+            assert isinstance(several, fx.Node)
             self.values[node] = self.values[several][place]
             if self.values[node] is None and node.users:
                 raise self.missing(several, f"output {place} of {kind_of(several)}")
@@ -172,7 +173,8 @@ class Builder:
     def value(self, node: Any) -> View:
         """What a node gave, or a number as a constant of its own."""
         if isinstance(node, fx.Node):
-            return self.values[node]
+            view: View = self.values[node]
+            return view
         return self.constant(f"number {float(node)!r}", torch.tensor(float(node)))
 
     def constant(self, name: str, values: Tensor) -> View:
@@ -184,7 +186,7 @@ class Builder:
         """Name of the constant that a node is; None for None."""
         if node is None:
             return None
-        view = self.values[node]
+        view: View = self.values[node]
         if view.buffer.constant is None:
             raise self.missing(node, "a computed weight or bias")
         if view.contiguous and view.meta.numel() == view.buffer.size:
@@ -269,7 +271,9 @@ class Builder:
 
     def _write_back(self, node: fx.Node) -> None:
         """An operation in place: whoever sees the same memory later must see the result."""
-        target = self.values[node.args[0]]
+        operand = node.args[0]
+        assert isinstance(operand, fx.Node)
+        target: View = self.values[operand]
         later = self._later(target.buffer, node)
         if later and (target.buffer.constant or any(other.op == "placeholder" for other in later)):
             raise InputError(f"{self.name} changes an input or a parameter in place, for which there is no C code.")

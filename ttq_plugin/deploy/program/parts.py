@@ -183,20 +183,20 @@ def recurrent(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
         for at in range(0, len(parameters), each)
     ):
         raise build.missing(node, "an LSTM with projections")
-    current, ends = View(source.buffer, x), []
+    current = View(source.buffer, x)
+    ends: list[View] = []
     for place in range(given["num_layers"]):
         output = build.new((1, x.shape[1], directions * hidden))
         for direction in range(directions):
             at = (place * directions + direction) * each
             weights = [*parameters[at : at + each], None, None][:4]
             half = View(output.buffer, output.meta.narrow(2, direction * hidden, hidden))
-            more = dict(zip(("input_weight", "hidden_weight", "input_bias", "hidden_bias"), weights, strict=True))
+            names = ("input_weight", "hidden_weight", "input_bias", "hidden_bias")
+            more: dict[str, Any] = dict(zip(names, weights, strict=True))
             more |= {"gates": gates, "backward": direction}
             build.steps.append(Step("recur", half, [current], more))
-            ends.append(half.meta.select(1, 0 if direction else x.shape[1] - 1))
+            ends.append(View(output.buffer, half.meta.select(1, 0 if direction else x.shape[1] - 1)))
         current = output
-        last = [View(output.buffer, end) for end in ends[-directions:]]
-        ends[-directions:] = last
     result = current if given["batch_first"] else View(current.buffer, current.meta.transpose(0, 1))
     state = build.new((len(ends), 1, hidden))
     if any(user.args[1] == 1 for user in node.users):

@@ -71,11 +71,11 @@ def unsteady(model: nn.Module, example: Any) -> str | None:
         Why it does not, or None.
     """
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    outputs = [call(model, map_tensors(Tensor.clone, example)) for _ in range(2)]
+    first, second = (call(model, map_tensors(Tensor.clone, example)) for _ in range(2))
     changed = [n for n, b in model.named_buffers() if n in before and difference(b, before[n], 0.0) is not None]
     if changed:
         return f"a call of the model changes its buffer {', '.join(changed)}"
-    if difference(*outputs, ROUNDED) is not None:
+    if difference(first, second, ROUNDED) is not None:
         return "the model's outputs differ from one call to the next"
     return None
 

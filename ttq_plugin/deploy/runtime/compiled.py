@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.deploy.program.fusion import Tail
 from ttq_plugin.measures.ternary import codes_of
 from ttq_plugin.native.inference import DENSE_ROWS, LANES, WAYS, Layer
@@ -82,15 +84,18 @@ class Spec:
 
 def spec_of(layer: nn.Module, tail: Tail) -> Spec:
     """The numbers of a Conv1d, Conv2d or Linear and what follows it."""
-    weight = layer.weight.detach().double()
-    shift = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
-    codes = codes_of(layer.weight)
+    plain = tensor_of(layer, "weight")
+    bias: Tensor | None = getattr(layer, "bias", None)
+    weight = plain.detach().double()
+    shift = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
+    codes = codes_of(plain)
     if (norm := tail.norm) is not None:
         gain = (norm.running_var.double() + norm.eps).rsqrt()
         gain = gain if norm.weight is None else gain * norm.weight.detach().double()
         weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
         shift = (shift - norm.running_mean.double()) * gain
         shift = shift if norm.bias is None else shift + norm.bias.detach().double()
+    two: tuple[Iterable[Any], Iterable[Any], Iterable[Any]]
     if isinstance(layer, nn.Conv2d):
         two = (layer.stride, layer.dilation, layer.padding)
     elif isinstance(layer, nn.Conv1d):
@@ -101,7 +106,14 @@ def spec_of(layer: nn.Module, tail: Tail) -> Spec:
         two = ((1, 1), (1, 1), (0, 0))
     window, step = tail.pool or ((1, 1), (1, 1))
     numbers = np.ascontiguousarray(weight.float().numpy())
-    return Spec(numbers, shift.float().numpy(), tail.slope, *two, window, step, codes is not None)
+    stride, dilation, padding = (_pair(each) for each in two)
+    shifts = shift.float().numpy()
+    return Spec(numbers, shifts, tail.slope, stride, dilation, padding, window, step, codes is not None)
+
+
+def _pair(numbers: Iterable[Any]) -> tuple[int, int]:
+    rows, columns = numbers
+    return int(rows), int(columns)
 
 
 @dataclass

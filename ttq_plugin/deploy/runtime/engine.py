@@ -116,7 +116,7 @@ def _traced(model: nn.Module, example: Any) -> tuple[bytes, list[str]]:
         torch.onnx.export(
             Flat(model, example),
             (found,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # this exporter writes into any file, which torch's annotation forgets
             dynamo=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # any other changes modules' modes, and not back
             opset_version=OPSET,

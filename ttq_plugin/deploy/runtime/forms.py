@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
 from ttq_plugin.deploy.runtime.agreement import EXACT, asked, disagreement
 from ttq_plugin.deploy.runtime.checks import unsteady
@@ -20,7 +21,10 @@ from ttq_plugin.errors import first_line
 from ttq_plugin.support.inputs import call, map_tensors, tensors
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d}
+NORMS: dict[type[nn.Module], type[nn.BatchNorm1d | nn.BatchNorm2d]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+}
 RELUS = (F.relu, torch.relu, F.relu_)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 
@@ -201,12 +205,16 @@ class _Tracer(fx.Tracer):
 
 def fusible(module: nn.Module) -> bool:
     """Whether a layer is one that the kernels know: float32, no groups, padded with zeros by numbers, no hooks."""
-    if type(module) not in LAYERS or module.weight.dtype != torch.float32 or module.weight.device.type != "cpu":
+    if type(module) not in LAYERS:
+        return False
+    weight = tensor_of(module, "weight")
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return False
     if _hooked(module) or module.training:
         return False
     if isinstance(module, nn.Linear):
         return True
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
@@ -216,7 +224,7 @@ def _hooked(module: nn.Module) -> bool:
 
 def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], Tail]:
     """What follows a layer and only that layer: the nodes, from the layer's on, and what they are."""
-    layer, tail, absorbed = modules[node.target], Tail(), [node]
+    layer, tail, absorbed = modules[str(node.target)], Tail(), [node]
     while len(node.users) == 1:
         [following] = node.users
         if following.args[:1] != (node,) or not tail.take(_follower(following, modules, layer), _linear(layer)):
@@ -232,12 +240,13 @@ def _linear(layer: nn.Module) -> bool:
 
 def _follower(node: fx.Node, modules: dict[str, nn.Module], layer: nn.Module) -> Follower | None:
     """What a node is to the layer before it."""
-    module = modules.get(node.target) if node.op == "call_module" else None
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
     if module is not None and (module.training or _hooked(module)):
         return None
     if isinstance(module, DROPOUTS) or (node.target is F.dropout and not _trains(node)):
         return Nothing()
-    if isinstance(module, NORMS.get(type(layer), ())):
+    norm = NORMS.get(type(layer))
+    if norm is not None and isinstance(module, norm):
         known = module.running_var is not None and module.running_var.dtype == torch.float32
         return Norm(module) if known else None
     if (slope := _slope(node, module)) is not None:

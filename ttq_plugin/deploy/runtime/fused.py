@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.deploy.program.fusion import Tail
 from ttq_plugin.deploy.runtime.compiled import Choice, Compiled, compile_layer, spec_of
 from ttq_plugin.deploy.runtime.int8 import Int8Layer
@@ -63,7 +64,7 @@ class FusedLayer(nn.Module):
         self.leader: list[FusedLayer] = []
         self.choices: dict[int, Choice] = {}
         self.programs: dict[Any, Compiled] = {}
-        self.buffers = Buffers()
+        self.memory = Buffers()
         self.int8: Int8Layer | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -92,7 +93,7 @@ class FusedLayer(nn.Module):
         """Whether the kernels can run the layer on such an input."""
         if x.dtype is not torch.float32 or not x.numel():
             return False
-        weight = self.layer.weight
+        weight = tensor_of(self.layer, "weight")
         if self.linear:
             return x.dim() in {2, 3, 4} and x.shape[-1] == weight.shape[1]
         if x.dim() != weight.dim() or x.shape[1] != weight.shape[1]:
@@ -152,9 +153,9 @@ class FusedLayer(nn.Module):
         channels, rows, columns = program.out
         count = samples * channels * rows * columns
         # Working memory is kept for each padding: what is not written must stay zero.
-        held = self.buffers.get(("out", rows, columns), count + LANES) if any(next_padding) else torch.empty(count)
-        panel = self.buffers.get("panel", program.panel)
-        sums, lines = self.buffers.get("sums", program.sums), self.buffers.get("lines", program.layer.out_w + LANES)
+        held = self.memory.get(("out", rows, columns), count + LANES) if any(next_padding) else torch.empty(count)
+        panel = self.memory.get("panel", program.panel)
+        sums, lines = self.memory.get("sums", program.sums), self.memory.get("lines", program.layer.out_w + LANES)
         pointers = (t.data_ptr() for t in (planes, held, panel, sums, lines))
         RUN(ctypes.byref(program.layer), samples, *pointers)
         out = held[:count]
@@ -167,7 +168,7 @@ class FusedLayer(nn.Module):
         down, right = self.spec.padding
         channels, rows, columns = x.shape[1], height + 2 * down, width + 2 * right
         count = samples * channels * rows * columns
-        planes = self.buffers.get(("in", rows, columns), count + LANES)
+        planes = self.memory.get(("in", rows, columns), count + LANES)
         inner = planes[:count].view(samples, channels, rows, columns)[:, :, down : down + height, right : right + width]
         inner.copy_(x.reshape(samples, channels, height, width))
         return planes

@@ -49,12 +49,12 @@ class Int8Layer:
         weight = (self.packed, self.scales, self.zeros, self.bias)
         if self.linear:
             codes = self._codes(x).flatten(0, -2)
-            after = (1.0, 0, torch.float32, "none", [], "")
-            out = torch.ops.onednn.qlinear_pointwise(codes, self.input_scale, ZERO, *weight, *after)
-            return out.reshape(*x.shape[:-1], -1)
+            after: list[object] = [1.0, 0, torch.float32, "none", [], ""]
+            rows: Tensor = torch.ops.onednn.qlinear_pointwise(codes, self.input_scale, ZERO, *weight, *after)
+            return rows.reshape(*x.shape[:-1], -1)
         codes = self._codes(x.unsqueeze(2) if self.one else x)
-        after = (*self.places, 1, 1.0, 0, torch.float32, "none", [], "")
-        out = torch.ops.onednn.qconv_pointwise(codes, self.input_scale, ZERO, *weight, *after)
+        after = [*self.places, 1, 1.0, 0, torch.float32, "none", [], ""]
+        out: Tensor = torch.ops.onednn.qconv_pointwise(codes, self.input_scale, ZERO, *weight, *after)
         return out.squeeze(2) if self.one else out
 
     def _codes(self, x: Tensor) -> Tensor:

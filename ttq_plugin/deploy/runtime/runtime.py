@@ -111,7 +111,8 @@ class TernaryRuntime:
             check(model, example_input)
             self._signature = signature(example_input)
             plain = isinstance(example_input, Tensor)
-            self._shape, self._dtype = (example_input.shape[1:], example_input.dtype) if plain else (None, None)
+            self._shape: torch.Size | None = example_input.shape[1:] if plain else None
+            self._dtype: torch.dtype | None = example_input.dtype if plain else None
             self._dynamic = takes(model, example_input, 1) and takes(model, example_input, 3)
             samples = batch_size(example_input)
             self.example = repeated(example_input, min(KEPT, samples) if self._dynamic else samples)

@@ -20,8 +20,8 @@ class _Reads(TorchDispatchMode):
     """Notes whether a tensor's values come out as Python numbers, sizes or truths."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.seen = False
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        self.seen: bool = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
@@ -39,7 +39,8 @@ def reads_values(model: nn.Module, example: Any) -> bool:
     Returns:
         True if it does on this example.
     """
-    with _Reads() as mode:
+    mode = _Reads()
+    with mode:
         call(model, map_tensors(Tensor.clone, example))
     return mode.seen
 

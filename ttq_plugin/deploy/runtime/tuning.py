@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
     expected = layer.by_torch(x)
     for choice in candidates(layer, x):
         if difference(layer.by_kernel(x, choice), expected, ROUNDED) is None:
-            ways[choice] = lambda choice=choice: layer.by_kernel(x, choice)
+            ways[choice] = partial(layer.by_kernel, x, choice)
     least = dict.fromkeys(ways, float("inf"))
     for turn in range(TURNS + 1):
         for choice, run in list(ways.items()):
@@ -88,8 +89,8 @@ def fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
             if turn:
                 least[choice] = min(least[choice], seconds)
         if turn == 2:  # who is far behind is out
-            best = min(least.values())
-            ways = {choice: run for choice, run in ways.items() if least[choice] < 2 * best or choice is TORCH}
+            limit = 2 * min(least.values())
+            ways = {choice: run for choice, run in ways.items() if least[choice] < limit or choice is TORCH}
     best = min(ways, key=lambda choice: least[choice])
     additions = _additions(layer, best, size) if best.kind == "sparse" else 0
     return LayerChoice(name, best, least[best], least[TORCH], additions)
