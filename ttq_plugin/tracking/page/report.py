@@ -84,9 +84,9 @@ def report_page(study: Study) -> str:
     ]
     vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
     volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
-    known = (
-        {study.score: in_percent((study.full_precision["score"],), [study.score])[0]} if study.full_precision else {}
-    )
+    known: dict[str, float] = {}
+    if study.full_precision:
+        known[study.score] = in_percent((study.full_precision["score"],), [study.score])[0]
     pairs = figures.projections(points, study.objectives, known)
     drawn = {f"pair{i}": figure for i, figure in enumerate(pairs)}
     boxes = _boxes(drawn)

@@ -137,8 +137,9 @@ def _draw_confirmed(
         )
         widths = [[h - m for h, m in zip(high, mean, strict=True)] for high, mean in zip(errors, means, strict=True)]
         name = "other seeds: mean, 95 % interval" if holds else "falls off with other seeds"
+        x, y = means
         axes.errorbar(
-            *means, xerr=widths[0], yerr=widths[1], fmt=marker, color=colour, markersize=5, markerfacecolor="white",
+            x, y, xerr=widths[0], yerr=widths[1], fmt=marker, color=colour, markersize=5, markerfacecolor="white",
             elinewidth=1.1, capsize=2.5, zorder=8, label=name,
         )  # fmt: skip
 

@@ -69,6 +69,8 @@ def _style(axes: "Axes", label: str) -> None:
 
 def _scale(axes: "Axes", axis: str, values: Sequence[float], errors: Sequence[float] = ()) -> None:
     """A logarithmic axis where the values span a decade; where some are negative, linear below the usual error."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
     sizes = sorted(abs(value) for value in values if value)
     limit = axes.set_xlim if axis == "x" else axes.set_ylim
     if not sizes or (min(values) >= 0 and sizes[-1] < 10 * sizes[0]):
@@ -82,7 +84,9 @@ def _scale(axes: "Axes", axis: str, values: Sequence[float], errors: Sequence[fl
     usual = sorted(errors)[len(errors) // 2] if errors else 0.0
     smallest = min(max(sizes[0], usual), sizes[-1])
     set_scale("symlog", linthresh=10 ** math.ceil(math.log10(smallest)))
-    (axes.xaxis if axis == "x" else axes.yaxis).get_major_locator().set_params(numticks=5)
+    locator = (axes.xaxis if axis == "x" else axes.yaxis).get_major_locator()
+    assert isinstance(locator, SymmetricalLogLocator)
+    locator.set_params(numticks=5)
     (axes.axvline if axis == "x" else axes.axhline)(0, color=INK, linewidth=0.8)
 
 
@@ -90,11 +94,12 @@ def _draw_traces(axes: "Axes", traces: Sequence[Row], methods: Mapping[str, str]
     """One line a layer, in the model's order from the top."""
     _style(axes, r"Hessian trace $\mathrm{Tr}(H)$, with its standard error")
     places = range(len(traces))
-    for name, colour, marker, wanted in (
-        ("quantised", FRONT, "o", lambda layer: methods[layer] != FULL_PRECISION),
-        ("full precision", REST, "s", lambda layer: methods[layer] == FULL_PRECISION),
-    ):
-        shown = [(place, trace) for place, trace in zip(places, traces, strict=True) if wanted(trace["name"])]
+    for name, colour, marker, full in (("quantised", FRONT, "o", False), ("full precision", REST, "s", True)):
+        shown = [
+            (place, trace)
+            for place, trace in zip(places, traces, strict=True)
+            if (methods[trace["name"]] == FULL_PRECISION) is full
+        ]
         if shown:
             axes.errorbar(
                 [trace["trace"] for _, trace in shown],
@@ -141,9 +146,8 @@ def _draw_options(axes: "Axes", rows: Sequence[Row | None]) -> None:
         )
         ringed = [(o["sensitivity"], place + shift) for place, o, chosen in points if chosen and o["method"] == name]
         if ringed:
-            axes.scatter(
-                *zip(*ringed, strict=True), s=90, facecolors="none", edgecolors=FRONT, linewidths=1.4, zorder=5
-            )
+            x, y = zip(*ringed, strict=True)
+            axes.scatter(x, y, s=90, facecolors="none", edgecolors=FRONT, linewidths=1.4, zorder=5)
     if any(chosen for *_, chosen in points):
         axes.scatter([], [], s=90, facecolors="none", edgecolors=FRONT, linewidths=1.4, label="chosen")
     for place, row in enumerate(rows):
