@@ -25,7 +25,7 @@ def run(*arguments):
     """What the command prints; what it raises is raised."""
     result = CliRunner().invoke(cli.cli, ["bench", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ttq_plugin.support.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import ColorType
 
 Summary = Mapping[str, Any]
 
@@ -55,9 +57,16 @@ def _scatter(figure: Figure, summary: Summary) -> str | None:
             _full(axes, columns["mcc"], colour)
             continue
         x = columns.get("srqw") or {"mean": 0.0, "std": 0.0}
-        errors = {"xerr": x["std"] or 0, "yerr": columns["mcc"]["std"] or 0}
-        style = {"fmt": "o", "capsize": 2, "color": colour, "label": row["row"]}
-        axes.errorbar([x["mean"]], [columns["mcc"]["mean"]], **errors, **style)
+        axes.errorbar(
+            [x["mean"]],
+            [columns["mcc"]["mean"]],
+            xerr=x["std"] or 0,
+            yerr=columns["mcc"]["std"] or 0,
+            fmt="o",
+            capsize=2,
+            color=colour,
+            label=row["row"],
+        )
         if "published" in columns["mcc"]:
             px = x.get("published", [0.0])[0]
             axes.plot(px, columns["mcc"]["published"][0], "o", mfc="none", mec=colour, ms=9)
@@ -67,7 +76,7 @@ def _scatter(figure: Figure, summary: Summary) -> str | None:
     return "Test MCC against zeros: filled ours (bars: standard deviations), hollow published; line: full precision."
 
 
-def _full(axes: Axes, mcc: Mapping[str, Any], colour: str) -> None:
+def _full(axes: Axes, mcc: Mapping[str, Any], colour: ColorType) -> None:
     axes.axhline(mcc["mean"], color=colour, label=FULL)
     if mcc["std"]:
         axes.axhspan(mcc["mean"] - mcc["std"], mcc["mean"] + mcc["std"], color=colour, alpha=0.12)
@@ -121,9 +130,7 @@ def _grid(figure: Figure, summary: Summary) -> str | None:
     return "Test MCC and zeros over aTTQ's thresholds (t_min above t_max is not allowed)."
 
 
-def _colours() -> Any:
-    from itertools import cycle
+def _colours() -> Iterator[ColorType]:
+    from matplotlib.colors import TABLEAU_COLORS
 
-    from matplotlib import colormaps
-
-    return iter(cycle(colormaps["tab10"].colors))
+    return cycle(TABLEAU_COLORS.values())

@@ -237,9 +237,9 @@ def grouped(notes: Sequence[str]) -> list[str]:
         words = NUMBER.split(note)
         kinds.setdefault(tuple(words), []).append(NUMBER.findall(note))
     lines = []
-    for words, found in kinds.items():
+    for parts, found in kinds.items():
         ranges = [_range(column) for column in zip(*found, strict=True)]
-        line = "".join(word + number for word, number in zip(words, [*ranges, ""], strict=True))
+        line = "".join(word + number for word, number in zip(parts, [*ranges, ""], strict=True))
         lines.append(line + (f" ({len(found)} such notes)" if len(found) > 1 else ""))
     return lines
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.curvature.plan import ternary_entry
 from ttq_plugin.errors import Diverged
 from ttq_plugin.methods import MIXED
@@ -91,8 +92,9 @@ def _load(name: str, source: Path | None, seed: int, *, refit: bool) -> Data:
     data = get_task(name).load(source, seed)
     if not refit:
         return data
-    seen = (data.train, data.validation)
-    both = Split(torch.cat([s.x for s in seen]), torch.cat([s.y for s in seen]))
+    train, validation = data.train, data.validation
+    assert isinstance(train, Split) and isinstance(validation, Split)  # of the built-in tasks
+    both = Split(torch.cat([train.x, validation.x]), torch.cat([train.y, validation.y]))
     return replace(data, train=both, overlap=True)
 
 
@@ -118,14 +120,19 @@ def _compressed(cell: Cell, ready: Prepared, place: Place, result: dict[str, Any
 
 def _run(cell: Cell, ready: Prepared, settings: Settings) -> Outcome:
     if chain := cell.links():  # whose links have the method and its numbers
-        shared = replace(settings, method=MIXED, granularity=None, **dict.fromkeys(settings.options()))
+        cleared: dict[str, Any] = dict.fromkeys(settings.options())
+        shared = replace(settings, method=MIXED, granularity=None, **cleared)
         return run(ready, shared, chain=chain)
     return run(ready, settings, config_list=[ternary_entry(cell.layers, settings.granularity)])
 
 
 def _curve(outcome: Outcome, ready: Prepared) -> list[float]:
     """Zeros among the quantised weights after each epoch."""
-    sizes = {name: module.weight.numel() for name, module in ready.model.named_modules() if name in outcome.layers}
+    sizes = {
+        name: tensor_of(module, "weight").numel()
+        for name, module in ready.model.named_modules()
+        if name in outcome.layers
+    }
     known = [name for name in sizes if all(f"{name}.zeros" in look for look in outcome.health)]
     total = sum(sizes[name] for name in known)
     if not total:

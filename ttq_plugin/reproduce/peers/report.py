@@ -118,8 +118,8 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
         path: the PNG file to write.
         simulated: whether the data are.
     """
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import TABLEAU_COLORS
     from matplotlib.figure import Figure
 
     scale = 100 if metric.fraction else 1
@@ -128,7 +128,8 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     axes = figure.subplots()
     known = [row for row in rows if row["test"] is not None]
     ours = sorted((row for row in known if row["row"].startswith("pttq")), key=lambda row: row["bytes"]["mean"])
-    colours = iter(colormaps["tab10"].colors[1:] * 3)
+    first, *others = TABLEAU_COLORS.values()
+    colours = iter(others * 3)
     groups = [("pttq", ours)] + [(row["row"], [row]) for row in known if row not in ours and row["row"] != FULL]
     for label, members in groups:
         if not members:
@@ -137,12 +138,9 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
         ends = [row["test"]["interval"] or (row["test"]["mean"],) * 2 for row in members]
         error = [[m - scale * low for m, (low, _) in zip(mean, ends, strict=True)]]
         error += [[scale * high - m for m, (_, high) in zip(mean, ends, strict=True)]]
-        style = (
-            {"fmt": "o-", "color": colormaps["tab10"].colors[0]}
-            if label == "pttq"
-            else {"fmt": "s", "color": next(colours)}
-        )
-        axes.errorbar([row["bytes"]["mean"] for row in members], mean, yerr=error, capsize=2, label=label, **style)
+        marker, colour = ("o-", first) if label == "pttq" else ("s", next(colours))
+        sizes = [row["bytes"]["mean"] for row in members]
+        axes.errorbar(sizes, mean, yerr=error, capsize=2, label=label, fmt=marker, color=colour)
     for row in known:
         if row["row"] == FULL:
             axes.axhline(scale * row["test"]["mean"], ls="--", color="0.4", lw=1)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.plan import ternary_entry
 from ttq_plugin.deploy.file.packed import save_packed
@@ -122,7 +123,7 @@ def _size(ready: Prepared, model: nn.Module, *, eight_bits: bool) -> dict[str, A
     if model is ready.model:
         return {"bytes": 4 * sum(p.numel() for p in model.parameters()), "zeros": 0.0}
     layers = layers_of(ready.model)
-    weights = [model.get_submodule(name).weight for name in layers]
+    weights = [tensor_of(model.get_submodule(name), "weight") for name in layers]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     if eight_bits:
         return {"bytes": _deflated(model, weights), "zeros": zeros}
