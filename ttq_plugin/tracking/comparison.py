@@ -291,8 +291,9 @@ def _in_points(score: str, margin: float) -> str:
 
 def _told(score: str, test: MemberOnTest) -> str:
     value = written(score, test.score)
-    known = test.low is not None and test.high is not None
-    return f"{value} ({written(score, test.low)} to {written(score, test.high)})" if known else value
+    if test.low is None or test.high is None:
+        return value
+    return f"{value} ({written(score, test.low)} to {written(score, test.high)})"
 
 
 def _moved(score: str, change: Interval | None) -> str:

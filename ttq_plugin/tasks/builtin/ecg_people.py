@@ -106,7 +106,8 @@ class EcgCNN(nn.Module):
         x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
         x = F.max_pool1d(F.relu(self.norm3(self.conv3(x))), 2)
         x = F.max_pool1d(F.relu(self.norm4(self.conv4(x))), 2)
-        return self.fc(self.dropout(x.flatten(1)))
+        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
+        return logits
 
 
 def rhythm(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -124,7 +125,8 @@ def rhythm(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     padded = np.concatenate([np.full(RECENT - 1, np.nan), intervals[:-1]])
     usual = np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, RECENT), axis=1)
     ratios = np.stack([intervals[:-1], intervals[1:]], axis=1) / usual[:, np.newaxis]
-    return np.clip(np.log2(ratios), -LARGEST, LARGEST)
+    clipped: NDArray[np.float64] = np.clip(np.log2(ratios), -LARGEST, LARGEST)
+    return clipped
 
 
 def typical(windows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -231,7 +233,10 @@ def load(source: Path | None, seed: int) -> Data:
         rows = (*(rest[part] for part in chosen), np.flatnonzero(np.isin(records, TEST)))
     else:
         rows = three_ways(groups, y, len(CLASSES), seed, source=source, noun="record")
-    return Data(*(Split(torch.from_numpy(x[part]), torch.from_numpy(y[part]), people[part]) for part in rows))
+    train, validation, test = (
+        Split(torch.from_numpy(x[part]), torch.from_numpy(y[part]), people[part]) for part in rows
+    )
+    return Data(train, validation, test)
 
 
 def _check_classes(folder: Path, labels: NDArray[np.int64], words: str) -> None:

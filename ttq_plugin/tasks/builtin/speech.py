@@ -55,12 +55,14 @@ def mel_bands(size: int = WINDOW) -> NDArray[np.float64]:
     Returns:
         Shape (40, size / 2 + 1): the weight of each frequency of the Fourier transform in each band.
     """
-    edges = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (LOWEST, HIGHEST)), BANDS + 2)
+    lowest, highest = (2595 * np.log10(1 + f / 700) for f in (LOWEST, HIGHEST))
+    edges = np.linspace(lowest, highest, BANDS + 2)
     edges = 700 * (10 ** (edges / 2595) - 1)
     frequencies = np.fft.rfftfreq(size, 1 / RATE)
     left, middle, right = (edges[k : k + BANDS, np.newaxis] for k in range(3))
     rising, falling = (frequencies - left) / (middle - left), (right - frequencies) / (right - middle)
-    return np.clip(np.minimum(rising, falling), 0, None)
+    bands: NDArray[np.float64] = np.clip(np.minimum(rising, falling), 0, None)
+    return bands
 
 
 def log_mel(signals: NDArray[np.float32]) -> Tensor:
@@ -111,7 +113,8 @@ class DSCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
-        return self.fc(self.dropout(self.pool(x).flatten(1)))
+        logits: Tensor = self.fc(self.dropout(self.pool(x).flatten(1)))
+        return logits
 
 
 def load(source: Path | None, seed: int) -> Data:
@@ -142,9 +145,10 @@ def load(source: Path | None, seed: int) -> Data:
     x, y = log_mel(spoken.signals), torch.from_numpy(spoken.labels)
     train = x[torch.from_numpy(chosen[0])]
     x = (x - train.mean((0, 2), keepdim=True)) / train.std((0, 2), keepdim=True).clamp_min(1e-3)
-    return Data(
-        *(Split(x[torch.from_numpy(part)], y[torch.from_numpy(part)], spoken.speakers[part]) for part in chosen)
+    learned, decided, scored = (
+        Split(x[torch.from_numpy(part)], y[torch.from_numpy(part)], spoken.speakers[part]) for part in chosen
     )
+    return Data(learned, decided, scored)
 
 
 SPEECH_DSCNN = Task(
