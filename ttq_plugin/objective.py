@@ -128,7 +128,7 @@ class TernaryObjective:
             violated=violated,
             **{"metrics": {}, **own},
         )
-        before = [TrialRecord(**row) for row in finished(trial.study) if row["number"] != trial.number]
+        before = [row for row in finished(trial.study) if row.number != trial.number]
         self._recorders[name].sync([*before, record])
 
     def _check_directions(self, study: optuna.Study) -> None:

@@ -120,7 +120,7 @@ class Study:
     @property
     def records(self) -> list[TrialRecord]:
         """All finished trials."""
-        return [TrialRecord(**record) for record in finished(self.optuna)]
+        return finished(self.optuna)
 
     @property
     def picture(self) -> Path:

@@ -30,7 +30,7 @@ from ttq_plugin.search.study import study as studies
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tracking import store as stores
 from ttq_plugin.tracking.faults import store_faults
-from ttq_plugin.tracking.records import TrialRecord, front
+from ttq_plugin.tracking.records import front
 
 MODES = {"count": 0, "kill": 1, "full": 2}
 
@@ -63,10 +63,10 @@ def forget_dominated(space, models):
     """What `ttq search` does with the weights of trials off the front."""
 
     def on_poll(done, running):
-        members = front([TrialRecord(**record) for record in done], space.objectives)
+        members = front(done, space.objectives)
         for record in done:
-            if record["number"] not in members:
-                (models / f"trial-{record['number']}.safetensors").unlink(missing_ok=True)
+            if record.number not in members:
+                (models / f"trial-{record.number}.safetensors").unlink(missing_ok=True)
 
     return on_poll
 

@@ -17,7 +17,7 @@ from ttq_plugin.search.confirm import judge
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.study.early import Judge
 from ttq_plugin.search.study.study import check_same_search, load_study, open_study, stored_space
-from ttq_plugin.tracking import TrialRecord, front
+from ttq_plugin.tracking import front
 from ttq_plugin.tracking.words import for_picture, with_unit
 
 LOWER = Objective("rmse", higher=False)
@@ -56,7 +56,7 @@ def test_a_search_for_a_low_error_finds_the_front_of_its_natural_values(space_te
     space = changed(space_text, **REGRESSION, constraints=["rmse <= 60"], stop_early={"score_floor": 70})
     search(space, storage, trials=8, data="rmse")
     study = load_study(storage, "s")
-    done = [TrialRecord(**record) for record in records(storage)]
+    done = records(storage)
     complete = {r.number: tuple(r.metrics[name] for name in space.objectives) for r in done if r.state == "complete"}
     able = {number: vector for number, vector in complete.items() if vector[0] <= 60}
     assert 2 <= len(able) and all(r.metrics["rmse"] > 0 and "mcc" not in r.metrics for r in done if r.metrics)

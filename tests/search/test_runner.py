@@ -41,22 +41,22 @@ def test_exactly_the_number_asked_for_with_several_workers(space, storage, tmp_p
     study = load_study(storage, "s")
     assert len(study.trials) == 9 == counted(study)
     assert len({trial.user_attrs["worker"]["pid"] for trial in study.trials}) == 2
-    assert [record["origin"] for record in finished(study)] == ["paper"] * 2 + ["search"] * 7
+    assert [record.origin for record in finished(study)] == ["paper"] * 2 + ["search"] * 7
     assert seen[-1] == (9, 0) and max(running for _, running in seen) == 2
     for record in finished(study):
-        assert record["state"] == "complete" and record["reason"] is None
-        assert record["seed"] == record["parameters"]["seed"] == 3 and "task" not in record["parameters"]
-        assert set(record["metrics"]) == {"mcc", "cr_gain_total", "ec_gain_total"}
-        assert record["notes"] == ["a note", "energy is inf"] and record["seconds"] >= 0.05
-        model = tmp_path / "models" / f"trial-{record['number']}.safetensors"
-        assert model.read_text() == f"{record['parameters']['method']} {record['parameters']['lr']}"
-    assert finished(study)[0]["parameters"] == {
+        assert record.state == "complete" and record.reason is None
+        assert record.seed == record.parameters["seed"] == 3 and "task" not in record.parameters
+        assert set(record.metrics) == {"mcc", "cr_gain_total", "ec_gain_total"}
+        assert record.notes == ["a note", "energy is inf"] and record.seconds >= 0.05
+        model = tmp_path / "models" / f"trial-{record.number}.safetensors"
+        assert model.read_text() == f"{record.parameters['method']} {record.parameters['lr']}"
+    assert finished(study)[0].parameters == {
         "method": "ttq", "t": 0.05, "lr": 1e-3, "lr_scale": 1e-3, "epochs": 30, "share": 1.0, "seed": 3,
     }  # fmt: skip
 
 
 def trials_of(storage, name):
-    return [(record["parameters"], record["metrics"]) for record in outcome(storage, name)]
+    return [(record.parameters, record.metrics) for record in outcome(storage, name)]
 
 
 def test_one_worker_gives_the_same_trials_again_and_also_when_resumed(space, storage):
@@ -75,24 +75,24 @@ def test_a_killed_workers_trial_is_run_again_and_counts_once(space, storage, tmp
     assert flag.exists()
     assert (summary.complete, summary.failed, summary.lost) == (6, 0, 1)
     records = outcome(storage)
-    assert [record["state"] for record in records] == ["complete"] * 6
+    assert [record.state for record in records] == ["complete"] * 6
     ((lost, reasons),) = losses(load_study(storage, "s")).items()
-    assert reasons == ["worker killed (signal 9)"] and records[lost]["origin"] == "paper"
-    assert records[lost]["notes"] == ["a note", "energy is inf", "run again: worker killed (signal 9)"]
+    assert reasons == ["worker killed (signal 9)"] and records[lost].origin == "paper"
+    assert records[lost].notes == ["a note", "energy is inf", "run again: worker killed (signal 9)"]
 
 
 def test_a_trial_that_always_kills_is_given_up_and_the_search_goes_on(space, storage):
     only = space.model_copy(update={"paper": space.paper[:1]})
     summary = search(only, storage, workers=1, trials=1, data="always-kill=ttq")
     assert (summary.complete, summary.failed, summary.lost) == (0, 1, 3) and summary.error is None
-    assert outcome(storage)[-1]["reason"] == "worker killed (signal 9), given up after 3 attempts"
+    assert outcome(storage)[-1].reason == "worker killed (signal 9), given up after 3 attempts"
 
 
 def test_how_often_is_the_spaces_to_say(space, storage):
     once = space.model_copy(update={"paper": space.paper[:1], "give_up": GiveUp(attempts=1, alike=2, crashes=1)})
     summary = search(once, storage, trials=1, data="always-kill=ttq")
     assert (summary.complete, summary.failed, summary.lost) == (0, 1, 1)
-    assert outcome(storage)[0]["reason"] == "worker killed (signal 9), given up after 1 attempt"
+    assert outcome(storage)[0].reason == "worker killed (signal 9), given up after 1 attempt"
     assert search(once, storage, "bug", data="bug").error.startswith("The first 2 trials all failed with the same")
     assert search(once, storage, "dead", data="die").error.startswith("1 worker ended without")
 
@@ -109,10 +109,10 @@ def test_a_trial_without_finite_objectives_fails_and_the_search_goes_on(space, s
     summary = search(space, storage, trials=8, data=data, models_dir=tmp_path)
     assert summary.complete + summary.failed == 8 and summary.failed > 0 and summary.lost == 0
     for record in outcome(storage):
-        odd = record["parameters"]["epochs"] % 2
-        assert (record["state"], record["reason"]) == (("failed", reason) if odd else ("complete", None))
-        assert (tmp_path / f"trial-{record['number']}.safetensors").exists() != odd
-        assert record["seconds"] >= 0 and record["started"] > 1e9
+        odd = record.parameters["epochs"] % 2
+        assert (record.state, record.reason) == (("failed", reason) if odd else ("complete", None))
+        assert (tmp_path / f"trial-{record.number}.safetensors").exists() != odd
+        assert record.seconds >= 0 and record.started > 1e9
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_one_works_on_a_study_from_elsewhere(space, storage):
     search(space, storage, trials=2)
     load_study(storage, "s").set_user_attr("trials", 4)
     assert join_search(storage, "s", trial_module="fake_trial") == 2
-    assert [record["state"] for record in outcome(storage)] == ["complete"] * 4
+    assert [record.state for record in outcome(storage)] == ["complete"] * 4
 
 
 PARENT = """
@@ -243,7 +243,7 @@ def test_an_interrupted_search_keeps_what_is_finished(space, space_text, storage
     records = outcome(storage)
     assert summary["interrupted"] and summary["error"] is None
     assert (summary["complete"], summary["failed"], summary["lost"]) == (2, 0, 2)
-    assert [record["reason"] for record in records] == [None, None]
+    assert [record.reason for record in records] == [None, None]
     left = load_study(storage, "s")
     assert losses(left) == {2: ["interrupted"], 3: ["interrupted"]}
     assert [trial.state.name for trial in left.trials[2:]] == ["WAITING"] * 2

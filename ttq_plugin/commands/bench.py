@@ -20,6 +20,7 @@ from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.bench import record_bench
 from ttq_plugin.tracking.pictures.bench import plot_bench
+from ttq_plugin.tracking.records import Parameter
 
 
 def bench(
@@ -52,8 +53,8 @@ def bench(
     loaded = source.data()
     opened = open_store(store)
     with tempfile.TemporaryDirectory() as folder, working(f"measuring {name}"):
-        options = {"batches": sorted(set(batches)), "seconds": seconds, "threads": threads}
-        result = measure(source, file, Path(folder), **options)
+        sizes = sorted(set(batches))
+        result = measure(source, file, Path(folder), batches=sizes, seconds=seconds, threads=threads)
     simulated = loaded is not None and loaded.simulated
     title = f"{name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
     machine = environment("cpu")
@@ -62,7 +63,12 @@ def bench(
         plot_bench(result, plot, title)
     if out:
         write_text(out, json.dumps(result, indent=2) + "\n")
-    parameters = {"file": name, "task": source.task.name, "threads": threads, "simulated": simulated or None}
+    parameters: dict[str, Parameter] = {
+        "file": name,
+        "task": source.task.name,
+        "threads": threads,
+        "simulated": simulated or None,
+    }
     link = record_bench(opened, source.task.name, result, parameters | machine, title)
     if as_json:
         print_json(result | {"link": link})

@@ -13,7 +13,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
-from ttq_plugin.tracking import TrialRecord, open_store
+from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.comparison import Comparison, compare_fronts, record_comparison, rows, with_tests
 from ttq_plugin.tracking.pictures.comparison import plot_fronts
 from ttq_plugin.tracking.store import tested
@@ -40,7 +40,7 @@ def compare(
     loaded = {name: load_study(url, name) for name in names}
     spaces = {name: stored_space(study) for name, study in loaded.items()}
     objectives, score = _common(spaces), spaces[names[0]].score
-    records = {name: [TrialRecord(**record) for record in finished(study)] for name, study in loaded.items()}
+    records = {name: finished(study) for name, study in loaded.items()}
     for name, own in records.items():
         front_members(name, own, objectives)  # refuses a study without any
     comparison = compare_fronts(records, objectives, sorted(floors), score)

@@ -116,7 +116,7 @@ def fit(asked: Asked) -> None:
     space: Space = load_space(search.space, search.changes, task=asked.task)
     conducted = conduct(search, None, space)
     study = conducted.opened.name
-    records = [TrialRecord(**record) for record in finished(load_study(conducted.opened.storage, study))]
+    records = finished(load_study(conducted.opened.storage, study))
     complete = [record for record in records if record.state == "complete" and "flash" in record.metrics]
     fitting = [record for record in complete if not record.violated]
     if not fitting:

@@ -73,7 +73,7 @@ margin = click.option(
 """The margin of the non-inferiority test."""
 
 
-class TaskName(click.ParamType):
+class TaskName(click.ParamType[str]):
     """A built-in task, or `module:attribute` for one of the user's own."""
 
     name = "task"

@@ -86,7 +86,7 @@ def _described(loaded: optuna.Study, store: str, floor: float | None, seed: int)
 
     space, notes = stored_space(loaded), loaded.user_attrs
     objectives, score = space.objectives, space.score
-    records = [TrialRecord(**record) for record in finished(loaded)]
+    records = finished(loaded)
     members = front_members(loaded.study_name, records, objectives)
     confirmed = {int(number): found for number, found in notes.get("confirmed", {}).items()}
     fallen = {number for number, found in confirmed.items() if not found["holds"]}

@@ -50,9 +50,9 @@ def reproduce(
 ) -> None:
     """Train what is missing, log it to MLflow, write the report."""
     if table == PEERS:
-        places = {"seed": seed or 0, "data": data, "cache": cache, "device": device, "as_json": as_json}
         names = tuple(name.strip() for name in methods.split(",")) if methods else ()
-        peers(task, repetitions, names, scale, trials, workers, to, store, **places)
+        where: dict[str, Any] = {"data": data, "cache": cache, "device": device}
+        peers(task, repetitions, names, scale, trials, workers, to, store, seed=seed or 0, as_json=as_json, **where)
         return
     paper = published(task)
     first = seed or 0
@@ -114,7 +114,7 @@ def _circumstances(
     sentences: list[str] = []
     if table in WITH_EQUATIONS:
         described = get_task(cell.task)
-        sample = described.load(data, cell.seed).train.x[:1]
+        sample = described.load(data, cell.seed).train.head(1).x
         sentences = list(contradictions(paper, described.model(), sample))
     source = data.name if data else os.environ.get("TTQ_DATA_DIR") and "TTQ_DATA_DIR" or "the task's own data"
     return {
@@ -137,15 +137,15 @@ def _print(summary: dict[str, Any], files: list[Path], store: str, link: str) ->
     from ttq_plugin.commands.parts.console import table as show
 
     headings = {"row": "left", "n": "right"} | dict.fromkeys(COLUMNS.values(), "right")
-    lines = []
+    rows = []
     for row in summary["rows"]:
-        line = [row["row"], str(row["repetitions"])]
+        texts = [row["row"], str(row["repetitions"])]
         for column in COLUMNS:
             entry = row["columns"].get(column)
-            line.append("" if entry is None else f"{entry['mean']:.2f}" + _beside(entry))
-        lines.append(line)
+            texts.append("" if entry is None else f"{entry['mean']:.2f}" + _beside(entry))
+        rows.append(texts)
     simulated = ", SIMULATED data" if summary["simulated"] else ""
-    show(f"{summary['table']} of {summary['task']}{simulated}, % (published)", headings, lines)
+    show(f"{summary['table']} of {summary['task']}{simulated}, % (published)", headings, rows)
     for goal in summary.get("goals", []):
         words = "reached" if goal["reached"] else "NOT reached"
         out.print(f"{goal['row']}: {COLUMNS[goal['column']]} {goal['mean']:.2f}, goal {goal['goal']:.2f}: {words}")

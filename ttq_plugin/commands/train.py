@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ttq_plugin import api
 from ttq_plugin.commands.parts.console import err, print_json, table
@@ -40,7 +40,15 @@ def prepared(
     return trained_model(task, seed or 0, places, retrain=retrain, curvature=True).prepared
 
 
-def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **asked: bool) -> api.Trained:
+class Asked(TypedDict, total=False):
+    """What may be asked of ``api.train`` beside places."""
+
+    retrain: bool
+    test: bool
+    curvature: bool
+
+
+def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **asked: Unpack[Asked]) -> api.Trained:
     """``api.train``, which says what is trained and where the model is from.
 
     Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ttq_plugin.commands.parts.console import err, out, print_json, progress
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.join import find_study, job_of, run_workers
+from ttq_plugin.search.study.ledger import RunningTrial
+from ttq_plugin.tracking.records import TrialRecord
 
 
 def worker(
@@ -40,7 +41,7 @@ def worker(
     with progress() as bars:
         bar = bars.add_task("trials", total=job.target, note="")
 
-        def follow(finished: Sequence[dict[str, Any]], running: Sequence[dict[str, Any]]) -> None:
+        def follow(finished: Sequence[TrialRecord], running: Sequence[RunningTrial]) -> None:
             done = max(0, min(len(finished), job.target - len(running)))
             bars.update(bar, completed=done, note=f"running {len(running)}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from optuna import Study
+
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.crew import Processes
 from ttq_plugin.search.crew.job import Job, as_text
@@ -110,7 +112,7 @@ def job_of(
     )
 
 
-def _weights(study: Any, given: str | Path | None) -> str | None:
+def _weights(study: Study, given: str | Path | None) -> str | None:
     """The weights to start from: those given, or the search's own file where this machine has it."""
     searched = study.user_attrs.get("inputs", {}).get("weights")
     if given is None and searched is not None:

@@ -26,7 +26,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim
 from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tracking import TrialRecord, open_store, ui
+from ttq_plugin.tracking import open_store, ui
 
 OPTIONS = {"trial_module": "fake_trial", "poll_seconds": 0.1}
 
@@ -51,12 +51,12 @@ def check_mlflow(watch, storage):
     """One ended run for each finished trial, with what the study says."""
     watch.recorder.finish(watch.records)
     records, runs = finished(load_study(storage, "s")), runs_of(watch)
-    assert sorted(runs) == [record["number"] for record in records]
+    assert sorted(runs) == [record.number for record in records]
     for record in records:
-        (run,) = runs[record["number"]]
-        assert run.info.status == {"complete": "FINISHED", "failed": "FAILED"}[record["state"]]
-        if record["state"] == "complete":
-            assert run.data.metrics["cr_gain_total"] == pytest.approx(record["metrics"]["cr_gain_total"], rel=1e-5)
+        (run,) = runs[record.number]
+        assert run.info.status == {"complete": "FINISHED", "failed": "FAILED"}[record.state]
+        if record.state == "complete":
+            assert run.data.metrics["cr_gain_total"] == pytest.approx(record.metrics["cr_gain_total"], rel=1e-5)
 
 
 class Killer(threading.Thread):
@@ -93,7 +93,7 @@ def test_twenty_workers_killed_at_random_moments(space, storage, tmp_path):
 
     def follow(done, running):
         for record in done:
-            assert seen.setdefault(record["number"], record) == record, "a finished trial changed"
+            assert seen.setdefault(record.number, record) == record, "a finished trial changed"
         watched(done, running)
 
     killer = Killer(storage, 20)
@@ -104,11 +104,11 @@ def test_twenty_workers_killed_at_random_moments(space, storage, tmp_path):
     assert killer.done == 20
     assert summary.error is None and summary.complete + summary.failed == 60
     records = finished(load_study(storage, "s"))
-    assert seen.keys() == {record["number"] for record in records}
-    gone = [record for record in records if record["state"] == "failed"]
+    assert seen.keys() == {record.number for record in records}
+    gone = [record for record in records if record.state == "failed"]
     assert len(gone) == summary.failed <= 2
     for record in gone:
-        assert record["reason"] == "worker killed (signal 9), given up after 3 attempts"
+        assert record.reason == "worker killed (signal 9), given up after 3 attempts"
     study = load_study(storage, "s")
     assert counted(study) == 60 == len(study.trials), "whatever was lost has its old number"
     reasons = sum(losses(study).values(), [])
@@ -261,7 +261,7 @@ def test_a_store_that_comes_back_just_before_the_end_gets_every_trial(space, sto
     summary = run_search(space, storage, "s", workers=1, trials=3, **OPTIONS)
     watched = watch(space, str(tmp_path / "mlflow_runs"), tmp_path, 3)
     watched.ready.score, watched.ready.parts, watched.ready.task = 99.0, {}, get_task("mnist-cnn")
-    watched.records = [TrialRecord(**record) for record in finished(load_study(storage, "s"))]
+    watched.records = finished(load_study(storage, "s"))
 
     def tested(watch, members, data, seed):
         for number in members:

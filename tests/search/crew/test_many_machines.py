@@ -65,7 +65,7 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
     wait_until(lambda: running_on(study), joined)
 
     def follow(done, running):
-        crews = {trial["worker"]["name"].split(".")[0] for trial in running if trial["worker"]}
+        crews = {trial.worker["name"].split(".")[0] for trial in running if trial.worker}
         if len(crews) == 2 and len(running) == 4 and "restarted" not in state:
             state["restarted"] = len(done)
             postgres.stop()
@@ -86,9 +86,9 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
     assert len(crews) == 3 and any(f"({number}, False)" in out for number in crews.values())
     # The joined crew knows nothing of the folder: its weights came through the database, and left it.
     for record in finished(study):
-        if record["state"] == "complete":
-            path = folder / f"trial-{record['number']}.safetensors"
-            assert path.read_text() == f"{record['parameters']['method']} {record['parameters']['lr']}"
+        if record.state == "complete":
+            path = folder / f"trial-{record.number}.safetensors"
+            assert path.read_text() == f"{record.parameters['method']} {record.parameters['lr']}"
     with study._storage._backend.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM ttq_weights").scalar() == 0
 
@@ -260,7 +260,7 @@ def test_which_study_a_worker_joins(space, storage, monkeypatch):
     assert "has seed 3, got 8" in refused("worker", "--storage", storage, "--seed", "8")
     result = CliRunner().invoke(cli, ["worker", "--storage", storage, "--workers", "1", "--json"])
     assert result.exit_code == 0 and '"trials": 2' in result.output
-    assert [record["state"] for record in finished(load_study(storage, "one"))] == ["complete"] * 2
+    assert [record.state for record in finished(load_study(storage, "one"))] == ["complete"] * 2
 
 
 @pytest.mark.service

@@ -49,8 +49,8 @@ def test_a_metric_without_a_value_fails_its_trial_and_the_search_goes_on(storage
     work(made)
     house.FIRST.clear()
     done = records(storage)
-    assert [record["state"] for record in done] == ["failed", "complete", "failed", "complete"]
-    assert {record["reason"] for record in done} == {"diverged: the metric sometimes is nan", None}
+    assert [record.state for record in done] == ["failed", "complete", "failed", "complete"]
+    assert {record.reason for record in done} == {"diverged: the metric sometimes is nan", None}
 
 
 def test_a_dataset_that_raises_fails_its_trial_with_the_users_line(storage, models, tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_a_dataset_that_raises_fails_its_trial_with_the_users_line(storage, mode
     space = load_space("house:STREAM", QUICK | {"trials": 3})
     summary = spawned(space, storage, cache=models, trial_module="ttq_plugin.trial.run")
     assert (summary.complete, summary.failed, summary.error) == (2, 1, None)
-    reason = records(storage)[0]["reason"]
+    reason = records(storage)[0].reason
     assert ": OSError: sample " in reason and "cannot be read (house.py, line " in reason
     assert 'in __getitem__: raise OSError(f"sample {place} cannot be read"))' in reason
 

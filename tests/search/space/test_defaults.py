@@ -95,9 +95,9 @@ def test_the_front_is_that_of_the_natural_values(searched):
 
     trials = finished(load_study(f"sqlite:///{folder}/store/studies.db", "s"))
     vectors = {
-        t["number"]: [t["metrics"]["rmse"], *(-t["metrics"][name] for name in space.objectives[1:])]
+        t.number: [t.metrics["rmse"], *(-t.metrics[name] for name in space.objectives[1:])]
         for t in trials
-        if t["state"] == "complete" and t["metrics"]["rmse"] <= 1.5
+        if t.state == "complete" and t.metrics["rmse"] <= 1.5
     }
     beaten = {a for (a, v), (b, w) in product(vectors.items(), repeat=2) if w != v and all(map(float.__le__, w, v))}
     assert {row["trial"] for row in result["front"]} == vectors.keys() - beaten

@@ -20,7 +20,7 @@ from ttq_plugin.search.space.samplers import grid_size
 from ttq_plugin.search.study.early import EXPERIENCE, Judge
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, open_study
-from ttq_plugin.tracking.records import TrialRecord, front
+from ttq_plugin.tracking.records import front
 
 
 def search(space, storage, name="s", *, trials=12, data=None, resume=False, until=None):
@@ -49,17 +49,17 @@ def changed(space_text, **keys):
 
 def test_a_collapsed_layer_ends_its_trial_and_the_time_saved_is_told(space_text, storage):
     summary = spawned(changed(space_text, stop_early={"collapsed": True}), storage, trials=12, data="collapse")
-    pruned = [record for record in records(storage) if record["state"] == "pruned"]
+    pruned = [record for record in records(storage) if record.state == "pruned"]
     assert summary.pruned == len(pruned) > 0 and summary.complete + summary.pruned == 12 and summary.ended == "trials"
     for record in records(storage):
-        epochs = record["parameters"]["epochs"]
+        epochs = record.parameters["epochs"]
         stopped = epochs % 2 == 1 and epochs > 2
-        assert (record["state"] == "pruned") == stopped
-        assert record["reason"] == (f"conv1 collapsed after epoch 2 of {epochs}" if stopped else None)
+        assert (record.state == "pruned") == stopped
+        assert record.reason == (f"conv1 collapsed after epoch 2 of {epochs}" if stopped else None)
     saved = [trial.user_attrs.get("saved") for trial in load_study(storage, "s").trials]
     for record, time_saved in zip(records(storage), saved, strict=True):
-        if record["state"] == "pruned":
-            assert time_saved == pytest.approx(record["seconds"] * (record["parameters"]["epochs"] - 2) / 2, rel=0.05)
+        if record.state == "pruned":
+            assert time_saved == pytest.approx(record.seconds * (record.parameters["epochs"] - 2) / 2, rel=0.05)
     assert summary.saved == pytest.approx(sum(value or 0 for value in saved))
 
 
@@ -68,14 +68,14 @@ def test_a_floor_for_validation_mcc(space_text, storage):
     search(changed(space_text, stop_early={"mcc_floor": 0.3}), storage, trials=12, data="fraction")
     met = set()
     for record in records(storage):
-        epochs, last = record["parameters"]["epochs"], load_study(storage, "s").trials[record["number"]]
-        final = fake_trial.run({"fraction": ""}, fake_trial.Settings(**SETTINGS | record["parameters"])).metrics["mcc"]
+        epochs, last = record.parameters["epochs"], load_study(storage, "s").trials[record.number]
+        final = fake_trial.run({"fraction": ""}, fake_trial.Settings(**SETTINGS | record.parameters)).metrics["mcc"]
         looks = [epoch for epoch in (round(epochs / 4), round(epochs / 2), round(3 * epochs / 4)) if 0 < epoch < epochs]
         below = [epoch for epoch in looks if final * epoch / epochs < 0.3]
-        met.add(record["state"])
-        assert (record["state"] == "pruned") == bool(below), last
+        met.add(record.state)
+        assert (record.state == "pruned") == bool(below), last
         if below:
-            assert record["reason"].endswith(f"below 0.3 after epoch {below[0]} of {epochs}")
+            assert record.reason.endswith(f"below 0.3 after epoch {below[0]} of {epochs}")
     assert met == {"complete", "pruned"}
 
 
@@ -137,11 +137,11 @@ def test_constraints_are_optunas_and_keep_trials_off_the_front(space_text, stora
     search(space, storage, trials=14)
     study = load_study(storage, "s")
     for trial, record in zip(study.trials, records(storage), strict=True):
-        assert trial.constraints == {"cr_gain_total >= 0.9": pytest.approx(0.9 - record["metrics"]["cr_gain_total"])}
-        assert record["violated"] == []
+        assert trial.constraints == {"cr_gain_total >= 0.9": pytest.approx(0.9 - record.metrics["cr_gain_total"])}
+        assert record.violated == []
     space = changed(space_text, constraints=["cr_gain_total <= 0.9"])
     search(space, storage, "none", trials=5)
-    every = [TrialRecord(**record) for record in records(storage, "none")]
+    every = records(storage, "none")
     assert all(record.violated == ["cr_gain_total <= 0.9"] for record in every)
     assert front(every, space.objectives) == set() and load_study(storage, "none").best_trials == []
     with pytest.raises(InputError, match="has the constraints cr_gain_total <= 0.9, got none; a study keeps its"):
@@ -154,7 +154,7 @@ def test_every_sampler_gives_the_same_trials_again_and_when_resumed(space_text, 
     search(space, storage, "one", trials=13, data="collapse")
     search(space, storage, "two", trials=11, data="collapse")
     search(space, storage, "two", trials=13, data="collapse", resume=True)
-    one, two = ([(r["state"], r["parameters"], r["metrics"], r["reason"]) for r in records(storage, name)]
+    one, two = ([(r.state, r.parameters, r.metrics, r.reason) for r in records(storage, name)]
                 for name in ("one", "two"))  # fmt: skip
     if sampler == "nsga2":  # its population depends on the number of trials
         one, two = one[:11], two[:11]
@@ -170,7 +170,7 @@ def test_a_grid_is_gone_through_once_also_after_a_worker_was_killed(space_text, 
     killed = f"kill={tmp_path / 'killed'}"
     summary = spawned(space, storage, workers=2, trials=100, data=killed)
     assert (summary.complete, summary.lost, summary.ended) == (18, 1, "grid")
-    done = [tuple(r["parameters"].items()) for r in records(storage) if r["state"] == "complete"]
+    done = [tuple(r.parameters.items()) for r in records(storage) if r.state == "complete"]
     assert len(set(done)) == 18
     assert len(search(space, storage, "part", trials=5).trials) == 5
     assert len(search(space, storage, "part", trials=100, resume=True).trials) == 18
@@ -247,9 +247,7 @@ def test_real_trainings_give_the_same_trials_and_front_bit_for_bit(storage, cach
         study = load_study(storage, name)
         told.append([(t.state, t.params, t.values, t.constraints, t.user_attrs["metrics"], t.user_attrs["looks"])
                      for t in study.trials])  # fmt: skip
-        assert {trial.number for trial in study.best_trials} == front(
-            [TrialRecord(**record) for record in finished(study)], space.objectives
-        )
+        assert {trial.number for trial in study.best_trials} == front(finished(study), space.objectives)
     assert told[0] == told[1]
     assert all(metrics["bits_disk"] % 8 == 0 and "0.5" in looks for *_, metrics, looks in told[0])
 

@@ -18,6 +18,7 @@ from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim, r
 from ttq_plugin.search.study.study import load_study, open_study, stored_space
 from ttq_plugin.support.names import redact
 from ttq_plugin.tasks import TASKS
+from ttq_plugin.tracking import TrialRecord
 
 
 def test_a_fresh_study_knows_what_it_searches_and_tries_the_papers_first(space, storage):
@@ -175,7 +176,7 @@ def test_a_lost_trial_is_tried_again_under_its_number_and_given_up_in_the_end(sp
             assert waits.user_attrs == {"origin": "paper"} and not waits.constraints and not waits.params
     assert not study.get_trials(states=(TrialState.WAITING,))
     (record,) = finished(study)
-    assert record["reason"] == "worker killed, given up after 3 attempts" and record["origin"] == "paper"
+    assert record.reason == "worker killed, given up after 3 attempts" and record.origin == "paper"
     assert losses(study) == {0: ["worker killed"] * 3}
 
 
@@ -196,7 +197,7 @@ def test_an_interruption_does_not_speak_against_a_trial(space, storage):
         assert reclaim(study, lambda worker: "interrupted", 1) == 1
     assert counted(study) == 0
     study.tell(study.ask(), [1.0, 1.0, 1.0])
-    assert finished(study)[0]["notes"] == [], "nothing tells that it was"
+    assert finished(study)[0].notes == [], "nothing tells that it was"
 
 
 def test_a_study_is_there_as_a_whole_or_not_at_all(space, storage, monkeypatch):
@@ -225,14 +226,11 @@ def test_records_have_plain_names_even_of_a_trial_that_its_worker_said_nothing_o
     study = open_study(storage, "s", space, resume=False)
     space.suggest(study.ask())
     (record,) = running(study)
-    assert record["parameters"]["t"] == 0.05 and record["origin"] == "paper" and record["worker"] is None
+    assert record.parameters["t"] == 0.05 and record.origin == "paper" and record.worker is None
     reclaim(study, killed, 1)
     (record,) = finished(study)
-    assert set(record) == {
-        "number", "state", "parameters", "metrics", "origin", "seed", "started", "seconds", "reason", "notes", "parts",
-        "violated", "curves",
-    }  # fmt: skip
-    assert record["started"] > 1e9 and record["seconds"] >= 0 and record["metrics"] == {}
+    assert isinstance(record, TrialRecord) and (record.number, record.state) == (0, "failed")
+    assert record.started > 1e9 and record.seconds >= 0 and record.metrics == {}
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number():

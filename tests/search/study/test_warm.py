@@ -14,7 +14,7 @@ from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.search.study.warm import starts
 from ttq_plugin.tracking.pictures.front import plot_front
 from ttq_plugin.tracking.pictures.table import write_front
-from ttq_plugin.tracking.records import TrialRecord, front
+from ttq_plugin.tracking.records import front
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_search_begins_with_the_papers_then_with_an_earlier_front(space, space
 
 
 def test_a_search_begins_with_a_table_that_a_front_was_written_to(space, storage, searched, tmp_path):
-    records = [TrialRecord(**record) for record in finished(searched)]
+    records = finished(searched)
     path = write_front(records, space.objectives, {}, tmp_path / "front.csv")
     by_table, by_study = (sorted(map(str, starts([source], space, storage))) for source in (str(path), "early"))
     assert by_table == by_study
@@ -107,7 +107,7 @@ def test_members_whose_interval_falls_off_the_front_are_marked():
 
 
 def test_a_front_is_trained_again_with_other_seeds_and_drawn(space, storage, searched, tmp_path):
-    records = [TrialRecord(**record) for record in finished(searched)]
+    records = finished(searched)
     members = sorted(front(records, space.objectives))[:2]
     options = {"workers": 1, "trial_module": "fake_trial", "pause": 0.05}
     found, cut = confirm_front(space, storage, "early", members, 2, **options)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.study.importance import importances
 from ttq_plugin.search.study.ledger import finished
-from ttq_plugin.tracking import StudyRecorder, TrialRecord, front
+from ttq_plugin.tracking import StudyRecorder, front
 
 HOSTILE = "a <script>alert(1)</script> & $5/100 %"
 
@@ -46,7 +47,7 @@ def made(folder):
 def records_of(folder, name):
     from ttq_plugin.search.study.study import load_study
 
-    return [TrialRecord(**record) for record in finished(load_study(f"sqlite:///{folder}/studies.db", name))]
+    return finished(load_study(f"sqlite:///{folder}/studies.db", name))
 
 
 def test_the_numbers_are_those_of_the_study(folder, made):
@@ -119,7 +120,7 @@ def test_a_floor_for_the_pick(folder, made):
 
 def test_a_member_that_other_seeds_did_not_confirm_is_not_recommended(tmp_path):
     study = fill_study(tmp_path / "studies.db", "s", 20, methods="ttq")
-    records = [TrialRecord(**record) for record in finished(study)]
+    records = finished(study)
     members = [record for record in records if record.number in front(records, OBJECTIVES)]
     lucky, _ = recommended(members, OBJECTIVES, None)
     found = {"runs": 3, "failed": 0, "mean": [0.9, 0.5, 0.4], "low": [0.8, 0.5, 0.4], "high": [0.95, 0.5, 0.4]}
@@ -180,7 +181,7 @@ def test_the_command_makes_the_same_model_bit_for_bit(search, cache, tmp_path):
 def test_full_precision_is_a_row_and_a_line_with_sizes_in_bytes(tmp_path, monkeypatch):
     def sized(study):
         sizes = {"bits_fp32": 314880.0, "bits_base3": 16000.0}
-        return [{**record, "metrics": record["metrics"] and record["metrics"] | sizes} for record in finished(study)]
+        return [replace(record, metrics=record.metrics and record.metrics | sizes) for record in finished(study)]
 
     monkeypatch.setattr("ttq_plugin.commands.report.finished", sized)
     study = fill_study(tmp_path / "studies.db", "s", 8)

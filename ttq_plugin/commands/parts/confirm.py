@@ -10,6 +10,8 @@ from rich.progress import Progress
 from ttq_plugin.commands.parts.console import out
 from ttq_plugin.search.confirm import Confirmed, confirm_front
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import RunningTrial
+from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.words import with_unit, written
 
 
@@ -30,7 +32,7 @@ def confirm_all(
     chosen = sorted(members)
     bar = bars.add_task("other seeds", total=seeds * len(chosen), note="")
 
-    def on_poll(finished: Sequence[Mapping[str, Any]], running: Sequence[Mapping[str, Any]]) -> None:
+    def on_poll(finished: Sequence[TrialRecord], running: Sequence[RunningTrial]) -> None:
         bars.update(bar, completed=len(finished), note=f"running {len(running)}")
 
     return confirm_front(space, storage, study, chosen, seeds, on_poll=on_poll, **options)

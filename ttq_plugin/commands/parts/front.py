@@ -207,7 +207,8 @@ def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
     recorder, task = watch.recorder, watch.ready.task.name
     client, run = recorder.store.client, recorder.run_of(number)
     recorder.log_file(path, "model", number)
-    if client.get_run(run).outputs.model_outputs:
+    outputs = client.get_run(run).outputs
+    if outputs is not None and outputs.model_outputs:
         return
     example = None if task in TASKS else to_device(watch.ready.validation.head(2).x, "cpu")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from optuna import Study
 
 from ttq_plugin.commands.parts.lines import running
 from ttq_plugin.commands.parts.remake import remake
@@ -15,7 +16,7 @@ from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.support.names import file_name, shell, with_options
 from ttq_plugin.tasks import check_allowed
-from ttq_plugin.tracking import TrialRecord, front
+from ttq_plugin.tracking import front
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     return path, f"{file_name(asked.model)}-trial-{asked.trial}", source
 
 
-def _task_of(study: Any, asked: Asked) -> str:
+def _task_of(study: Study, asked: Asked) -> str:
     """The task that the study searches; one of the user's own must have been named on the command line."""
     task: str = stored_space(study).task
     again = shell(with_options(running(), "--task", task))
@@ -77,9 +78,9 @@ def _task_of(study: Any, asked: Asked) -> str:
     return task
 
 
-def _why_missing(study: Any, path: Path, asked: Asked) -> str:
+def _why_missing(study: Study, path: Path, asked: Asked) -> str:
     """Why a trial has no weights, and what to do."""
-    records = [TrialRecord(**record) for record in finished(study)]
+    records = finished(study)
     members = front(records, list(study.user_attrs["objectives"]))
     listed = ", ".join(map(str, sorted(members))) or "nobody yet"
     trial = f"trial {asked.trial} of the study {asked.model!r}"

@@ -16,6 +16,7 @@ from ttq_plugin.commands.train import marked
 from ttq_plugin.fronts import upward
 from ttq_plugin.search.crew.patience import patiently
 from ttq_plugin.search.space.space import Space
+from ttq_plugin.search.study.ledger import RunningTrial
 from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
 from ttq_plugin.tracking.words import label_of, with_unit
@@ -78,12 +79,12 @@ class Watch:
         """Numbers of the trials on the front."""
         return front(self.records, self.space.objectives)
 
-    def __call__(self, finished: Sequence[dict[str, Any]], running: Sequence[dict[str, Any]]) -> None:
-        """Takes the finished trials, as keywords of TrialRecord, and the running ones."""
+    def __call__(self, finished: Sequence[TrialRecord], running: Sequence[RunningTrial]) -> None:
+        """Takes the finished trials, and the running ones."""
         if self._bar is None:
             self._bar = self.bars.add_task("trials", total=self.target, note="")
         if len(finished) > len(self.records):
-            self.records = [TrialRecord(**record) for record in finished]
+            self.records = list(finished)
             self._forget_dominated()
         if len(self.records) > self._logged and time.monotonic() >= self._again:
             self._log()

@@ -164,7 +164,7 @@ def sensitivity(**given: Any) -> None:
 @options.data
 @options.common
 @click.pass_context
-def compress(context: click.Context, **values: Any) -> None:
+def compress(context: click.Context, /, **values: Any) -> None:
     """Compress the model of TASK once.
 
     All layers get one method, or --config gives each layer its own.

@@ -11,7 +11,7 @@ from torch import nn
 from ttq_plugin.deploy.integer.module import IntegerModule, integerize
 from ttq_plugin.deploy.integer.ranges import CALIBRATIONS
 from ttq_plugin.tasks.metrics import Metric
-from ttq_plugin.tasks.samples import Split
+from ttq_plugin.tasks.samples import Samples
 from ttq_plugin.tasks.scoring.scores import Score, score
 
 
@@ -32,7 +32,9 @@ class Calibrated:
     notes: tuple[str, ...]
 
 
-def calibrate(model: nn.Module, inputs: Any, validation: Split, metric: Metric, *, ternary: bool = True) -> Calibrated:
+def calibrate(
+    model: nn.Module, inputs: Any, validation: Samples, metric: Metric, *, ternary: bool = True
+) -> Calibrated:
     """Make an integer network with each calibration and keep the one that scores best on validation data.
 
     Args:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.space.samplers import grid_size, handed_of_grid, waiting
@@ -19,7 +18,7 @@ STARTUP = 10
 """Trials that Optuna's samplers draw at random before they learn: stagnation is not looked for among them."""
 
 
-def why_ended(trials: Sequence[Any], space: Space, target: int, until: float | None) -> str | None:
+def why_ended(trials: Sequence[FrozenTrial], space: Space, target: int, until: float | None) -> str | None:
     """Why no trial is handed out any more.
 
     Args:
@@ -42,7 +41,7 @@ def why_ended(trials: Sequence[Any], space: Space, target: int, until: float | N
     return None
 
 
-def stagnates(trials: Sequence[Any], patience: int) -> bool:
+def stagnates(trials: Sequence[FrozenTrial], patience: int) -> bool:
     """Whether the last finished trials left the hypervolume of the front where it was.
 
     Args:
@@ -59,11 +58,11 @@ def stagnates(trials: Sequence[Any], patience: int) -> bool:
     return now > 0 and now - before < ENOUGH * now
 
 
-def volume(trials: Sequence[Any]) -> float:
+def volume(trials: Sequence[FrozenTrial]) -> float:
     """Hypervolume of the complete trials among these that break no constraint, from 0 in every objective."""
     return hypervolume([trial.values for trial in trials if is_feasible(trial)])
 
 
-def is_feasible(trial: Any) -> bool:
+def is_feasible(trial: FrozenTrial) -> bool:
     """Whether the trial is complete and breaks no constraint."""
     return trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())

@@ -6,22 +6,35 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
+from optuna import Study
+from optuna.trial import FrozenTrial
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.crew import Crew, Exit
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS, patiently
-from ttq_plugin.search.study.ledger import INTERRUPTED, counted, finished, nobodys, reclaim, running
+from ttq_plugin.search.study.ledger import (
+    INTERRUPTED,
+    RunningTrial,
+    Verdict,
+    counted,
+    finished,
+    nobodys,
+    reclaim,
+    running,
+)
 from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.storage import cause
 from ttq_plugin.search.study.weights import collect
+from ttq_plugin.tracking.records import TrialRecord
 
-Records = list[dict[str, Any]]
-OnPoll = Callable[[Records, Records], None]
+T = TypeVar("T")
+
+OnPoll = Callable[[Sequence[TrialRecord], Sequence[RunningTrial]], None]
 OnWait = Callable[[str], None]
 
 _LAST_WORDS = 10.0
@@ -44,7 +57,7 @@ class Loop:
 
     def __init__(
         self,
-        study: Any,
+        study: Study,
         job: Job,
         crew: Crew,
         size: int,
@@ -91,7 +104,7 @@ class Loop:
             return False
         trials = self.study.get_trials(deepcopy=False)
         working = running(self.study, trials)
-        others = [trial for trial in working if not self.crew.has(trial["worker"])]
+        others = [trial for trial in working if not self.crew.has(trial.worker)]
         if others and time.monotonic() - self._looked > 1:
             self._reclaim(nobodys(self.study, self.crew.name))
             self._looked = time.monotonic()
@@ -106,11 +119,11 @@ class Loop:
                 f"Another process took over the study {self.job.study_name!r} while its database was out of reach."
             ) from None
 
-    def _interrupted(self, trial: Any) -> str | None:
+    def _interrupted(self, trial: FrozenTrial) -> str | None:
         worker = trial.user_attrs.get("worker")
         return INTERRUPTED if worker is None or self.crew.lost(worker) else None
 
-    def _killed(self, trial: Any) -> str | None:
+    def _killed(self, trial: FrozenTrial) -> str | None:
         worker = trial.user_attrs.get("worker")
         if worker is None:
             return INTERRUPTED  # it was not begun
@@ -119,7 +132,7 @@ class Loop:
         end = self._crashed.get(worker["name"])
         return f"worker killed ({end})" if end else "worker killed"
 
-    def _reclaim(self, verdict: Callable[[Any], str | None]) -> None:
+    def _reclaim(self, verdict: Verdict) -> None:
         with lock(self.job.storage, self.job.study_name, "ask"):
             reclaim(self.study, verdict, self.job.space.give_up.attempts)
 
@@ -140,7 +153,7 @@ class Loop:
             several = "workers in a row" if self._crashes > 1 else "worker"
             self.error = f"{self._crashes} {several} ended without finishing a trial (the last: {ends})."
 
-    def _staff(self, busy: int, trials: Sequence[Any]) -> None:
+    def _staff(self, busy: int, trials: Sequence[FrozenTrial]) -> None:
         """Starts the workers that are missing.
 
         Args:
@@ -158,19 +171,19 @@ class Loop:
 
     def _report(self, stop: list[int]) -> None:
         done, working = self._patiently(self._records, stop)
-        ended = sum(not str(record["reason"]).startswith("worker ") for record in done)
+        ended = sum(not str(record.reason).startswith("worker ") for record in done)
         if ended > self._finished:
             self._finished, self._crashes = ended, 0
         if self.on_poll is not None:
             self.on_poll(done, working)
 
-    def _records(self) -> tuple[Records, Records]:
+    def _records(self) -> tuple[list[TrialRecord], list[RunningTrial]]:
         trials = self.study.get_trials(deepcopy=False)
         if self.guard is not None and self.job.models_dir is not None:
             collect(self.study, Path(self.job.models_dir))
         return finished(self.study, trials), running(self.study, trials)
 
-    def _patiently(self, action: Callable[[], Any], stop: list[int]) -> Any:
+    def _patiently(self, action: Callable[[], T], stop: list[int]) -> T:
         def wait(error: Exception) -> None:
             told = cause(error, self.job.storage)
             if self.on_wait is not None and told != self._waiting:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +26,7 @@ from ttq_plugin.search.crew.loop import Loop
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS
 from ttq_plugin.search.crew.processes import end_orphan
 from ttq_plugin.search.study.ledger import counted, finished, losses, nobodys, reclaim
-from ttq_plugin.search.study.locks import lock
+from ttq_plugin.search.study.locks import Lock, lock
 from ttq_plugin.search.study.storage import cause
 from ttq_plugin.search.study.study import digest_of
 from ttq_plugin.search.study.weights import expect
@@ -64,7 +65,7 @@ class Summary:
     ended: str | None = None
 
 
-def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **looks: Any) -> Summary:
+def run_job(study: Study, job: Job, place: Engine, size: int, stop: list[int], **looks: Any) -> Summary:
     """Runs workers on an open study until the job is done or `stop` is no longer empty.
 
     Args:
@@ -82,7 +83,7 @@ def run_job(study: Any, job: Job, place: Engine, size: int, stop: list[int], **l
         InputError: see `run_search`.
     """
 
-    def loop(guard: Any) -> Loop:
+    def loop(guard: Lock) -> Loop:
         return Loop(study, job, place.crew(job), size, guard=guard, **looks)
 
     with told(job.storage):
@@ -103,9 +104,10 @@ def told(storage: str, *more: type[Exception]) -> Iterator[None]:
     Raises:
         InputError: In place of the database's own exception.
     """
+    faults: tuple[type[Exception], ...] = (StorageInternalError, SQLAlchemyError, *more)
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, *more) as error:
+    except faults as error:
         why = cause(error, storage)
         raise InputError(f"The study database {redact(storage)} failed during the search: {why}.") from None
 
@@ -117,7 +119,7 @@ def _inputs(job: Job) -> dict[str, str | None]:
     return inputs | {"device": None if job.device == "cpu" else job.device}
 
 
-def _announce(study: Any, job: Job) -> None:
+def _announce(study: Study, job: Job) -> None:
     """Tells the workers what is searched, here and elsewhere, and takes back what earlier ones left."""
     for key, value in {
         "space": job.space.text,  # a resumed one's ranges may differ from before
@@ -139,7 +141,7 @@ def _announce(study: Any, job: Job) -> None:
         reclaim(study, nobodys(study), job.space.give_up.attempts)
 
 
-def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) -> Summary:
+def _search(study: Study, job: Job, loop: Callable[[Lock], Loop], stop: list[int]) -> Summary:
     begun = time.perf_counter()
     with _only_search(job) as guard:
         with told(job.storage, OSError):
@@ -157,10 +159,10 @@ def _search(study: Any, job: Job, loop: Callable[[Any], Loop], stop: list[int]) 
         return _summary(study, job, bool(stop), turns.error, time.perf_counter() - begun)
 
 
-def _summary(study: Any, job: Job, interrupted: bool, error: str | None, seconds: float) -> Summary:
+def _summary(study: Study, job: Job, interrupted: bool, error: str | None, seconds: float) -> Summary:
     trials = study.get_trials(deepcopy=False)
     lost = sum(len(reasons) for reasons in losses(study).values())
-    states = [record["state"] for record in finished(study)]
+    states = [record.state for record in finished(study)]
     return Summary(
         study_name=job.study_name,
         target=job.target,
@@ -177,7 +179,7 @@ def _summary(study: Any, job: Job, interrupted: bool, error: str | None, seconds
 
 
 @contextmanager
-def _only_search(job: Job) -> Iterator[Any]:
+def _only_search(job: Job) -> Iterator[Lock]:
     """One search a study: two would write the same trials to MLflow.
 
     Args:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Any
+
+from optuna import Study
+from optuna.trial import Trial
 
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS
 from ttq_plugin.search.study import insides
@@ -13,7 +15,7 @@ from ttq_plugin.search.study import insides
 class Pulse:
     """Writes the trial's heartbeat every few seconds, from a thread of its own, until the block ends."""
 
-    def __init__(self, study: Any, trial: Any, seconds: float) -> None:
+    def __init__(self, study: Study, trial: Trial, seconds: float) -> None:
         self._study, self._trial, self._seconds = study, trial, seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)

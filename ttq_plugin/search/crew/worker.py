@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from optuna import TrialPruned
-from optuna.trial import TrialState
+from optuna import Study, TrialPruned
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.search.crew.attempt import attempt
@@ -133,7 +133,7 @@ def _trial_code(module: str) -> TrialCode:
     return cast(TrialCode, code)
 
 
-def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
+def _next(study: Study, job: Job) -> tuple[Trial, dict[str, Any]] | None:
     """The next trial and its values; None when the number is handed out, or the search was stopped.
 
     Counting, asking and drawing happen under one lock: no trial too many, and TPE sees what the others are at. What was
@@ -152,7 +152,7 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
         me, others = identity(job.worker), nobodys(study, crew_of({"name": job.worker}))
         trials = study.get_trials(deepcopy=False)
 
-        def verdict(trial: Any) -> str | None:
+        def verdict(trial: FrozenTrial) -> str | None:
             return INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial)
 
         if reclaim(study, verdict, job.space.give_up.attempts, trials):
@@ -173,7 +173,7 @@ def _next(study: Any, job: Job) -> tuple[Any, dict[str, Any]] | None:
         return trial, _drawn(trial, job)
 
 
-def _drawn(trial: Any, job: Job) -> dict[str, Any]:
+def _drawn(trial: Trial, job: Job) -> dict[str, Any]:
     """The keywords of the trial's Settings; that all of them are drawn is told last, by `parameters`."""
     values = job.space.suggest(trial)
     seed = trial.user_attrs.get("seed", job.seed)
@@ -207,7 +207,7 @@ def check_release(name: str, studys: str | None, workers: str | None) -> None:
 
 
 def _run_one(
-    study: Any, trial: Any, job: Job, code: TrialCode, prepared: Any, settings: Mapping[str, Any]
+    study: Study, trial: Trial, job: Job, code: TrialCode, prepared: Any, settings: Mapping[str, Any]
 ) -> None:  # fmt: skip
     """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
     begun = time.perf_counter()
@@ -240,8 +240,8 @@ def _run_one(
 
 
 def _tell(
-    study: Any,
-    trial: Any,
+    study: Study,
+    trial: Trial,
     job: Job,
     notes: Mapping[str, Any],
     values: list[float] | None,
@@ -261,7 +261,7 @@ def _tell(
         study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
 
 
-def _ours(study: Any, trial: Any, job: Job) -> bool:
+def _ours(study: Study, trial: Trial, job: Job) -> bool:
     """Whether the running trial is still this worker's; ask under the study's ask lock."""
     now = insides.now_of(study, trial)
     return bool(now.state == TrialState.RUNNING and now.user_attrs.get("worker", {}).get("name") == job.worker)
@@ -275,7 +275,7 @@ def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, st
 
 
 def _keep_weights(
-    study: Any, trial: Any, job: Job, code: TrialCode, model: Any, about: Mapping[str, str]
+    study: Study, trial: Trial, job: Job, code: TrialCode, model: Any, about: Mapping[str, str]
 ) -> None:  # fmt: skip
     """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
     name = f"trial-{trial.number}.safetensors"
@@ -297,7 +297,7 @@ def _keep_weights(
         raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
 
 
-def _give_up_if_hopeless(study: Any, alike: int) -> None:
+def _give_up_if_hopeless(study: Study, alike: int) -> None:
     """Where the first trials, that many, all fail with one and the same error, it is not the settings' fault."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
     reasons = {trial.user_attrs.get("reason") for trial in trials}

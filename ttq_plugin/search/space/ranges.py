@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, model_validator
 
 from ttq_plugin.methods import POSITIVE, Bound, searchable
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 SHARED = ("lr", "lr_scale", "lr_threshold", "epochs", "share")
 """The parameters whose one range holds for every method."""
@@ -105,7 +108,7 @@ class Range(BaseModel):
             values[0], values[-1] = self.low, self.high  # exactly
         return list(dict.fromkeys(round(value) for value in values)) if whole else list(values)
 
-    def draw(self, trial: Any, key: str, whole: bool) -> float | int:
+    def draw(self, trial: Trial, key: str, whole: bool) -> float | int:
         """The trial's value under that name; a constant is no parameter of the study and costs the sampler nothing."""
         if self.constant:
             return int(self.low) if whole else self.low

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import optuna
 from numpy.random import SeedSequence
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ttq_plugin.errors import InputError
 
@@ -43,7 +43,7 @@ LARGEST_GRID = 100_000
 """Combinations; a larger grid is a mistake, and would not fit into memory as a list either."""
 
 
-def make_sampler(name: str, seed: int, number: int, trials: int) -> Any:
+def make_sampler(name: str, seed: int, number: int, trials: int) -> optuna.samplers.BaseSampler:
     """A sampler for one trial, seeded by the study's seed and the trial's number.
 
     A sampler seeded once a process would draw the same "random" trials again after a resume or in the place of a killed
@@ -109,16 +109,16 @@ def check_grid(space: Gridded) -> None:
         )
 
 
-def handed_of_grid(trials: Sequence[Any]) -> int:
+def handed_of_grid(trials: Sequence[FrozenTrial]) -> int:
     """How many of the grid's combinations have become trials."""
     return sum("grid" in trial.user_attrs for trial in trials)
 
 
-def waiting(trials: Sequence[Any]) -> bool:
+def waiting(trials: Sequence[FrozenTrial]) -> bool:
     """Whether parameters are enqueued that no trial has taken."""
     return any(trial.state == TrialState.WAITING for trial in trials)
 
 
-def next_number(trials: Sequence[Any]) -> int:
+def next_number(trials: Sequence[FrozenTrial]) -> int:
     """The number of the trial that Optuna hands out next: of the first one that waits, else of a new one."""
     return min((trial.number for trial in trials if trial.state == TrialState.WAITING), default=len(trials))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr, model_validator
 
@@ -12,6 +12,9 @@ from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
 from ttq_plugin.search.space.file import SpaceFile
 from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity
 from ttq_plugin.search.space.ranges import SHARED, Problem, Range, bound, check_names, number, own_names
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 
 class Space(SpaceFile):
@@ -179,7 +182,7 @@ class Space(SpaceFile):
         own = searchable()[method].names_with(zeros="zeros" in self.methods[method])
         return shared + [(name, f"{method}.{name}") for name in own]
 
-    def suggest(self, trial: Any) -> dict[str, Any]:
+    def suggest(self, trial: Trial) -> dict[str, Any]:
         """One trial's values under Optuna's names, constants included; with a single method, that one is a constant."""
         methods = list(self.methods)
         method: str = trial.suggest_categorical("method", methods) if len(methods) > 1 else methods[0]

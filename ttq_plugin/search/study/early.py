@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
+from optuna import Study
 from optuna.trial import TrialState
 
 from ttq_plugin.fronts import is_higher, upward
@@ -43,7 +44,7 @@ class Judge:
         full: the full-precision model's value of the task's metric; None where it is not known.
     """
 
-    def __init__(self, study: Any, space: Space, epochs: int, full: float | None = None) -> None:
+    def __init__(self, study: Study, space: Space, epochs: int, full: float | None = None) -> None:
         self.study, self.space, self.epochs, self.full = study, space, epochs, full
         self.looks: dict[str, dict[str, float]] = {}
         self.epoch = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import optuna
@@ -33,7 +33,7 @@ class Importance:
     shares: dict[str, dict[str, tuple[float, float]]]
 
 
-def importances(study: Any, objectives: Sequence[str], *, seed: int = 0) -> list[Importance]:
+def importances(study: optuna.Study, objectives: Sequence[str], *, seed: int = 0) -> list[Importance]:
     """Importances over all trials, and with several methods over each one's trials, its own parameters included.
 
     A share is the mean decrease in impurity of a random forest (Breiman 2001, by Optuna); its standard error is the
@@ -74,6 +74,11 @@ def _of_group(name: str, trials: list[FrozenTrial], objectives: Sequence[str], s
     return Importance(name, len(trials), shares)
 
 
+def _value(trial: FrozenTrial, index: int) -> float:
+    value: float = trial.values[index]
+    return value
+
+
 def _shares(trials: list[FrozenTrial], names: list[str], objectives: int, seed: int) -> list[dict[str, float]]:
     """Each objective's shares; a parameter or an objective that is constant in a resampling explains nothing there."""
     study = optuna.create_study(directions=["maximize"] * objectives)
@@ -87,7 +92,7 @@ def _shares(trials: list[FrozenTrial], names: list[str], objectives: int, seed: 
                 study,
                 evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=seed),
                 params=varying,
-                target=lambda trial, index=index: trial.values[index],
+                target=partial(_value, index=index),
             )
         shares.append({key: float(known.get(key, 0.0)) for key in names})
     return shares

@@ -13,24 +13,34 @@ from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna import Study
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
-from sqlalchemy import inspect
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
+
+AnyTrial = Trial | FrozenTrial
+"""A trial at work, or as the database has it."""
+
+Row = Any
+"""A row of one of Optuna's tables, or None: their columns have no types."""
 
 FIXED = "fixed_params"
 """The attribute that `Study.enqueue_trial` gives a trial: parameters that are not drawn."""
 
 
 def create_study(
-    backend: Any,
+    backend: RDBStorage,
     name: str,
     objectives: int,
     notes: Mapping[str, Any],
     waiting: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-) -> Any:
+) -> Study:
     """A new study, with its attributes and the trials that are to be run first, or an error and nothing.
 
     Args:
@@ -52,7 +62,7 @@ def create_study(
                 models.StudyDirectionModel(objective=index, direction=StudyDirection.MAXIMIZE)
                 for index in range(objectives)
             ]
-            study = models.StudyModel(study_name=name, directions=directions)
+            study: Row = models.StudyModel(study_name=name, directions=directions)
             session.add(study)
             session.flush()
             for key, value in notes.items():
@@ -71,7 +81,7 @@ Change = tuple[str, Callable[[Any], Any]]
 """A user attribute of a study, and how it changes: from the old value, or None, to the new one."""
 
 
-def put_back(study: Any, trial: Any, *, forget: bool, keep: Collection[str], note: Change) -> bool:
+def put_back(study: Study, trial: AnyTrial, *, forget: bool, keep: Collection[str], note: Change) -> bool:
     """Let a running trial wait again as if it had not been begun, and write that down.
 
     Args:
@@ -98,7 +108,7 @@ def put_back(study: Any, trial: Any, *, forget: bool, keep: Collection[str], not
     return True
 
 
-def give_up(study: Any, trial: Any, *, reason: str, note: Change) -> bool:
+def give_up(study: Study, trial: AnyTrial, *, reason: str, note: Change) -> bool:
     """End a running trial as failed, and write that down.
 
     Args:
@@ -114,22 +124,22 @@ def give_up(study: Any, trial: Any, *, reason: str, note: Change) -> bool:
         if row is None:
             return False
         table = models.TrialUserAttributeModel
-        study._storage._backend._set_trial_attr_without_commit(session, table, row.trial_id, "reason", reason)
+        _backend(study)._set_trial_attr_without_commit(session, table, row.trial_id, "reason", reason)
         row.state, row.datetime_complete = TrialState.FAIL, datetime.now()
     return True
 
 
 @contextmanager
-def _running(study: Any, trial: Any, note: Change) -> Iterator[tuple[Any, Any]]:
+def _running(study: Study, trial: AnyTrial, note: Change) -> Iterator[tuple[Session, Row]]:
     """A transaction on a running trial, in which the study's note is changed too; nothing if it runs no more."""
-    with _create_scoped_session(study._storage._backend.scoped_session) as session:
-        row = models.TrialModel.find_or_raise_by_id(trial._trial_id, session, for_update=True)
+    with _create_scoped_session(_backend(study).scoped_session) as session:
+        row: Row = models.TrialModel.find_or_raise_by_id(trial._trial_id, session, for_update=True)
         if row.state != TrialState.RUNNING:
             yield session, None
             return
         key, change = note
-        owner = models.StudyModel.find_or_raise_by_id(study._study_id, session)
-        old = models.StudyUserAttributeModel.find_by_study_and_key(owner, key, session)
+        owner: Row = models.StudyModel.find_or_raise_by_id(study._study_id, session)
+        old: Row = models.StudyUserAttributeModel.find_by_study_and_key(owner, key, session)
         if old is None:
             session.add(_note(owner.study_id, key, change(None)))
         else:
@@ -137,42 +147,49 @@ def _running(study: Any, trial: Any, note: Change) -> Iterator[tuple[Any, Any]]:
         yield session, row
 
 
-def _delete(session: Any, table: Any, trial: int, *which: Any) -> None:
+def _backend(study: Study) -> RDBStorage:
+    """The database's storage, which Optuna wraps in one that keeps finished trials."""
+    storage = study._storage
+    assert isinstance(storage, _CachedStorage)
+    return storage._backend
+
+
+def _delete(session: Session, table: Any, trial: int, *which: Any) -> None:
     session.query(table).filter(table.trial_id == trial, *which).delete(synchronize_session=False)
 
 
-def fixed(trial: Any) -> dict[str, Any]:
+def fixed(trial: FrozenTrial) -> dict[str, Any]:
     """The parameters that an enqueued trial was given; empty for another one."""
     return dict(trial.system_attrs.get(FIXED, {}))
 
 
-def now_of(study: Any, trial: Any) -> Any:
+def now_of(study: Study, trial: AnyTrial) -> FrozenTrial:
     """The trial as the database has it now."""
     return study._storage.get_trial(trial._trial_id)
 
 
-def beat(study: Any, trial: Any) -> None:
+def beat(study: Study, trial: AnyTrial) -> None:
     """Write a sign of life of the trial's worker."""
-    study._storage.record_heartbeat(trial._trial_id)
+    _backend(study).record_heartbeat(trial._trial_id)
 
 
-def silent(study: Any) -> set[int]:
+def silent(study: Study) -> set[int]:
     """Numbers of the running trials without a sign of life for too long."""
-    stale = set(study._storage._get_stale_trial_ids(study._study_id))
+    stale = set(_backend(study)._get_stale_trial_ids(study._study_id))
     return {trial.number for trial in study.get_trials(deepcopy=False) if trial._trial_id in stale}
 
 
-def engine(study: Any) -> Any:
+def engine(study: Study) -> Engine:
     """SQLAlchemy's engine of the study's database."""
-    return study._storage._backend.engine
+    return _backend(study).engine
 
 
-def study_id(study: Any) -> int:
+def study_id(study: Study) -> int:
     """The study's key in the database."""
     return int(study._study_id)
 
 
-def names(backend: Any) -> list[str]:
+def names(backend: RDBStorage) -> list[str]:
     """Of all studies in a database, sorted; none of one whose making was cut short before it had all its tables."""
     try:
         return sorted(optuna.get_all_study_names(backend))
@@ -182,10 +199,10 @@ def names(backend: Any) -> list[str]:
         raise
 
 
-def _lacks_tables(backend: Any) -> bool:
+def _lacks_tables(backend: RDBStorage) -> bool:
     there = inspect(backend.engine).get_table_names()
     return not set(models.BaseModel.metadata.tables) <= set(there)
 
 
-def _note(study: int, key: str, value: Any) -> Any:
+def _note(study: int, key: str, value: Any) -> models.StudyUserAttributeModel:
     return models.StudyUserAttributeModel(study_id=study, key=key, value_json=json.dumps(value))

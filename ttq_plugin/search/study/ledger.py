@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
 
 from ttq_plugin.search.crew.processes import alive, crew_of, orphaned
 from ttq_plugin.search.study import insides
+from ttq_plugin.tracking.records import Parameter, TrialRecord
 
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.PRUNED: "pruned"}
 
@@ -27,8 +30,32 @@ KEPT = ("origin", "seed", "member", "grid")
 LOSSES = "losses"
 """The study's attribute that tells of each lost trial why, loss by loss."""
 
+Verdict = Callable[[FrozenTrial], str | None]
+"""From a running trial to the reason why it is lost, None if it is not."""
 
-def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial that someone works on.
+
+    Attributes:
+        number: the trial's number in its study, from 0.
+        parameters: what is tried.
+        origin: as of a finished trial.
+        seed: likewise.
+        started: its start, in seconds since the epoch.
+        worker: who works on it, see ``processes.identity``; None before its worker wrote that down.
+    """
+
+    number: int
+    parameters: dict[str, Parameter]
+    origin: str
+    seed: int
+    started: float
+    worker: dict[str, Any] | None
+
+
+def counted(study: Study, trials: Sequence[FrozenTrial] | None = None) -> int:
     """How many trials use up the search's number: those that were handed out and do not wait again.
 
     Args:
@@ -41,32 +68,31 @@ def counted(study: Any, trials: Sequence[Any] | None = None) -> int:
     return sum(trial.state != TrialState.WAITING for trial in _read(study, trials))
 
 
-def losses(study: Any) -> dict[int, list[str]]:
+def losses(study: Study) -> dict[int, list[str]]:
     """Of each trial that lost its worker, by its number, the reasons in their order."""
     return {int(number): list(reasons) for number, reasons in study.user_attrs.get(LOSSES, {}).items()}
 
 
-def _read(study: Any, trials: Sequence[Any] | None) -> Sequence[Any]:
+def _read(study: Study, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
     """The trials read just now, or else from the database."""
-    found: Sequence[Any] = study.get_trials(deepcopy=False) if trials is None else trials
-    return found
+    return study.get_trials(deepcopy=False) if trials is None else trials
 
 
-def finished(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
-    """Every finished trial as the keywords of a TrialRecord, in the order of their numbers.
+def finished(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRecord]:
+    """Every finished trial, in the order of their numbers.
 
     Args:
         study: an optuna.Study.
         trials: all of its trials, if they have been read just now.
 
     Returns:
-        plain dictionaries; a parameter has its plain name, and is there only if the method has it.
+        their records; a parameter has its plain name, and is there only if the method has it.
     """
     lost = losses(study)
     return [_record(trial, lost.get(trial.number, ())) for trial in _read(study, trials) if trial.state in _STATES]
 
 
-def running(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+def running(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[RunningTrial]:
     """Every trial that someone works on.
 
     Args:
@@ -74,40 +100,42 @@ def running(study: Any, trials: Sequence[Any] | None = None) -> list[dict[str, A
         trials: all of its trials, if they have been read just now.
 
     Returns:
-        their number, parameters, origin, seed, started, worker.
+        what is known of them so far.
     """
-    keys = ("number", "parameters", "origin", "seed", "started")
     at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
     records = [(_record(trial), trial.user_attrs.get("worker")) for trial in at_work]
-    return [{**{key: record[key] for key in keys}, "worker": worker} for record, worker in records]
+    return [RunningTrial(r.number, r.parameters, r.origin, r.seed, r.started, worker) for r, worker in records]
 
 
-def _record(trial: Any, lost: Sequence[str] = ()) -> dict[str, Any]:
+def _record(trial: FrozenTrial, lost: Sequence[str] = ()) -> TrialRecord:
     notes = trial.user_attrs
     # A trial killed before its worker wrote anything has Optuna's own times and names only.
     drawn = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     ended = trial.datetime_complete.timestamp() if trial.datetime_complete else time.time()
     started = notes.get("started", begun)
-    return {
-        "number": trial.number,
-        "state": _STATES.get(trial.state, "running"),
-        "parameters": notes.get("parameters", drawn),
-        "metrics": notes.get("metrics", {}),
-        "origin": notes.get("origin", "search"),
-        "seed": notes.get("seed", 0),
-        "started": started,
-        "seconds": notes.get("seconds", max(0.0, ended - started)),
-        "reason": notes.get("reason"),
-        "notes": [*notes.get("notes", []), *(f"run again: {why}" for why in lost if why != INTERRUPTED)],
-        "violated": [text for text, violation in trial.constraints.items() if violation > 0],
-        "curves": notes.get("curves", {}),
-        "parts": notes.get("parts", {}),
-    }
+    return TrialRecord(
+        number=trial.number,
+        state=_STATES.get(trial.state, "running"),
+        parameters=notes.get("parameters", drawn),
+        metrics=notes.get("metrics", {}),
+        origin=notes.get("origin", "search"),
+        seed=notes.get("seed", 0),
+        started=started,
+        seconds=notes.get("seconds", max(0.0, ended - started)),
+        reason=notes.get("reason"),
+        notes=[*notes.get("notes", []), *(f"run again: {why}" for why in lost if why != INTERRUPTED)],
+        violated=[text for text, violation in trial.constraints.items() if violation > 0],
+        curves=notes.get("curves", {}),
+        parts=notes.get("parts", {}),
+    )
 
 
 def reclaim(
-    study: Any, verdict: Callable[[Any], str | None], attempts: int, trials: Sequence[Any] | None = None
+    study: Study,
+    verdict: Verdict,
+    attempts: int,
+    trials: Sequence[FrozenTrial] | None = None,
 ) -> int:
     """Puts the running trials that nobody works on any more back among those that wait.
 
@@ -127,7 +155,7 @@ def reclaim(
     return sum(lose(study, trial, reason, attempts) for trial, reason in reasons if reason is not None)
 
 
-def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
+def nobodys(study: Study, crew: str = "") -> Verdict:
     """The verdict on trials whose workers belong to somebody else, or to nobody.
 
     Args:
@@ -139,7 +167,7 @@ def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
     """
     silent: set[int] | None = None
 
-    def verdict(trial: Any) -> str | None:
+    def verdict(trial: FrozenTrial) -> str | None:
         worker = trial.user_attrs.get("worker")
         if worker is None:
             return INTERRUPTED  # it was not begun
@@ -158,7 +186,7 @@ def nobodys(study: Any, crew: str = "") -> Callable[[Any], str | None]:
     return verdict
 
 
-def lose(study: Any, trial: Any, reason: str, attempts: int) -> bool:
+def lose(study: Study, trial: FrozenTrial, reason: str, attempts: int) -> bool:
     """Lets a running trial wait again, or ends it as failed if it was killed too often.
 
     What was drawn stays once all of it was; before that nothing tells how the sampler would go on, so it draws anew.

@@ -7,7 +7,6 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import sqlalchemy
 from filelock import FileLock, Timeout
@@ -19,7 +18,7 @@ _PATIENCE = 300
 """Seconds to wait for a lock that others hold for a moment each."""
 
 
-def lock(storage: str, study_name: str, purpose: str) -> Any:
+def lock(storage: str, study_name: str, purpose: str) -> Lock:
     """A lock that its owner's death frees: PostgreSQL's own where the study lies there, else one in the file system.
 
     Args:
@@ -47,7 +46,7 @@ class ServerLock:
 
     def __init__(self, storage: str, key: int) -> None:
         self._engine, self._key = _engine(storage), key
-        self._connection: Any = None
+        self._connection: sqlalchemy.Connection | None = None
 
     def acquire(self, timeout: float = _PATIENCE) -> None:
         """Take the lock.
@@ -100,8 +99,11 @@ class ServerLock:
         self.release()
 
 
+Lock = FileLock | ServerLock
+
+
 @lru_cache(maxsize=8)
-def _engine(storage: str) -> Any:
+def _engine(storage: str) -> sqlalchemy.Engine:
     """Connections that are closed, not kept, when they are given back: closing is what frees a lock."""
     options = connect_options(make_url(storage))
     return sqlalchemy.create_engine(

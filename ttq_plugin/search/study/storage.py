@@ -44,7 +44,7 @@ def is_local(storage: str) -> bool:
     return _parsed(storage).get_backend_name() == "sqlite"
 
 
-def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> Any:
+def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> optuna.storages.RDBStorage:
     """Optuna's storage behind a URL.
 
     Args:
@@ -78,7 +78,7 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> A
         raise Unavailable(f"The study database {redact(storage)} cannot be opened: {cause(error, url)}.") from None
 
 
-def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: Any) -> Any:
+def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: Any) -> optuna.storages.RDBStorage:
     """Optuna's storage, once more where another process made one of its tables in the same moment.
 
     Even one that only reads makes the table of versions where it is missing, and whoever comes second fails.
@@ -96,7 +96,7 @@ def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: 
         SQLAlchemyError: it cannot be opened.
     """
 
-    def opened() -> Any:
+    def opened() -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
             # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna import Study
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.space.load import parse_space
@@ -25,7 +26,7 @@ def open_study(
     seed: int | None = None,
     starts: Sequence[Mapping[str, Any]] = (),
     heartbeat: int = HEARTBEAT,
-) -> Any:
+) -> Study:
     """Make a study with the papers' settings enqueued, or open the existing one to continue it.
 
     Args:
@@ -50,7 +51,7 @@ def open_study(
         study = load_study(storage, name, heartbeat=heartbeat)
         check_same_search(study, space, seed)
         for parameters in starts:
-            study.enqueue_trial(parameters, user_attrs={"origin": "warm"}, skip_if_exists=True)
+            study.enqueue_trial(dict(parameters), user_attrs={"origin": "warm"}, skip_if_exists=True)
         return study
     backend = open_storage(storage, create=True, heartbeat=heartbeat)
     notes = {
@@ -71,7 +72,7 @@ def open_study(
         ) from None
 
 
-def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
+def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Study:
     """An existing study, to read or to work on.
 
     Args:
@@ -97,7 +98,7 @@ def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Any:
         raise Unavailable(f"The study database {redact(storage)} cannot be read ({type(error).__name__}).") from None
 
 
-def stored_space(study: Any) -> Space:
+def stored_space(study: Study) -> Space:
     """The space that the study searched last.
 
     Args:
@@ -115,7 +116,7 @@ def stored_space(study: Any) -> Space:
     return parse_space(text, f"the space stored in study {study.study_name!r}")
 
 
-def check_same_search(study: Any, space: Space, seed: int | None) -> None:
+def check_same_search(study: Study, space: Space, seed: int | None) -> None:
     """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
     name = study.study_name
     before = stored_space(study)
@@ -155,7 +156,7 @@ def check_same_search(study: Any, space: Space, seed: int | None) -> None:
         )
 
 
-def check_same_start(study: Any, fingerprint: str | None, weights: str | None) -> None:
+def check_same_start(study: Study, fingerprint: str | None, weights: str | None) -> None:
     """Check that new trials would start from the same data and weights as those that a study has.
 
     Args:

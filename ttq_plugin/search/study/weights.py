@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, delete, insert, select
+from optuna import Study
+from sqlalchemy import Column, ColumnElement, Integer, LargeBinary, MetaData, Table, delete, insert, select
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.study import insides
@@ -21,12 +21,12 @@ _TABLE = Table(
 """Files on their way, safetensors as they were written; only those of trials that the search has not seen yet."""
 
 
-def expect(study: Any) -> None:
+def expect(study: Study) -> None:
     """Make the place for files that workers will send, if it is not there."""
     _TABLE.create(insides.engine(study), checkfirst=True)
 
 
-def send(study: Any, number: int, path: Path) -> None:
+def send(study: Study, number: int, path: Path) -> None:
     """Put a trial's file into the database, in the place of one that an earlier attempt put there.
 
     Args:
@@ -40,7 +40,7 @@ def send(study: Any, number: int, path: Path) -> None:
         connection.execute(insert(_TABLE).values(**row))
 
 
-def collect(study: Any, folder: Path) -> None:
+def collect(study: Study, folder: Path) -> None:
     """Move what has arrived into the folder, as trial-<number>.safetensors; each file is removed once it is written.
 
     Args:
@@ -60,7 +60,7 @@ def collect(study: Any, folder: Path) -> None:
             connection.execute(delete(_TABLE).where(this))
 
 
-def _is(study: Any, number: int) -> Any:
+def _is(study: Study, number: int) -> ColumnElement[bool]:
     return (_TABLE.c.study_id == insides.study_id(study)) & (_TABLE.c.trial == number)
 
 
