@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
@@ -54,6 +55,19 @@ class Data:
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
     overlap: bool = False
+
+    if TYPE_CHECKING:  # what may be given, of which __post_init__ makes what is kept
+
+        def __init__(
+            self,
+            train: Samples | Dataset[Any],
+            validation: Samples | Dataset[Any],
+            test: Samples | Dataset[Any],
+            simulated: bool = False,
+            collate: Callable[[list[Any]], Any] | None = None,
+            workers: int = 0,
+            overlap: bool = False,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         for name in SPLITS:
@@ -204,9 +218,11 @@ class Task:
             Standard normal numbers, always the same: a tensor, or a tuple of them where the model takes several.
         """
         generator = torch.Generator().manual_seed(0)
-        if all(isinstance(size, int) for size in self.shape):
-            return torch.randn(batch, *self.shape, generator=generator)
-        return tuple(torch.randn(batch, *part, generator=generator) for part in self.shape)
+        sizes = [size for size in self.shape if isinstance(size, int)]
+        if len(sizes) == len(self.shape):
+            return torch.randn(batch, *sizes, generator=generator)
+        parts = [part for part in self.shape if isinstance(part, tuple)]
+        return tuple(torch.randn(batch, *part, generator=generator) for part in parts)
 
     def loss_for(self, train: Samples) -> Loss:
         """The loss to train with.

@@ -109,7 +109,8 @@ def load(source: Path | None, seed: int) -> Data:
         mean.append(values.mean())
         deviation.append(max(float(values.std()), 1.0))
     scale = (torch.tensor(mean).float().view(3, 1, 1), torch.tensor(deviation).float().view(3, 1, 1))
-    return Data(*(Pictures(part, scale, moved=part is train) for part in (train, validation, test)))
+    learned, decided, scored = (Pictures(part, scale, moved=part is train) for part in (train, validation, test))
+    return Data(learned, decided, scored)
 
 
 def _task(blocks: int, words: str, recipe: Recipe) -> Task:

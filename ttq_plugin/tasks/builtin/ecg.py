@@ -114,9 +114,7 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
     x = torch.cat([torch.from_numpy(view(part)).float() for part in signals]).unsqueeze(1)
     y = torch.from_numpy(beats.labels)
     people = beats.people if isinstance(beats, RecordedBeats) else None
-    train, validation, test = (
-        Split(x[part], y[part], None if people is None else people[part]) for part in parts
-    )
+    train, validation, test = (Split(x[part], y[part], None if people is None else people[part]) for part in parts)
     return Data(train, validation, test)
 
 

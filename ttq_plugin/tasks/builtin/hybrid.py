@@ -81,7 +81,8 @@ class Late(nn.Module):
         """Features of both branches, each (batch, 32) -> logits."""
         attention = self.attention(self.score_signal(signal) - self.score_picture(picture))
         first, second = self.of_signal(signal), self.of_picture(picture)
-        return second + attention * (first - second)
+        logits: Tensor = second + attention * (first - second)
+        return logits
 
     def alone(self, signal: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of each branch."""
@@ -101,10 +102,13 @@ class Joined(nn.Module):
     def forward(self, signal: Tensor, picture: Tensor) -> Tensor:
         """Features of both branches, each (batch, 32) -> logits."""
         if self.ending == "-concatenation":
-            return self.classify(torch.cat([signal, picture], dim=1))
-        if self.ending == "-weighted-sum":
-            return self.classify(signal * self.weight_signal + picture * self.weight_picture)
-        return self.classify(signal + picture)
+            joined = torch.cat([signal, picture], dim=1)
+        elif self.ending == "-weighted-sum":
+            joined = signal * self.weight_signal + picture * self.weight_picture
+        else:
+            joined = signal + picture
+        logits: Tensor = self.classify(joined)
+        return logits
 
     def alone(self, signal: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Logits where the other branch's features are zero, so that guiding needs no classifiers of its own."""
@@ -128,7 +132,7 @@ class Hybrid(nn.Module):
     def forward(self, signal: Tensor, picture: Tensor) -> Tensor | dict[str, Tensor]:
         """Signals (batch, 1, length) and pictures (batch, 1, rows, columns) -> logits."""
         features = self.dropout(self.signal(signal)), self.dropout(self.picture(picture))
-        logits = self.fusion(*features)
+        logits: Tensor = self.fusion(*features)
         if not self.training:
             return logits
         first, second = self.fusion.alone(*features)
@@ -182,7 +186,7 @@ SETS = {
 
 def _task(kind: str, ending: str) -> Task:
     single, classes, columns, words = SETS[kind]
-    shape = single.shape
+    shape = tuple(size for size in single.shape if isinstance(size, int))
     return Task(
         name=f"{kind}-hybrid{ending}",
         description=f"{words}; signals and spectrograms in two branches, {FUSIONS[ending]}",
