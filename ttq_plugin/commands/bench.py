@@ -41,13 +41,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure, print two tables, write what was asked for, log everything."""
-    if device != "cpu":
-        raise InputError(f"--device must be cpu: the runtime and onnxruntime run there, got {device!r}.")
-    if seconds <= 0:
-        raise InputError(
-            "batch sizes, seconds and threads must be positive, got "
-            f"{', '.join(map(str, batches))}; {seconds}; {threads}."
-        )
+    _check(device, batches, seconds, threads)
     asked = Asked(model, trial, task, store, storage, data, seed)
     file, name, source = find_model(asked)
     loaded = source.data()
@@ -74,13 +68,19 @@ def bench(
         print_json(result | {"link": link})
         return
     _print(result, title, source.task.score)
-    for words, path in (("picture", plot), ("numbers", out)):
-        if path:
-            console.print(f"{words}: {path}")
-    for line in see(store, link):
+    written = [f"{words}: {path}" for words, path in (("picture", plot), ("numbers", out)) if path]
+    for line in (*written, *see(store, link), *([SIMULATED] if simulated else [])):
         console.print(line)
-    if simulated:
-        console.print(SIMULATED)
+
+
+def _check(device: str, batches: tuple[int, ...], seconds: float, threads: int) -> None:
+    if device != "cpu":
+        raise InputError(f"--device must be cpu: the runtime and onnxruntime run there, got {device!r}.")
+    if seconds <= 0:
+        raise InputError(
+            "batch sizes, seconds and threads must be positive, got "
+            f"{', '.join(map(str, batches))}; {seconds}; {threads}."
+        )
 
 
 def _threads(count: int) -> str:

@@ -14,7 +14,9 @@ from ttq_plugin.deploy.file.packed import load_packed, save_packed
 from ttq_plugin.deploy.source import task_entries
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import MIXED
+from ttq_plugin.statistics.noninferiority import Verdict
 from ttq_plugin.support.limits import LARGEST_CONFIG, json_value, read_text
+from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.trial.defaults import defaults
 from ttq_plugin.trial.run import Outcome, Prepared, Settings
@@ -59,8 +61,7 @@ def compress(
     outcome = api.compress(trained, **{**options, **layers, "seed": seed or 0})
     if target:
         outcome = _written(target, rest, ready, settings, outcome, layers.get("chain"))
-    model = outcome.model.cpu()
-    both = [ready.model.cpu(), model]
+    both = [ready.model.cpu(), outcome.model.cpu()]
     with working("test scores"):
         full, test = score_on_test(task, both, seed=seed or 0, data=data, fingerprint=ready.fingerprint)
     metric, name = ready.task.score, ready.task.score.name
@@ -73,14 +74,19 @@ def compress(
         )
         return
     _print(settings, outcome, scores, ready)
-    if test.interval is not None:
-        out.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
-    if test.change is not None:
-        out.print(f"change from full precision: {change_in_words(test.change, metric, verdict)}", markup=False)
+    _print_test(test, metric, verdict)
     if ready.simulated:
         out.print(SIMULATED)
     if target:
         out.print(f"weights: {target}")
+
+
+def _print_test(test: Tested, metric: Metric, verdict: Verdict | None) -> None:
+    """How sure the test score is."""
+    if test.interval is not None:
+        out.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
+    if test.change is not None:
+        out.print(f"change from full precision: {change_in_words(test.change, metric, verdict)}", markup=False)
 
 
 def _as_json(

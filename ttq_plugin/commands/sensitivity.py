@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,7 @@ def sensitivity(
             "the budget is met in full precision, so there is nothing to write to --out; lower the budget."
         )
     title = f"{task}{' (SIMULATED data)' if ready.simulated else ''}: {', '.join(names)}; {limit}"
-    asked = {
-        "methods": ",".join(names),
-        "scheme": selection.scheme,
-        "seed": seed or 0,
-        f"{ready.task.score.name}_fp32": ready.score,
-    }
-    asked |= {f"budget_{limit.kind}": limit.limit, "probes": selection.traces[0].probes, "tol": tol}
-    asked |= {name: str(value) for name, value in vars(rules).items() if value} | marked(ready)
+    asked = _asked(ready, selection, names, rules) | {"seed": seed or 0, "tol": tol}
     link = _write(task, selection, config, asked, title, store, plot, out)
     links = {"plot": str(plot) if plot else None, "config": str(out) if out else None, "link": to_see(store, link)[-1]}
     if as_json:
@@ -82,6 +76,20 @@ def sensitivity(
         _print(task, selection, names, config, links, see(store, link))
         if ready.simulated:
             console.print(SIMULATED)
+
+
+def _asked(ready: Prepared, selection: Selection, names: Sequence[str], rules: Rules) -> dict[str, Any]:
+    """What MLflow is told of the question."""
+    limit = selection.budget
+    return {
+        "methods": ",".join(names),
+        "scheme": selection.scheme,
+        f"{ready.task.score.name}_fp32": ready.score,
+        f"budget_{limit.kind}": limit.limit,
+        "probes": selection.traces[0].probes,
+        **{name: str(value) for name, value in vars(rules).items() if value},
+        **marked(ready),
+    }
 
 
 def _budget(options: dict[str, Any]) -> Budget:

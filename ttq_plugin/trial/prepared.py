@@ -39,18 +39,18 @@ class Prepared:
     """What every compression of a task shares. The test split is not in it.
 
     Attributes:
-        task: data, model and recipe; its loss is the one to train with on this training split.
-        train: the training split, on the device.
-        validation: the split that decisions are made by, on the device.
-        model: the full-precision model, in eval mode, on the device.
-        score: its value of the task's metric on the validation split.
+        task: Data, model and recipe; its loss is the one to train with on this training split.
+        train: The training split, on the device.
+        validation: The split on which decisions are made, on the device.
+        model: The full-precision model in evaluation mode, on the device.
+        score: The model's value of the task's metric on the validation split.
         traces: Hessian trace of each layer.
-        device: torch's name of the device.
-        class_weights: of a balanced task, shape (classes,); else None.
-        simulated: whether the data are; every output says so.
-        parts: what the score is made of, such as the recall of each class.
-        origin: where the model is from, in words.
-        fingerprint: of the training and validation samples.
+        device: Torch's name of the device.
+        class_weights: Weights of the classes of a balanced task, shape (classes,); otherwise None.
+        simulated: Whether the data are simulated; every output then says so.
+        parts: Parts of the score, such as the recall of each class.
+        origin: Where the model comes from, in words.
+        fingerprint: Fingerprint of the training and validation samples.
     """
 
     task: Task
@@ -82,37 +82,31 @@ def prepare(
     on_epoch: OnEpoch | None = None,
     on_probe: OnProbe | None = None,
 ) -> Prepared:
-    """Load the data, train the full-precision model or read it from the cache, and likewise its Hessian traces.
+    """Load the data, and train the full-precision model and estimate its Hessian traces, or read both from the cache.
 
     Args:
-        task: a task's name, or a task.
-        seed: of splits and training.
-        data: the user's data file, or None for the task's own.
-        device: torch's name of the device.
-        cache: folder of trained models; None for the default.
-        curvature: whether traces are needed; not if each compression is told its layers.
-        weights: the user's own full-precision model, a safetensors file; nothing is trained then.
-        retrain: whether to train the full-precision model in any case, and estimate its traces again.
-        check_test: whether mistakes are looked for in the test split too, such as samples that the training split has.
-        fingerprint: of the data that are expected, see ``Prepared.fingerprint``; None to take any.
-        on_epoch: called after each epoch if the full-precision model must be trained.
-        on_probe: see ``layer_traces``; called if the traces must be estimated.
+        task: A task, or its name.
+        seed: Random seed of the splits and of the training.
+        data: The user's data file, or None for the task's own.
+        device: Torch's name of the device.
+        cache: Folder of trained models; None for the user's cache folder.
+        curvature: Whether traces are needed; they are not if each compression is given its layers.
+        weights: A safetensors file with the full-precision weights, used instead of training.
+        retrain: Whether to train the full-precision model and estimate its traces even if the cache has them.
+        check_test: Whether the test split is checked too, for example for samples that the training split has.
+        fingerprint: Fingerprint of the expected data, see ``Prepared.fingerprint``; None to accept any.
+        on_epoch: Called after each epoch if the full-precision model is trained.
+        on_probe: Called if the traces are estimated; see ``layer_traces``.
 
     Returns:
         What ``run`` needs.
 
     Raises:
-        InputError: if the device, the task, its data or the weights cannot be used; see ``tasks.check``.
-    """
+        InputError: If the device, the task, its data or the weights cannot be used; see ``tasks.check``.
+    """  # noqa: DOC502 - raised by what it calls
     described = task if isinstance(task, Task) else get_task(task)
     _check_device(device)
-    splits = load_data(described, Path(data) if data else None, seed)
-    check_same_data(described, splits.fingerprint(), fingerprint)
-    if fingerprint is None and described.name not in TASKS:
-        _check_repeatable(described, splits, data, seed)
-    with seeded(seed):
-        untrained = make_model(described)
-    check_task(described, splits, untrained, test=check_test)
+    splits = _checked_data(described, data, seed, fingerprint, test=check_test)
     trained = full_precision(
         described,
         splits,
@@ -144,6 +138,18 @@ def prepare(
         origin=trained.origin,
         fingerprint=splits.fingerprint(),
     )
+
+
+def _checked_data(task: Task, data: Path | str | None, seed: int, fingerprint: str | None, *, test: bool) -> Data:
+    """The task's data, after everything that can be checked without training."""
+    splits = load_data(task, Path(data) if data else None, seed)
+    check_same_data(task, splits.fingerprint(), fingerprint)
+    if fingerprint is None and task.name not in TASKS:
+        _check_repeatable(task, splits, data, seed)
+    with seeded(seed):
+        untrained = make_model(task)
+    check_task(task, splits, untrained, test=test)
+    return splits
 
 
 def check_same_data(task: Task, found: str, expected: str | None) -> None:
