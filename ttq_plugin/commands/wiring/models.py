@@ -193,7 +193,7 @@ def compress(context: click.Context, /, **values: Any) -> None:
     show_default=True,
     help="Precision of training.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Worker processes  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), help="Number of worker processes.  [default: one per core]")
 @click.option(
     "--to", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
     help="Folder of the report and of the results of single trainings.",
