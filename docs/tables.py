@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -88,6 +90,42 @@ def exported() -> str:
     return "\n\n".join(f"::: {home}.{name}" for name, home in sorted(homes.items()))
 
 
+def _zoo() -> dict[str, dict[str, Any]]:
+    """What the tests try with each network, and which refusals they expect."""
+    found: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "tests/zoo/table.json").read_text())
+    return found
+
+
+def zoo() -> str:
+    """Each network by each column."""
+    table = _zoo()
+    head = ("network", *table["columns"])
+    lines = []
+    for name, words in table["networks"].items():
+        refused = table["refused"].get(name, {})
+        lines.append((f"`{name}`: {words}", *("refused" if key in refused else "✓" for key in table["columns"])))
+    return rows(head, lines)
+
+
+def zoo_columns() -> str:
+    """What is tried in each column."""
+    return "\n".join(f"- `{key}`: {words}." for key, words in _zoo()["columns"].items())
+
+
+def zoo_refusals() -> str:
+    """Each sentence, with the network and the columns where it stands."""
+    lines = []
+    for name, refused in _zoo()["refused"].items():
+        for sentence in dict.fromkeys(refused.values()):
+            where = ", ".join(key for key, value in refused.items() if value == sentence)
+            lines.append((f"`{name}`", where, sentence))
+    return rows(("network", "column", "sentence"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (exported, methods, equations, commands, quantities, samplers, tasks, metrics)
+    made.__name__: made
+    for made in (
+        *(exported, methods, equations, commands, quantities, samplers, tasks, metrics),
+        *(zoo, zoo_columns, zoo_refusals),
+    )
 }

@@ -25,7 +25,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks.turns import lines, take_turns
-from tests.core.zoo import cases
+from tests.zoo.networks import cases
 from ttq_plugin import ATTQQuantizer, PTTQQuantizer, TTQQuantizer
 from ttq_plugin.core import METHODS, parameter_groups, ternarize
 from ttq_plugin.errors import InputError

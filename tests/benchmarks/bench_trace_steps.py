@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.core import zoo
+from tests.zoo import networks as zoo
 from ttq_plugin.curvature import Traces, layer_traces
 from ttq_plugin.support import inputs
 
@@ -69,7 +69,7 @@ def cost(name: str, batch: int, probes: int, batches: int) -> str:
 def trained(name: str, batch: int) -> tuple[nn.Module, Any, Any]:
     """A small network after a short training on random samples, and one batch of them."""
     model = zoo.network(name)
-    x, y = inputs_of(name, SAMPLES)
+    x, y = zoo.data(name, SAMPLES)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     model.train()
     for _ in range(STEPS):

@@ -13,29 +13,29 @@ import time
 import warnings
 
 import torch
+from torch import nn
 
-from tests.deploy import zoo
+from tests.measures.nets import set_codes
+from tests.zoo import networks as zoo
 from ttq_plugin import TernaryRuntime
 from ttq_plugin.deploy.runtime.engine import engine_of
 from ttq_plugin.support.inputs import call, tensors
+
+KINDS = {nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear}
+"""Layers that are ternary."""
 
 clock = time.process_time
 """Of the processor: everything runs on one thread, and other programs on the machine do not count."""
 
 
-def network(name: str, zeros: float | None) -> torch.nn.Module:
-    """At its full size."""
-    small, zoo.SMALLER = zoo.SMALLER, {}
-    try:
-        return zoo.network(name, zeros)
-    finally:
-        zoo.SMALLER = small
-
-
-def inputs(name: str, batch: int):
-    """Of its full size."""
-    x = zoo.NETWORKS.NETS[name][1](batch)
-    return (x,) if isinstance(x, dict) else x
+def network(name: str, zeros: float | None) -> nn.Module:
+    """At its full size, its larger convolutions and linear layers ternary with so many zeros; None: full precision."""
+    model = zoo.network(name, full=True).eval()
+    for module in model.modules():
+        if zeros is not None and type(module) in KINDS and module.weight.numel() >= 1000:
+            gain = module.weight[0].numel() ** -0.5 / (1 - zeros) ** 0.5
+            set_codes(module.weight, round(zeros * module.weight.numel()), gain, 0.8 * gain)
+    return model
 
 
 def timed(ways, seconds: float) -> dict[str, list[float]]:
@@ -60,7 +60,7 @@ def timed(ways, seconds: float) -> dict[str, list[float]]:
 
 def compare(name: str, zeros: float | None, batch: int, seconds: float) -> None:
     """One row of the table."""
-    model, x = network(name, zeros), inputs(name, batch)
+    model, x = network(name, zeros), zoo.samples(name, batch, full=True)
     started = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

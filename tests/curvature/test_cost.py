@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.core import zoo
 from ttq_plugin.curvature import generate_config, layer_traces
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.probing import cost
@@ -80,21 +79,6 @@ def test_scales_keep_flat_layers_out_of_the_noise_of_steep_ones():
     )
     assert (ours < exact).all(), "each layer's noise is no more than its trace"
     assert joint[3] > 100 * exact[3], "which drowns without the scales"
-
-
-SLOW = {"resnet18", "mobilenetv2-hf", "mobilenetv2", "effnet"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in zoo.NAMES])
-def test_a_probe_costs_at_most_eight_training_steps_or_one_product(name):
-    """As it is counted; the batch is so small that starting operations costs most, and an LSTM takes more."""
-    model, (x, y) = zoo.network(name), zoo.data(name, 2)
-    told: list[cost.Cost] = []
-    x = (x,) if isinstance(x, dict) else x
-    traces = layer_traces(model, zoo.cases().ce, (x, y), max_probes=2, on_probe=lambda c, _: told.append(c))
-    assert told[0].products == traces.products <= len(traces) + len(traces.unused)
-    assert told[0].steps <= cost.MOST_STEPS or traces.products == 1
-    assert all(layer.standard_error >= 0 and layer.probes == 2 for layer in traces)
 
 
 def test_layers_that_fit_get_a_product_each_and_many_layers_do_not():

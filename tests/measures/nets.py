@@ -4,6 +4,12 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ttq_plugin.measures.mult_adds import NORMALISATIONS
+from ttq_plugin.measures.untouched import untouched
+from ttq_plugin.support import inputs
 
 
 class Tied(nn.Module):
@@ -93,3 +99,43 @@ def binary_twin(model, layers, scale=0.1):
         with torch.no_grad():
             weight.copy_(torch.where(weight >= 0, scale, -scale))
     return twin
+
+
+def torchs(model, x):
+    """Matrix and attention products and convolutions as torch counts them, without biases.
+
+    Its table has no fused attention on a CPU, and no fused LSTM: both are switched off.
+    """
+    counter = FlopCounterMode(display=False)
+    with (
+        untouched(model),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        torch.backends.mkldnn.flags(enabled=False),
+        counter,
+    ):
+        inputs.call(model, x)
+    assert counter.get_total_flops() % 2 == 0
+    return counter.get_total_flops() // 2
+
+
+def normalised(model, x):
+    """Elements that come out of normalisations, Llama's hand-written ones among them."""
+    found, handles = [], []
+    for module in model.modules():
+        if isinstance(module, NORMALISATIONS) or type(module).__name__ == "LlamaRMSNorm":
+            handles.append(module.register_forward_hook(lambda _, a, out: found.append(out.numel())))
+    with torch.no_grad():
+        inputs.call(model.eval(), x)
+    for handle in handles:
+        handle.remove()
+    return sum(found)
+
+
+def without_biases(model):
+    """Biases count, and torch's counter leaves them out: with zeros both agree."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+    return model

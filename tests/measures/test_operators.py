@@ -1,8 +1,6 @@
 """Mult-adds at the dispatcher: torch's own counter and counts by hand as oracles."""
 
 import copy
-import importlib.util
-import sys
 
 import pytest
 import torch
@@ -12,90 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.zoo import networks as zoo
 from ttq_plugin.measures import measure
-from ttq_plugin.measures.mult_adds import NORMALISATIONS, count, tally
-from ttq_plugin.measures.untouched import untouched
-from ttq_plugin.support import inputs
+from ttq_plugin.measures.mult_adds import count, tally
 
 from .nets import set_codes
 
-NETWORKS = (
-    "resnet18 resnet50 mobilenetv2-hf mobilenetv2 unet lstm gru-attn vit-tiny-hf vit-torch bert-mini gpt2-2l llama tcn "
-    "effnet shared tied twoin dictio dictout flow"
-).split()
 
-
-@pytest.fixture(scope="module")
-def networks(shared):
-    spec = importlib.util.spec_from_file_location("networks_of_practitioners", shared / "cases" / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    assert set(NETWORKS) == set(module.NETS)
-    return module.NETS
-
-
-def torchs(model, x):
-    """Matrix and attention products and convolutions as torch counts them, without biases.
-
-    Its table has no fused attention on a CPU, and no fused LSTM: both are switched off.
-    """
-    counter = FlopCounterMode(display=False)
-    with (
-        untouched(model),
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        torch.backends.mkldnn.flags(enabled=False),
-        counter,
-    ):
-        inputs.call(model, x)
-    assert counter.get_total_flops() % 2 == 0
-    return counter.get_total_flops() // 2
-
-
-def normalised(model, x):
-    """Elements that come out of normalisations, Llama's hand-written ones among them."""
-    found, handles = [], []
-    for module in model.modules():
-        if isinstance(module, NORMALISATIONS) or type(module).__name__ == "LlamaRMSNorm":
-            handles.append(module.register_forward_hook(lambda _, a, out: found.append(out.numel())))
-    with torch.no_grad():
-        inputs.call(model.eval(), x)
-    for handle in handles:
-        handle.remove()
-    return sum(found)
-
-
-def without_biases(model):
-    """Biases count, and torch's counter leaves them out: with zeros both agree."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "bias" in name:
-                parameter.zero_()
-    return model
-
-
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")
-@pytest.mark.parametrize("name", NETWORKS)
-def test_dense_networks_as_torch_counts_them(networks, name):
-    torch.manual_seed(1)
-    make, sample, _ = networks[name]
-    model, x = without_biases(make()), sample(1)
-    x = (x,) if isinstance(x, dict) else x  # the network's one argument
-    for parameter in model.parameters():
-        if parameter.any():
-            parameter.data[parameter.data == 0] = 1e-3  # a random weight may be exactly zero, an embedding's padding is
-    found = tally(model, x)
-    assert sum(found.mult_adds.values()) == torchs(model, x) + normalised(model, x)
-    assert found.uncounted == ()
-    assert set(found.mult_adds) <= {n for n, _ in model.named_modules()}
-
-
-def test_the_lstm_by_hand(networks):
-    make, sample, _ = networks["lstm"]
+def test_the_lstm_by_hand(shared):
     torch.manual_seed(0)
     matrices = 4 * 128 * (32 + 128) + 4 * 128 * (128 + 128)
-    found = count(make(), sample(3))
+    found = count(zoo.network("lstm"), zoo.samples("lstm", 3))
     assert found == {"r": 20 * (matrices + 2 * 2 * 4 * 128), "fc1": 128 * 64 + 64, "fc": 650}
 
 

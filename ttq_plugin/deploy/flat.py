@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ttq_plugin.errors import first_line
+from ttq_plugin.measures.untouched import unfused_attention
 from ttq_plugin.support.inputs import arguments, call, map_tensors, named_tensors, tensors
 
 INPUT, OUTPUT = "x", "logits"
@@ -43,34 +45,46 @@ class Flat(nn.Module):
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Keep torch's exporters from printing graphs, warnings and progress.
+def exporting() -> Iterator[None]:
+    """What torch's exporters run in: they print nothing, and attention is made of operations that graphs have.
 
     Yields:
         Nothing.
     """
     logging.disable(logging.ERROR)
+    # The older exporter prints a graph that it gives up from C++, past Python's streams.
+    printing: Any = getattr(torch._C, "_jit_onnx_log", None)
+    torch._C._jit_onnx_log = _nothing
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            yield
+            with unfused_attention():
+                yield
     finally:
+        torch._C._jit_onnx_log = printing
         logging.disable(logging.NOTSET)
 
 
+def _nothing(*_: object) -> None:
+    """Log nothing."""
+
+
 def reason(error: BaseException) -> str:
-    """Why torch could not export a model.
+    """Why torch could not export a model, and what to do.
 
     Args:
         error: what it raised.
 
     Returns:
-        A clause without a full stop.
+        Clauses without a full stop.
     """
-    said = first_line(error.__cause__ or error)
+    said = first_line(error.__cause__ or error).split(" (unhinted")[0].rstrip(".")
     if "data-dependent" in said:
-        return f"its code decides by the values of tensors, which a graph cannot ({said})"
-    return said
+        return (
+            f"its code decides by the values of tensors, which a graph cannot ({said}); rewrite it with torch.where, "
+            "or run the model with TernaryRuntime"
+        )
+    return f"{said}; change that code, or run the model with TernaryRuntime"
 
 
 def input_names(model: nn.Module, inputs: Any) -> list[str]:

@@ -12,8 +12,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode; on leaving, everything is as it was, also after an error.
 
     Restored: the training flag of every submodule, the buffers (which there are, and their values), the global random
-    state, and torch's switch for fused attention. That switch is off inside: the fused evaluation path of
-    `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` reads weights without calling the layers that hold them.
+    state, and torch's switch for fused attention, which is off inside.
 
     Args:
         model: any module; flags are set directly, because a user's own `train()` may do more than set them.
@@ -24,19 +23,33 @@ def untouched(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     buffers = [(module, dict(module._buffers.items())) for module in model.modules()]
     values = {b: b.detach().clone() for _, named in buffers for b in named.values() if b is not None}
-    fused = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), unfused_attention():
         try:
-            torch.backends.mha.set_fastpath_enabled(False)
             for module, _ in flags:
                 module.training = False
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
             for module, training in flags:
                 module.training = training
             _restore(buffers, values)
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Turn off the fused evaluation path of `nn.TransformerEncoderLayer` and `nn.MultiheadAttention`.
+
+    That path reads weights without calling the layers that hold them, and is one operation that graphs do not have.
+
+    Yields:
+        Nothing; afterwards torch's switch is as it was.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _restore(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]], values: dict[Tensor, Tensor]) -> None:

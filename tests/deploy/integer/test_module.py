@@ -134,7 +134,7 @@ def test_ranges_that_saturate_are_told_with_their_share():
             "uses recur of 0.weight_ih_l0, which has no integer",
         ),
         (Of(lambda x: torch.softmax(x, -1)), "uses divide of two tensors, which has no integer form"),
-        (nn.LayerNorm(4), "uses normalise of weight, which has no integer form"),
+        (nn.LayerNorm(4), r"uses a normalisation of each sample \(weight\), which has no integer form"),
     ],
 )
 def test_what_has_no_integer_form_is_named(model, message):

@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.deploy import zoo
 from tests.deploy.runtime.test_runtime import built, close, ternary
+from tests.zoo import networks as zoo
 from ttq_plugin import InputError, TernaryRuntime
-from ttq_plugin.deploy.runtime import tuning
 from ttq_plugin.deploy.runtime.agreement import difference, probes
 from ttq_plugin.deploy.runtime.compiled import Choice
 from ttq_plugin.deploy.runtime.fused import FusedLayer
@@ -27,28 +26,6 @@ from ttq_plugin.support.inputs import call, index, tensors
 def agrees(runtime, model, inputs):
     with torch.inference_mode():
         return difference(runtime(inputs), call(model, inputs), 1e-5) is None
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in zoo.SLOW else ()) for name in zoo.NAMES]
-)
-def test_any_network_gives_what_torch_gives(name, monkeypatch):
-    """Ternary, on batches that it was made on and others, and on every value that a comparison tries."""
-    monkeypatch.setattr(tuning, "TURNS", 1)
-    model = zoo.network(name)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="TernaryRuntime")
-        runtime = TernaryRuntime(model, zoo.inputs(name, 2))
-    assert runtime.fallback is None and runtime.form in {"graph", "layers"} and runtime.fused
-    assert (runtime._engine is None) == (name == "flow")  # whose code decides by values
-    for runs in ("ours", "torch") if name == "flow" else ("ours", "torch", "onnxruntime"):
-        for batch in (2, 1, 5):
-            x = zoo.inputs(name, batch)
-            assert agrees(runtime, model, x)
-            runtime.runs, runtime._ready = dict.fromkeys(runtime.runs, runs), {}  # also where another was faster
-            assert agrees(runtime, model, x) and agrees(runtime, model, x)
-        for _, x in probes(zoo.inputs(name, 2)):
-            assert agrees(runtime, model, x)
 
 
 class OfTensors(nn.Module):
@@ -309,9 +286,13 @@ def test_lengths_and_sizes_of_their_own():
 
 def test_tokens_of_any_length_with_a_mask():
     """Hugging Face's own outputs, kept as they are; a dict is the keyword arguments."""
-    model = zoo.NETWORKS.T.BertForSequenceClassification(
-        zoo.NETWORKS.T.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    ).eval()
+    model = (
+        zoo.cases()
+        .T.BertForSequenceClassification(
+            zoo.cases().T.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        )
+        .eval()
+    )
 
     def batch(samples, length):
         mask = torch.ones(samples, length, dtype=torch.int64)
@@ -330,7 +311,7 @@ def test_tokens_of_any_length_with_a_mask():
 
 
 def test_a_model_whose_one_argument_is_a_dict():
-    model = zoo.network("dictio")
+    model = zoo.network("dictio").eval()
     with pytest.raises(InputError, match=r"a dict is the keyword arguments, .* needs the tuple \(dict,\)"):
         TernaryRuntime(model, {"x": torch.randn(2, 32)})
 
@@ -353,11 +334,11 @@ def test_a_batch_of_its_own_size_alone():
 
 @pytest.mark.parametrize("name", ["twoin", "dictio", "dictout", "tcn"])
 def test_threads_share_a_batch_of_any_form(name):
-    model = zoo.network(name)
-    runtime = TernaryRuntime(model, zoo.inputs(name, 4), threads=2)
+    model = zoo.network(name).eval()
+    runtime = TernaryRuntime(model, zoo.samples(name, 4), threads=2)
     assert runtime._apart
     for batch in (1, 2, 7):
-        assert agrees(runtime, model, zoo.inputs(name, batch))
+        assert agrees(runtime, model, zoo.samples(name, batch))
 
 
 class Centred(nn.Module):
@@ -384,7 +365,7 @@ def test_threads_work_in_a_child_process(torchs):
     """Threads of the parent do not exist there, torch's neither; a lock that one of them held would stay locked."""
     torch.set_num_threads(torchs)
     torch.randn(600, 600) @ torch.randn(600, 600)
-    model = zoo.network("shared")
+    model = zoo.network("shared").eval()
     runtime = TernaryRuntime(model, torch.randn(4, 32), threads=2)
     x = torch.randn(4, 32)
     expected = runtime(x)

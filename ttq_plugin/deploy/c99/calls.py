@@ -137,7 +137,10 @@ def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
             for step, at in zip(steps, here, strict=True):
                 step.append(at)
     if len(sizes) > 4:
-        raise InputError(f"tensors of more than four dimensions have no C code, got shape {tuple(shape)}.")
+        raise InputError(
+            f"operations over more than four dimensions have no C code, got one of {tuple(shape)}; export it to ONNX "
+            "instead."
+        )
     lead = 4 - len(sizes)
     return [1] * lead + sizes, [[0] * lead + step for step in steps]
 

@@ -25,6 +25,15 @@ INFINITE = (-math.inf, math.inf)
 BOUNDED = {"layer", "add", "multiply", "mean", "mean_pool"}
 """Kinds that round a total, and so can clamp it."""
 
+WORDS = {
+    "normalise": "a normalisation of each sample",
+    "recur": "a recurrent layer",
+    "embed": "an embedding",
+    "attend": "attention",
+    "product": "a product of two computed matrices",
+}
+"""What kinds of steps without an integer form are called in messages."""
+
 
 @dataclass(eq=False)
 class Op:
@@ -131,12 +140,11 @@ class _Maker:
         made(step, inputs)
 
     def missing(self, step: Step, what: str) -> InputError:
-        where = (
-            next((f" of {value}" for value in step.more.values() if value in self.program.tensors), "") if step else ""
-        )
+        named = [value for value in step.more.values() if isinstance(value, str) and value in self.program.tensors]
+        where = f" ({named[0]})" if named else ""
         return InputError(
-            f"{self.name} uses {what}{where}, which has no integer form; keep to convolutions, linear layers, pooling, "
-            "sums, concatenations and functions of single numbers, or export it to c."
+            f"{self.name} uses {WORDS.get(what, what)}{where}, which has no integer form; keep to convolutions, linear "
+            "layers, pooling, sums, concatenations and functions of single numbers, or export it to c."
         )
 
     def write(self, view: View) -> View:

@@ -86,7 +86,7 @@ def flattened(x: Any, size: int) -> Tensor:
         InputError: If a sample has another number of them.
     """
     found = tensors(to_device(x, "cpu"))
-    flat = torch.cat([t.detach().float().flatten(1) for t in found], 1)
+    flat = torch.cat([t.detach().float().reshape(len(t), -1) for t in found], 1)
     if flat.shape[1] != size:
         raise InputError(f"a sample must have {size} numbers, as in calibration, got {flat.shape[1]}.")
     return flat

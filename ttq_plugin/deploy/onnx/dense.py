@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ttq_plugin.core.model.copying import copied
 from ttq_plugin.deploy.extras import need
-from ttq_plugin.deploy.flat import PREFIX, Flat, hushed, input_names, output_names, reason
+from ttq_plugin.deploy.flat import PREFIX, Flat, exporting, input_names, output_names, reason
+from ttq_plugin.deploy.onnx.masks import spread_masks
 from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.inputs import call, map_tensors, named_tensors, repeated, tensors, to_device
 
@@ -61,8 +62,15 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
         raise InputError(f"{said} fixes its batch size where it is exported; take sizes from x.shape, not len(x).")
     _forget_origin(proto)
     _forget_wrapping(proto)
+    spread_masks(proto)
     proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # of several kinds
+        raise InputError(
+            f"{said} cannot be exported to ONNX: torch writes a graph that ONNX does not take ({first_line(error)}); "
+            "run the model with TernaryRuntime."
+        ) from None
     return proto
 
 
@@ -77,7 +85,7 @@ def _exported(
     batch = torch.export.Dim("batch")
     shapes = ([{0: batch} if _batched(tensor) else {} for tensor in found],)
     try:
-        with hushed():
+        with exporting():
             exported: Any = flat
             if strict:
                 exported = torch.export.export(flat, (found,), dynamic_shapes=shapes, strict=True)

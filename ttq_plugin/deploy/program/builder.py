@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, fx
 
 from ttq_plugin.deploy.flat import PREFIX
-from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View, arguments, kind_of
+from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View, arguments, is_operator, kind_of
 from ttq_plugin.errors import InputError
 
 Operation = Callable[["Builder", fx.Node, dict[str, Any]], Any]
 """Adds the steps of a node, which has these arguments, and returns its value; a layer sets it itself."""
+
+
+WITHOUT_STEPS = ("_assert", "sym_")
+"""What operators on shapes begin with, which are known here."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Operations:
     views: Collection[str]
     layers: Mapping[str, Operation]
     others: Mapping[str, Operation]
+
+    def know(self, node: fx.Node) -> bool:
+        """Whether there are steps for a node that calls one of torch's operators."""
+        kind = kind_of(node)
+        known = (self.identities, self.views, self.layers, self.others)
+        return any(kind.removesuffix("_") in each for each in known) or kind.startswith(WITHOUT_STEPS)
 
 
 class Builder:
@@ -117,10 +127,10 @@ class Builder:
             if self.values[node] is None and node.users:
                 raise self.missing(several, f"output {place} of {kind_of(several)}")
             return
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not is_operator(node):
             raise self.missing(node, str(node.target))
         kind = kind_of(node)
-        if kind.startswith("_assert") or kind.startswith("sym_"):
+        if kind.startswith(WITHOUT_STEPS):
             return
         base = kind.removesuffix("_")
         given, known = arguments(node), self.operations
@@ -152,6 +162,9 @@ class Builder:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         path = str(stack[-1][0]).split("model", 1)[-1].strip(".") if stack else ""
         where = f" in its layer {path}" if path else ""
+        whole = node.meta.get("original_aten")
+        if isinstance(whole, torch._ops.OpOverload) and what == kind_of(node) and whole is not node.target:
+            what = whole._schema.name.split("::")[1]  # which was taken apart
         return InputError(f"{self.name} uses {what}{where}, for which there is no C code; export it to ONNX instead.")
 
     # Values.
@@ -231,9 +244,13 @@ class Builder:
         """Shape, strides and offset as torch itself finds them on tensors without data; a copy where it copies."""
         source = self.value(node.args[0])
         rest = fx.node.map_arg(node.args[1:], lambda each: self.value(each).meta)
-        seen = node.target(source.meta, *rest, **node.kwargs)  # type: ignore[operator]
-        first = seen[0] if isinstance(seen, tuple | list) else seen
-        if first.untyped_storage()._cdata != source.meta.untyped_storage()._cdata:
+        try:
+            seen = node.target(source.meta, *rest, **node.kwargs)  # type: ignore[operator]
+            first = seen[0] if isinstance(seen, tuple | list) else seen
+            apart = first.untyped_storage()._cdata != source.meta.untyped_storage()._cdata
+        except RuntimeError:  # what lies otherwise here than in torch cannot be seen so
+            apart = True
+        if apart:
             source = self.copied(source)
             seen = node.target(source.meta, *rest, **node.kwargs)  # type: ignore[operator]
         several = isinstance(seen, tuple | list)
@@ -276,7 +293,9 @@ class Builder:
         target: View = self.values[operand]
         later = self._later(target.buffer, node)
         if later and (target.buffer.constant or any(other.op == "placeholder" for other in later)):
-            raise InputError(f"{self.name} changes an input or a parameter in place, for which there is no C code.")
+            raise InputError(
+                f"{self.name} changes an input or a parameter in place, for which there is no C code; clone it first."
+            )
         if later and self.values[node].buffer is not target.buffer:
             self.values[node] = self.copy(self.values[node], target)
 

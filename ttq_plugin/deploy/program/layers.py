@@ -11,7 +11,9 @@ from ttq_plugin.deploy.program.builder import Builder
 from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
 from ttq_plugin.deploy.program.steps import Step, View, arguments, geometry, kind_of, pair
 
-LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul")
+LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul", "mm", "bmm")
+PRODUCTS = {"matmul": "other", "mm": "mat2", "bmm": "mat2"}
+"""Products of two tensors: the argument that is the second."""
 IDLE = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
@@ -24,8 +26,8 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
         given: its arguments.
     """
     kind = kind_of(node)
-    if kind == "matmul" and build.value(given["other"]).buffer.constant is None:
-        build.values[node] = _product(build, node, given)
+    if kind in PRODUCTS and not _is_matrix(build.value(given[PRODUCTS[kind]])):
+        build.values[node] = _product(build, node, given["self"], given[PRODUCTS[kind]])
         return
     more: dict[str, Any] = {}
     linear = "stride" not in given
@@ -112,11 +114,14 @@ def _linear(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str
 
 def _transpose(build: Builder, matrix: fx.Node) -> str:
     view = build.value(matrix)
-    if view.buffer.constant is None or view.meta.dim() != 2:
+    if view.buffer.constant is None:
         raise build.missing(matrix, "a computed matrix as a weight")
-    name = f"{view.buffer.constant} transposed"
+    name, meta = f"{view.buffer.constant} transposed", view.meta
+    if meta.numel() < view.buffer.size or not view.contiguous:  # parts of one matrix are different ones
+        name = f"{name}, {tuple(meta.shape)} by {meta.stride()} from {meta.storage_offset()}"
     if name not in build.tensors:
-        build.constant(name, build.actual(view).t())
+        values = build.actual(view)
+        build.constant(name, values.t() if values.dim() == 2 else values.unsqueeze(0))
     return name
 
 
@@ -165,9 +170,14 @@ def _list(value: Any, one: bool) -> tuple[int, ...]:
     return numbers[:1] if one else (numbers[0], numbers[-1])
 
 
-def _product(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
+def _is_matrix(view: View) -> bool:
+    """Whether it is a constant that a linear layer could have as its weight, or as one of its rows."""
+    return view.buffer.constant is not None and view.meta.dim() <= 2
+
+
+def _product(build: Builder, node: fx.Node, one: fx.Node, other: fx.Node) -> View:
     """A product of two computed matrices, or of many pairs of them."""
-    views = [build.packed(build.value(given[name])) for name in ("self", "other")]
+    views = [build.packed(build.value(each)) for each in (one, other)]
     if any(view.meta.dim() < 2 for view in views):
         raise build.missing(node, "a product with a vector")
     lead = torch.broadcast_shapes(*(view.meta.shape[:-2] for view in views))

@@ -68,6 +68,23 @@ def group_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     return _affine(build, output, given["weight"], given["bias"])
 
 
+def instance_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
+    """Of each channel of a sample: as many groups as channels."""
+    if not given["use_input_stats"]:
+        raise build.missing(node, "an instance_norm with running statistics")
+    return group_norm(build, node, {**given, "num_groups": node.meta["val"].shape[1]})
+
+
+def largest(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
+    """The maximum over a dimension, without its places, or of all numbers."""
+    if "other" in given:
+        return build.map("MAXIMUM", [build.value(given["self"]), build.value(given["other"])])
+    if "dim" not in given:
+        return reduction("LARGEST")(build, node, given)
+    source = build.value(given["self"])
+    return [_reduced(build, source, [given["dim"]], "LARGEST", node.meta["val"][0].shape), None]
+
+
 def _affine(build: Builder, output: View, weight: Any, bias: Any) -> View:
     shape = [-1, *[1] * (output.meta.dim() - 2)]
     for what, constant in (("MULTIPLY", weight), ("ADD", bias)):
@@ -208,6 +225,7 @@ def recurrent(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
 PARTS: dict[str, Operation] = {
     **{"mean": reduction("MEAN"), "sum": reduction("SUM"), "amax": reduction("LARGEST")},
     **{"softmax": softmax, "log_softmax": softmax, "layer_norm": layer_norm, "group_norm": group_norm},
+    **{"instance_norm": instance_norm, "max": largest},
     **{"batch_norm": batch_norm, "rms_norm": rms_norm, "embedding": embed, "scaled_dot_product_attention": attend},
     **dict.fromkeys(("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d"), pool),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), pool),

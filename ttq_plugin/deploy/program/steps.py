@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ttq_plugin.errors import InputError
@@ -91,6 +92,11 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return given
 
 
+def is_operator(node: fx.Node) -> bool:
+    """Whether a node calls one of torch's operators."""
+    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+
+
 def kind_of(node: fx.Node) -> str:
     """Name of a node's operation, without namespace and overload."""
     return str(node.target._schema.name.split("::")[1])  # type: ignore[union-attr]
@@ -104,16 +110,18 @@ def pair(value: Any, lead: int = 1) -> tuple[int, int]:
 
 def geometry(node: fx.Node, given: dict[str, Any], source: Tensor) -> dict[str, Any]:
     """How a convolution looks at its input (1, channels, [rows,] columns)."""
-    if isinstance(given["padding"], str):
-        raise InputError(f"a convolution with padding {given['padding']!r} has no C code; give it as numbers.")
     if source.dim() != given["weight"].meta["val"].dim():
         raise InputError("a convolution of one sample without a batch dimension has no C code; keep the batch.")
     image = source if source.dim() == 4 else source.unsqueeze(2)
     shape = node.meta["val"].shape
-    kernel = given["weight"].meta["val"].shape[2:]
+    kernel, dilation = pair(given["weight"].meta["val"].shape[2:]), pair(given["dilation"])
+    if given["padding"] == "same":  # of an odd number of zeros, one more lies beyond, where there are zeros anyway
+        padding = ((kernel[0] - 1) * dilation[0] // 2, (kernel[1] - 1) * dilation[1] // 2)
+    else:
+        padding = (0, 0) if given["padding"] == "valid" else pair(given["padding"], 0)
     return {
         **{"groups": given["groups"], "channels": image.shape[1] // given["groups"]},
         **{"rows": image.shape[2], "columns": image.shape[3], "steps": image.stride()[1:]},
-        **{"kernel": pair(kernel), "stride": pair(given["stride"]), "padding": pair(given["padding"], 0)},
-        **{"dilation": pair(given["dilation"]), "transposed_output": False, "out": pair(shape[2:])},
+        **{"kernel": kernel, "stride": pair(given["stride"]), "padding": padding},
+        **{"dilation": dilation, "transposed_output": False, "out": pair(shape[2:])},
     }

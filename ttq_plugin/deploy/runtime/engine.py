@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ttq_plugin.deploy.flat import Flat, hushed
+from ttq_plugin.deploy.flat import Flat, exporting
 from ttq_plugin.deploy.onnx.dense import to_onnx
 from ttq_plugin.deploy.runtime.agreement import ROUNDED, asked, disagreement
 from ttq_plugin.deploy.runtime.spread import reads_values
@@ -112,7 +112,7 @@ def _traced(model: nn.Module, example: Any) -> tuple[bytes, list[str]]:
     names = [f"input_{place}" for place in range(len(found))]
     together = [each.dim() > 0 and len(each) == batch_size(example) for each in found]
     buffer = io.BytesIO()
-    with hushed():
+    with exporting():
         torch.onnx.export(
             Flat(model, example),
             (found,),
