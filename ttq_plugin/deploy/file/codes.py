@@ -25,12 +25,15 @@ Symbols = NDArray[np.uint8]
 
 TRITS = 3
 _DIGITS = np.array([[byte // 3**i % 3 for i in range(5)] for byte in range(243)], dtype=np.uint8)
-_POWERS = 3 ** np.arange(5)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 OWN_ENTRY = 160
 """Bytes that a packed tensor's own entries in a file's header take, about; below, packing would not pay."""
+
+
+PIECE = 1 << 16
+"""Symbols between two noted states of the range coder."""
 
 
 class Damaged(ValueError):
@@ -159,7 +162,10 @@ def _to_base3(symbols: Symbols, _: int) -> Symbols:
     """Five trits a byte, the first one lowest; the last byte is filled up with zeros."""
     padded = np.zeros(-(-len(symbols) // 5) * 5, dtype=np.uint8)
     padded[: len(symbols)] = symbols
-    return (padded.reshape(-1, 5) @ _POWERS).astype(np.uint8)
+    *lower, found = padded.reshape(-1, 5).T
+    for digits in reversed(lower):
+        found = 3 * found + digits
+    return found
 
 
 def _from_base3(payload: Symbols, n: int, _: int) -> Symbols:
@@ -196,32 +202,39 @@ def _to_entropy(symbols: Symbols, count: int) -> Symbols:
     head = b"".join(_varint(int(c)) for c in counts[:-1])
     if counts.max() == len(symbols):
         return np.frombuffer(head, dtype=np.uint8)
-    encoder = _constriction().queue.RangeEncoder()
-    model = _model(counts)
-    encoder.encode(symbols.astype(np.int32), model)
+    model, encoder = _model(counts), _constriction().queue.RangeEncoder()
+    states = [encoder.pos()]  # before each piece, so that its end can be read without all that comes before
+    for start in range(0, len(symbols), PIECE):
+        encoder.encode(symbols[start : start + PIECE].astype(np.int32), model)
+        states.append(encoder.pos())
     coded = encoder.get_compressed().astype(">u4").tobytes()
-    return np.frombuffer(head + _shortened(coded, symbols, model), dtype=np.uint8)
+    return np.frombuffer(head + _shortened(coded, symbols, model, states), dtype=np.uint8)
 
 
-def _shortened(coded: bytes, symbols: Symbols, model: Any) -> bytes:
+def _shortened(coded: bytes, symbols: Symbols, model: Any, states: list[Any]) -> bytes:
     """Without those of the last bytes that the decoder, which fills a word up with zeros, can do without."""
+    # The decoder looks two words ahead: what is read from words before the last four stays the same.
+    first = max((place for place, (word, _) in enumerate(states) if word < len(coded) // 4 - 4), default=0)
     tail = min(len(coded), 8)
     last = int.from_bytes(coded[-tail:], "big")
     for cut in range(min(tail - 1, 6), 0, -1):
         rounded = (last >> 8 * cut) + 1
         if rounded < 1 << 8 * (tail - cut):
             trial = coded[:-tail] + rounded.to_bytes(tail - cut, "big")
-            found = _read(trial, len(symbols), model)
-            if found is not None and (found == symbols).all():
+            rest = symbols[first * PIECE :]
+            found = _read(trial, len(rest), model, states[first])
+            if found is not None and (found == rest).all():
                 return trial
     return coded
 
 
-def _read(coded: bytes, n: int, model: Any) -> Symbols | None:
-    """The n symbols, or None if the range coder cannot read as many."""
+def _read(coded: bytes, n: int, model: Any, state: Any = None) -> Symbols | None:
+    """The n symbols, from the encoder's state before them, or None if the range coder cannot read as many."""
     words = np.frombuffer(coded + bytes(-len(coded) % 4), dtype=">u4").astype(np.uint32)
     decoder = _constriction().queue.RangeDecoder(words)
     try:
+        if state is not None:
+            decoder.seek(*state)
         symbols: Symbols = decoder.decode(model, n).astype(np.uint8)
     except (AssertionError, ValueError):
         return None

@@ -63,10 +63,10 @@ def encode(trits: NDArray[np.int8]) -> bytes | None:
     Returns:
         A whole number, lowest byte first, without zero bytes at its end; None if too many trits are not zero.
     """
-    places = np.flatnonzero(trits)
-    k = len(places)
+    k = int(np.count_nonzero(trits))
     if k > LIMIT:
         return None
+    places = np.flatnonzero(trits)
     negative = np.flatnonzero(trits[places] < 0)
     signs = rank(negative.tolist()) + comb(k, len(negative)) * rank(places.tolist())
     number = k + (LIMIT + 1) * (len(negative) + (k + 1) * signs)
