@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.deploy.integer.test_c_int8 import differing
 from tests.deploy.c99.test_c99 import SANITIZED
 from tests.deploy.c99.test_forms import compiled, expected
+from tests.deploy.integer.test_c_int8 import differing
 from tests.zoo import networks as zoo
 from tests.zoo.columns import compressed
 from ttq_plugin import TernaryRuntime, integerize

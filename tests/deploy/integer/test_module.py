@@ -131,7 +131,7 @@ def test_ranges_that_saturate_are_told_with_their_share():
     [
         (
             nn.Sequential(nn.LSTM(4, 3), Of(lambda found: found[0])),
-            "uses recur of 0.weight_ih_l0, which has no integer",
+            r"uses a recurrent layer \(0.weight_ih_l0\), which has no integer",
         ),
         (Of(lambda x: torch.softmax(x, -1)), "uses divide of two tensors, which has no integer form"),
         (nn.LayerNorm(4), r"uses a normalisation of each sample \(weight\), which has no integer form"),
