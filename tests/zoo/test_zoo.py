@@ -16,7 +16,11 @@ import pytest
 from tests.zoo import columns, deployed, networks
 from ttq_plugin.errors import InputError
 
-pytestmark = [pytest.mark.usefixtures("shared"), pytest.mark.filterwarnings("ignore:.*thresholds lowered")]
+pytestmark = [
+    pytest.mark.usefixtures("shared"),
+    pytest.mark.filterwarnings("ignore:.*thresholds lowered"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration"),
+]
 TABLE = json.loads(Path(__file__).with_name("table.json").read_text())
 COLUMNS = {
     "ternarize": partial(columns.compress, granularity="default"),
