@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, open_store
+from ttq_plugin.tracking.remake import inputs_of, remake
 
 
 class TernaryObjective:
@@ -72,6 +74,7 @@ class TernaryObjective:
         self.seed = self.space.seed if seed is None else seed
         places: dict[str, Any] = {"data": data, "cache": cache, "device": device, "weights": weights}
         self.prepared = train(self.task, seed=self.seed, curvature=True, show=show, **places).prepared
+        self._inputs = inputs_of(data, cache, weights, device)
         self._store = None if store is None else open_store(store)
         self._recorders: dict[str, StudyRecorder] = {}
         self._turn = threading.Lock()
@@ -119,7 +122,8 @@ class TernaryObjective:
             facts: dict[str, int | float | str | None]
             facts = {"task": self.task.name, "seed": self.seed, f"{self.space.score}_fp32": self.prepared.score}
             tags = {"task": self.task.name} | ({"simulated": "true"} if self.prepared.simulated else {})
-            self._recorders[name] = StudyRecorder(self._store, name, self.space.objectives, facts, tags)
+            score, again = self.space.score, partial(remake, self.task.name, inputs=self._inputs)
+            self._recorders[name] = StudyRecorder(self._store, name, self.space.objectives, facts, tags, score, again)
         own = {key: value for key, value in told.items() if key != "diverged"}
         violated = [text for text, value in found.limits.items() if value > 0] if found else []
         record = TrialRecord(

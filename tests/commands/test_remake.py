@@ -11,9 +11,9 @@ import pytest
 import ttq_plugin.commands.compress
 from tests.conftest import ROOT
 from ttq_plugin.cli import cli
-from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.search.space.load import load_space
 from ttq_plugin.tracking import TrialRecord
+from ttq_plugin.tracking.remake import remake
 from ttq_plugin.trial.settings import Settings
 
 SPACES = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml"))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ttq_plugin.tracking import TrialRecord
+from ttq_plugin.tracking import StudyRecorder, TrialRecord, front
+from ttq_plugin.tracking.interface.together import Front
 
 OBJECTIVES = ("mcc", "cr_gain_total", "ec_gain_total")
 START = time.time() - 3600
+FULL_PRECISION = 0.9871
 
 
 def make_trial(number: int, metrics: dict | None = None, **changes) -> TrialRecord:
@@ -39,6 +41,15 @@ def make_study(trials: int = 24) -> list[TrialRecord]:
         records.append(make_trial(number, metrics, origin="paper" if number == 0 else "search"))
     records[5] = make_trial(5, state="failed", reason="Diverged: the loss became NaN in epoch 2")
     return records
+
+
+def front_of(recorder: StudyRecorder, records: list[TrialRecord], task: str = "mnist-cnn") -> Front:
+    """A recorded study's front, as a search shows it beside others."""
+    numbers = front(records, recorder.objectives)
+    members = [record for record in records if record.number in numbers]
+    runs = {number: recorder.run_of(number) for number in numbers}
+    about = (recorder.study_name, task, recorder.objectives, recorder.score)
+    return Front(*about, members, runs, recorder.experiment_id, recorder.full_precision)
 
 
 def free_port() -> int:

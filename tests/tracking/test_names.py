@@ -15,13 +15,13 @@ from ttq_plugin.cli import main
 from ttq_plugin.commands import compare, report, search
 from ttq_plugin.commands.parts import console
 from ttq_plugin.commands.parts.lines import to_see
-from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.study.check import check_study
 from ttq_plugin.support.names import file_name, metric_key, name_of_file
 from ttq_plugin.tracking import StudyRecorder, open_store
+from ttq_plugin.tracking.remake import remake
 from ttq_plugin.tracking.sensitivity import record_sensitivity
 
 from .study import OBJECTIVES, make_study, make_trial

@@ -7,7 +7,8 @@ import pytest
 from mlflow.store.artifact.local_artifact_repo import _TEMP_ARTIFACT_PREFIX
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tracking import StudyRecorder, children, front, open_store
+from ttq_plugin.tracking import StudyRecorder, children, front, open_store, views
+from ttq_plugin.tracking.interface.about import run_name
 
 from .study import OBJECTIVES, make_trial
 
@@ -31,7 +32,7 @@ def test_every_trial_becomes_one_child_run(store, records):
     members = front(records, OBJECTIVES)
     for record in records:
         run = runs[record.number]
-        assert run.info.run_name == f"trial {record.number}"
+        assert run.info.run_name == run_name(record, "mcc", "pttq")
         assert run.data.tags["mlflow.parentRunId"] == recorder.run_id
         assert run.data.tags["pareto"] == str(record.number in members).lower()
         assert run.data.tags["mlflow.runColor"] == ("#d62728" if record.number in members else "#b8bcc2")
@@ -48,14 +49,51 @@ def test_metrics_are_rounded_whole_numbers_exact_and_non_finite_ones_left_out(st
     recorder = StudyRecorder(store, "study", list(metrics))
     recorder.sync([make_trial(0, metrics)])
     logged = trial_runs(store, recorder)[0].data.metrics
-    assert logged == {"mcc": 0.123457, "ec_total": 1.23457e-9, "bits": 123456789.0, "duration_seconds": 30.5}
+    whole = {"mcc": 0.123457, "ec_total": 1.23457e-9, "bits": 123456789.0, "duration_seconds": 30.5}
+    assert logged == {**whole, "MCC percent": 12.35}
 
 
 def test_a_run_has_its_objectives_and_few_metrics_more(store, records):
     recorder = StudyRecorder(store, "study", ("mcc", "bits_gain"))
     more = {"bits_gain": 0.4, "bits_coo34": 7.0, "mult_adds": 8.0, "energy": 9.0}
     recorder.sync([make_trial(0, dict.fromkeys(OBJECTIVES, 0.5) | more)])
-    assert trial_runs(store, recorder)[0].data.metrics.keys() == {*OBJECTIVES, "bits_gain", "duration_seconds"}
+    percent = {"MCC percent", "compression gain percent", "energy gain percent"}
+    shown = {*OBJECTIVES, "bits_gain", "duration_seconds", *percent}
+    assert trial_runs(store, recorder)[0].data.metrics.keys() == shown
+
+
+def test_full_precision_has_a_run_of_its_own_and_a_trial_far_below_it_a_mark(store):
+    scores = {0: 0.95, 1: 0.90, 2: 0.80}
+    made = [make_trial(n, {"mcc": score, "cr_gain_total": 0.5 + n / 10}) for n, score in scores.items()]
+    for _ in range(2):  # a resumed study does not have it twice
+        recorder = StudyRecorder(store, "study", OBJECTIVES[:2], {"mcc_fp32": 0.96})
+        recorder.sync(made)
+    [whole] = store.client.search_runs([recorder.experiment_id], "tags.role = 'full precision'")
+    assert whole.info.run_name == "full precision, MCC 96.0" and whole.info.status == "FINISHED"
+    assert whole.data.metrics["mcc"] == 0.96 and whole.data.metrics["cr_gain_total"] == 0
+    assert whole.data.metrics["MCC percent"] == 96 and whole.data.tags["mlflow.runColor"] == "#111111"
+    assert {n: run.data.tags["far"] for n, run in trial_runs(store, recorder).items()} == {
+        0: "false",
+        1: "false",
+        2: "true",
+    }
+    near = store.client.search_runs([recorder.experiment_id], views.NEAR)
+    assert {run.data.tags.get("trial") for run in near} == {"0", "1", None}
+    members = store.client.search_runs([recorder.experiment_id], views.MEMBERS)
+    assert {run.data.tags.get("trial") for run in members} == {"0", "1", "2", None}  # and not the study's own run
+
+
+def test_a_page_has_a_description_the_command_and_the_model(store):
+    made = make_trial(3, {"mcc": 0.9, "cr_gain_total": 0.5, "srqw": 0.92}, notes=["a threshold was lowered"])
+    recorder = StudyRecorder(store, "study", OBJECTIVES[:2], command=lambda record: f"ttq compress {record.number}")
+    recorder.sync([made])
+    for _ in range(2):
+        recorder.log_model(3, "m-1234")
+    run = trial_runs(store, recorder)[3]
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("Trial 3: MCC 90.00 % on validation data; compression gain 50.00 %; zeros 92.00 %.")
+    assert "```\nttq compress 3\n```" in note and "- a threshold was lowered" in note
+    assert note.count('`mlflow.pyfunc.load_model("models:/m-1234")`') == 1
 
 
 def test_a_failed_trial_says_why_and_has_no_metrics(store, records):
@@ -143,7 +181,7 @@ def test_half_an_artifact_of_a_killed_writer_is_removed(store, records, tmp_path
 
 def test_a_run_whose_trial_vanished_is_closed(store, records):
     recorder = StudyRecorder(store, "study", OBJECTIVES)
-    lost = children.create(store, recorder.experiment_id, recorder.run_id, records[9], pareto=False)
+    lost = children.create(store, recorder.experiment_id, recorder.run_id, records[9], children.membership(False))
     resumed = StudyRecorder(store, "study", OBJECTIVES)
     resumed.finish(records[:5])
     assert store.client.get_run(lost.run_id).info.status == "KILLED"

@@ -39,7 +39,7 @@ def test_the_views_are_tags_of_the_experiment_before_the_study_ends(store, recor
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert recorder.link() in tags["mlflow.note.content"]
     pairs = ["mcc-cr_gain_total", "mcc-ec_gain_total", "cr_gain_total-ec_gain_total"]
-    for view in ["front", "front-only", "all-trials", *pairs]:
+    for view in ["front", "front-only", "all-trials", "far-off", *pairs]:
         assert unpack(tags[f"mlflow.sharedViewState.{view}"])["compareRunCharts"]
 
 
@@ -47,7 +47,7 @@ def test_a_pair_of_objectives_has_the_page_to_itself(records):
     tags = views.experiment_tags("1", "study", records, OBJECTIVES, created=0)
     state = unpack(tags["mlflow.sharedViewState.mcc-ec_gain_total"])
     [chart] = state["compareRunCharts"]
-    assert (chart["xaxis"]["key"], chart["yaxis"]["key"]) == ("mcc", "ec_gain_total")
+    assert (chart["xaxis"]["key"], chart["yaxis"]["key"]) == ("MCC percent", "energy gain percent")
     assert state["compareRunSections"][0]["columns"] == 1
     two = views.experiment_tags("1", "study", records, OBJECTIVES[:2], created=0)
     assert "mlflow.sharedViewState.mcc-cr_gain_total" not in two  # it would be the front's once more

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.commands.parts.console import err, out, print_json, working
-from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, hypervolume, is_higher, knee, upward
 from ttq_plugin.search.study.importance import importances
@@ -16,6 +15,7 @@ from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.support.names import file_name
 from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
+from ttq_plugin.tracking.remake import remake
 from ttq_plugin.tracking.store import check_folder, tested
 from ttq_plugin.tracking.words import label_of, with_unit, written
 

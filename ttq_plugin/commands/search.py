@@ -29,6 +29,7 @@ from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import Store, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.tracking.remake import inputs_of
 from ttq_plugin.trial.run import Prepared
 
 __all__ = ["Asked", "Conducted", "Opened", "Unrecorded", "conduct", "search"]
@@ -205,7 +206,9 @@ def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:
         f"{space.score}_fp32": ready.score,
     }
     models = opened.asked.folder / "models" / file_name(opened.name)
-    return Watch(space, opened.name, opened.store, models, opened.target, ready, settings | marked(ready), bars)
+    asked, facts = opened.asked, settings | marked(ready)
+    inputs = inputs_of(asked.data, asked.cache, asked.weights, asked.device)
+    return Watch(space, opened.name, opened.store, models, opened.target, ready, facts, bars, inputs=inputs)
 
 
 def _nearest(watch: Watch) -> str:

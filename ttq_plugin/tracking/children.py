@@ -1,19 +1,21 @@
 """One trial as one child run: what is written about it, and what MLflow already knows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ttq_plugin.tracking.interface.about import short
 from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.store import Store
+from ttq_plugin.tracking.words import GAINS, drawn, for_chart, is_fraction, label_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
 PARENT = "mlflow.parentRunId"
 COLOUR = "mlflow.runColor"
-FRONT_COLOUR, REST_COLOUR = "#d62728", "#b8bcc2"
+FRONT_COLOUR, REST_COLOUR, WHOLE_COLOUR = "#d62728", "#b8bcc2", "#111111"
 # MLflow's own names for how a run can end; a pruned trial was stopped on purpose.
 STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 # Logged of every trial beside its objectives and the task's metric.
@@ -35,11 +37,13 @@ class Child:
     pareto: bool
     test: float | None = None
     curved: bool = False
+    far: bool = False
 
 
-def membership(pareto: bool) -> dict[str, str]:
-    """The tags that change when a trial joins or leaves the front."""
-    return {"pareto": str(pareto).lower(), COLOUR: FRONT_COLOUR if pareto else REST_COLOUR}
+def membership(pareto: bool, far: bool = False) -> dict[str, str]:
+    """The tags that change when a trial joins or leaves the front, or what is near full precision changes."""
+    colour = FRONT_COLOUR if pareto else REST_COLOUR
+    return {"pareto": str(pareto).lower(), "far": str(far).lower(), COLOUR: colour}
 
 
 def existing(store: Store, experiment_id: str, parent: str, score: str) -> dict[int, Child]:
@@ -76,19 +80,65 @@ def existing(store: Store, experiment_id: str, parent: str, score: str) -> dict[
 def _child(run: "Run", score: str) -> Child:
     done = run.info.status in STATUS.values()
     pareto, numbers = run.data.tags.get("pareto") == "true", run.data.metrics
-    return Child(run.info.run_id, done, pareto, numbers.get(f"test_{score}"), curved="loss" in numbers)
+    test, far = numbers.get(f"test_{score}"), run.data.tags.get("far") == "true"
+    return Child(run.info.run_id, done, pareto, test, curved="loss" in numbers, far=far)
 
 
 def create(
-    store: Store, experiment_id: str, parent: str, record: TrialRecord, pareto: bool, method: str | None = None
+    store: Store,
+    experiment_id: str,
+    parent: str,
+    record: TrialRecord,
+    tags: Mapping[str, str],
+    name: str | None = None,
 ) -> Child:
-    """Open a child run that already knows its trial, so that a killed writer finds it again."""
-    own = {PARENT: parent, "role": "trial", "trial": str(record.number), **membership(pareto)}
-    tags = _tags(record, method) | own
+    """Open a child run that already knows its trial, so that a killed writer finds it again.
+
+    Args:
+        store: where MLflow keeps it.
+        experiment_id: the study's experiment.
+        parent: the study's run.
+        record: the trial.
+        tags: more tags, such as those of `membership`.
+        name: the run's.
+
+    Returns:
+        The run.
+    """
+    own = {PARENT: parent, "role": "trial", "trial": str(record.number), **tags}
     run = store.client.create_run(
-        experiment_id, start_time=round(1000 * record.started), tags=tags, run_name=f"trial {record.number}"
+        experiment_id,
+        start_time=round(1000 * record.started),
+        tags=_tags(record) | own,
+        run_name=name or f"trial {record.number}",
     )
-    return Child(run.info.run_id, done=False, pareto=pareto)
+    return Child(run.info.run_id, done=False, pareto=tags.get("pareto") == "true", far=tags.get("far") == "true")
+
+
+def full_precision(
+    store: Store, experiment_id: str, parent: str, score: str, value: float, objectives: Sequence[str]
+) -> None:
+    """Give the full-precision model a run, so that it is a black point of the charts; once a study.
+
+    Args:
+        store: where MLflow keeps it.
+        experiment_id: the study's experiment.
+        parent: the study's run.
+        score: the task's metric.
+        value: the model's.
+        objectives: the metrics on the axes; gains are 0, others are not known.
+    """
+    own = f"tags.`{PARENT}` = '{parent}' and tags.role = 'full precision'"
+    if store.client.search_runs([experiment_id], own, max_results=1):
+        return
+    values = whole_metrics(score, value, objectives)
+    tags = {PARENT: parent, "role": "full precision", "pareto": "reference", "far": "false", COLOUR: WHOLE_COLOUR}
+    tags |= {"mlflow.note.content": "The full-precision model that every trial began with; gains are measured from it."}
+    run = store.client.create_run(
+        experiment_id, tags=tags, run_name=f"full precision, {label_of(score)} {short(score, value)}"
+    )
+    store.client.log_batch(run.info.run_id, shown_metrics(values, (*objectives, score), run.info.start_time))
+    store.client.set_terminated(run.info.run_id)
 
 
 def fill(store: Store, child: Child, record: TrialRecord, objectives: Sequence[str]) -> None:
@@ -120,19 +170,60 @@ def rounded(value: float) -> float:
     return value if float(value).is_integer() else float(f"{value:.6g}")
 
 
+def whole_metrics(score: str, value: float, objectives: Sequence[str]) -> dict[str, float]:
+    """What is known of the full-precision model: its score, and gains of nothing."""
+    return {name: 0.0 for name in (*objectives, *SHOWN) if name in GAINS} | {score: value}
+
+
 def _metrics(record: TrialRecord, end: int, objectives: Sequence[str]) -> list["Metric"]:
     """The few that a reader compares runs by; front.csv and the study database have all."""
-    from mlflow.entities import Metric
-
     if record.state == "failed":
         return []
-    shown = {*objectives, *SHOWN}
-    values = {name: value for name, value in record.metrics.items() if name in shown}
-    if len(record.parts) <= MOST_PARTS:
-        values |= {name: value for name, value in record.parts.items() if name not in values}
-    values["duration_seconds"] = record.seconds
+    parts = record.parts if len(record.parts) <= MOST_PARTS else {}
+    more = {**parts, "duration_seconds": record.seconds}
     # The trial's own end as the time stamp: MLflow then recognises a metric that is written again.
-    return [Metric(name, rounded(value), end, 0) for name, value in values.items() if math.isfinite(value)]
+    return shown_metrics(record.metrics, objectives, end, more)
+
+
+def shown_metrics(
+    values: Mapping[str, float], objectives: Sequence[str], time: int, more: Mapping[str, float] | None = None
+) -> list["Metric"]:
+    """The objectives and the measures that every run shows, fractions in percent too.
+
+    Args:
+        values: all measures by name.
+        objectives: the names of those to show beside `SHOWN`.
+        time: in milliseconds.
+        more: what else is logged, as it is, unless it has the name of a measure.
+
+    Returns:
+        Metrics for MLflow; what is not finite is left out.
+    """
+    from mlflow.entities import Metric
+
+    named = {str(name): name for name in (*SHOWN, *objectives)}  # an `Objective` knows more than its name
+    shown = {name: value for name, value in values.items() if name in named and math.isfinite(value)}
+    others = {name: value for name, value in (more or {}).items() if name not in shown and math.isfinite(value)}
+    own = [Metric(name, rounded(value), time, 0) for name, value in {**shown, **others}.items()]
+    percent = [
+        Metric(for_chart(named[name]), round(drawn(named[name], value), 2), time, 0)
+        for name, value in shown.items()
+        if is_fraction(named[name])
+    ]
+    return own + percent
+
+
+def percent(store: Store, run_id: str, name: str, value: float) -> None:
+    """Log a fraction once more in percent.
+
+    Args:
+        store: where MLflow keeps it.
+        run_id: of the run.
+        name: the measure; nothing is logged of one that is no fraction.
+        value: the fraction.
+    """
+    if is_fraction(name):
+        store.client.log_metric(run_id, for_chart(name), round(drawn(name, value), 2))
 
 
 def _parameters(record: TrialRecord) -> list["Param"]:
@@ -142,7 +233,6 @@ def _parameters(record: TrialRecord) -> list["Param"]:
     return [Param(name, str(value)) for name, value in values.items() if value is not None]
 
 
-def _tags(record: TrialRecord, method: str | None) -> dict[str, str]:
-    tags = {"origin": record.origin, "method": record.parameters.get("method") or method, "reason": record.reason}
-    tags["mlflow.note.content"] = "\n".join(f"- {note}" for note in record.notes)
+def _tags(record: TrialRecord) -> dict[str, str]:
+    tags = {"origin": record.origin, "method": record.parameters.get("method"), "reason": record.reason}
     return {name: str(value)[:_LONGEST_TAG] for name, value in tags.items() if value}

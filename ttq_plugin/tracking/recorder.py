@@ -2,19 +2,24 @@
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import Objective
 from ttq_plugin.tracking import children, views
+from ttq_plugin.tracking.interface.about import description, loading, run_name
 from ttq_plugin.tracking.pictures.front import plot_front
 from ttq_plugin.tracking.pictures.table import write_front
+from ttq_plugin.tracking.pictures.window import far_off
 from ttq_plugin.tracking.records import Parameter, TrialRecord, front
 from ttq_plugin.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+_NOTE, _LONGEST_NOTE = "mlflow.note.content", 5000
 
 
 class StudyRecorder:
@@ -30,6 +35,7 @@ class StudyRecorder:
         parameters: of the study (seed, task, sampler, trials, method): parameters of its run.
         tags: more tags of its run.
         score: the task's metric; logged of every trial, as `test_<score>` of front members.
+        command: gives the command that makes a trial's model again, for its page.
     """
 
     def __init__(
@@ -40,17 +46,25 @@ class StudyRecorder:
         parameters: Mapping[str, Parameter] | None = None,
         tags: Mapping[str, str] | None = None,
         score: str = "mcc",
+        command: Callable[[TrialRecord], str] | None = None,
     ):
         if len(objectives) < 2:
             raise InputError(f"a study needs at least two objectives, got {list(objectives)}; name another metric")
         self.store, self.study_name, self.objectives, self.score = store, study_name, tuple(objectives), score
-        self._method = (parameters or {}).get("method")
+        given = parameters or {}
+        self._method = None if given.get("method") is None else str(given["method"])
+        whole = given.get(f"{score}_fp32")
+        self.full_precision = float(whole) if isinstance(whole, (int, float)) else None
+        self._command = command
+        self._together: str | None = None
         self.experiment_id = self._get_or_create_experiment()
         store.sweep(study_name)
         run = self._open_study_run(dict(tags or {}))
         self.run_id: str = run.info.run_id
         self._created: int = run.info.start_time
-        self._log_study_parameters(run, parameters or {})
+        self._log_study_parameters(run, given)
+        if self.full_precision is not None:
+            children.full_precision(store, self.experiment_id, self.run_id, score, self.full_precision, self.objectives)
         self._children = children.existing(store, self.experiment_id, self.run_id, score)
         self._experiment_tags: dict[str, str] = dict(store.client.get_experiment(self.experiment_id).tags)
 
@@ -61,19 +75,29 @@ class StudyRecorder:
             records: all finished trials of the study so far.
         """
         members = front(records, self.objectives)
+        far = far_off(records, members, self.objectives, self.score, self.full_precision)
         for record in sorted(records, key=lambda record: record.number):
-            pareto = record.number in members
+            pareto, beyond = record.number in members, record.number in far
             child = self._children.get(record.number)
             if child is None:
-                method = str(self._method) if self._method is not None else None
-                child = children.create(self.store, self.experiment_id, self.run_id, record, pareto, method)
-                self._children[record.number] = child
+                child = self._create(record, children.membership(pareto, beyond))
             if not child.done:
                 children.fill(self.store, child, record, (*self.objectives, self.score))
-            if child.pareto != pareto:
-                self._tag_run(child.run_id, children.membership(pareto))
-                child.pareto = pareto
+            if (child.pareto, child.far) != (pareto, beyond):
+                self._tag_run(child.run_id, children.membership(pareto, beyond))
+                child.pareto, child.far = pareto, beyond
         self._tag_experiment(records)
+
+    def _create(self, record: TrialRecord, tags: dict[str, str]) -> children.Child:
+        command = self._command(record) if self._command and record.state == "complete" else None
+        note = description(record, self.objectives, self.score, self.full_precision, command)
+        more = {_NOTE: note[:_LONGEST_NOTE]}
+        if self._method and not record.parameters.get("method"):
+            more["method"] = self._method
+        name = run_name(record, self.score, self._method)
+        child = children.create(self.store, self.experiment_id, self.run_id, record, tags | more, name)
+        self._children[record.number] = child
+        return child
 
     def log_test(self, number: int, value: float) -> None:
         """Add the test score of a front member to its run.
@@ -92,6 +116,8 @@ class StudyRecorder:
         if child.test != children.rounded(value):
             child.test = children.rounded(value)
             self.store.client.log_metric(child.run_id, name, child.test)
+            test = self.score.on_test if isinstance(self.score, Objective) else name
+            children.percent(self.store, child.run_id, test, value)
 
     def log_full_precision(self, parts: Mapping[str, float], tests: Mapping[str, float]) -> None:
         """Tell what the full-precision model's scores are made of, in the study's run.
@@ -156,6 +182,29 @@ class StudyRecorder:
         """
         run_id = self.run_id if number is None else self._child(number).run_id
         self.store.client.log_artifact(run_id, str(path), artifact_path)
+
+    def log_model(self, number: int, model: str) -> None:
+        """Tell on a trial's page how its model is loaded; once.
+
+        Args:
+            number: the trial.
+            model: its id among MLflow's models.
+        """
+        run_id = self._child(number).run_id
+        told = self.store.client.get_run(run_id).data.tags.get(_NOTE, "")
+        if model not in told:
+            end = loading(model)
+            self._tag_run(run_id, {_NOTE: told[: _LONGEST_NOTE - len(end)] + end})
+
+    def beside(self, together: str, records: Sequence[TrialRecord]) -> None:
+        """Link the page that shows this front beside those of the task's other studies.
+
+        Args:
+            together: its address.
+            records: all finished trials of the study.
+        """
+        self._together = together
+        self._tag_experiment(records)
 
     def run_of(self, number: int) -> str:
         """The id of a trial's run."""
@@ -240,9 +289,8 @@ class StudyRecorder:
             self.store.client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def _tag_experiment(self, records: Sequence[TrialRecord]) -> None:
-        tags = views.experiment_tags(
-            self.experiment_id, self.study_name, records, self.objectives, created=self._created, score=self.score
-        )
+        about = (self.experiment_id, self.study_name, records, self.objectives)
+        tags = views.experiment_tags(*about, created=self._created, score=self.score, together=self._together)
         for name, value in tags.items():
             if self._experiment_tags.get(name) != value:
                 self.store.client.set_experiment_tag(self.experiment_id, name, value)
@@ -268,7 +316,8 @@ class StudyRecorder:
             self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv", self.score))
             members = front(records, self.objectives)
             title = f"{self.study_name}: {len(records)} trials, {len(members)} on the front"
-            self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title))
+            whole = {"score": self.score, "full_precision": self.full_precision}
+            self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title, **whole))
 
     def _write_summary(self, records: Sequence[TrialRecord]) -> None:
         from mlflow.entities import Metric

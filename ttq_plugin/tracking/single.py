@@ -15,7 +15,7 @@ from ttq_plugin.tracking.records import Parameter
 from ttq_plugin.tracking.store import Store
 from ttq_plugin.tracking.views import TAG
 
-RESERVED = re.compile(r"Default|comparisons|reproduce .*|.* (bench|sensitivity)", re.IGNORECASE | re.DOTALL)
+RESERVED = re.compile(r"Default|comparisons|reproduce .*|.* (bench|fronts|sensitivity)", re.IGNORECASE | re.DOTALL)
 """Names of experiments that are not a study's: MLflow's own, and those of this package's other runs."""
 
 AT_ONCE = 100
@@ -100,8 +100,8 @@ def check_study_name(name: str) -> None:
     """
     if RESERVED.fullmatch(name):
         raise InputError(
-            f"a study must not be called {name!r}: the experiments Default, comparisons, `reproduce ...`, `... bench` "
-            "and `... sensitivity` hold other runs in MLflow; choose another name."
+            f"a study must not be called {name!r}: the experiments Default, comparisons, `reproduce ...`, `... bench`, "
+            "`... fronts` and `... sensitivity` hold other runs in MLflow; choose another name."
         )
 
 

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.processes import ended_like_ctrl_c
 from ttq_plugin.support.quiet import MLFLOW
+from ttq_plugin.tracking.interface import landing
 from ttq_plugin.tracking.store import Store
 
 LOG = "server.log"
@@ -23,13 +24,8 @@ _ENVIRONMENT = MLFLOW | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def command(store: Store, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
-    """The server's command line, with one worker: MLflow's default starts fifteen processes."""
-    return [
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", host, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", store.uri),
-        *("--artifacts-destination", str(store.artifacts)),
-    ]
+    """The server's command line: one process, where MLflow's own command starts fifteen."""
+    return [sys.executable, "-m", landing.__name__, str(_local_directory(store).absolute()), host, str(port)]
 
 
 def start(store: Store, host: str = "127.0.0.1", port: int = 5000) -> subprocess.Popen[bytes]:

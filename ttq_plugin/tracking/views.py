@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from ttq_plugin.fronts import is_higher
+from ttq_plugin.fronts import Objective, is_higher
 from ttq_plugin.support.names import in_markdown
 from ttq_plugin.tracking.records import TrialRecord
+from ttq_plugin.tracking.words import for_chart
 
 TAG = "mlflow.sharedViewState."
-_CHARTS, _REST = "ttq-front", "ttq-rest"
+_CHARTS, _LINES, _REST = "ttq-front", "ttq-parameters", "ttq-rest"
 
 State = dict[str, Any]
-TRIALS, MEMBERS = "tags.role = 'trial'", "tags.pareto = 'true'"
+TRIALS, NEAR, FAR = "tags.role = 'trial'", "tags.far = 'false'", "tags.far = 'true'"
+# The full-precision model's run is no trial; its `pareto` is "reference", which sorts below "true".
+MEMBERS = "tags.pareto != 'false'"
+_PARAMETERS = "Parameters and what came of them"
 # MLflow loads a hundred runs at first: with many trials, the members of the front must come first.
 FRONT_FIRST = "tags.`pareto`"
 
@@ -71,6 +75,7 @@ def experiment_tags(
     objectives: Sequence[str],
     created: int,
     score: str = "mcc",
+    together: str | None = None,
 ) -> dict[str, str]:
     """Every tag of the experiment that shapes the interface.
 
@@ -81,16 +86,45 @@ def experiment_tags(
         objectives: the metrics on the axes.
         created: a fixed time in milliseconds, so that the same records give the same tags.
         score: the task's metric.
+        together: the address of the page that shows the fronts of the task's studies side by side.
 
     Returns:
         Tag names and values.
     """
-    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": _note(experiment_id, name)}
+    note = _note(experiment_id, name) + (f", [beside other studies]({together})" if together else "")
+    tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
     for key, view in study_views(records, objectives, score).items():
-        packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(_state(view, objectives)).encode())).decode()
-        envelope = {"name": view.name, "createdAt": created, "updatedAt": created, "state": packed}
-        tags[TAG + key] = json.dumps(envelope)
+        tags |= packed(key, view, objectives, created)
     return tags
+
+
+def packed(key: str, view: View, objectives: Sequence[str], created: int) -> dict[str, str]:
+    """A view as a tag of an experiment.
+
+    Args:
+        key: the word that stands for it in an address.
+        view: what it shows.
+        objectives: the metrics on the axes.
+        created: a time in milliseconds.
+
+    Returns:
+        The tag's name and value.
+    """
+    state = "deflate;" + base64.b64encode(zlib.compress(json.dumps(_state(view, objectives)).encode())).decode()
+    return {TAG + key: json.dumps({"name": view.name, "createdAt": created, "updatedAt": created, "state": state})}
+
+
+def unpacked(tag: str) -> State:
+    """What `packed` made of a view, as MLflow reads it.
+
+    Args:
+        tag: the tag's value.
+
+    Returns:
+        The state of the page.
+    """
+    state: State = json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
+    return state
 
 
 def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score: str = "mcc") -> dict[str, View]:
@@ -105,17 +139,20 @@ def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score
         The views by the word that stands for each in an address.
     """
     searched, pairs = tuple(searched_parameters(records)), tuple(combinations(objectives, 2))
-    settings = (f"metrics.`test_{score}`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
+    tested = for_chart(score.on_test if isinstance(score, Objective) else f"test_{score}")
+    settings = (f"metrics.`{tested}`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
     ends = ("tags.`pareto`", "tags.`reason`", "metrics.`duration_seconds`")
-    first, rising = f"metrics.`{objectives[0]}`", not is_higher(objectives[0])
+    first, rising = f"metrics.`{for_chart(objectives[0])}`", not is_higher(objectives[0])
     views = {
-        "front": View("Trade-off front", TRIALS, FRONT_FIRST, pairs, searched),
+        "front": View("Trade-off front, near full precision", NEAR, FRONT_FIRST, pairs, searched),
         "front-only": View("Front members only", MEMBERS, first, pairs, searched, settings, ascending=rising),
         "all-trials": View("All trials, failed ones too", TRIALS, FRONT_FIRST, pairs, searched, settings + ends),
+        "far-off": View("Trials far below full precision", FAR, FRONT_FIRST, pairs, searched, settings),
     }
     if len(pairs) > 1:
         for x, y in pairs:
-            views[f"{x}-{y}"] = View(f"{x} against {y}", TRIALS, FRONT_FIRST, ((x, y),))
+            names = [for_chart(name).removesuffix(" percent") for name in (x, y)]
+            views[f"{x}-{y}"] = View(" against ".join(names), NEAR, FRONT_FIRST, ((x, y),))
     methods = list(
         dict.fromkeys(str(record.parameters["method"]) for record in records if "method" in record.parameters)
     )
@@ -152,11 +189,12 @@ def _note(experiment_id: str, name: str) -> str:
     front = f"[Trade-off front]({fragment(experiment_id)})"
     members = f"[front members as a table]({fragment(experiment_id, 'front-only', 'TABLE')})"
     everything = f"[all trials]({fragment(experiment_id, 'all-trials', 'TABLE')})"
-    return f"{in_markdown(name)}: {front} (red), {members}, {everything}"
+    far = f"[trials far below full precision]({fragment(experiment_id, 'far-off', 'TABLE')})"
+    return f"{in_markdown(name)}: {front} (red; black is full precision), {members}, {everything}, {far}"
 
 
 def _state(view: View, objectives: Sequence[str]) -> State:
-    columns = [*(f"metrics.`{name}`" for name in objectives), "tags.`method`", *view.columns]
+    columns = [*(f"metrics.`{for_chart(name)}`" for name in objectives), "tags.`method`", *view.columns]
     return {
         "searchFilter": view.condition,
         "orderByKey": view.order,
@@ -168,8 +206,9 @@ def _state(view: View, objectives: Sequence[str]) -> State:
         "runsVisibilityMap": {},
         "compareRunCharts": _charts(view, objectives),
         "compareRunSections": [
-            _section(_CHARTS, view.name, display=True, alone=_alone(view)),
-            _section(_REST, "Model metrics", display=False),
+            *([_section(_CHARTS, view.name, alone=len(view.pairs) == 1)] if view.pairs else []),
+            *([_section(_LINES, _PARAMETERS, alone=True)] if view.parameters is not None else []),
+            _section(_REST, "Model metrics", shown=False),
         ],
         "isAccordionReordered": True,
         "autoRefreshEnabled": True,
@@ -180,35 +219,31 @@ def _state(view: View, objectives: Sequence[str]) -> State:
     }
 
 
-def _alone(view: View) -> bool:
-    """Whether one chart has the page to itself."""
-    return len(view.pairs) + (view.parameters is not None) == 1
-
-
-def _section(uuid: str, name: str, display: bool, alone: bool = False) -> State:
-    look = {"display": display, "columns": 1 if alone else 2, "cardHeight": 700 if alone else 340}
+def _section(uuid: str, name: str, shown: bool = True, alone: bool = False) -> State:
+    """One chart has the width of the page; parallel coordinates would have no room for their names otherwise."""
+    look = {"display": shown, "columns": 1 if alone else 2, "cardHeight": 600 if alone else 340}
     return {"uuid": uuid, "name": name, "isReordered": True, "deleted": False, "isGenerated": False, **look}
 
 
 def _charts(view: View, objectives: Sequence[str]) -> list[State]:
     charts: list[State] = []
     for x, y in view.pairs:
-        axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
-        charts.append(_card(f"front-{x}-{y}", "SCATTER", **axes))
+        axes = {axis: {"key": for_chart(name), "type": "METRIC"} for axis, name in (("xaxis", x), ("yaxis", y))}
+        charts.append(_card(f"front-{x}-{y}", "SCATTER", _CHARTS, **axes))
     if view.parameters is not None:
         # The last axis gives the lines their colour.
-        metrics = [*objectives[1:], objectives[0]]
+        metrics = [for_chart(name) for name in (*objectives[1:], objectives[0])]
         parallel = {"selectedParams": list(view.parameters), "selectedMetrics": metrics, "showAllRuns": False}
-        charts.append(_card("parallel", "PARALLEL", **parallel))
+        charts.append(_card("parallel", "PARALLEL", _LINES, **parallel))
     return charts
 
 
-def _card(uuid: str, kind: str, **settings: object) -> State:
+def _card(uuid: str, kind: str, section: str, **settings: object) -> State:
     return {
         "uuid": uuid,
         "type": kind,
         "runsCountToCompare": 1000,
-        "metricSectionId": _CHARTS,
+        "metricSectionId": section,
         "deleted": False,
         "isGenerated": False,
         **settings,

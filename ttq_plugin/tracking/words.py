@@ -4,6 +4,7 @@ import html
 import re
 
 from ttq_plugin.fronts import Objective
+from ttq_plugin.support.names import metric_key
 from ttq_plugin.tasks.metrics import METRICS
 
 # Fractions, drawn in percent. Between dollars: Matplotlib's notation for the papers' symbols.
@@ -20,6 +21,20 @@ GAINS = {
     "flash_gain": "flash saved, integer C code",
     "ram_gain": "memory saved, integer C code",
 }
+CHARTS = {
+    "srqw": "zeros",
+    "cr_gain_total": "compression gain",
+    "cr_gain_quantized": "compression gain of quantised layers",
+    "cr_gain_entropy": "compression gain at the entropy bound",
+    "cr_gain_base3": "compression gain at 5 weights a byte",
+    "cr_gain_dense2": "compression gain at 2 bits a weight",
+    "cr_gain_disk": "compression gain of the file",
+    "ec_gain_total": "energy gain",
+    "latency_gain": "time gain",
+    "flash_gain": "flash saved",
+    "ram_gain": "memory saved",
+}
+"""The same where signs are few, as in the names of MLflow's metrics."""
 SIZES = {"bits_coo34": "kB as coordinates", "bits_base3": "kB, 5 weights a byte"}
 """Sizes of a stored model that a reader is shown beside its gains: measure in bits -> heading in kilobytes."""
 
@@ -63,6 +78,23 @@ def for_page(name: str) -> str:
 def for_text(name: str) -> str:
     """The same in plain characters."""
     return for_picture(name).replace("$", "")
+
+
+def for_chart(name: str) -> str:
+    """The metric that MLflow's charts and tables show for a measure.
+
+    The metric of the measure's own name holds the fraction, whoever reads MLflow by a program; people read percent.
+
+    Args:
+        name: the measure.
+
+    Returns:
+        Its own name; of a fraction such as "MCC percent" and "compression gain percent".
+    """
+    if not is_fraction(name):
+        return name
+    words = CHARTS.get(name) or label_of(name)
+    return metric_key(f"{words} {'test ' if name.startswith('test_') else ''}percent")
 
 
 def drawn(name: str, value: float) -> float:

@@ -5,7 +5,6 @@ import importlib
 import pytest
 
 from tests.search.study.test_early import records, spawned
-from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.worker import work
@@ -13,6 +12,7 @@ from ttq_plugin.search.join import job_of
 from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.study.study import open_study
 from ttq_plugin.tracking import TrialRecord
+from ttq_plugin.tracking.remake import remake
 from ttq_plugin.trial.run import prepare
 
 QUICK = {"only": ["ttq"], "trials": 4, "stop_early": {}}

@@ -23,6 +23,7 @@ from ttq_plugin.support.inputs import to_device
 from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tracking import TrialRecord, plot_front
+from ttq_plugin.tracking.interface.together import Front, show_together
 from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial.run import load_weights
 from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
@@ -78,12 +79,31 @@ def finish(
     evidence = Evidence(scores, tests, _verdicts(watch, members, tests, margin), confirmed)
     _log(watch, evidence)
     recorder.finish(watch.records, "KILLED" if summary.interrupted else "FINISHED", curves)
+    together = show_together(recorder.store, _shown(watch)) if members else None
+    if together is not None:
+        recorder.beside(together, watch.records)
     picture = _draw(watch, summary, folder, confirmed) if members else None
     rows = [_row(watch, record, evidence) for record in watch.records if record.number in members]
     return _told(watch, summary, rows, scores.get(FULL_PRECISION)) | {
         "picture": None if picture is None else str(picture.absolute()),
         "link": recorder.link("127.0.0.1", 5000),
+        "fronts": together,
     }
+
+
+def _shown(watch: Watch) -> Front:
+    """The front, for the page of all studies of this task."""
+    space, recorder, numbers = watch.space, watch.recorder, watch.members()
+    return Front(
+        watch.study,
+        space.task,
+        space.objectives,
+        space.score,
+        [record for record in watch.records if record.number in numbers],
+        {number: recorder.run_of(number) for number in numbers},
+        recorder.experiment_id,
+        recorder.full_precision,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,9 +147,11 @@ def _draw(watch: Watch, summary: Summary, folder: Path, confirmed: Mapping[int, 
     """Draw the front; returns the picture's path."""
     picture = folder / "fronts" / f"{file_name(watch.study)}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    title = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+    task = "" if watch.space.task in watch.study else f"{watch.space.task}, "
+    title = f"{task}{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
     again = {number: asdict(found) for number, found in confirmed.items()}
-    plot_front(watch.records, watch.space.objectives, picture, title, again)
+    whole: dict[str, Any] = {"score": watch.space.score, "full_precision": watch.ready.score}
+    plot_front(watch.records, watch.space.objectives, picture, title, again, **whole)
     return picture
 
 
@@ -209,10 +231,11 @@ def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
     recorder.log_file(path, "model", number)
     outputs = client.get_run(run).outputs
     if outputs is not None and outputs.model_outputs:
+        recorder.log_model(number, outputs.model_outputs[0].model_id)
         return
     example = None if task in TASKS else to_device(watch.ready.validation.head(2).x, "cpu")
     try:
-        log_model(client, run, model, task, name=f"trial-{number}", example=example)
+        recorder.log_model(number, log_model(client, run, model, task, name=f"trial-{number}", example=example))
     except InputError as error:
         if task in TASKS:
             raise

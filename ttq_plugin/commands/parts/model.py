@@ -8,7 +8,6 @@ from pathlib import Path
 from optuna import Study
 
 from ttq_plugin.commands.parts.lines import running
-from ttq_plugin.commands.parts.remake import remake
 from ttq_plugin.commands.report import storage_of, store_folder
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
@@ -17,6 +16,7 @@ from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.support.names import file_name, shell, with_options
 from ttq_plugin.tasks import check_allowed
 from ttq_plugin.tracking import front
+from ttq_plugin.tracking.remake import remake
 
 
 @dataclass(frozen=True)

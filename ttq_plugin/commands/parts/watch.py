@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import RunningTrial
 from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.tracking.remake import remake
 from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial.run import Prepared
 
@@ -46,6 +47,7 @@ class Watch:
         bars: where progress is shown.
         records: the finished trials, as of the last call.
         remarks: what a reader of the result must know of a front member, by its number.
+        inputs: what else a trial's model depends on, see ``tracking.remake.inputs_of``.
     """
 
     space: Space
@@ -58,6 +60,7 @@ class Watch:
     bars: Progress
     records: list[TrialRecord] = field(default_factory=list)
     remarks: dict[int, str] = field(default_factory=dict)
+    inputs: Mapping[str, str | None] = field(default_factory=dict)
     _recorder: StudyRecorder | None = None
     _logged: int = -1
     _again: float = 0.0
@@ -71,7 +74,13 @@ class Watch:
             store = self.store if isinstance(self.store, Store) else open_store(self.store)
             tags = {"task": self.space.task} | marked(self.ready)
             self._recorder = StudyRecorder(
-                store, self.study, self.space.objectives, self.parameters, tags, self.space.score
+                store,
+                self.study,
+                self.space.objectives,
+                self.parameters,
+                tags,
+                self.space.score,
+                lambda record: remake(self.space.task, record, self.inputs),
             )
         return self._recorder
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.fronts import edge, is_higher
+from ttq_plugin.fronts import edge
 from ttq_plugin.support.files import write_whole
 from ttq_plugin.support.names import in_picture
 from ttq_plugin.tracking.pictures.labels import place_labels
+from ttq_plugin.tracking.pictures.window import Window, far_off, listed, window
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.words import drawn, for_picture
 
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 
 FRONT = "#d62728"
 REST = "#9aa0a6"
+INK = "#3c4043"
+MARKS = "os^DvP<X>*"
+"""One a method, in the order of `methods_of`."""
 
-Points = dict[int, tuple[float, ...]]
+EDGE = "best in these two objectives"
+THIRD = "; members below it are better in the third"
+
+Points = dict[int, tuple[float, float]]
 
 
 def plot_front(
@@ -29,8 +36,11 @@ def plot_front(
     path: Path,
     title: str | None = None,
     confirmed: Mapping[int, Mapping[str, Any]] | None = None,
+    *,
+    score: str = "mcc",
+    full_precision: float | None = None,
 ) -> Path:
-    """Draw every complete trial, the front in red, and write the picture atomically.
+    """Draw the complete trials near full precision, the front in red, and write the picture atomically.
 
     Args:
         records: the trials; only complete ones are drawn.
@@ -39,6 +49,8 @@ def plot_front(
         title: a line above the panels.
         confirmed: of front members that were trained again with other seeds, `mean`, `low` and `high` of each objective
             (drawn as error bars) and whether it `holds` (a cross where not).
+        score: the task's metric.
+        full_precision: the full-precision model's score, drawn as a dashed line; None where it is not known.
 
     Returns:
         The path that was written.
@@ -53,25 +65,32 @@ def plot_front(
     from matplotlib.figure import Figure
 
     pairs = list(combinations(range(min(len(objectives), 3)), 2))
-    figure = Figure(figsize=(4.6 * len(pairs) + 0.4, 4.7), dpi=150, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(pairs) + 0.4, 4.9), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     members = front(records, objectives)
     vectors = {record.number: natural_vector(record, objectives) for record in records}
     points = {number: in_percent(vector, objectives) for number, vector in vectors.items() if vector is not None}
-    published = {record.number for record in records if record.origin == "paper"}
+    drawn_records = [record for record in records if record.number in points]
+    far = far_off(records, members, objectives, score, full_precision)
+    shown: list[Points] = []
     for axes, (x, y) in zip(panels, pairs, strict=True):
-        flat: Points = {number: (vector[x], vector[y]) for number, vector in points.items()}
-        _draw_panel(axes, flat, members, published, (objectives[x], objectives[y]))
+        names = (objectives[x], objectives[y])
+        whole = [None if full_precision is None or n != score else drawn(n, full_precision) for n in names]
+        flat = {number: (vector[x], vector[y]) for number, vector in points.items()}
+        frame = window(flat, members, far, (whole[0], whole[1]))
+        shown.append({number: frame.clipped(place) for number, place in flat.items()})
+        _draw_panel(axes, flat, frame, members, drawn_records, names, EDGE if len(objectives) == 2 else EDGE + THIRD)
+        _draw_full_precision(axes, whole)
         _draw_confirmed(axes, objectives, (x, y), confirmed or {})
         axes.set_xlabel(for_picture(objectives[x]))
         axes.set_ylabel(for_picture(objectives[y]))
-    _add_legend(figure, panels[0], columns=4 if len(pairs) > 1 else 2)
+    _add_legend(figure, panels, columns=3 if len(pairs) > 1 else 1)
     if title:
         figure.suptitle(in_picture(title), fontsize=12, fontweight="bold")
     figure.draw_without_rendering()
-    for axes, (x, y) in zip(panels, pairs, strict=True):
-        place_labels(axes, {number: (vector[x], vector[y]) for number, vector in points.items()}, members, FRONT)
+    for axes, flat in zip(panels, shown, strict=True):
+        place_labels(axes, flat, members, FRONT)
     return write(figure, Path(path))
 
 
@@ -90,36 +109,69 @@ def quiet_frame(axes: "Axes") -> None:
     axes.margins(0.09)
 
 
-def _draw_panel(axes: "Axes", points: Points, members: set[int], published: set[int], pair: tuple[str, str]) -> None:
+def _draw_panel(
+    axes: "Axes",
+    points: Points,
+    frame: Window,
+    members: set[int],
+    records: Sequence[TrialRecord],
+    pair: tuple[str, str],
+    label: str,
+) -> None:
+    """The points by what they are: colour tells the front, the mark the method, a dark edge a published setting."""
     quiet_frame(axes)
-    draw_edge(axes, [points[number] for number in members], pair, FRONT)
-    rest = points.keys() - members
-    groups = (
-        ("dominated trial", rest - published, "o", 24, REST),
-        ("dominated, published setting", rest & published, "D", 30, REST),
-        ("trade-off front", members - published, "o", 52, FRONT),
-        ("front, published setting", members & published, "D", 50, FRONT),
-    )
-    for layer, (name, numbers, marker, size, colour) in enumerate(groups):
-        if numbers:
-            xs, ys = zip(*(points[number] for number in sorted(numbers)), strict=True)
-            axes.scatter(
-                xs,
-                ys,
-                s=size,
-                c=colour,
-                marker=marker,
-                label=name,
-                alpha=0.6 if layer == 0 else 1.0,
-                zorder=3 + layer,
-                edgecolors="white",
-                linewidths=0.7,
-            )
-    hidden = _zoom(axes, points, members, pair)
-    if hidden:
-        axes.text(0.01, 0.01, f"{hidden} more outside", transform=axes.transAxes, fontsize=7.5, color="#5f6368")
+    draw_edge(axes, [points[number] for number in members], pair, FRONT, label)
+    methods = methods_of(records)
+    for record in records:
+        member, published = record.number in members, record.origin == "paper"
+        beyond = record.number in frame.outside
+        if beyond and not member:
+            continue
+        mark = MARKS[methods.index(method_of(record)) % len(MARKS)]
+        axes.scatter(
+            *frame.clipped(points[record.number]),
+            s=50 if member else 24,
+            c=FRONT if member else REST,
+            marker=mark,
+            alpha=0.35 if beyond else 1.0 if member else 0.6,
+            zorder=5 if member else 3,
+            edgecolors=INK if published else "white",
+            linewidths=1.1 if published else 0.7,
+            clip_on=not beyond,
+        )
+    _describe_points(axes, records, members, methods)
+    axes.set(**{f"{name}lim": limits for name, limits in zip("xy", frame.limits, strict=True) if limits is not None})
+    axes.set_title(listed(points, members, frame.outside), loc="left", fontsize=7.5, color="#5f6368")
     if not points:
         axes.text(0.5, 0.5, "no complete trial yet", transform=axes.transAxes, ha="center", color="#5f6368")
+
+
+def _describe_points(axes: "Axes", records: Sequence[TrialRecord], members: set[int], methods: Sequence[str]) -> None:
+    """Entries of the legend, drawn nowhere."""
+    kinds = [("trade-off front", "o", FRONT, "white", any(r.number in members for r in records))]
+    kinds += [("dominated trial", "o", REST, "white", any(r.number not in members for r in records))]
+    kinds += [("published setting", "o", "white", INK, any(r.origin == "paper" for r in records))]
+    kinds += [(name, MARKS[at % len(MARKS)], "#5f6368", "white", len(methods) > 1) for at, name in enumerate(methods)]
+    for name, mark, colour, edge_colour, wanted in kinds:
+        if wanted:
+            label = in_picture(name)
+            axes.scatter([], [], s=46, c=colour, marker=mark, edgecolors=edge_colour, linewidths=1.1, label=label)
+
+
+def _draw_full_precision(axes: "Axes", whole: Sequence[float | None]) -> None:
+    for value, draw in zip(whole, (axes.axvline, axes.axhline), strict=True):
+        if value is not None:
+            draw(value, color=INK, linewidth=1.2, linestyle="--", zorder=1.5, label="full precision")
+
+
+def methods_of(records: Sequence[TrialRecord]) -> list[str]:
+    """The methods that records tell of, each once, in an order that does not depend on theirs."""
+    return sorted({method_of(record) for record in records})
+
+
+def method_of(record: TrialRecord) -> str:
+    """A trial's method; empty where its study has but one and does not repeat it."""
+    return str(record.parameters.get("method") or "")
 
 
 def _draw_confirmed(
@@ -144,38 +196,22 @@ def _draw_confirmed(
         )  # fmt: skip
 
 
-def _zoom(axes: "Axes", points: Points, members: set[int], pair: tuple[str, str]) -> int:
-    """Cut an axis where a few far outliers would squeeze the front into less than a third; count who falls out."""
-    outside: set[int] = set()
-    for axis, name in enumerate("xy"):
-        inner = [points[number][axis] for number in members]
-        least, most = min(inner, default=0.0), max(inner, default=0.0)
-        span, higher = most - least, is_higher(pair[axis])
-        far = {
-            number
-            for number, point in points.items()
-            if (point[axis] < least - 2 * span if higher else point[axis] > most + 2 * span)
-        }
-        if span and far and len(far) <= len(points) / 5:
-            near = [points[number][axis] for number in points.keys() - far]
-            margin = 0.09 * (max(near) - min(near))
-            axes.set(**{f"{name}lim": (min(near) - margin, max(near) + margin)})
-            outside |= far
-    return len(outside)
-
-
-def draw_edge(axes: "Axes", points: Sequence[tuple[float, ...]], pair: tuple[str, str], colour: str) -> None:
+def draw_edge(
+    axes: "Axes", points: Sequence[tuple[float, ...]], pair: tuple[str, str], colour: str, label: str | None = None
+) -> None:
     """The edge of what a front reaches in a panel's two objectives alone."""
     best = edge(points, pair)
     if len(best) > 1:
         xs, ys = zip(*best, strict=True)
-        axes.step(xs, ys, where="post", color=colour, alpha=0.35, linewidth=1.4, zorder=2)
+        axes.step(xs, ys, where="post", color=colour, alpha=0.35, linewidth=1.4, zorder=2, label=label)
 
 
-def _add_legend(figure: "Figure", axes: "Axes", columns: int) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5)
+def _add_legend(figure: "Figure", panels: "Sequence[Axes]", columns: int) -> None:
+    """What any panel shows, each once."""
+    entries = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if entries:
+        look: dict[str, Any] = {"frameon": False, "fontsize": 9}
+        figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, **look)
 
 
 def write(figure: "Figure", path: Path) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ttq_plugin.support.names import shell
-from ttq_plugin.tracking import TrialRecord
+from ttq_plugin.tracking.records import TrialRecord
 
 
 def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = None) -> str:
@@ -24,6 +25,25 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
     given = {f"--{name.replace('_', '-')}": _text(value) for name, value in values.items() if value is not None}
     words = [word for option in given.items() for word in option]
     return f"OMP_NUM_THREADS=1 {shell(['ttq', 'compress', task, *words, '--out', 'compressed.safetensors'])}"
+
+
+def inputs_of(
+    data: Path | str | None, cache: Path | str | None, weights: Path | str | None, device: str
+) -> dict[str, str | None]:
+    """What else a trial's model depends on, for whoever makes it once more; None for the default.
+
+    Args:
+        data: the user's data file.
+        cache: folder of trained full-precision models.
+        weights: the user's own full-precision model.
+        device: torch's name of the device that trained it.
+
+    Returns:
+        Absolute paths and the device by option.
+    """
+    paths = {"data": data, "cache": cache, "weights": weights}
+    inputs = {name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()}
+    return inputs | {"device": None if device == "cpu" else device}
 
 
 def _text(value: Any) -> str:

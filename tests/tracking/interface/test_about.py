@@ -1,0 +1,44 @@
+import pytest
+
+from tests.tracking.study import make_trial
+from ttq_plugin.fronts import Objective
+from ttq_plugin.tracking.interface.about import description, run_name, share
+
+
+@pytest.mark.parametrize(
+    ("metrics", "changes", "name"),
+    [
+        ({"mcc": 0.957, "srqw": 0.92}, {}, "pttq 92 % zeros, MCC 95.7 #24"),
+        ({"mcc": 0.957}, {}, "pttq, MCC 95.7 #24"),
+        ({}, {"state": "failed"}, "pttq failed #24"),
+        ({"mcc": 0.1}, {"state": "pruned"}, "pttq ended early #24"),
+        ({"mcc": 0.957, "srqw": 0.92}, {"parameters": {}}, "ttq 92 % zeros, MCC 95.7 #24"),
+    ],
+)
+def test_a_run_is_named_by_what_it_is(metrics, changes, name):
+    assert run_name(make_trial(24, metrics, **changes), "mcc", "ttq") == name
+
+
+def test_a_score_that_is_no_fraction_has_no_percent():
+    rmse = Objective("rmse", higher=False, fraction=False)
+    assert run_name(make_trial(1, {"rmse": 0.01234, "srqw": 0.5}), rmse) == "pttq 50 % zeros, RMSE 0.0123 #1"
+    told = description(make_trial(1, {"rmse": 0.01234, "cr_gain_total": 0.5}), (rmse, "cr_gain_total"), rmse, 0.01)
+    assert told == "Trial 1: RMSE 0.01234 on validation data (full precision 0.01); compression gain 50.00 %."
+
+
+def test_shares_have_digits_where_the_last_percent_matters():
+    assert [share(v) for v in (0.0, 0.924, 0.9849, 0.985, 0.9949, 0.9995)] == [
+        "0 %", "92 %", "98 %", "98.5 %", "99.5 %", "99.95 %"
+    ]  # fmt: skip
+
+
+def test_names_of_any_length_keep_their_number():
+    name = run_name(make_trial(7, {"mcc": 0.9}, parameters={"method": "m" * 300}), "mcc")
+    assert len(name) == 250 and name.endswith(" #7")
+
+
+def test_a_failed_trial_says_why_in_plain_words():
+    told = description(
+        make_trial(2, state="failed", reason="<b>nan</b>"), ("mcc", "srqw"), "mcc", 0.97, "ttq compress x"
+    )
+    assert told == "Trial 2, failed: &#60;b&#62;nan&#60;&#47;b&#62;"

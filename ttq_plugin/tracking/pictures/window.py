@@ -1,0 +1,142 @@
+"""What a picture of a front has room for: the neighbourhood of full precision, where people choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ttq_plugin.fronts import is_higher, upward
+from ttq_plugin.tracking.records import TrialRecord, objective_vector
+from ttq_plugin.tracking.words import is_fraction
+
+MARGINS = (0.1, 0.2, 0.4)
+"""How far below full precision is still near: points of a fraction, a share of any other score."""
+
+_ROOM = 0.25
+"""Of the members' span, on each side of them."""
+
+Place = tuple[float, float]
+Limits = tuple[float, float]
+
+
+def far_off(
+    records: Sequence[TrialRecord],
+    members: set[int],
+    objectives: Sequence[str],
+    score: str,
+    full_precision: float | None = None,
+) -> set[int]:
+    """The complete trials whose score is so far below full precision that nobody would choose them.
+
+    The least margin of `MARGINS` counts that leaves half of the front near; where none does, nothing is far off.
+
+    Args:
+        records: the trials.
+        members: the numbers of those on the front.
+        objectives: what spans the front.
+        score: the task's metric.
+        full_precision: the full-precision model's score; None for the best trial's.
+
+    Returns:
+        The numbers of the trials.
+    """
+    scores = {
+        record.number: record.metrics[score]
+        for record in records
+        if score in record.metrics and objective_vector(record, objectives) is not None
+    }
+    if not scores:
+        return set()
+    best = max(scores.values(), key=lambda value: upward(score, value))
+    whole = best if full_precision is None else full_precision
+    for margin in MARGINS:
+        way = margin if is_fraction(score) else margin * abs(whole)
+        least = upward(score, whole - way if is_higher(score) else whole + way)
+        far = {number for number, value in scores.items() if upward(score, value) < least}
+        if 2 * len(far & members) <= len(members):
+            return far
+    return set()
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one panel shows.
+
+    Attributes:
+        limits: of both axes, None where the data's own serve.
+        outside: the numbers of the points that lie beyond them.
+    """
+
+    limits: tuple[Limits | None, Limits | None]
+    outside: frozenset[int]
+
+    def clipped(self, place: Place) -> Place:
+        """A point, or where it would leave the panel."""
+        x, y = (
+            value if limits is None else min(max(value, limits[0]), limits[1])
+            for value, limits in zip(place, self.limits, strict=True)
+        )
+        return x, y
+
+
+def window(
+    points: Mapping[int, Place], members: set[int], far: set[int], lines: tuple[float | None, float | None]
+) -> Window:
+    """Limits within which the members near full precision take at least half of each axis.
+
+    Args:
+        points: what is drawn, by number.
+        members: the numbers of those on the front.
+        far: the numbers of those that are far off.
+        lines: full precision on either axis, None where it is not known.
+
+    Returns:
+        The panel's limits, and who lies beyond them.
+    """
+    near = {number: place for number, place in points.items() if number not in far}
+    limits = []
+    for axis, line in enumerate(lines):
+        inner = [near[number][axis] for number in members & near.keys()]
+        limits.append(_limits(inner, [place[axis] for place in near.values()], line))
+    outside = frozenset(
+        number
+        for number, place in points.items()
+        if any(_beyond(v, ends) for v, ends in zip(place, limits, strict=True))
+    )
+    return Window((limits[0], limits[1]), outside)
+
+
+def _limits(inner: Sequence[float], values: Iterable[float], line: float | None) -> Limits | None:
+    """The members' span with room beside it, as far as there is anything to show there."""
+    held = [*inner, *([] if line is None else [line])]
+    if len(held) < 2 or not inner or max(held) == min(held):
+        return None
+    least, most = min(held), max(held)
+    span = most - least
+    values = [value for value in values if least - _ROOM * span <= value <= most + _ROOM * span]
+    low, high = min([least, *values]), max([most, *values])
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+
+
+def _beyond(value: float, limits: Limits | None) -> bool:
+    return limits is not None and not limits[0] <= value <= limits[1]
+
+
+def listed(points: Mapping[int, Place], members: set[int], outside: frozenset[int], most: int = 4) -> str:
+    """Who lies beyond a panel's limits, for its edge: members by number and place, the others by their count.
+
+    Args:
+        points: what is drawn, by number.
+        members: the numbers of those on the front.
+        outside: the numbers of those that lie beyond.
+        most: so many members are named.
+
+    Returns:
+        Such as "outside: 22 at 24.4, 90.2; 7 dominated"; empty for nobody.
+    """
+    known = sorted(outside & members, key=lambda number: points[number])
+    words = [f"{number} at {points[number][0]:.3g}, {points[number][1]:.3g}" for number in known[:most]]
+    words += [f"{len(known) - most} more members"] if len(known) > most else []
+    rest = len(outside - members)
+    words += [f"{rest} dominated"] if rest else []
+    return f"outside: {'; '.join(words)}" if words else ""
