@@ -65,8 +65,16 @@ def point_colours(browser, at_least: int) -> list[str] | None:
     return colours if len(colours) >= at_least else None
 
 
+def drawn(browser, at_least: int = 1) -> list[list[float]] | None:
+    """The places of the points of the first chart, as its axes count; None while there are fewer."""
+    script = """const charts = [...document.querySelectorAll('.js-plotly-plot')];
+        const chart = charts.find(c => c.data?.[0]?.type == 'scatter');
+        return chart ? chart.data.flatMap(t => Array.from(t.x, (x, i) => [x, t.y[i]])) : []"""
+    points = browser.execute_script(script)
+    return points if len(points) >= at_least else None
+
+
 def _screenshot(store: Path, study: str, picture: Path) -> None:
-    from ttq_plugin.commands.ui import _link
     from ttq_plugin.tracking import Store, ui
 
     opened, port = Store(store), free_port()
@@ -77,7 +85,8 @@ def _screenshot(store: Path, study: str, picture: Path) -> None:
         with open_browser() as browser:
             close_assistant(browser, url)
             browser.set_window_size(1600, 1150)
-            open_page(browser, f"{url}/{_link(opened, study)}")
+            found = opened.client.get_experiment_by_name(study)
+            open_page(browser, f"{url}/#/experiments/{found.experiment_id}")
             wait(browser, lambda window: point_colours(window, at_least=20))
             wait(browser, lambda window: window.find_elements("css selector", ".parcoords .label"))
             browser.save_screenshot(str(picture))

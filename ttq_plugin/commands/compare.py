@@ -55,7 +55,7 @@ def compare(
     task = spaces[names[0]].task
     opened = open_store(store)
     if path:
-        plot_fronts(comparison.fronts, objectives, path, f"{task}: {len(names)} studies")
+        plot_fronts(comparison.fronts, objectives, path, f"{task}: {len(names)} studies", score)
     link = record_comparison(opened, comparison, {"task": task, "studies": ",".join(names)})
     if as_json:
         print_json(asdict(comparison) | {"task": task, "picture": str(path.absolute()) if path else None, "link": link})

@@ -1,7 +1,7 @@
 """One trial as one child run: what is written about it, and what MLflow already knows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,18 +126,17 @@ def full_precision(
         parent: the study's run.
         score: the task's metric.
         value: the model's.
-        objectives: the metrics on the axes; gains are 0, others are not known.
+        objectives: the metrics on the axes.
     """
     own = f"tags.`{PARENT}` = '{parent}' and tags.role = 'full precision'"
     if store.client.search_runs([experiment_id], own, max_results=1):
         return
-    values = whole_metrics(score, value, objectives)
     tags = {PARENT: parent, "role": "full precision", "pareto": "reference", "far": "false", COLOUR: WHOLE_COLOUR}
     tags |= {"mlflow.note.content": "The full-precision model that every trial began with; gains are measured from it."}
     run = store.client.create_run(
         experiment_id, tags=tags, run_name=f"full precision, {label_of(score)} {short(score, value)}"
     )
-    store.client.log_batch(run.info.run_id, shown_metrics(values, (*objectives, score), run.info.start_time))
+    store.client.log_batch(run.info.run_id, whole_metrics(score, value, objectives, run.info.start_time))
     store.client.set_terminated(run.info.run_id)
 
 
@@ -170,9 +169,24 @@ def rounded(value: float) -> float:
     return value if float(value).is_integer() else float(f"{value:.6g}")
 
 
-def whole_metrics(score: str, value: float, objectives: Sequence[str]) -> dict[str, float]:
-    """What is known of the full-precision model: its score, and gains of nothing."""
-    return {name: 0.0 for name in (*objectives, *SHOWN) if name in GAINS} | {score: value}
+def whole_metrics(score: str, value: float, objectives: Sequence[str], time: int) -> list["Metric"]:
+    """What is known of the full-precision model: its score, and gains of nothing.
+
+    MLflow's charts have no lines, and a point at no gain would squeeze the front to the edge of each chart. So one
+    chart has it, the score against the first of the gains, and the others do not.
+
+    Args:
+        score: the task's metric.
+        value: the model's.
+        objectives: what its study optimises.
+        time: in milliseconds.
+
+    Returns:
+        Metrics for MLflow.
+    """
+    gains = [name for name in objectives if name in GAINS and name != score]
+    values = {name: 0.0 for name in (*gains, *SHOWN)} | {score: value}
+    return shown_metrics(values, (*objectives, score), time, percent={str(score), *gains[:1]})
 
 
 def _metrics(record: TrialRecord, end: int, objectives: Sequence[str]) -> list["Metric"]:
@@ -186,7 +200,11 @@ def _metrics(record: TrialRecord, end: int, objectives: Sequence[str]) -> list["
 
 
 def shown_metrics(
-    values: Mapping[str, float], objectives: Sequence[str], time: int, more: Mapping[str, float] | None = None
+    values: Mapping[str, float],
+    objectives: Sequence[str],
+    time: int,
+    more: Mapping[str, float] | None = None,
+    percent: Collection[str] | None = None,
 ) -> list["Metric"]:
     """The objectives and the measures that every run shows, fractions in percent too.
 
@@ -195,6 +213,7 @@ def shown_metrics(
         objectives: the names of those to show beside `SHOWN`.
         time: in milliseconds.
         more: what else is logged, as it is, unless it has the name of a measure.
+        percent: the fractions that are logged in percent too; None for all.
 
     Returns:
         Metrics for MLflow; what is not finite is left out.
@@ -205,12 +224,12 @@ def shown_metrics(
     shown = {name: value for name, value in values.items() if name in named and math.isfinite(value)}
     others = {name: value for name, value in (more or {}).items() if name not in shown and math.isfinite(value)}
     own = [Metric(name, rounded(value), time, 0) for name, value in {**shown, **others}.items()]
-    percent = [
+    told = [
         Metric(for_chart(named[name]), round(drawn(named[name], value), 2), time, 0)
         for name, value in shown.items()
-        if is_fraction(named[name])
+        if is_fraction(named[name]) and (percent is None or name in percent)
     ]
-    return own + percent
+    return own + told
 
 
 def percent(store: Store, run_id: str, name: str, value: float) -> None:

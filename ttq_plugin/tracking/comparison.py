@@ -224,7 +224,7 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
         values["hypervolume_together"] = comparison.together
         given = {"objectives": ",".join(comparison.objectives), **parameters}
         run.log(values, {name: str(value)[:6000] for name, value in given.items() if value is not None})
-        plot_fronts(comparison.fronts, comparison.objectives, run.folder / PICTURE)
+        plot_fronts(comparison.fronts, comparison.objectives, run.folder / PICTURE, score=comparison.score)
         (run.folder / "comparison.json").write_text(json.dumps(asdict(comparison), indent=2) + "\n")
     return f"{run.link}/artifacts/{quote(PICTURE)}"
 

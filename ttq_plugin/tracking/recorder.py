@@ -12,7 +12,7 @@ from ttq_plugin.tracking import children, views
 from ttq_plugin.tracking.interface.about import description, loading, run_name
 from ttq_plugin.tracking.pictures.front import plot_front
 from ttq_plugin.tracking.pictures.table import write_front
-from ttq_plugin.tracking.pictures.window import far_off
+from ttq_plugin.tracking.pictures.window import beyond
 from ttq_plugin.tracking.records import Parameter, TrialRecord, front
 from ttq_plugin.tracking.store import Store
 
@@ -75,17 +75,17 @@ class StudyRecorder:
             records: all finished trials of the study so far.
         """
         members = front(records, self.objectives)
-        far = far_off(records, members, self.objectives, self.score, self.full_precision)
+        far = beyond(records, members, self.objectives, self.score, self.full_precision)
         for record in sorted(records, key=lambda record: record.number):
-            pareto, beyond = record.number in members, record.number in far
+            pareto, away = record.number in members, record.number in far
             child = self._children.get(record.number)
             if child is None:
-                child = self._create(record, children.membership(pareto, beyond))
+                child = self._create(record, children.membership(pareto, away))
             if not child.done:
                 children.fill(self.store, child, record, (*self.objectives, self.score))
-            if (child.pareto, child.far) != (pareto, beyond):
-                self._tag_run(child.run_id, children.membership(pareto, beyond))
-                child.pareto, child.far = pareto, beyond
+            if (child.pareto, child.far) != (pareto, away):
+                self._tag_run(child.run_id, children.membership(pareto, away))
+                child.pareto, child.far = pareto, away
         self._tag_experiment(records)
 
     def _create(self, record: TrialRecord, tags: dict[str, str]) -> children.Child:

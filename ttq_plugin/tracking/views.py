@@ -147,7 +147,7 @@ def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score
         "front": View("Trade-off front, near full precision", NEAR, FRONT_FIRST, pairs, searched),
         "front-only": View("Front members only", MEMBERS, first, pairs, searched, settings, ascending=rising),
         "all-trials": View("All trials, failed ones too", TRIALS, FRONT_FIRST, pairs, searched, settings + ends),
-        "far-off": View("Trials far below full precision", FAR, FRONT_FIRST, pairs, searched, settings),
+        "far-off": View("Trials far from the front", FAR, FRONT_FIRST, pairs, searched, settings),
     }
     if len(pairs) > 1:
         for x, y in pairs:
@@ -189,7 +189,7 @@ def _note(experiment_id: str, name: str) -> str:
     front = f"[Trade-off front]({fragment(experiment_id)})"
     members = f"[front members as a table]({fragment(experiment_id, 'front-only', 'TABLE')})"
     everything = f"[all trials]({fragment(experiment_id, 'all-trials', 'TABLE')})"
-    far = f"[trials far below full precision]({fragment(experiment_id, 'far-off', 'TABLE')})"
+    far = f"[trials far from it]({fragment(experiment_id, 'far-off', 'TABLE')})"
     return f"{in_markdown(name)}: {front} (red; black is full precision), {members}, {everything}, {far}"
 
 

@@ -70,7 +70,7 @@ def test_the_page_shows_the_fronts_and_runs_no_script_of_a_name(folder, made, br
     browser.get_log("browser")  # what other pages left there
     open_page(browser, f"file://{folder}/page.html")
     wait(browser, lambda window: point_colours(window, at_least=3 * 38))
-    assert browser.title == HOSTILE == browser.find_element("tag name", "h1").text
+    assert browser.title == f"{HOSTILE} (mnist-cnn)" == browser.find_element("tag name", "h1").text
     colours = browser.execute_script(
         "return [...document.querySelectorAll('#pair0 .point')].map(p => getComputedStyle(p).fill)"
     )

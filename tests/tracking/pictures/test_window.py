@@ -5,7 +5,7 @@ import pytest
 from tests.tracking.study import OBJECTIVES, make_trial
 from ttq_plugin.fronts import Objective
 from ttq_plugin.tracking import front
-from ttq_plugin.tracking.pictures.window import far_off, listed, window
+from ttq_plugin.tracking.pictures.window import beyond, far_off, listed, window
 
 PAIR = OBJECTIVES[:2]
 
@@ -53,3 +53,9 @@ def test_the_members_near_full_precision_fill_the_panel_and_others_are_listed():
 def test_one_member_alone_leaves_the_limits_to_the_data():
     frame = window({0: (95.0, 50.0), 1: (20.0, 10.0)}, members={0}, far=set(), lines=(None, None))
     assert frame.limits == (None, None) and frame.outside == frozenset()
+
+
+def test_charts_of_no_limits_leave_out_whatever_a_panel_has_no_room_for():
+    records = trials((0.95, 0.5), (0.91, 0.7), (0.24, 0.9), (0.94, 0.46), (0.93, 0.1))
+    assert beyond(records, front(records, PAIR), PAIR, "mcc", 0.96) == {2, 4}
+    assert beyond([], set(), PAIR, "mcc", 0.96) == set()

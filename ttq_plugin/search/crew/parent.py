@@ -32,6 +32,7 @@ from ttq_plugin.search.study.study import digest_of
 from ttq_plugin.search.study.weights import expect
 from ttq_plugin.support.names import redact, shell
 from ttq_plugin.support.release import release
+from ttq_plugin.tracking.remake import inputs_of
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,11 @@ def told(storage: str, *more: type[Exception]) -> Iterator[None]:
         raise InputError(f"The study database {redact(storage)} failed during the search: {why}.") from None
 
 
-def _inputs(job: Job) -> dict[str, str | None]:
-    """What else a trial's model depends on, for whoever makes it once more; None for the default."""
-    paths = {"data": job.data, "cache": job.cache, "weights": job.weights}
-    inputs = {name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()}
-    return inputs | {"device": None if job.device == "cpu" else job.device}
-
-
 def _announce(study: Study, job: Job) -> None:
     """Tells the workers what is searched, here and elsewhere, and takes back what earlier ones left."""
     for key, value in {
         "space": job.space.text,  # a resumed one's ranges may differ from before
-        "inputs": _inputs(job),
+        "inputs": inputs_of(job.data, job.cache, job.weights, job.device),
         "weights": digest_of(job.weights),
         "fingerprint": job.fingerprint,
         "release": release(),

@@ -59,6 +59,7 @@ def main(folder: str, host: str, port: str) -> None:
     store = Store(Path(folder))
     os.environ |= {
         constants.BACKEND_STORE_URI_ENV_VAR: store.uri,
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",  # of experiments that are made through the server
         constants.ARTIFACTS_DESTINATION_ENV_VAR: str(store.artifacts),
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
     }

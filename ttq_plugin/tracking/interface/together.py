@@ -16,10 +16,11 @@ from ttq_plugin.support.names import in_markdown
 from ttq_plugin.tracking import children
 from ttq_plugin.tracking.interface.about import run_name, short
 from ttq_plugin.tracking.pictures.comparison import COLOURS
+from ttq_plugin.tracking.pictures.window import far_off
 from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.single import open_experiment
 from ttq_plugin.tracking.store import Store
-from ttq_plugin.tracking.views import View, fragment, packed
+from ttq_plugin.tracking.views import NEAR, View, fragment, packed
 from ttq_plugin.tracking.words import label_of
 
 if TYPE_CHECKING:
@@ -77,10 +78,17 @@ def show_together(store: Store, front: Front) -> str:
     for key, run in there.items():
         if key not in wanted:
             store.client.delete_run(run.info.run_id)
+    numbers = {record.number for record in front.members}
+    away = far_off(front.members, numbers, front.objectives, front.score, front.full_precision)
     for key, (by, record) in wanted.items():
+        far = str(record is not None and record.number in away).lower()
         if key not in there:
-            tags = {"key": key, "study": front.study, "by": by, children.COLOUR: _of(by, record, colour)}
-            _write(store, experiment_id, front, record, tags)
+            colours = {children.COLOUR: _of(by, record, colour)}
+            _write(
+                store, experiment_id, front, record, {"key": key, "study": front.study, "by": by, "far": far} | colours
+            )
+        elif there[key].data.tags.get("far") != far:
+            store.client.set_tag(there[key].info.run_id, "far", far)
     for name, value in _tags(experiment_id, front).items():
         store.client.set_experiment_tag(experiment_id, name, value)
     return store.base + fragment(experiment_id, "by-study")
@@ -134,19 +142,23 @@ def _write(store: Store, experiment_id: str, front: Front, record: TrialRecord |
     """One run: a member, or with None the full-precision model."""
     from mlflow.entities import Param
 
-    note = f"A member of the front of [{in_markdown(front.study)}]({fragment(front.experiment_id)})"
+    study = f"[{in_markdown(front.study)}]({fragment(front.experiment_id)})"
+    whole = front.full_precision or 0.0
     if record is None:
-        words = f"full precision, {label_of(front.score)} {short(front.score, front.full_precision or 0.0)}"
-        values, parameters = children.whole_metrics(front.score, front.full_precision or 0.0, front.objectives), {}
-        note = f"What the study [{in_markdown(front.study)}]({fragment(front.experiment_id)}) began with."
+        words, method = f"full precision, {label_of(front.score)} {short(front.score, whole)}", "full precision"
+        note = f"What the study {study} began with."
     else:
-        words, values, parameters = run_name(record, front.score), record.metrics, record.parameters
+        words, method = run_name(record, front.score), str(record.parameters.get("method") or "")
         link = f"#/experiments/{front.experiment_id}/runs/{front.runs[record.number]}"
-        note += f"; [its own page]({link}) has the command that makes it again, and its model."
-    own = {"role": "member", "method": str(parameters.get("method") or "full precision"), "mlflow.note.content": note}
+        note = f"A member of the front of {study}. [Its own page]({link}) has its command and its model."
+    own = {"role": "member", "method": method, "mlflow.note.content": note}
     run = store.client.create_run(experiment_id, run_name=f"{words} ({front.study})"[:250], tags={**own, **tags})
-    metrics = children.shown_metrics(values, (*front.objectives, front.score), run.info.start_time)
-    given = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
+    now = run.info.start_time
+    if record is None:
+        metrics, given = children.whole_metrics(front.score, whole, front.objectives, now), []
+    else:
+        metrics = children.shown_metrics(record.metrics, (*front.objectives, front.score), now)
+        given = [Param(name, str(value)) for name, value in record.parameters.items() if value is not None]
     store.client.log_batch(run.info.run_id, metrics, given)
     store.client.set_terminated(run.info.run_id)
 
@@ -163,6 +175,6 @@ def _tags(experiment_id: str, front: Front) -> dict[str, str]:
         f"[by method]({fragment(experiment_id, 'by-method')}); black is full precision.",
     }
     for by in BY:
-        view = View(f"Fronts by {by}", f"tags.by = '{by}'", "attributes.start_time", pairs, (), columns)
+        view = View(f"Fronts by {by}", f"tags.by = '{by}' and {NEAR}", "attributes.start_time", pairs, None, columns)
         tags |= packed(f"by-{by}", view, front.objectives, now)
     return tags

@@ -1,15 +1,20 @@
 """The report's interactive pictures, as plain data for plotly.js."""
 
-from collections.abc import Mapping, Sequence
+import html
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from ttq_plugin.fronts import edge
-from ttq_plugin.tracking.pictures.front import FRONT
+from ttq_plugin.tracking.pictures.front import FRONT, INK
+from ttq_plugin.tracking.pictures.window import listed, window
 from ttq_plugin.tracking.words import for_page, for_text
 
 REST = "#b0b5bb"
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "hexagon", "triangle-down")
+SOLID = ("circle", "square", "diamond", "cross", "x")
+"""One a method, and those of them that there are in three dimensions."""
 COLOURS = ("#1f5fa8", "#d98b1f", "#3a8f5c", "#8b5ca8", "#6b7280")
 
 Figure = dict[str, Any]
@@ -26,6 +31,7 @@ class Point:
         hover: what is told of it, in HTML.
         member: whether it is on the front.
         published: whether it is one of the papers' settings.
+        method: what it was compressed by.
     """
 
     number: int
@@ -33,10 +39,14 @@ class Point:
     hover: str
     member: bool
     published: bool
+    method: str = ""
 
 
 def projections(
-    points: Sequence[Point], objectives: Sequence[str], known: Mapping[str, float] | None = None
+    points: Sequence[Point],
+    objectives: Sequence[str],
+    known: Mapping[str, float] | None = None,
+    far: Set[int] = frozenset(),
 ) -> list[Figure]:
     """Draw one scatter for each pair of objectives.
 
@@ -44,18 +54,13 @@ def projections(
         points: The complete trials.
         objectives: Metric names.
         known: What the full-precision model has, as it is drawn, by objective; a dashed line shows it.
+        far: Numbers of the trials that are far below it.
 
     Returns:
         A picture for each pair.
     """
     pairs = list(combinations(range(len(objectives)), 2))
-    figures = [_projection(points, objectives, x, y) for x, y in pairs]
-    for figure, (x, y) in zip(figures, pairs, strict=True):
-        for axis, index in (("x", x), ("y", y)):
-            if known and objectives[index] in known:
-                other = [point.place[y if axis == "x" else x] for point in points]
-                figure["data"].append(_line(axis, known[objectives[index]], [min(other), max(other)]))
-    return figures
+    return [_projection(points, objectives, pair, known or {}, set(far)) for pair in pairs]
 
 
 def _line(axis: str, value: float, ends: list[float]) -> Figure:
@@ -67,41 +72,75 @@ def _line(axis: str, value: float, ends: list[float]) -> Figure:
 
 
 def _groups(points: Sequence[Point]) -> list[tuple[str, list[Point], Figure]]:
-    """The points by what they are, with each kind's look; dominated ones first, so that the front lies above them."""
+    """The points by what they are and by method; dominated ones first, so that the front lies above them."""
+    methods = sorted({point.method for point in points})
     looks = (
-        ("dominated trial", False, False, {"color": REST, "size": 6, "symbol": "circle", "opacity": 0.7}),
-        ("dominated, published setting", False, True, {"color": REST, "size": 8, "symbol": "diamond"}),
-        ("trade-off front", True, False, {"color": FRONT, "size": 9, "symbol": "circle"}),
-        ("front, published setting", True, True, {"color": FRONT, "size": 10, "symbol": "diamond"}),
+        ("dominated", False, {"color": REST, "size": 7, "opacity": 0.7}),
+        ("trade-off front", True, {"color": FRONT, "size": 10}),
     )
     found = []
-    for name, member, published, look in looks:
-        own = [point for point in points if (point.member, point.published) == (member, published)]
-        if own:
-            found.append((name, own, {**look, "line": {"color": "white", "width": 1}}))
+    for name, member, look in looks:
+        for index, method in enumerate(methods):
+            own = [point for point in points if (point.member, point.method) == (member, method)]
+            own.sort(key=lambda point: point.published)  # the legend takes its look from the first
+            if own:
+                rings = {
+                    "color": [INK if point.published else "white" for point in own],
+                    "width": [1.6 if point.published else 1 for point in own],
+                }
+                words = f"{name}, {html.escape(method)}" if len(methods) > 1 else name
+                found.append((words, own, {**look, "symbol": SYMBOLS[index % len(SYMBOLS)], "line": rings}))
     return found
 
 
-def _projection(points: Sequence[Point], objectives: Sequence[str], x: int, y: int) -> Figure:
-    best = edge([(point.place[x], point.place[y]) for point in points if point.member], (objectives[x], objectives[y]))
-    line = {"color": FRONT, "width": 1.5, "shape": "hv"}
+def _projection(
+    points: Sequence[Point],
+    objectives: Sequence[str],
+    pair: tuple[int, int],
+    known: Mapping[str, float],
+    far: set[int],
+) -> Figure:
+    x, y = pair
+    names = (objectives[x], objectives[y])
+    flat = {point.number: (point.place[x], point.place[y]) for point in points}
+    members = {point.number for point in points if point.member}
+    frame = window(flat, members, far, (known.get(names[0]), known.get(names[1])))
+    best = edge([flat[number] for number in members], names)
     data: list[Figure] = [
         {
             "type": "scatter",
             "mode": "lines",
             "x": [place[0] for place in best],
             "y": [place[1] for place in best],
-            "line": line,
+            "line": {"color": FRONT, "width": 1.5, "shape": "hv"},
             "opacity": 0.35,
             "hoverinfo": "skip",
-            "showlegend": False,
+            "name": "best in these two",
         }
     ]
     for name, own, marker in _groups(points):
-        places = {"x": [point.place[x] for point in own], "y": [point.place[y] for point in own]}
+        places = {"x": [flat[point.number][0] for point in own], "y": [flat[point.number][1] for point in own]}
         data.append({"type": "scatter", "mode": "markers", "marker": marker, **_described(name, own), **places})
-    axes = {"xaxis": _axis(for_page(objectives[x])), "yaxis": _axis(for_page(objectives[y]))}
-    return {"data": data, "layout": _layout(**axes)}
+    for at, axis in enumerate("xy"):
+        if names[at] in known:
+            other = [place[1 - at] for place in flat.values()]
+            ends = frame.limits[1 - at] or (min(other), max(other))
+            data.append(_line(axis, known[names[at]], list(ends)))
+    axes = {}
+    for name, axis, limits in zip(names, ("xaxis", "yaxis"), frame.limits, strict=True):
+        axes[axis] = _axis(for_page(name), **({} if limits is None else {"range": list(limits)}))
+    return {"data": data, "layout": _layout(**axes, annotations=_outside(listed(flat, members, frame.outside)))}
+
+
+def _outside(words: str) -> list[Figure]:
+    """Who lies beyond the panel, below its lower edge."""
+    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "bottom"}
+    font = {"size": 10, "color": "#5f6368"}
+    return (
+        [{"text": words, "showarrow": False, "font": font, "bgcolor": "rgba(255,255,255,0.7)", **place}]
+        if words
+        else []
+    )
 
 
 def space(points: Sequence[Point], objectives: Sequence[str]) -> Figure:
@@ -109,7 +148,8 @@ def space(points: Sequence[Point], objectives: Sequence[str]) -> Figure:
     data = []
     for name, own, look in _groups(points):
         xs, ys, zs = zip(*(point.place[:3] for point in own), strict=True)
-        marker = {**look, "size": look["size"] * 0.6}
+        marker = {**look, "size": look["size"] * 0.5, "line": {"color": "white", "width": 1}}
+        marker["symbol"] = look["symbol"] if look["symbol"] in SOLID else "circle"
         data.append(
             {"type": "scatter3d", "mode": "markers", "marker": marker, "x": xs, "y": ys, "z": zs}
             | _described(name, own)

@@ -15,7 +15,8 @@ from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
 from ttq_plugin.statistics.noninferiority import SIGNIFICANCE
 from ttq_plugin.tasks.scoring.parts import is_lost, part_label, part_text
 from ttq_plugin.tracking.page import figures
-from ttq_plugin.tracking.pictures.front import in_percent
+from ttq_plugin.tracking.pictures.front import in_percent, method_of
+from ttq_plugin.tracking.pictures.window import far_off
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector, objective_vector
 from ttq_plugin.tracking.words import SIZES, drawn, for_page, kilobytes, written
 
@@ -78,6 +79,7 @@ def report_page(study: Study) -> str:
             _hover(record, study),
             record.number in members,
             record.origin == "paper",
+            method_of(record),
         )
         for record in records
         if (vector := natural_vector(record, study.objectives)) is not None
@@ -87,7 +89,9 @@ def report_page(study: Study) -> str:
     known: dict[str, float] = {}
     if study.full_precision:
         known[study.score] = in_percent((study.full_precision["score"],), [study.score])[0]
-    pairs = figures.projections(points, study.objectives, known)
+    whole = study.full_precision.get("score")
+    far = far_off(records, members, study.objectives, study.score, whole)
+    pairs = figures.projections(points, study.objectives, known, far)
     drawn = {f"pair{i}": figure for i, figure in enumerate(pairs)}
     boxes = _boxes(drawn)
     if len(study.objectives) > 2:
@@ -97,7 +101,7 @@ def report_page(study: Study) -> str:
     told = {point.number: [point.hover, study.commands[point.number]] for point in points}
     pick = next(record for record in records if record.number == study.pick)
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(study.name),
+        title=html.escape(_title(study)),
         facts=_facts(study.facts),
         counts=_counts(records, members, volumes),
         pick_number=study.pick,
@@ -116,6 +120,12 @@ def report_page(study: Study) -> str:
     )
 
 
+def _title(study: Study) -> str:
+    """The study's name, and the task where the name does not tell it."""
+    task = study.facts.get("task", "")
+    return study.name if task in study.name else f"{study.name} ({task})"
+
+
 def _script(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
@@ -129,12 +139,17 @@ def _hover(record: TrialRecord, study: Study) -> str:
         test = study.score.on_test
         values.append(f"{for_page(test)}: {written(test, study.tests[record.number])}")
     values += [f"{kilobytes(record.metrics[size])} {words}" for size, words in SIZES.items() if size in record.metrics]
+    values += [f"{_milliseconds(record)} ms a sample, measured"] if "latency" in record.metrics else []
     values += [f"breaks {html.escape(text)}" for text in record.violated]
     values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
     origin = ", published setting" if record.origin == "paper" else ""
     lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
     return "<br>".join(lines)
+
+
+def _milliseconds(record: TrialRecord) -> str:
+    return f"{1e3 * record.metrics['latency']:.3g}"
 
 
 def _number(value: Any) -> str:
@@ -181,12 +196,15 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     tests = [for_page(test), *(["change from full precision (95 % interval)"] if moved else [])] if tested else []
     sizes = [name for name in SIZES if all(name in r.metrics for r in rows)]
     whole = [r.metrics.get("bits_fp32") for r in rows[:1] for _ in sizes]
-    heads = ["trial", *map(for_page, metrics), *(SIZES[name] for name in sizes), *tests, *map(html.escape, settings)]
+    timed = ["ms a sample"] if all("latency" in r.metrics for r in rows) else []
+    heads = ["trial", *map(for_page, metrics), *(SIZES[name] for name in sizes), *timed, *tests]
+    heads += map(html.escape, settings)
     body = [_baseline(study, metrics, whole, len(heads))] if study.full_precision else []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
         cells += [written(name, r.metrics[name]) for name in metrics]
         cells += [kilobytes(r.metrics[name]) for name in sizes]
+        cells += [_milliseconds(r)] if timed else []
         if tested:
             cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
         if moved:

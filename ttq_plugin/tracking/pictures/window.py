@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from ttq_plugin.fronts import is_higher, upward
-from ttq_plugin.tracking.records import TrialRecord, objective_vector
+from ttq_plugin.tracking.records import TrialRecord, natural_vector, objective_vector
 from ttq_plugin.tracking.words import is_fraction
 
 MARGINS = (0.1, 0.2, 0.4)
@@ -45,6 +46,23 @@ def far_off(
         for record in records
         if score in record.metrics and objective_vector(record, objectives) is not None
     }
+    return far_scores(scores, members, score, full_precision)
+
+
+def far_scores(
+    scores: Mapping[int, float], members: set[int], score: str, full_precision: float | None = None
+) -> set[int]:
+    """The same of scores alone.
+
+    Args:
+        scores: by number.
+        members: the numbers of those on a front.
+        score: the task's metric.
+        full_precision: the full-precision model's score; None for the best one.
+
+    Returns:
+        The numbers of those that are far off.
+    """
     if not scores:
         return set()
     best = max(scores.values(), key=lambda value: upward(score, value))
@@ -120,6 +138,35 @@ def _limits(inner: Sequence[float], values: Iterable[float], line: float | None)
 
 def _beyond(value: float, limits: Limits | None) -> bool:
     return limits is not None and not limits[0] <= value <= limits[1]
+
+
+def beyond(
+    records: Sequence[TrialRecord],
+    members: set[int],
+    objectives: Sequence[str],
+    score: str,
+    full_precision: float | None = None,
+) -> set[int]:
+    """The trials that at least one panel has no room for, for charts that choose their limits by themselves.
+
+    Args:
+        records: the trials.
+        members: the numbers of those on the front.
+        objectives: what spans the front.
+        score: the task's metric.
+        full_precision: the full-precision model's score, where it is known.
+
+    Returns:
+        The numbers of those far below full precision, and of dominated ones far from the front.
+    """
+    far = far_off(records, members, objectives, score, full_precision)
+    vectors = {record.number: natural_vector(record, objectives) for record in records}
+    found = set(far)
+    for x, y in combinations(range(len(objectives)), 2):
+        flat = {number: (vector[x], vector[y]) for number, vector in vectors.items() if vector is not None}
+        lines = [full_precision if objectives[axis] == score else None for axis in (x, y)]
+        found |= window(flat, members, far, (lines[0], lines[1])).outside - members
+    return found
 
 
 def listed(points: Mapping[int, Place], members: set[int], outside: frozenset[int], most: int = 4) -> str:
