@@ -41,7 +41,7 @@ def open_browser() -> Iterator:
 def wait(browser, condition):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, 40).until(condition)
+    return WebDriverWait(browser, 120).until(condition)
 
 
 def close_assistant(browser, url: str) -> None:
@@ -88,7 +88,6 @@ def _screenshot(store: Path, study: str, picture: Path) -> None:
             found = opened.client.get_experiment_by_name(study)
             open_page(browser, f"{url}/#/experiments/{found.experiment_id}")
             wait(browser, lambda window: point_colours(window, at_least=20))
-            wait(browser, lambda window: window.find_elements("css selector", ".parcoords .label"))
             browser.save_screenshot(str(picture))
     finally:
         ui.stop(process)

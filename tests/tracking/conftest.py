@@ -35,7 +35,8 @@ def store(tmp_path, empty_store):
 def served(tmp_path_factory, empty_store) -> Iterator[SimpleNamespace]:
     """A finished study behind the real server: .url, .records, .recorder, .process; and one of 120 trials, .many."""
     store = open_store(shutil.copytree(empty_store, tmp_path_factory.mktemp("served") / "mlflow_runs"))
-    records = make_study()
+    far = make_trial(24, dict(zip(OBJECTIVES, (0.2, 0.55, 0.4), strict=True)))
+    records = [*make_study(), far]
     facts = {"seed": 7, "task": "mnist-cnn", "mcc_fp32": FULL_PRECISION}
     recorder = StudyRecorder(store, "mnist-cnn pttq", OBJECTIVES, facts, command=lambda r: f"ttq compress {r.number}")
     recorder.sync(records)

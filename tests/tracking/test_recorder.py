@@ -68,6 +68,9 @@ def test_full_precision_has_a_run_of_its_own_and_a_trial_far_below_it_a_mark(sto
     for _ in range(2):  # a resumed study does not have it twice
         recorder = StudyRecorder(store, "study", OBJECTIVES[:2], {"mcc_fp32": 0.96})
         recorder.sync(made)
+        begun = store.client.search_runs([recorder.experiment_id], "tags.role = 'full precision'")
+        store.client.update_run(begun[0].info.run_id, status="RUNNING")  # as if its writer was killed
+    StudyRecorder(store, "study", OBJECTIVES[:2], {"mcc_fp32": 0.96})
     [whole] = store.client.search_runs([recorder.experiment_id], "tags.role = 'full precision'")
     assert whole.info.run_name == "full precision, MCC 96.0" and whole.info.status == "FINISHED"
     assert whole.data.metrics["mcc"] == 0.96 and whole.data.metrics["cr_gain_total"] == 0

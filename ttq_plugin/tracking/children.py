@@ -129,13 +129,14 @@ def full_precision(
         objectives: the metrics on the axes.
     """
     own = f"tags.`{PARENT}` = '{parent}' and tags.role = 'full precision'"
-    if store.client.search_runs([experiment_id], own, max_results=1):
+    found = store.client.search_runs([experiment_id], own, max_results=1)
+    if found and found[0].info.status == "FINISHED":
         return
     tags = {PARENT: parent, "role": "full precision", "pareto": "reference", "far": "false", COLOUR: WHOLE_COLOUR}
     tags |= {"mlflow.note.content": "The full-precision model that every trial began with; gains are measured from it."}
-    run = store.client.create_run(
-        experiment_id, tags=tags, run_name=f"full precision, {label_of(score)} {short(score, value)}"
-    )
+    name = f"full precision, {label_of(score)} {short(score, value)}"
+    # One that a killed writer began is ended.
+    run = found[0] if found else store.client.create_run(experiment_id, tags=tags, run_name=name)
     store.client.log_batch(run.info.run_id, whole_metrics(score, value, objectives, run.info.start_time))
     store.client.set_terminated(run.info.run_id)
 

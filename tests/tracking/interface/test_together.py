@@ -51,6 +51,17 @@ def test_a_member_that_left_the_front_leaves_the_page(store):
     assert {run.data.tags["key"] for run in shown(store, "study")} == {"study 1", "study full precision"}
 
 
+def test_a_run_whose_writer_was_killed_is_written_again(store):
+    front = recorded(store, "a", make_study())
+    show_together(store, front)
+    [one, *_] = shown(store, "study")
+    store.client.update_run(one.info.run_id, status="RUNNING")
+    show_together(store, front)
+    runs = shown(store, "study")
+    assert len(runs) == len(front.members) + 1 and {run.info.status for run in runs} == {"FINISHED"}
+    assert one.info.run_id not in {run.info.run_id for run in runs}
+
+
 def test_pages_begin_with_the_views_and_nothing_in_them_ends_the_script(store):
     front = recorded(store, "</script><script>alert(1)</script>", make_study())
     show_together(store, front)
@@ -58,6 +69,6 @@ def test_pages_begin_with_the_views_and_nothing_in_them_ends_the_script(store):
     together = store.client.get_experiment_by_name("mnist-cnn fronts")
     assert views.keys() == {front.experiment_id, together.experiment_id}
     assert views[together.experiment_id] == unpacked(together.tags["mlflow.sharedViewState.by-study"])
-    assert views[together.experiment_id]["searchFilter"] == "tags.by = 'study'"
+    assert views[together.experiment_id]["searchFilter"] == "tags.by = 'study' and tags.far = 'false'"
     page = with_views("<html><head><title>MLflow</title></head></html>", {"1": {"name": front.study}})
     assert page.count("</script>") == 1 and page.endswith("</script><title>MLflow</title></head></html>")

@@ -74,9 +74,12 @@ def show_together(store: Store, front: Front) -> str:
     known = _known(store, experiment_id)
     colour = _colour(front.study, known)
     wanted = {f"{by} {key}": (by, record) for by in BY for key, record in _runs(front)}
-    there = {run.data.tags["key"]: run for run in known if run.data.tags.get("study") == front.study}
-    for key, run in there.items():
-        if key not in wanted:
+    own = [run for run in known if run.data.tags.get("study") == front.study]
+    there = {run.data.tags["key"]: run for run in own if run.info.status == "FINISHED"}
+    for run in own:
+        if (
+            run.data.tags["key"] not in wanted or run not in there.values()
+        ):  # a killed writer began it, or it came twice
             store.client.delete_run(run.info.run_id)
     numbers = {record.number for record in front.members}
     away = far_off(front.members, numbers, front.objectives, front.score, front.full_precision)
