@@ -1,4 +1,4 @@
-"""MLflow's web interface on a local store: two processes, nothing sent home, nothing left behind."""
+"""MLflow's web interface on a local store: one process, nothing sent home, nothing left behind."""
 
 import os
 import signal
