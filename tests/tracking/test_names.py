@@ -60,7 +60,7 @@ def test_a_study_of_any_name_is_finished_and_told(store, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_models_and_pages_stay_in_the_store(tmp_path, name):
     space = SimpleNamespace(task="mnist-cnn", sampler="tpe", score="mcc")
-    asked = SimpleNamespace(folder=tmp_path / "store")
+    asked = SimpleNamespace(folder=tmp_path / "store", data=None, cache=None, weights=None, device="cpu")
     opened = search.Opened(asked, space, name, "sqlite:///x.db", "store", 0, [], 3)
     ready = SimpleNamespace(score=0.5, simulated=False)
     with Progress(disable=True) as bars:
