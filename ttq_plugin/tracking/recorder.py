@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective
@@ -316,7 +316,7 @@ class StudyRecorder:
             self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv", self.score))
             members = front(records, self.objectives)
             title = f"{self.study_name}: {len(records)} trials, {len(members)} on the front"
-            whole = {"score": self.score, "full_precision": self.full_precision}
+            whole: dict[str, Any] = {"score": self.score, "full_precision": self.full_precision}
             self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title, **whole))
 
     def _write_summary(self, records: Sequence[TrialRecord]) -> None:
