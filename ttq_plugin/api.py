@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from torch import nn
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.curvature.probing.cost import trace_bar
 from ttq_plugin.support.frames import is_users
+from ttq_plugin.support.names import c_identifier
 from ttq_plugin.support.progress import epoch_bar, progress, stage, working
 from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.task import Task
@@ -207,8 +207,8 @@ def identified(task: str | Task) -> Task:
                 if id(value) == id(task) and OWN.fullmatch(f"{name}:{attribute}"):
                     return replace(task, name=f"{name}:{attribute}")
     main = vars(sys.modules["__main__"]).items()
-    attribute = next((key for key, value in list(main) if value is task), re.sub(r"\W", "_", task.name) or "task")
-    return replace(task, name=f"__main__:{attribute if attribute.isidentifier() else f'task_{attribute}'}")
+    attribute = next((key for key, value in list(main) if value is task and key.isidentifier()), None)
+    return replace(task, name=f"__main__:{attribute or c_identifier(task.name)}")
 
 
 def _name(task: str | Task | Trained) -> str:

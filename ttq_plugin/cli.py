@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -12,7 +13,7 @@ from ttq_plugin.commands import options
 from ttq_plugin.commands.wiring import devices, models, searching
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.support.frames import explain, user_frame
-from ttq_plugin.support.names import redact, visible
+from ttq_plugin.support.names import line, redact, visible
 from ttq_plugin.tasks import TASKS
 
 
@@ -20,7 +21,9 @@ class Commands(click.Group):
     """The group of commands; remembers the words that were typed, for messages that repeat them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words and parse them."""
+        """Keep the words and parse them; what no shell can send, a script that calls this can."""
+        if bad := [word for word in args if "\0" in word or re.search("[\ud800-\udc7f\udd00-\udfff]", word)]:
+            raise click.UsageError(f"a word of the command must be text without NUL characters, got {bad[0]!r}.", ctx)
         ctx.meta[options.WORDS] = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -66,22 +69,22 @@ def _told(error: BaseException) -> int:
     """Print what went wrong, in one sentence where that is enough; returns the exit code."""
     match error:
         case click.UsageError():
-            vars(error)["message"] = _shown(error.message)  # which click declares to be final
+            vars(error)["message"] = _sentence(error.message)  # which click declares to be final
             error.show()
             return 2
         case InputError():
-            click.echo(f"Error: {_shown(str(error))}", err=True)
+            click.echo(f"Error: {_sentence(str(error))}", err=True)
             return 2
         case Diverged():
-            click.echo(f"Error: {_shown(str(error))}; try smaller learning rates.", err=True)
+            click.echo(f"Error: {_sentence(str(error))}; try smaller learning rates.", err=True)
         case click.Abort() | KeyboardInterrupt():
             click.echo("Interrupted.", err=True)
             return 130
         case _ if user_frame(error) is not None:  # of the user's own code their line, not fifty of ours
-            click.echo(_shown(f"Error: {explain(error)}."), err=True)
+            click.echo(_sentence(f"Error: {explain(error)}."), err=True)
         case OSError():
             where = f" ({str(error.filename)[:300]})" if error.filename else ""
-            click.echo(f"Error: {_shown(f'{error.strerror or error}{where}')}.", err=True)
+            click.echo(f"Error: {_sentence(f'{error.strerror or error}{where}')}.", err=True)
         case _ if not _debugging():  # a fault of this package is told in full
             click.echo(_shown("".join(traceback.format_exception(error))), err=True)
     return 1
@@ -96,6 +99,11 @@ def _debug(error: BaseException) -> None:
         earlier.__suppress_context__ = False
         earlier = earlier.__cause__ or earlier.__context__
     click.echo(_shown("".join(traceback.format_exception(error))), err=True)
+
+
+def _sentence(text: str) -> str:
+    """A message of one line, whatever the names in it hold."""
+    return line(redact(text))
 
 
 def _debugging() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +174,7 @@ class Study:
             code = base64.b64encode(self.picture.read_bytes()).decode()
             picture = f'<img alt="The trade-off front." style="max-width: 100%" src="data:image/png;base64,{code}">'
         members = "1 member" if len(shown) == 1 else f"{len(shown)} members"
-        return f"<p>{html.escape(self.name)}: {members} on the front</p>{picture}{shown.to_html(max_rows=60)}"
+        return f"<p>{in_html(self.name)}: {members} on the front</p>{picture}{shown.to_html(max_rows=60)}"
 
 
 def search(

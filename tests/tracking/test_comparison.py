@@ -1,5 +1,6 @@
 """Fronts side by side: numbers by hand, the run in a real store, its link in a real browser."""
 
+import html
 import json
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_numbers_known_by_hand(studies):
         0.95: {"high": {"cr_gain_total": None}, "low": {"cr_gain_total": None}},
     }
     assert list(compare_fronts(studies, PAIR).attainment) == [0.89, 0.88, 0.85]
-    assert "| compression gain CR_G^T (%) at MCC >= 95 % | none | none |" in describe(found)
+    assert "| compression gain CR_G^T (%) at MCC >= 95 % | none | none |" in html.unescape(describe(found))
 
 
 def made(value, error=0.001, grain=0.0):

@@ -15,6 +15,7 @@ import torch
 from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json
 from ttq_plugin.commands.parts.fit_page import page
+from ttq_plugin.commands.parts.lines import running
 from ttq_plugin.commands.search import Asked as Search
 from ttq_plugin.commands.search import conduct
 from ttq_plugin.deploy.c_int8.export import VECTORS, export_int8, footprint
@@ -28,6 +29,7 @@ from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.support.files import write_text
 from ttq_plugin.support.inputs import to_device
+from ttq_plugin.support.names import check_c_name
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.checks.check import load_data, make_model
 from ttq_plugin.tasks.scoring.scores import score
@@ -106,6 +108,7 @@ def fit(asked: Asked) -> None:
     """Search, confirm, write, print."""
     if asked.out.exists() and any(asked.out.iterdir() if asked.out.is_dir() else [asked.out]):
         raise InputError(f"--out must name a new or empty folder, got {asked.out}, which holds something.")
+    check_c_name(asked.name)
     task, own = get_task(asked.task), asked.search
     data = load_data(task, own.data, own.seed or 0)
     _check_budget(asked, task, data)
@@ -229,7 +232,7 @@ def _written(
         "notes": [*best.notes, *shipped.network.notes],
         "files": [str(file) for file in (written.source, written.header, written.test) if file],
     }
-    text, summary = page(result, front, task.score, sys.argv[1:] if "fit" in sys.argv[1:2] else [])
+    text, summary = page(result, front, task.score, running())
     report = asked.out / "report.md"
     write_text(report, text)
     return result | {"summary": f"{summary}\n{asked.out}: {', '.join(p.name for p in sorted(asked.out.iterdir()))}"}

@@ -171,7 +171,7 @@ def storage_of(store: str, storage: str | None) -> str:
             f"the study's database must be named by --storage if --store is a server, because {folder / 'studies.db'} "
             "does not exist here; a search with that store leaves it in the folder in which it ran."
         )
-    return storage or default_storage(folder)
+    return default_storage(folder) if storage is None else storage
 
 
 def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:

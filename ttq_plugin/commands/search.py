@@ -141,16 +141,17 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
 
 def _open(asked: Asked, space: Space | None) -> Opened:
     """Look at everything that may refuse the search, before anything is trained or written."""
-    if asked.study and asked.resume:
+    if asked.study is not None and asked.resume is not None:
         raise InputError("--study names a new study and --resume an existing one; give only one of them.")
     space = load_space(asked.space, asked.changes, task=asked.task) if space is None else space
     own = asked.own_storage  # refuses a folder that cannot be a store, whatever database is named
-    storage = asked.storage or own
-    name = asked.resume or asked.study or f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}"
+    storage = own if asked.storage is None else asked.storage
+    given = asked.study if asked.resume is None else asked.resume
+    name = f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}" if given is None else given
     # A server must answer before anything is trained; a folder becomes a store only when the study is open.
     store = open_store(asked.store) if "://" in asked.store else asked.store
     get_engine(asked.engine, storage)
-    seed = check_study(storage, name, space, resume=bool(asked.resume), seed=asked.seed)
+    seed = check_study(storage, name, space, resume=asked.resume is not None, seed=asked.seed)
     first = starts(asked.warm_start, space, storage)
     return Opened(asked, space, name, storage, store, seed, first, asked.trials or space.trials)
 
@@ -172,7 +173,7 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
             seed=opened.seed,
             models_dir=watch.models,
             starts=opened.first,
-            resume=bool(asked.resume),
+            resume=asked.resume is not None,
             on_poll=watch,
             on_wait=lambda why: err.print(f"Waiting for the study's database: {why}"),
             heartbeat=asked.heartbeat,

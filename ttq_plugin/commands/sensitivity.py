@@ -20,6 +20,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import write_text
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
+from ttq_plugin.tracking.store import check_store
 from ttq_plugin.trial.prepared import TRACE_PROBES, Prepared, estimate_traces
 
 BESIDE = 3
@@ -56,6 +57,7 @@ def sensitivity(
     names, _ = read_methods([name.strip() for name in methods.split(",") if name.strip()], None)
     rules = Rules(exclude, include, keep_first, keep_last)
     _check(task, rules, tol, plot, out)
+    check_store(store)
     ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
     traces = ready.traces if probes is None and tol is None else _traces(ready, probes, tol, seed or 0)
     with working("choice of layers"):

@@ -19,6 +19,7 @@ from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_l
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
+from ttq_plugin.support.inputs import check_module_names
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
 
@@ -74,6 +75,7 @@ class QuantizerChain:
         links = ordered(links)
         if wrapped := [name for name, module in model.named_modules() if hasattr(module, "_nni_wrapper")]:
             raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
+        check_module_names(model)
         if not isinstance(evaluator, Evaluator):
             raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
         links, attachments, notes = split(model, modern_links(model, links), own)

@@ -28,6 +28,7 @@ from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
+from ttq_plugin.support.inputs import check_module_names
 
 
 class TernaryCompressor(Prescribed, Checkpointed, Compressor):
@@ -85,6 +86,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self._parameter_order: dict[str, list[str]] = {}
         configs = self._configs(model, config_list)
         _check_unwrapped(model)
+        check_module_names(model)
         initial = self._initial(model, configs)
         check_free(initial, existed_wrappers or {}, self.mode)
         if evaluator is not None:

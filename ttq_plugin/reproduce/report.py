@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from ttq_plugin.reproduce.plots import draw
 from ttq_plugin.reproduce.published import repetitions, source
 from ttq_plugin.reproduce.summary import COLUMNS
 from ttq_plugin.support.files import write_text
+from ttq_plugin.support.names import in_html, in_markdown
 
 Summary = dict[str, Any]
 
@@ -61,7 +61,7 @@ def markdown(summary: Summary, picture: str | None, caption: str | None) -> str:
         Markdown.
     """
     simulated = " (SIMULATED data)" if summary["simulated"] else ""
-    parts = [f"# Table `{summary['table']}` of {summary['task']}{simulated}", *_introduction(summary)]
+    parts = [f"# Table `{summary['table']}` of {in_markdown(summary['task'])}{simulated}", *_introduction(summary)]
     if picture:
         parts.append(f"![{caption}]({picture})")
     if "goals" in summary:
@@ -182,8 +182,8 @@ def _settings(summary: Summary) -> str:
         if v is not None and (recipe["schedule"] == "noam" or k not in {"width", "warmup"})
     )
     lines = [
-        f"Layers: {', '.join(summary['layers'])}. Full precision: {known}. Compressions share batch size, optimiser "
-        "and schedule, start from the full-precision model, and have",
+        f"Layers: {in_markdown(', '.join(summary['layers']))}. Full precision: {known}. Compressions share batch "
+        "size, optimiser and schedule, start from the full-precision model, and have",
         "",
     ]
     for row in summary["rows"]:
@@ -208,7 +208,7 @@ def _notes(summary: Summary) -> Iterator[str]:
         if row["diverged"]
     ]
     noted = [
-        f"- {row['row']}: {note}"
+        f"- {row['row']}: {in_markdown(note)}"
         for row in summary["rows"]
         for note in grouped(row["notes"])
         if summary["table"] != "grid"
@@ -250,7 +250,7 @@ def _range(numbers: Sequence[str]) -> str:
 
 
 def _where(summary: Summary) -> str:
-    lines = [f"{summary['samples']} training samples from {summary['data']}. Trained on", ""]
+    lines = [f"{summary['samples']} training samples from {in_markdown(summary['data'])}. Trained on", ""]
     lines += [f"- {_machine(known)}" for known in summary["environments"]]
     told = sum(known["trainings"] for known in summary["environments"])
     if untold := sum(row["repetitions"] for row in summary["rows"]) - told:
@@ -278,6 +278,6 @@ def _html(text: str, summary: Summary, picture: Path | None) -> str:
     if picture:
         data = base64.b64encode(picture.read_bytes()).decode()
         body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{data}"')
-    title = html.escape(f"ttq reproduce {summary['table']}: {summary['task']}")
+    title = in_html(f"ttq reproduce {summary['table']}: {summary['task']}")
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}</body></html>\n"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.births import born, lives, machine
 from ttq_plugin.support.digests import KEY, NOTHING, OWN_ENTRY, read_header, seal, verify
+from ttq_plugin.support.inputs import check_module_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,6 +131,7 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     entries = {KEY: NOTHING, **(metadata or {})}
     if entries[KEY] != NOTHING:
         raise InputError(f"metadata must not have an entry {KEY!r}, which the file's own digest needs; rename it.")
+    check_module_names(model)
     state = model.state_dict()
     if others := [name for name, value in state.items() if not hasattr(value, "untyped_storage")]:
         raise InputError(f"a safetensors file holds tensors only, got {type(state[others[0]]).__name__} {others[0]!r}.")
@@ -165,6 +167,7 @@ def load_weights(model: nn.Module, path: Path, *, unsigned: bool = False) -> dic
     """
     from safetensors import SafetensorError, safe_open
 
+    check_module_names(model)
     header = _weights_header(path)
     metadata = _metadata(path, header)
     own = model.state_dict()

@@ -1,16 +1,19 @@
 """Names that users choose, encoded for each place they appear in: a name is data there, never syntax.
 
 A study, a file, a layer or a task may be called anything. Whoever puts such a name into a path, a shell command, a
-metric's name, Markdown, a picture, C code or a terminal uses the function here that is made for that place. HTML has
-``html.escape`` of the standard library. Different names stay different everywhere.
+metric's name, HTML, Markdown, a picture, C code or a terminal uses the function here that is made for that place, and
+nothing else. Different names stay different everywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
+import html
+import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ttq_plugin.errors import InputError
@@ -24,7 +27,7 @@ LONGEST_KEY = 200
 LONGEST_NAME = 200
 """Characters of a study's name; databases and MLflow take a few more."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys, what turns the writing direction, and what is no character."""
 
 C_HEADERS = frozenset(
@@ -41,8 +44,10 @@ _C_KEYWORDS = frozenset(
 )
 """Of C and C++, and the function that begins a program."""
 
-_SECRET = r"(?:pass|pwd|secret|token|api_?key|auth|credential|sig)"
-_VALUE = re.compile(rf"((?:^|[?&;\s])[^=&;\s]*{_SECRET}[^=&;\s]*=)[^&\s]*", re.IGNORECASE)
+_PASSWORD = re.compile(".*password|passwd|pwd", re.IGNORECASE)
+_SECRET = re.compile(".*(pass|pwd|secret|token|api_?key|auth|credential|sig)", re.IGNORECASE)
+_VALUE = re.compile(r"(^|[?&;\s])([^?=&;\s]+)=(?:'(?:[^'\\]|\\.)*'|[^&\s]*)")
+_SPACED = re.compile(r"([?&])([^?=&;\s]+)=[^&]*")
 _USER = re.compile(r"([A-Za-z][\w+.-]*:/+)([^\s:/@]*)(:?)(\S*)@")
 _TOKEN = re.compile(r"(https?:/+)[^\s:/@?#]+@", re.IGNORECASE)
 
@@ -64,22 +69,23 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def file_name(name: str) -> str:
+def file_name(name: str, longest: int = LONGEST_FILE_NAME) -> str:
     """A name as one part of a path: letters, digits and ``_-~.`` as they are, other bytes as ``%`` and two digits.
 
     Args:
         name: any text.
+        longest: bytes of what is returned, at most; 40 or more.
 
     Returns:
-        Never empty, ``.``, ``..``, hidden, or with a separator, and of at most ``LONGEST_FILE_NAME`` bytes: a longer
-        one keeps its beginning and gets a digest. ``name_of_file`` gives the name back, unless it was too long.
+        Never empty, ``.``, ``..``, hidden, or with a separator, and not too long: a longer one keeps its beginning and
+        gets a digest. ``name_of_file`` gives the name back, unless it was too long.
     """
     text = quote(name, safe="", errors="surrogatepass") or "%"
     if text.startswith("."):
         text = f"%2E{text[1:]}"
-    if len(text) <= LONGEST_FILE_NAME:
+    if len(text) <= longest:
         return text
-    kept = re.sub(r"%.?$", "", text[: LONGEST_FILE_NAME - 34])  # no half of an encoded byte
+    kept = re.sub(r"%.?$", "", text[: longest - 34])  # no half of an encoded byte
     return f"{kept}%.{_digest(name)}"
 
 
@@ -130,18 +136,42 @@ def metric_key(name: str) -> str:
     return f"{text[: LONGEST_KEY - 34]}::{_digest(name)}"
 
 
+def in_html(name: str) -> str:
+    """A name as plain words within HTML, also within an attribute's quotes."""
+    return html.escape(line(name))
+
+
 def in_markdown(name: str) -> str:
     """A name as plain words within Markdown: what could be markup there is written as HTML's numbers."""
+    text = line(name)
 
     def written(found: re.Match[str]) -> str:
-        return found[0] if found["plain"] else f"&#{ord(found[0])};"
+        sign, before, behind = found[0], text[: found.start()], text[found.end() :][:1]
+        inside = re.search(r"[^\d ]", before)  # else it could begin a list, a heading or a rule
+        ends = sign in ".:" and behind in {"", " "} or sign == "." and (before[-1:] + behind).isdecimal()
+        return sign if inside and (sign in ",;%/=>()+-'\"" or ends) else f"&#{ord(sign)};"
 
-    return re.sub(r"(?P<plain>(?<=\w)-(?=\w)|(?<=\d)\.(?=\d))|[^\w ]|_|^ ", written, _line(name))
+    return re.sub(r"[^\w ]|_|^ ", written, text)
+
+
+def in_script(value: Any) -> str:
+    """A value as JSON within a script element of HTML, which no name in it can end."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def markdown_list(lines: Iterable[str]) -> str:
+    """Sentences, in which names may stand, as a list in Markdown; empty for none."""
+    return "\n".join(f"- {in_markdown(each)}" for each in lines)
 
 
 def in_picture(name: str) -> str:
     """A name as plain words in a picture: between dollars, Matplotlib expects formulas."""
-    return _line(name).replace("$", r"\$")
+    return line(name).replace("$", r"\$")
+
+
+def in_comment(name: str) -> str:
+    """A name in a C comment of one line, which it neither ends nor opens."""
+    return " ".join(line(name).replace("*/", "* /").replace("/*", "/ *").split())
 
 
 def c_identifier(name: str) -> str:
@@ -160,9 +190,30 @@ def c_identifier(name: str) -> str:
     return f"{kept if kept[:1].isalpha() else f'n{kept}'}_{_digest(name)[:12]}"
 
 
+def check_c_name(name: str) -> None:
+    """Refuse a name of C files and functions that C or another file would take for something else.
+
+    Args:
+        name: what a user asked for.
+
+    Raises:
+        InputError: if it is no C identifier, or the name of a header of C itself.
+    """
+    other = f"{c_identifier(name)} is possible"
+    if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
+        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
+    if name != c_identifier(name):
+        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
+
+
 def visible(text: str) -> str:
     """A text as a terminal may get it: control characters but line breaks are written in Python's way."""
     return re.sub(_CONTROL, lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
+
+
+def line(text: str) -> str:
+    """A text as one line: control characters, line breaks among them, are written in Python's way."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def redact(text: str) -> str:
@@ -174,12 +225,14 @@ def redact(text: str) -> str:
     Returns:
         The same with ``***`` in place of each secret. Rather too much is hidden than too little.
     """
-    if re.fullmatch(r"[A-Za-z][\w+.-]*://[^/@]*:[^@]*@[^@\s]*", text):  # a URL alone: its password may have spaces
+    if re.match(r"[A-Za-z][\w+.-]*://", text):  # a URL alone, or first: what is secret in its query may have spaces
+        text = _SPACED.sub(_without_value, text)
+    if re.fullmatch(r"[A-Za-z][\w+.-]*://[^/@]*:[^@]*@[^@\s]*", text):  # likewise a password before the host
         scheme, _, rest = text.partition("://")
         text = f"{scheme}://{rest.partition(':')[0]}:***@{rest.rpartition('@')[2]}"
     text = _TOKEN.sub(r"\1***@", text)
     text = _USER.sub(lambda found: found[0] if not found[3] else f"{found[1]}{found[2]}:***@", text)
-    return _VALUE.sub(r"\1***", text)
+    return _VALUE.sub(_without_value, text)
 
 
 def without(text: str, secret: str | None) -> str:
@@ -189,8 +242,10 @@ def without(text: str, secret: str | None) -> str:
     return text
 
 
-def _line(name: str) -> str:
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], name)
+def _without_value(found: re.Match[str]) -> str:
+    """A setting without its value if that is secret: in a URL's query by many names, elsewhere by a password's only."""
+    pattern = _SECRET if found[1] and found[1] in "?&;" else _PASSWORD
+    return f"{found[1]}{found[2]}=***" if pattern.match(unquote(found[2])) else found[0]
 
 
 def _ansi_quoted(word: str) -> str:

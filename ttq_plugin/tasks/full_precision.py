@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from torch import nn
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
 from ttq_plugin.support.files import load_weights, save_weights
+from ttq_plugin.support.names import file_name
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.checks.check import make_model
 from ttq_plugin.tasks.checks.identity import identity
@@ -24,6 +24,9 @@ from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.scoring.scores import score
 from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
+
+LONGEST_LABEL = 80
+"""Bytes of a task's name in a file's; the rest of it tells tasks of equal names apart."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _name(task: Task, data: Data, seed: int, start: nn.Module, *, own: bool) -> str:
     """The name of a model's file: the task, and everything that the trained model follows from."""
     label = f"{task.name}-SIMULATED" if data.simulated else task.name
-    label = re.sub(r"[^\w.-]", "_", label)[:80]  # of a user's own task
+    label = file_name(label.replace(":", "_"), LONGEST_LABEL)  # a module:attribute of the user's own is read easily
     code = identity(start, task.model, task.loss, getattr(data.train, "collate", None))
     recipe = "own" if own else task.recipe.fingerprint()
     balanced = "-balanced" if task.balanced and not own else ""

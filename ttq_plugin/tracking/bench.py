@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ttq_plugin.support.names import markdown_list
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.pictures.bench import plot_bench
 from ttq_plugin.tracking.records import Parameter
@@ -31,7 +32,7 @@ def record_bench(
     Raises:
         InputError: when the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
-    notes = "\n".join(f"- {note}" for note in result["notes"])
+    notes = markdown_list(result["notes"])
     with single_run(store, f"{task} bench", title, {"role": "bench", "task": task}, notes) as run:
         run.log({name: rounded(value) for name, value in _metrics(result)}, parameters)
         plot_bench(result, run.folder / "bench.png", title)

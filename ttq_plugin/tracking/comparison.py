@@ -237,7 +237,7 @@ def describe(comparison: Comparison) -> str:
 
 
 def rows(comparison: Comparison, encode: Callable[[str], str] = str) -> list[list[str]]:
-    """The comparison as lines of a table: what a line tells, then a cell for each study; ``encode`` writes names."""
+    """The comparison as lines of a table: what a line tells, then a cell for each study; ``encode`` writes the former."""
     names = list(comparison.fronts)
     told = [
         ["complete trials", *(str(comparison.trials[name]) for name in names)],
@@ -246,13 +246,13 @@ def rows(comparison: Comparison, encode: Callable[[str], str] = str) -> list[lis
     ]
     for other in names:
         covered = [comparison.coverages[name].get(other) for name in names]
-        told.append([f"covers of {encode(other)}", *("" if v is None else f"{v:.0%}" for v in covered)])
+        told.append([f"covers of {other}", *("" if v is None else f"{v:.0%}" for v in covered)])
     for floor, reached in comparison.attainment.items():
         for metric in next(iter(reached.values())):
             best = [reached[name][metric] for name in names]
             row = [at_floor(comparison, metric, floor)]
             told.append(row + ["none" if v is None else written(metric, v) for v in best])
-    return told + _rows_of_tests(comparison, names)
+    return [[encode(head), *cells] for head, *cells in told + _rows_of_tests(comparison, names)]
 
 
 def _rows_of_tests(comparison: Comparison, names: Sequence[str]) -> list[list[str]]:

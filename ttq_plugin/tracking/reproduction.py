@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.support.names import markdown_list
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.single import open_experiment
 from ttq_plugin.tracking.store import Store
@@ -43,7 +44,7 @@ class ReproductionRecorder:
         tags = {"role": "repetition", "cell": key, "fingerprint": result["fingerprint"], "row": result["row"]}
         tags |= {"simulated": "true"} if result["simulated"] else {}
         if result["notes"]:
-            tags["mlflow.note.content"] = "\n".join(f"- {note}" for note in result["notes"])[:5000]
+            tags["mlflow.note.content"] = markdown_list(result["notes"])[:5000]
         run_id = client.create_run(self.experiment_id, run_name=key).info.run_id
         numbers = dict(result["metrics"] or {}) | {"duration_seconds": result["seconds"]}
         numbers |= {name: result[name] for name in ("test_mcc", "fp_mcc", "fp_test_mcc") if name in result}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ttq_plugin.support.names import metric_key
+from ttq_plugin.support.names import markdown_list, metric_key
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
 from ttq_plugin.tracking.records import Parameter
@@ -38,7 +38,7 @@ def record_sensitivity(
     Raises:
         InputError: when the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
-    notes = "\n".join(f"- {note}" for note in selection["notes"])
+    notes = markdown_list(selection["notes"])
     tags = {"role": "sensitivity", "task": task}
     with single_run(store, f"{task} sensitivity", title, tags, notes) as run:
         methods = {f"method.{metric_key(layer)}": method for layer, method in selection["methods"].items()}

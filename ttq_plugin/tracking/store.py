@@ -95,7 +95,7 @@ def open_store(where: str | Path) -> Store:
     Raises:
         InputError: when it is neither, cannot be written, or does not answer.
     """
-    scheme = urlsplit(str(where)).scheme if "://" in str(where) else ""
+    scheme = str(where).partition("://")[0].lower() if "://" in str(where) else ""
     if scheme in {"http", "https"}:
         store = Store(server=_without_login(str(where)).rstrip("/"))
         _check_server(store)
@@ -112,6 +112,21 @@ def open_store(where: str | Path) -> Store:
     store = Store(directory)
     _create_schema(store, directory / ".schema.lock")
     return store
+
+
+def check_store(where: str | Path) -> None:
+    """Refuse a store that could not be opened after the work that it is for; nothing is made yet.
+
+    Args:
+        where: as for ``open_store``.
+
+    Raises:
+        InputError: as ``open_store``, of a server; of a folder that cannot be one.
+    """  # noqa: DOC502 - raised by what it calls
+    if "://" in str(where):
+        open_store(where)
+    else:
+        check_folder(Path(where))
 
 
 def _without_login(address: str) -> str:

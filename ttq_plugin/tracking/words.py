@@ -1,10 +1,9 @@
 """What a reader calls each measure, in pictures and on pages."""
 
-import html
 import re
 
 from ttq_plugin.fronts import Objective
-from ttq_plugin.support.names import metric_key
+from ttq_plugin.support.names import in_html, metric_key
 from ttq_plugin.tasks.metrics import METRICS
 
 # Fractions, drawn in percent. Between dollars: Matplotlib's notation for the papers' symbols.
@@ -72,7 +71,7 @@ def for_picture(name: str) -> str:
 
 def for_page(name: str) -> str:
     """The same in HTML."""
-    return _SYMBOL.sub(r"\1<sub>\2</sub><sup>\3</sup>", html.escape(for_picture(name)))
+    return _SYMBOL.sub(r"\1<sub>\2</sub><sup>\3</sup>", in_html(for_picture(name)))
 
 
 def for_text(name: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from services import PASSWORD, require, wait_until
@@ -57,6 +58,11 @@ def running_on(study, machine=None):
     return [trial.number for trial in running if machine in {None, trial.user_attrs["worker"]["host"]}]
 
 
+def living(processes):
+    """Those of the processes that can still be looked at."""
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 @pytest.mark.service
 def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, tmp_path):
     url, state, waits, folder = postgres.url(), {}, [], tmp_path / "models"
@@ -64,7 +70,10 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
     joined = host(tmp_path, url, "four", data="sleep=1", workers=2)
     wait_until(lambda: running_on(study), joined)
 
+    titles = set()
+
     def follow(done, running):
+        titles.update(" ".join(process.cmdline()) for process in living(psutil.Process().children(recursive=True)))
         crews = {trial.worker["name"].split(".")[0] for trial in running if trial.worker}
         if len(crews) == 2 and len(running) == 4 and "restarted" not in state:
             state["restarted"] = len(done)
@@ -78,9 +87,11 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
     )  # fmt: skip
     out, err = joined.communicate(timeout=60)
     assert "restarted" in state and joined.returncode == 0, err
+    assert sum("spawn_main" in title for title in titles) >= 2 and "hunter2" not in str(titles) + out + err
     assert (summary.complete, summary.failed, summary.error) == (30, 0, None)
     study = load_study(url, "four")
     assert counted(study) == 30
+    assert "hunter2" not in str([study.user_attrs, *((trial.user_attrs, trial.system_attrs) for trial in study.trials)])
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     crews = Counter(trial.user_attrs["worker"]["name"].split(".")[0] for trial in complete)
     assert len(crews) == 3 and any(f"({number}, False)" in out for number in crews.values())

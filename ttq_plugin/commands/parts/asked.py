@@ -92,7 +92,7 @@ class Asked:
             "sampler": self.sampler,
             "timeout": self.timeout,
             "stagnation": self.stagnation,
-            "give_up": dict(map(_limit, self.give_up)),
+            "give_up": _limits(self.give_up),
         }
         return {key: value for key, value in given.items() if value not in (None, [], {})}
 
@@ -126,6 +126,15 @@ class Asked:
             "device": self.device,
             "engine": self.engine,
         }
+
+
+def _limits(texts: Sequence[str]) -> dict[str, float]:
+    """What was asked of the space's `give_up`; nothing is asked twice."""
+    given = [_limit(text) for text in texts]
+    keys = [key for key, _ in given]
+    if again := [key for key in keys if keys.count(key) > 1]:
+        raise InputError(f"--give-up must name a key once, got {again[0]!r} {keys.count(again[0])} times.")
+    return dict(given)
 
 
 def _limit(text: str) -> tuple[str, float]:

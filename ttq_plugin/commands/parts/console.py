@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ttq_plugin.support.names import redact
+from ttq_plugin.support.names import line, redact
 from ttq_plugin.support.progress import Plain, epoch_bar, err, progress, safe, working
 
 __all__ = ["epoch_bar", "err", "out", "percent", "print_json", "progress", "safe", "table", "working"]
@@ -40,13 +40,18 @@ def _redacted(value: Any) -> Any:
     return [_redacted(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
+def _cell(text: str) -> str:
+    """A cell takes one line."""
+    return line(redact(text))
+
+
 def table(title: str, columns: dict[str, str], rows: list[list[str]]) -> None:
     """Print a table; ``columns`` maps headings to rich's justification."""
     shown = Table(
         title=safe(title), title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for heading, justify in columns.items():
-        shown.add_column(safe(heading), justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        shown.add_column(_cell(heading), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        shown.add_row(*map(safe, row))
+        shown.add_row(*map(_cell, row))
     out.print(shown)

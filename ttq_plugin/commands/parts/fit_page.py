@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from ttq_plugin.search.confirm import half_width
-from ttq_plugin.support.names import shell
+from ttq_plugin.support.names import in_markdown, markdown_list, shell
 from ttq_plugin.tasks.metrics import Metric
 
 
@@ -20,26 +20,26 @@ def page(
         result: What was found, as ``ttq fit --json`` prints it.
         front: Members of the search's front that fit, as plain data.
         metric: The task's.
-        command: Words of the command that makes it again; empty where it was not called from a shell.
+        command: Words of the command that makes it again, only its name where it was not called from a shell.
 
     Returns:
         Markdown, and one or two lines for the terminal.
     """
     test, spread = metric.text(result[f"test_{metric.name}"]), _spread(result, metric)
     lines = [
-        f"# {result['task']} on integers",
+        f"# {in_markdown(result['task'])} on integers",
         "",
-        f"{metric.label} {test} on test data, {spread} (mean and 95 % interval of the test score); "
+        f"{in_markdown(metric.label)} {test} on test data, {spread} (mean and 95 % interval of the test score); "
         f"{metric.text(result[metric.name])} on validation data, {metric.text(result[f'{metric.name}_float'])} before "
         "the network was put on integers.",
         "",
         *_sizes(result),
         *_seeds(result, metric),
         *_front(front, metric),
-        *(f"Note: {note}.\n" for note in result["notes"]),
+        *(["Notes:", "", markdown_list(result["notes"]), ""] if result["notes"] else []),
     ]
-    if command:
-        lines += ["Made by:", "", f"    {shell(['ttq', *command])}", ""]
+    if len(command) > 1:
+        lines += ["Made by:", "", f"    {shell(command)}", ""]
     summary = (
         f"{metric.label} {test} (test, integers; {spread}), {max(result['flash'].values())} bytes of flash, "
         f"{result['ram']} of memory"
@@ -68,8 +68,8 @@ def _sizes(result: dict[str, Any]) -> list[str]:
         "Flash is code and constants, as arm-none-eabi-gcc 12.2 links them with `-Os -ffunction-sections`; memory is "
         "static, beside the stack, the input and the output.",
         "",
-        f"Settings (trial {result['trial']} of the study `{result['study']}`): {settings}; calibration by "
-        f"{result['calibration']}.",
+        f"Settings (trial {result['trial']} of the study {in_markdown(result['study'])}): {in_markdown(settings)}; "
+        f"calibration by {result['calibration']}.",
         "",
     ]
 
@@ -79,7 +79,7 @@ def _seeds(result: dict[str, Any], metric: Metric) -> list[str]:
     name, text, budget = metric.name, metric.text, result["budget"]
     over = [s["seed"] for s in result["seeds"] if s["flash"] > budget["flash"] or s["ram"] > budget["ram"]]
     return [
-        f"| seed | {metric.label}, validation | test | flash | memory |",
+        f"| seed | {in_markdown(metric.label)}, validation | test | flash | memory |",
         "|---|---|---|---|---|",
         *(
             f"| {s['seed']} | {text(s[name])} | {text(s[f'test_{name}'])} | {s['flash']:.0f} | {s['ram']:.0f} |"
@@ -96,7 +96,7 @@ def _front(front: Sequence[dict[str, Any]], metric: Metric) -> list[str]:
     return [
         "The front of the search, on float numbers:",
         "",
-        f"| trial | {metric.label} | flash | memory |",
+        f"| trial | {in_markdown(metric.label)} | flash | memory |",
         "|---|---|---|---|",
         *rows,
         "",

@@ -20,6 +20,7 @@ from ttq_plugin.core.model.matrices import (
 from ttq_plugin.core.model.parametrized import is_sharded
 from ttq_plugin.core.model.places import borrowed
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.inputs import check_module_names
 
 
 def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix]:
@@ -38,6 +39,7 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
     """
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise InputError(f"layers must be a list of layer names, got {layers!r}.")
+    check_module_names(model)
     names = list(layers)
     known = matrices(model)
     available = f"the model's layers are {', '.join(known) or 'none that could be ternary'}"

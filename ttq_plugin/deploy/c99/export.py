@@ -14,7 +14,7 @@ from ttq_plugin.deploy.c99.writer import Writer
 from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import write_text
-from ttq_plugin.support.names import C_HEADERS, c_identifier
+from ttq_plugin.support.names import check_c_name
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,7 @@ def export_c(
         InputError: if the name is no C identifier, the module cannot be exported, a weight is not finite, or the
             folder cannot be written.
     """
-    other = f"{c_identifier(name)} is possible"
-    if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
-        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
-    if name != c_identifier(name):
-        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
+    check_c_name(name)
     program = trace(model, example_input)
     used = {key: program.tensors[key] for key in sorted(program.used())}
     bad = [key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all()]

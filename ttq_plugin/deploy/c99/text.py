@@ -8,6 +8,8 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
+from ttq_plugin.support.names import in_comment
+
 KERNELS = ("weights.h", "kernels.h", "more.h")
 
 C_CODE = {
@@ -47,17 +49,12 @@ def array(name: str, values: NDArray[np.generic]) -> str:
     return f"static const {kind} {name}[{len(words)}] = {{\n    " + ",\n    ".join(lines) + "\n};"
 
 
-def plain(text: str) -> str:
-    """Fit to stand in a comment of one line."""
-    return " ".join(text.replace("*/", "* /").replace("/*", "/ *").split())
-
-
 def header(name: str, about: str, shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]) -> str:
     """The .h file; ``shapes`` are those of one sample's inputs and outputs."""
     upper = name.upper()
     sizes = [sum(int(np.prod(shape)) for shape in several) for several in shapes]
     forms = ["; ".join(" x ".join(map(str, shape)) or "1" for shape in several) for several in shapes]
-    first = plain(about or name)
+    first = in_comment(about or name)
     return f"""/* {first}. Written by ttq-plugin. */
 #ifndef {upper}_H
 #define {upper}_H

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ttq_plugin.deploy.c99.codes import Stored, stored
-from ttq_plugin.deploy.c99.text import C_CODE, array, number, plain, source
+from ttq_plugin.deploy.c99.text import C_CODE, array, number, source
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
+from ttq_plugin.support.names import in_comment
 
 SMALL = 1 << 16
 
@@ -109,7 +110,7 @@ class Writer:
         if key not in self.names:
             fields = self.weight_fields(name)
             self.names[key] = f"weights{len(self.names)}"
-            self.declared.append(f"/* {plain(name)} */\nstatic const weights {self.names[key]} = {fields};")
+            self.declared.append(f"/* {in_comment(name)} */\nstatic const weights {self.names[key]} = {fields};")
         return self.names[key]
 
     def optional(self, name: str | None) -> str:
@@ -137,7 +138,7 @@ class Writer:
         self.names[step.output] = name
         fields = self._fields(more)
         lines = "".join(f"    .{key} = {value},\n" for key, value in fields.items())
-        self.declared.append(f"/* {plain(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
+        self.declared.append(f"/* {in_comment(weight)} */\nstatic const layer {name} = {{\n{lines}}};")
         return f"run_layer(&{name}, {self.at(step.inputs[0])}, {self.at(step.output)});"
 
     def _fields(self, more: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from ttq_plugin.deploy.c_int8.sizes import CPUS, flash_bytes
 from ttq_plugin.deploy.c_int8.text import header, source, test_source
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.module import IntegerModule
-from ttq_plugin.errors import InputError
 from ttq_plugin.support.files import write_text
-from ttq_plugin.support.names import C_HEADERS, c_identifier
+from ttq_plugin.support.names import check_c_name
 
 VECTORS = 8
 """Samples in the test program."""
@@ -68,11 +67,7 @@ def export_int8(
     Raises:
         InputError: If the name is no C identifier, or the folder cannot be written.
     """
-    other = f"{c_identifier(name)} is possible"
-    if name.lower() in C_HEADERS:
-        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
-    if name != c_identifier(name):
-        raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
+    check_c_name(name)
     writer = Writer(module.program, fast)
     texts = {f"{name}.h": header(module.program, name, about), f"{name}.c": source(writer, name)}
     if samples is not None:

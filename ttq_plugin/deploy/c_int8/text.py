@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ttq_plugin.deploy.c99.text import plain
 from ttq_plugin.deploy.c_int8.layout import ELEMENTS, STRUCTS
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.arithmetic import Affine
 from ttq_plugin.deploy.integer.lower import IntegerProgram
+from ttq_plugin.support.names import in_comment
 
 PLURAL = {"step": "steps", "loops": "loops", "layer": "layers", "pooling": "poolings", "reduction": "reductions"}
 """Struct -> the name of the array of such."""
@@ -47,7 +47,7 @@ def data_text(writer: Writer) -> str:
         rows = []
         for fields, comment in entries:
             inside = ", ".join(_value(fields[name]) for name, _, _ in struct.fields)
-            rows.append(f"        {{{inside}}} /* {plain(comment)} */")
+            rows.append(f"        {{{inside}}} /* {in_comment(comment)} */")
         values.append("    {\n" + ",\n".join(rows).replace(" */,", " */,") + "\n    }")
     for name, kind in (("words", "int32_t"), ("halves", "int16_t"), ("bytes", "uint8_t")):
         array = getattr(data, name) or [0]
@@ -131,7 +131,7 @@ def header(program: IntegerProgram, name: str, about: str) -> str:
     forms = ["; ".join(" x ".join(map(str, shape)) or "1" for shape in several) for several in shapes]
     sizes = [sum(int(np.prod(shape)) for shape in several) for several in shapes]
     given, result = program.given, program.result
-    return f"""/* {plain(about or name)}. Written by ttq-plugin. No floating point, no library, no heap. */
+    return f"""/* {in_comment(about or name)}. Written by ttq-plugin. No floating point, no library, no heap. */
 #ifndef {upper}_H
 #define {upper}_H
 

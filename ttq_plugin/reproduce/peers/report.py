@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ttq_plugin.reproduce.peers.rounds import FULL
 from ttq_plugin.support.files import write_text, write_whole
+from ttq_plugin.support.names import in_markdown, in_picture
 from ttq_plugin.tasks.metrics import Metric
 
 Summary = Mapping[str, Any]
@@ -39,20 +41,21 @@ def write_report(summary: Summary, metric: Metric, folder: Path, name: str) -> l
 
 
 def _parts(summary: Summary, metric: Metric, picture: str) -> Iterator[str]:
-    yield f"# Peers on {summary['task']}: {metric.label} at equal bytes"
+    yield f"# Peers on {in_markdown(summary['task'])}: {in_markdown(metric.label)} at equal bytes"
     yield f"Made by\n\n```console\n$ {summary['command']}\n```"
     if summary["simulated"]:
         yield "**The data are SIMULATED.**"
     seeds = summary["seeds"]
     yield (
         f"Every entrant starts from the same full-precision model, compresses the same layers "
-        f"({', '.join(summary['layers'])}) and trains for {summary['epochs']} epochs. Each had {summary['trials']} "
-        f"tuning trials on seed {summary['tuning_seed']}, chosen by validation data; then {len(seeds)} repetitions "
+        f"({in_markdown(', '.join(summary['layers']))}) and trains for {summary['epochs']} epochs. "
+        f"Each had {summary['trials']} tuning trials on seed {summary['tuning_seed']}, chosen by "
+        f"validation data; then {len(seeds)} repetitions "
         f"(seeds {seeds[0]} to {seeds[-1]}) were scored on test data, once each. Bytes are those of the whole model: "
         "of the packed file, and for eight-bit weights of their deflated codes with a scale a channel. Brackets hold "
         "95 % bootstrap intervals over the repetitions, which share a data set and are therefore a little too narrow."
     )
-    yield f"![{metric.label} on test data against bytes of the file]({picture})"
+    yield f"![{in_markdown(metric.label)} on test data against bytes of the file]({quote(picture)})"
     yield "\n".join(_table(summary["rows"], metric))
     yield "## At equal bytes"
     yield "Each peer beside the best pttq whose file is no larger (within 2 %), on the same seeds:"
@@ -61,14 +64,14 @@ def _parts(summary: Summary, metric: Metric, picture: str) -> Iterator[str]:
         yield "Not in the comparison: " + "; ".join(f"{who} ({why})" for who, why in summary["absent"].items()) + "."
     yield "## Settings chosen"
     yield "\n".join(f"- {row['row']}: {_words(row['settings'])}" for row in summary["rows"] if row["settings"])
-    noted = [f"- {row['row']}: {note}" for row in summary["rows"] for note in row["notes"][:3]]
+    noted = [f"- {row['row']}: {in_markdown(note)}" for row in summary["rows"] for note in row["notes"][:3]]
     if noted:
         yield "## Notes\n\n" + "\n".join(noted)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Iterator[str]:
-    unit = " (%)" if metric.fraction else ""
-    yield f"| entrant | n | file (bytes) | zeros (%) | test {metric.label}{unit} | change from full precision |"
+    label = in_markdown(metric.label) + (" (%)" if metric.fraction else "")
+    yield f"| entrant | n | file (bytes) | zeros (%) | test {label} | change from full precision |"
     yield "|---|---|---|---|---|---|"
     for row in rows:
         if row["test"] is None:
@@ -156,9 +159,9 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     axes.set(
         xscale="log",
         xlabel="bytes of the packed file",
-        ylabel=f"test {metric.label}{' (%)' if metric.fraction else ''}",
+        ylabel=f"test {in_picture(metric.label)}{' (%)' if metric.fraction else ''}",
     )
-    axes.set_title(f"{task}{' (SIMULATED data)' if simulated else ''}: peers at equal training")
+    axes.set_title(f"{in_picture(task)}{' (SIMULATED data)' if simulated else ''}: peers at equal training")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7, ncols=2)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -30,7 +30,7 @@ from ttq_plugin.tasks import OWN, TASKS
 class SpaceFile(BaseModel):
     """The fields of a space file, each checked by itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     task: StrictStr = Field(min_length=1, description="The task whose model is compressed.")
     also: tuple[StrictStr, ...] = Field(

@@ -46,9 +46,15 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     local = is_local(storage)
     if not local or Path(str(make_url(storage).database)).exists():
         backend = open_storage(storage, create=True)
-        if name in insides.names(backend):
+        known = insides.names(backend)
+        if name in known:
             raise InputError(
                 f"The study {name!r} already exists in {redact(storage)}; "
                 "continue it with --resume, or use another name."
+            )
+        if twins := [other for other in known if other.casefold() == name.casefold()]:
+            raise InputError(
+                f"the name of a study must differ from {twins[0]!r} in more than upper and lower case, which not every "
+                f"file system tells apart, got {name!r}; use another name."
             )
     return space.seed if seed is None else seed

@@ -129,10 +129,13 @@ def connect_options(url: URL) -> dict[str, Any]:
 
 def _parsed(storage: str) -> URL:
     try:
-        return make_url(storage)
-    except ArgumentError:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):  # such as a port that is no number
         # The text may hold a password in a place that nothing recognises, so it is not repeated.
         raise InputError("The storage must be a database URL such as sqlite:///studies.db.") from None
+    if url.get_backend_name() == "sqlite" and url.query:
+        raise InputError(f"The storage must name a SQLite file without options behind a ?, got {redact(storage)}.")
+    return url
 
 
 def _probe_sqlite(url: URL, create: bool) -> None:

@@ -56,7 +56,7 @@ def make_model(task: Task) -> nn.Module:
         The module.
 
     Raises:
-        InputError: if ``model`` fails or gives something else.
+        InputError: if ``model`` fails or gives something else, or a module with names that files cannot keep.
     """
     with of_the_user(f"model of {task.name}"):
         model = task.model()
@@ -67,6 +67,7 @@ def make_model(task: Task) -> nn.Module:
             f"model of {task.name} must return a module whose weights all have their shapes, got one with lazy layers; "
             "call it once on an example before it is returned."
         )
+    inputs.check_module_names(model)
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ttq_plugin.support.names import in_markdown
+from ttq_plugin.support.names import in_markdown, markdown_list
 from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.words import CHARTS, SIZES, is_fraction, kilobytes, label_of, with_unit
 
@@ -67,7 +67,7 @@ def description(
     lines = [_sentence(record, objectives, score, full_precision)]
     if command is not None and record.state == "complete":
         lines += ["This command makes the model again:", f"```\n{command}\n```"]
-    lines += ["\n".join(f"- {note}" for note in record.notes)] if record.notes else []
+    lines += [markdown_list(record.notes)] if record.notes else []
     return "\n\n".join(lines)
 
 

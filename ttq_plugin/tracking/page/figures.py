@@ -1,12 +1,12 @@
 """The report's interactive pictures, as plain data for plotly.js."""
 
-import html
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from ttq_plugin.fronts import edge
+from ttq_plugin.support.names import in_html
 from ttq_plugin.tracking.pictures.front import FRONT, INK
 from ttq_plugin.tracking.pictures.window import listed, window
 from ttq_plugin.tracking.words import for_page, for_text
@@ -88,7 +88,7 @@ def _groups(points: Sequence[Point]) -> list[tuple[str, list[Point], Figure]]:
                     "color": [INK if point.published else "white" for point in own],
                     "width": [1.6 if point.published else 1 for point in own],
                 }
-                words = f"{name}, {html.escape(method)}" if len(methods) > 1 else name
+                words = f"{name}, {in_html(method)}" if len(methods) > 1 else name
                 found.append((words, own, {**look, "symbol": SYMBOLS[index % len(SYMBOLS)], "line": rings}))
     return found
 
@@ -155,7 +155,7 @@ def space(points: Sequence[Point], objectives: Sequence[str]) -> Figure:
             | _described(name, own)
         )
     titles = zip(("xaxis", "yaxis", "zaxis"), objectives, strict=False)
-    scene: Figure = {axis: {"title": {"text": for_text(name), "font": {"size": 11}}} for axis, name in titles}
+    scene: Figure = {axis: {"title": {"text": in_html(for_text(name)), "font": {"size": 11}}} for axis, name in titles}
     scene["camera"] = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}}
     return {"data": data, "layout": _layout(scene=scene, margin={"l": 0, "r": 0, "t": 0, "b": 30}, height=620)}
 
@@ -179,8 +179,9 @@ def importance(shares: Shares) -> Figure:
         up = [100 * own[name][1] for name in names]
         down = [100 * min(own[name]) for name in names]  # a share is not negative
         errors = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 2}
-        text = [f"{name}: {100 * own[name][0]:.0f} &plusmn; {100 * own[name][1]:.0f} %" for name in names]
-        bars = {"type": "bar", "orientation": "h", "y": names, "x": [100 * own[name][0] for name in names]}
+        text = [f"{in_html(name)}: {100 * own[name][0]:.0f} &plusmn; {100 * own[name][1]:.0f} %" for name in names]
+        bars: Figure = {"type": "bar", "orientation": "h", "y": [*map(in_html, names)]}
+        bars["x"] = [100 * own[name][0] for name in names]
         look = {"error_x": errors, "marker": {"color": colour}, "text": text, "textposition": "none"}
         data.append({**bars, **look, "hoverinfo": "text", "name": for_page(objective).removesuffix(" (%)")})
     axes = {"xaxis": _axis("share of the explained variation (%)", rangemode="tozero"), "yaxis": {"automargin": True}}

@@ -1,7 +1,5 @@
 """One study as one HTML page: it needs no network, no server and no other file."""
 
-import html
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 
 from ttq_plugin.fronts import Objective, hypervolume_over_trials, upward
 from ttq_plugin.statistics.noninferiority import SIGNIFICANCE
+from ttq_plugin.support.names import in_html, in_script
 from ttq_plugin.tasks.scoring.parts import is_lost, part_label, part_text
 from ttq_plugin.tracking.page import figures
 from ttq_plugin.tracking.pictures.front import in_percent, method_of
@@ -101,21 +100,21 @@ def report_page(study: Study) -> str:
     told = {point.number: [point.hover, study.commands[point.number]] for point in points}
     pick = next(record for record in records if record.number == study.pick)
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(_title(study)),
+        title=in_html(_title(study)),
         facts=_facts(study.facts),
         counts=_counts(records, members, volumes),
         pick_number=study.pick,
         pick=_hover(pick, study),
-        why=html.escape(study.why),
-        command=html.escape(study.commands[study.pick]),
+        why=in_html(study.why),
+        command=in_html(study.commands[study.pick]),
         pairs=boxes,
         space='<h2>All three at once</h2><div class="plot" id="space"></div>' if "space" in drawn else "",
         shares=_shares(study.importances),
         table=_table(records, members, study),
         parts=_parts(records, members, study),
         failures=_failures(records),
-        version=html.escape(version("ttq-plugin")),
-        data=_script({"figures": drawn | shares, "trials": told}),
+        version=in_html(version("ttq-plugin")),
+        data=in_script({"figures": drawn | shares, "trials": told}),
         plotly=get_plotlyjs(),
     )
 
@@ -124,11 +123,6 @@ def _title(study: Study) -> str:
     """The study's name, and the task where the name does not tell it."""
     task = study.facts.get("task", "")
     return study.name if task in study.name else f"{study.name} ({task})"
-
-
-def _script(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "").replace("\u2029", "")
 
 
 def _hover(record: TrialRecord, study: Study) -> str:
@@ -140,11 +134,11 @@ def _hover(record: TrialRecord, study: Study) -> str:
         values.append(f"{for_page(test)}: {written(test, study.tests[record.number])}")
     values += [f"{kilobytes(record.metrics[size])} {words}" for size, words in SIZES.items() if size in record.metrics]
     values += [f"{_milliseconds(record)} ms a sample, measured"] if "latency" in record.metrics else []
-    values += [f"breaks {html.escape(text)}" for text in record.violated]
-    values += [html.escape(study.remarks[record.number])] if record.number in study.remarks else []
+    values += [f"breaks {in_html(text)}" for text in record.violated]
+    values += [in_html(study.remarks[record.number])] if record.number in study.remarks else []
     settings = [f"{name} {_number(value)}" for name, value in record.parameters.items() if value is not None]
     origin = ", published setting" if record.origin == "paper" else ""
-    lines = [f"<b>trial {record.number}</b>{origin}", *values, *(html.escape(line) for line in settings)]
+    lines = [f"<b>trial {record.number}</b>{origin}", *values, *(in_html(line) for line in settings)]
     return "<br>".join(lines)
 
 
@@ -157,7 +151,7 @@ def _number(value: Any) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
+    return "".join(f"<dt>{in_html(name)}</dt><dd>{in_html(value)}</dd>" for name, value in facts.items())
 
 
 def _counts(records: Sequence[TrialRecord], members: set[int], volumes: Sequence[float]) -> str:
@@ -178,7 +172,7 @@ def _shares(importances: Mapping[str, figures.Shares]) -> str:
     if not importances:
         return "<p>Too few trials, or nothing varied: nothing can be said.</p>"
     parts = (
-        f'<div><h3>{html.escape(heading)}</h3><div class="plot" id="share{i}"></div></div>'
+        f'<div><h3>{in_html(heading)}</h3><div class="plot" id="share{i}"></div></div>'
         for i, heading in enumerate(importances)
     )
     return f'<div class="grid">{"".join(parts)}</div>'
@@ -198,7 +192,7 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     whole = [r.metrics.get("bits_fp32") for r in rows[:1] for _ in sizes]
     timed = ["ms a sample"] if all("latency" in r.metrics for r in rows) else []
     heads = ["trial", *map(for_page, metrics), *(SIZES[name] for name in sizes), *timed, *tests]
-    heads += map(html.escape, settings)
+    heads += map(in_html, settings)
     body = [_baseline(study, metrics, whole, len(heads))] if study.full_precision else []
     for r in rows:
         cells = [str(r.number) + (" *" if r.origin == "paper" else "")]
@@ -209,7 +203,7 @@ def _table(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
             cells.append(written(test, study.tests[r.number]) if r.number in study.tests else "")
         if moved:
             cells.append(_change(test, study.evidence.get(r.number, {})))
-        cells += ["" if r.parameters.get(n) is None else html.escape(_number(r.parameters[n])) for n in settings]
+        cells += ["" if r.parameters.get(n) is None else in_html(_number(r.parameters[n])) for n in settings]
         mark = ' class="pick"' if r.number == study.pick else ""
         body.append(f"<tr{mark} data-trial={r.number}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(body)}"
@@ -246,7 +240,7 @@ def _parts(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
     body = []
     for name in names:
         label = part_label(name, study.full_precision.get("classes", ()))
-        cells = [html.escape(label), part_text(name, before.get(name))]
+        cells = [in_html(label), part_text(name, before.get(name))]
         marks = ["", ""]
         for r in rows:
             cells.append(part_text(name, r.parts.get(name)))
@@ -265,7 +259,7 @@ def _failures(records: Sequence[TrialRecord]) -> str:
     if not reasons:
         return ""
     rows = (
-        f"<tr><td>{count}</td><td>{html.escape(state)}</td><td>{html.escape(reason)}</td></tr>"
+        f"<tr><td>{count}</td><td>{in_html(state)}</td><td>{in_html(reason)}</td></tr>"
         for (state, reason), count in reasons.most_common(10)
     )
     return f"<h2>Trials without a result</h2><table>{''.join(rows)}</table>"
