@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import example, given
 
-from tests.hostile import Page, everything, long, names, tried, typed
+from tests.support.hostile import Page, everything, long, names, tried, typed
 from tests.tracking.studies import fill_study
 from tests.tracking.test_names import SPACE
 from ttq_plugin.errors import InputError

@@ -237,7 +237,7 @@ def describe(comparison: Comparison) -> str:
 
 
 def rows(comparison: Comparison, encode: Callable[[str], str] = str) -> list[list[str]]:
-    """The comparison as lines of a table: what a line tells, then a cell for each study; ``encode`` writes the former."""
+    """The comparison as lines of a table: what each tells, as ``encode`` writes it, then a cell for each study."""
     names = list(comparison.fronts)
     told = [
         ["complete trials", *(str(comparison.trials[name]) for name in names)],

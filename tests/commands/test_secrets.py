@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from tests.hostile import everything, typed
+from tests.support.hostile import everything, typed
 from ttq_plugin import cli
 from ttq_plugin.commands import fit
 from ttq_plugin.commands.options import WORDS

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.test_names import HOSTILE
+from tests.support.test_names import HOSTILE
 from ttq_plugin import cli
 
 MORE = (

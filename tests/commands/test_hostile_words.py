@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from tests.hostile import everything, long, names, tried, typed
+from tests.support.hostile import everything, long, names, tried, typed
 from ttq_plugin import InputError
 from ttq_plugin.tasks.checks.check import load_data
 

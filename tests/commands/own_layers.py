@@ -28,4 +28,6 @@ def load(source: object, seed: int) -> Data:
     return Data(*(Split(x[i::3], y[i::3]) for i in range(3)))
 
 
-TASK = Task("tests.own_layers:TASK", "layers of any name", load, Net, F.cross_entropy, Recipe(epochs=1, lr=1e-2))
+TASK = Task(
+    "tests.commands.own_layers:TASK", "layers of any name", load, Net, F.cross_entropy, Recipe(epochs=1, lr=1e-2)
+)
