@@ -111,6 +111,22 @@ def arrows() -> dict[tuple[str, str], list[str]]:
     return found
 
 
+ENCODERS = ("html", "shlex", "rich.markup", "xml.sax.saxutils", "markupsafe")
+
+
+def test_names_are_encoded_by_one_module():
+    """No other escapes HTML, quotes for a shell, or makes a name out of another by replacing what does not fit."""
+    found = []
+    for name, path in sources().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            used = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            used += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.sub" and len(node.args) > 1:
+                used += ["re.sub"] if ast.unparse(node.args[1]) in {"'_'", "'-'", "''"} else []
+            found += [(name, each) for each in used if each in {*ENCODERS, "re.sub"}]
+    assert {name for name, _ in found} == {"ttq_plugin.support.names"}, found
+
+
 def test_the_search_for_circles_finds_one():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == [["a", "b", "c"]]
 

@@ -16,7 +16,7 @@ from tests.reproduce.tiny import TASK
 from ttq_plugin import InputError
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.nni_adapter import PTTQQuantizer
-from ttq_plugin.support.files import load_weights, save_weights
+from ttq_plugin.support.files import load_weights, read_json, save_weights
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.trial.prepared import prepare
@@ -88,6 +88,26 @@ def test_cached_traces(tmp_path):
     assert not list(silent(path, lambda: prepare(TASK, cache=tmp_path), 40, header=False))
     again = prepare(TASK, cache=tmp_path)
     assert again.traces == ready.traces and again.origin.startswith("from the cache")
+
+
+def test_every_bit_of_cached_traces(tmp_path):
+    """Each of them is covered by the digest, and the command that reads the file says which one is to be deleted."""
+    prepare(TASK, cache=tmp_path)
+    [path] = tmp_path.glob("*.traces-*.json")
+    data = path.read_bytes()
+    remedy = f"{path} is damaged, or was not written by this version: its digest does not fit; delete it, then make"
+    with path.open("r+b", buffering=0) as file:
+        for bit in range(8 * len(data)):
+            file.seek(0)
+            file.write(data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :])
+            read = read_json if bit % 2003 else lambda path: prepare(TASK, cache=tmp_path)
+            with pytest.raises(InputError) as told:
+                read(path)
+            assert str(told.value).startswith(remedy)
+    assert bit > 1000
+    path.unlink()
+    prepare(TASK, cache=tmp_path)
+    assert path.read_bytes() == data
 
 
 def test_what_to_do_is_said(tmp_path):
