@@ -63,7 +63,7 @@ def test_the_tests_of_all_members_are_corrected_together(studies):
     assert found.tests["high"] == MemberOnTest(0, 0.9, None, None, changes["high"][0], adjusted["high", 0], 0.5)
     assert adjusted["high", 1] > 0.05 > single["high", 1], "alone it would be proven"
     assert found.proven["high"].trial == 0 and found.proven["low"].trial == 1  # 1 has the larger gain of the two
-    table = describe(found)
+    table = html.unescape(describe(found))
     assert "| most accurate member: test MCC (%) | 90.00 | 90.20 |" in table
     assert "| best compression gain CR_G^T (%) proven within 1 point of full precision | 50.00 (trial 0) |" in table
     assert "| its change from full precision (points) | +0 (-0.2 to +0.2) | +0.2 (+0 to +0.4) |" in table
