@@ -207,8 +207,8 @@ def identified(task: str | Task) -> Task:
                 if id(value) == id(task) and OWN.fullmatch(f"{name}:{attribute}"):
                     return replace(task, name=f"{name}:{attribute}")
     main = vars(sys.modules["__main__"]).items()
-    attribute = next((key for key, value in list(main) if value is task and key.isidentifier()), None)
-    return replace(task, name=f"__main__:{attribute or c_identifier(task.name)}")
+    found = [key for key, value in list(main) if value is task and key.isidentifier()]
+    return replace(task, name=f"__main__:{found[0] if found else c_identifier(task.name)}")
 
 
 def _name(task: str | Task | Trained) -> str:
