@@ -41,4 +41,4 @@ def test_a_failed_trial_says_why_in_plain_words():
     told = description(
         make_trial(2, state="failed", reason="<b>nan</b>"), ("mcc", "srqw"), "mcc", 0.97, "ttq compress x"
     )
-    assert told == "Trial 2, failed: &#60;b&#62;nan&#60;&#47;b&#62;"
+    assert told == "Trial 2, failed: &#60;b>nan&#60;/b>", "no markup begins"
