@@ -374,7 +374,7 @@ class Rounds(nn.Module):
     [
         (nn.Sequential(nn.ReLU(), nn.ReflectionPad1d(1)), "uses pad with mode reflect in its layer 1, for which"),
         (Writes(), "Writes changes an input or a parameter in place"),
-        (Of(lambda x: F.max_pool1d(x, 2, return_indices=True)[1]), "uses max_pool1d_with_indices, for"),
+        (Of(lambda x: F.max_pool1d(x, 2, return_indices=True)[1]), "uses max_pool[12]d_with_indices, for"),
         (nn.Sequential(nn.LSTM(4, 3), Cells()), "uses output 2 of lstm in its layer 0"),
         (Rounds(), "a conversion from torch.float32 to torch.int64"),
         (nn.LSTM(4, 3, proj_size=2), "cannot be exported|projections"),
