@@ -19,7 +19,7 @@ from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_l
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
-from ttq_plugin.support.inputs import check_module_names
+from ttq_plugin.support.names import check_module_names
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
 

@@ -28,7 +28,7 @@ from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
-from ttq_plugin.support.inputs import check_module_names
+from ttq_plugin.support.names import check_module_names
 
 
 class TernaryCompressor(Prescribed, Checkpointed, Compressor):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.births import born, lives, machine
 from ttq_plugin.support.digests import KEY, NOTHING, OWN_ENTRY, read_header, seal, verify
-from ttq_plugin.support.inputs import check_module_names
+from ttq_plugin.support.names import check_module_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

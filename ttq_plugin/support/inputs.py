@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.names import line
 
 Path = tuple[str, ...]
 
@@ -280,22 +278,3 @@ def _parts(tree: Any) -> list[tuple[Any, Any]]:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree) if field.init]
     return []
-
-
-def check_module_names(model: nn.Module) -> None:
-    """Refuse a model whose parts have names that state dicts, files or exported graphs cannot keep.
-
-    Args:
-        model: any module; ``setattr`` takes every text for a submodule's name, also those that ``add_module`` refuses.
-
-    Raises:
-        InputError: for an empty name, or one with a dot, a quote, a backslash or a control character.
-    """
-    for path, module in model.named_modules():
-        for name in (*module._modules, *module._parameters, *module._buffers):
-            if not name or re.search(r"[.\"\\]", name) or line(name) != name:
-                raise InputError(
-                    "the name of a module's part must not be empty, nor hold a dot, a quote, a backslash or a control "
-                    f"character, which files and graphs cannot keep, got {ascii(name)} in "
-                    f"{path or type(model).__name__}; rename it."
-                )

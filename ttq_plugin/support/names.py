@@ -13,10 +13,13 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from ttq_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LONGEST_FILE_NAME = 160
 """Bytes; file systems take 255, and an ending, a lock's or a temporary file's, comes behind."""
@@ -259,3 +262,22 @@ def _ansi_quoted(word: str) -> str:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def check_module_names(model: nn.Module) -> None:
+    """Refuse a model whose parts have names that state dicts, files or exported graphs cannot keep.
+
+    Args:
+        model: any module; ``setattr`` takes every text for a submodule's name, also those that ``add_module`` refuses.
+
+    Raises:
+        InputError: for an empty name, or one with a dot, a quote, a backslash or a control character.
+    """
+    for path, module in model.named_modules():
+        for name in (*module._modules, *module._parameters, *module._buffers):
+            if not name or re.search(r"[.\"\\]", name) or line(name) != name:
+                raise InputError(
+                    "the name of a module's part must not be empty, nor hold a dot, a quote, a backslash or a control "
+                    f"character, which files and graphs cannot keep, got {ascii(name)} in "
+                    f"{path or type(model).__name__}; rename it."
+                )

@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ttq_plugin.fronts import coverage, hypervolume, is_higher, upward, upward_vector
-from ttq_plugin.statistics.noninferiority import SIGNIFICANCE, verdicts
-from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.support.names import in_markdown, metric_key
 from ttq_plugin.tracking.pictures.comparison import plot_fronts
 from ttq_plugin.tracking.records import TrialRecord, front, natural_vector
 from ttq_plugin.tracking.single import single_run
 from ttq_plugin.tracking.store import Store
 from ttq_plugin.tracking.words import drawn, for_text, is_fraction, label_of, written
+
+if TYPE_CHECKING:
+    from ttq_plugin.statistics.resampling import Interval
 
 EXPERIMENT = "comparisons"
 PICTURE = "fronts.png"
@@ -155,6 +157,8 @@ def with_tests(
     Raises:
         InputError: for a margin that is not above 0.
     """  # noqa: DOC502 - raised by what it calls
+    from ttq_plugin.statistics.noninferiority import SIGNIFICANCE, verdicts  # torch comes with them
+
     score, other = comparison.score, next(name for name in comparison.objectives if name != comparison.score)
     keys = {(name, number): found for name, own in changes.items() for number, found in own.items()}
     judged = {} if margin is None else verdicts(keys, margin, higher=is_higher(score))

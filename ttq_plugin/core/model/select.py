@@ -20,7 +20,7 @@ from ttq_plugin.core.model.matrices import (
 from ttq_plugin.core.model.parametrized import is_sharded
 from ttq_plugin.core.model.places import borrowed
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.inputs import check_module_names
+from ttq_plugin.support.names import check_module_names
 
 
 def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix]:

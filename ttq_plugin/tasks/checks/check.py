@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.support import inputs
 from ttq_plugin.support.frames import of_the_user
+from ttq_plugin.support.names import check_module_names
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.checks.loss import check_loss
 from ttq_plugin.tasks.checks.overlap import check_groups, check_overlap
@@ -67,7 +68,7 @@ def make_model(task: Task) -> nn.Module:
             f"model of {task.name} must return a module whose weights all have their shapes, got one with lazy layers; "
             "call it once on an example before it is returned."
         )
-    inputs.check_module_names(model)
+    check_module_names(model)
     return model
 
 
