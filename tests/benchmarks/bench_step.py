@@ -31,7 +31,7 @@ from ttq_plugin.core import METHODS, parameter_groups, ternarize
 from ttq_plugin.errors import InputError
 from ttq_plugin.native import training as native
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 
 BASE = "full precision"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

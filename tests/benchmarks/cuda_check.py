@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks.turns import lines, take_turns
 from ttq_plugin.core import parameter_groups, ternarize
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "full precision"

@@ -11,7 +11,7 @@ from torch import nn
 
 from ttq_plugin.support.inputs import call
 from ttq_plugin.tasks import TASKS, get_task
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer, EncoderLayer, sinusoids
 
 

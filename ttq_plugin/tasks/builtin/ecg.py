@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 from ttq_plugin.tasks.builtin.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer
 from ttq_plugin.tasks.readers.ecg_csv import SAMPLES, Beats, read_csv

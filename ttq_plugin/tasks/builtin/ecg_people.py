@@ -24,9 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.tasks.builtin.cnn import CNN1D
 from ttq_plugin.tasks.readers.ecg_wfdb import AAMI, LEAD, RATE, SAME_PERSON, Record, read_records, record_names
 from ttq_plugin.tasks.subjects import held_out, three_ways
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
@@ -81,33 +81,11 @@ class Beats:
     records: NDArray[np.str_]
 
 
-class EcgCNN(nn.Module):
-    """Four blocks conv - BatchNorm - ReLU - MaxPool 2 (16 to 48 filters of lengths 7, 7, 5, 5), dropout, FC 384->4.
-
-    Input (batch, 4, 128), output (batch, 4) logits; 16 556 parameters, 66 kB.
-    """
+class EcgCNN(CNN1D):
+    """Input (batch, 4, 128), output (batch, 4) logits; 16 556 parameters, 66 kB."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv1d(4, 16, 7, padding=3)
-        self.norm1 = nn.BatchNorm1d(16)
-        self.conv2 = nn.Conv1d(16, 24, 7, padding=3)
-        self.norm2 = nn.BatchNorm1d(24)
-        self.conv3 = nn.Conv1d(24, 32, 5, padding=2)
-        self.norm3 = nn.BatchNorm1d(32)
-        self.conv4 = nn.Conv1d(32, 48, 5, padding=2)
-        self.norm4 = nn.BatchNorm1d(48)
-        self.dropout = nn.Dropout(0.3)
-        self.fc = nn.Linear(48 * (SAMPLES // 16), len(CLASSES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
-        x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm3(self.conv3(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm4(self.conv4(x))), 2)
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        super().__init__(4, SAMPLES, len(CLASSES), dropout=0.3)
 
 
 def rhythm(seconds: NDArray[np.float64]) -> NDArray[np.float64]:

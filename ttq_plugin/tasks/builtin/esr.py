@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 from ttq_plugin.tasks.builtin.spectrogram import scaled, spectrogram
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer
 from ttq_plugin.tasks.readers.esr_csv import find, read

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ttq_plugin.tasks.builtin.cnn2d import CNN2D
+from ttq_plugin.tasks.builtin.cnn import CNN2D
 from ttq_plugin.tasks.builtin.dopplersim import simulate
 from ttq_plugin.tasks.builtin.transformer import CNNTransformer
 from ttq_plugin.tasks.readers.hits_hdf5 import read_hdf5

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ttq_plugin.tasks.builtin.cnn import CNN1D
 from ttq_plugin.tasks.readers.watch_file import AXES, EXERCISES, Movements, find, read
 from ttq_plugin.tasks.subjects import drawn
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
@@ -39,33 +40,11 @@ SHARE = 0.2
 """Fraction of the people that validate, and of those that test."""
 
 
-class WatchCNN(nn.Module):
-    """Four blocks conv - BatchNorm - ReLU - MaxPool 2 (16 to 48 filters of lengths 7, 7, 5, 5), dropout, FC 288->7.
-
-    Input (batch, 6, 100), output (batch, 7) logits; 17 263 parameters.
-    """
+class WatchCNN(CNN1D):
+    """Input (batch, 6, 100), output (batch, 7) logits; 17 263 parameters."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv1d(AXES, 16, 7, padding=3)
-        self.norm1 = nn.BatchNorm1d(16)
-        self.conv2 = nn.Conv1d(16, 24, 7, padding=3)
-        self.norm2 = nn.BatchNorm1d(24)
-        self.conv3 = nn.Conv1d(24, 32, 5, padding=2)
-        self.norm3 = nn.BatchNorm1d(32)
-        self.conv4 = nn.Conv1d(32, 48, 5, padding=2)
-        self.norm4 = nn.BatchNorm1d(48)
-        self.dropout = nn.Dropout(0.2)
-        self.fc = nn.Linear(48 * (WINDOW // 16), len(EXERCISES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch."""
-        x = F.max_pool1d(F.relu(self.norm1(self.conv1(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm3(self.conv3(x))), 2)
-        x = F.max_pool1d(F.relu(self.norm4(self.conv4(x))), 2)
-        logits: Tensor = self.fc(self.dropout(x.flatten(1)))
-        return logits
+        super().__init__(AXES, WINDOW, len(EXERCISES), dropout=0.2)
 
 
 def windows(movements: Movements) -> tuple[Tensor, Tensor, Tensor]:
