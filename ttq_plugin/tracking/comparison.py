@@ -165,7 +165,8 @@ def with_tests(
     tests: dict[str, MemberOnTest] = {}
     proven: dict[str, MemberOnTest | None] = {}
     for name, records in studies.items():
-        members = {r.number: r for r in records if r.number in front(records, comparison.objectives)}
+        numbers_on_front = front(records, comparison.objectives)
+        members = {r.number: r for r in records if r.number in numbers_on_front}
         known = {number: found for number, found in evidence.get(name, {}).items() if number in members}
         if not known:
             continue

@@ -77,9 +77,8 @@ def show_together(store: Store, front: Front) -> str:
     own = [run for run in known if run.data.tags.get("study") == front.study]
     there = {run.data.tags["key"]: run for run in own if run.info.status == "FINISHED"}
     for run in own:
-        if (
-            run.data.tags["key"] not in wanted or run not in there.values()
-        ):  # a killed writer began it, or it came twice
+        # A member no more; or a killed writer began it, or it came twice.
+        if run.data.tags["key"] not in wanted or run not in there.values():
             store.client.delete_run(run.info.run_id)
     numbers = {record.number for record in front.members}
     away = far_off(front.members, numbers, front.objectives, front.score, front.full_precision)
