@@ -15,6 +15,7 @@ import optuna
 import ttq_plugin.trial.run as code
 from ttq_plugin.api import identified, train
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.attempt import Attempt, attempt
 from ttq_plugin.search.space.defaults import default_text
 from ttq_plugin.search.space.load import built_in, load_space, parse_space
@@ -97,17 +98,27 @@ class TernaryObjective:
         begun = time.time()
         settings = self.space.settings(self.space.suggest(trial), self.seed)
         given = {name: value for name, value in settings.items() if value is not None and name != "task"}
-        told: dict[str, Any] = {"origin": "search", "seed": self.seed, "started": begun, "parameters": given}
+        told: dict[str, Any] = {
+            keys.ORIGIN: "search",
+            keys.SEED: self.seed,
+            keys.STARTED: begun,
+            keys.PARAMETERS: given,
+        }
         found: Attempt | None = None
         try:
             found = attempt(self.space, code, self.prepared, settings)
             curve = [float(f"{loss:.6g}") for loss in found.outcome.losses]
-            told |= {"metrics": found.metrics, "notes": found.notes, "parts": found.parts, "curves": {"loss": curve}}
+            told |= {
+                keys.METRICS: found.metrics,
+                keys.NOTES: found.notes,
+                keys.PARTS: found.parts,
+                keys.CURVES: {"loss": curve},
+            }
             for text, violation in found.limits.items():
                 trial.set_constraint(text, violation)
         except Diverged as error:
-            told |= {"reason": f"diverged: {error}", "diverged": True}
-        told["seconds"] = time.time() - begun
+            told |= {keys.REASON: f"diverged: {error}", keys.DIVERGED: True}
+        told[keys.SECONDS] = time.time() - begun
         for name, value in told.items():
             trial.set_user_attr(name, value)
         self._record(trial, told, found)
@@ -124,7 +135,7 @@ class TernaryObjective:
             tags = {"task": self.task.name} | ({"simulated": "true"} if self.prepared.simulated else {})
             score, again = self.space.score, partial(remake, self.task.name, inputs=self._inputs)
             self._recorders[name] = StudyRecorder(self._store, name, self.space.objectives, facts, tags, score, again)
-        own = {key: value for key, value in told.items() if key != "diverged"}
+        own = {key: value for key, value in told.items() if key != keys.DIVERGED}
         violated = [text for text, value in found.limits.items() if value > 0] if found else []
         record = TrialRecord(
             number=trial.number,

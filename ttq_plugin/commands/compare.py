@@ -10,6 +10,7 @@ from ttq_plugin.commands.parts.console import err, out, print_json, table
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.report import front_members, storage_of
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
@@ -51,7 +52,7 @@ def compare(
     }
     largest = margin_of(spaces[names[0]].metric, margin)
     comparison = with_tests(comparison, records, evidence, changes, largest)
-    seeds = {name: study.user_attrs["seed"] for name, study in loaded.items()}
+    seeds = {name: study.user_attrs[keys.SEED] for name, study in loaded.items()}
     task = spaces[names[0]].task
     opened = open_store(store)
     if path:

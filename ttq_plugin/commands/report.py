@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ttq_plugin.commands.parts.console import err, out, print_json, working
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective, hypervolume, is_higher, knee, upward
+from ttq_plugin.search import keys
 from ttq_plugin.search.study.importance import importances
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
@@ -88,24 +89,24 @@ def _described(loaded: optuna.Study, store: str, floor: float | None, seed: int)
     objectives, score = space.objectives, space.score
     records = finished(loaded)
     members = front_members(loaded.study_name, records, objectives)
-    confirmed = {int(number): found for number, found in notes.get("confirmed", {}).items()}
+    confirmed = {int(number): found for number, found in notes.get(keys.CONFIRMED, {}).items()}
     fallen = {number for number, found in confirmed.items() if not found["holds"]}
     pick, why = recommended([m for m in members if m.number not in fallen] or members, objectives, floor, score)
     complete = [record for record in records if objective_vector(record, objectives) is not None]
     evidence = tested(store, loaded.study_name, score)
     described = Study(
         name=loaded.study_name,
-        facts={"task": space.task, "objectives": ", ".join(objectives), "seed": str(notes["seed"])},
+        facts={"task": space.task, "objectives": ", ".join(objectives), "seed": str(notes[keys.SEED])},
         objectives=objectives,
         records=records,
-        commands={record.number: remake(space.task, record, notes.get("inputs")) for record in complete},
+        commands={record.number: remake(space.task, record, notes.get(keys.INPUTS)) for record in complete},
         pick=pick.number,
         why=why,
         tests={number: found[score.on_test] for number, found in evidence.items()},
         remarks={number: _remark(found, objectives) for number, found in confirmed.items()},
         importances={f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)},
         score=score,
-        full_precision=notes.get("full_precision", {}),
+        full_precision=notes.get(keys.FULL_PRECISION, {}),
         evidence=evidence,
     )
     return described, members

@@ -17,6 +17,7 @@ from ttq_plugin.commands.parts.lines import command, storage_words, store_words
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.train import marked, trained_model
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.confirm import Confirmed
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import Summary, run_search
@@ -179,7 +180,7 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
             heartbeat=asked.heartbeat,
             task=task,
             fingerprint=ready.fingerprint,
-            notes={"full_precision": _full_precision(ready)},
+            notes={keys.FULL_PRECISION: _full_precision(ready)},
             **asked.places,
         )
         confirmed: dict[int, Confirmed] = {}

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import upward, upward_vector
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import OnPoll
@@ -104,7 +105,7 @@ def confirm_front(
     study, to_the_end = load_study(storage, study_name), _without_stops(space)
     place = get_engine(engine, storage)
     size = positive("workers", workers, place.room)
-    name, seed = study_name + CONFIRMED, int(study.user_attrs["seed"])
+    name, seed = study_name + CONFIRMED, int(study.user_attrs[keys.SEED])
     wanted = {(number, seed + index) for number in members for index in range(1, seeds + 1)}
     exists = name in insides.names(open_storage(storage, create=False))
     again = open_study(storage, name, to_the_end, resume=exists, seed=seed)
@@ -119,12 +120,12 @@ def confirm_front(
         cache=as_text(cache),
         trial_module=trial_module,
         weights=as_text(weights),
-        fingerprint=study.user_attrs.get("fingerprint"),
+        fingerprint=study.user_attrs.get(keys.FINGERPRINT),
     )
     with stop_requests() as stop:
         summary = run_job(again, job, place, size, stop, on_poll=on_poll, pause=pause)
     found = judge(_runs(again, wanted, space.objectives), space.objectives)
-    study.set_user_attr("confirmed", {str(number): asdict(result) for number, result in found.items()})
+    study.set_user_attr(keys.CONFIRMED, {str(number): asdict(result) for number, result in found.items()})
     return found, summary.interrupted or summary.error is not None
 
 
@@ -142,7 +143,7 @@ def _enqueue(study: optuna.Study, again: optuna.Study, wanted: set[Key]) -> int:
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     for number, seed in sorted(wanted - known):
         parameters = {**insides.fixed(trials[number]), **trials[number].params}
-        again.enqueue_trial(parameters, user_attrs={"origin": "confirm", "member": number, "seed": seed})
+        again.enqueue_trial(parameters, user_attrs={keys.ORIGIN: "confirm", keys.MEMBER: number, keys.SEED: seed})
     return len(wanted | known)
 
 
@@ -195,7 +196,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def _key(trial: optuna.trial.FrozenTrial) -> Key:
-    return trial.user_attrs["member"], trial.user_attrs["seed"]
+    return trial.user_attrs[keys.MEMBER], trial.user_attrs[keys.SEED]
 
 
 def _runs(
@@ -205,6 +206,6 @@ def _runs(
     for trial in sorted(study.get_trials(deepcopy=False), key=_key):
         if _key(trial) in wanted and trial.state.is_finished():
             complete = trial.state == TrialState.COMPLETE
-            values = tuple(trial.user_attrs["metrics"][name] for name in objectives) if complete else None
-            runs.setdefault(trial.user_attrs["member"], []).append(values)
+            values = tuple(trial.user_attrs[keys.METRICS][name] for name in objectives) if complete else None
+            runs.setdefault(trial.user_attrs[keys.MEMBER], []).append(values)
     return runs

@@ -8,6 +8,7 @@ from typing import Any
 from optuna import Study
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.crew import Processes
 from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import Loop, OnPoll, OnWait
@@ -41,8 +42,8 @@ def find_study(storage: str, name: str | None) -> str:
         return name
     backend = open_storage(storage, create=False)
     studies = [load_study(storage, each) for each in insides.names(backend)]
-    left = [study.study_name for study in studies if counted(study) < study.user_attrs.get("trials", 0)]
-    open_ones = [each for each in left if not load_study(storage, each).user_attrs.get("stopped")]
+    left = [study.study_name for study in studies if counted(study) < study.user_attrs.get(keys.TRIALS, 0)]
+    open_ones = [each for each in left if not load_study(storage, each).user_attrs.get(keys.STOPPED)]
     if len(open_ones) != 1:
         held = f"these have: {', '.join(open_ones)}; name one by --study" if open_ones else "none has"
         raise InputError(f"One study in {redact(storage)} must have trials left to join it, but {held}.")
@@ -86,35 +87,35 @@ def job_of(
     study = load_study(storage, study_name)
     space, notes = stored_space(study), study.user_attrs
     check_allowed(f"the study {study_name!r}", space.task, task)
-    check_release(study_name, notes.get("release"), release())
-    if notes.get("stopped"):
+    check_release(study_name, notes.get(keys.RELEASE), release())
+    if notes.get(keys.STOPPED):
         raise InputError(
             f"The search of {study_name!r} was stopped; go on with it where it was searched, by the command that it "
             f"printed when it ended, or by the first one with `{shell(['--resume', study_name])}` in place of --study."
         )
-    target, own = notes.get("trials", space.trials), _weights(study, weights)
+    target, own = notes.get(keys.TRIALS, space.trials), _weights(study, weights)
     return Job(
         storage=storage,
         study_name=study_name,
         space=space,
         target=target,
-        seed=notes["seed"],
+        seed=notes[keys.SEED],
         data=as_text(data),
         device=device,
         cache=as_text(cache),
         models_dir=as_text(models_dir),
         trial_module=trial_module,
-        heartbeat=notes.get("heartbeat", HEARTBEAT),
+        heartbeat=notes.get(keys.HEARTBEAT, HEARTBEAT),
         patience=space.give_up.patience if patience is None else patience,
         release=release(),
         weights=own,
-        fingerprint=notes.get("fingerprint"),
+        fingerprint=notes.get(keys.FINGERPRINT),
     )
 
 
 def _weights(study: Study, given: str | Path | None) -> str | None:
     """The weights to start from: those given, or the search's own file where this machine has it."""
-    searched = study.user_attrs.get("inputs", {}).get("weights")
+    searched = study.user_attrs.get(keys.INPUTS, {}).get("weights")
     if given is None and searched is not None:
         if not Path(searched).is_file():
             raise InputError(
@@ -176,5 +177,5 @@ def run_workers(
         raise InputError(loop.bad_input)
     if loop.error:
         raise RuntimeError(loop.error)
-    ours = [trial for trial in study.get_trials(deepcopy=False) if crew.has(trial.user_attrs.get("worker"))]
-    return sum(trial.state.is_finished() and not trial.user_attrs.get("again") for trial in ours), bool(stop)
+    ours = [trial for trial in study.get_trials(deepcopy=False) if crew.has(trial.user_attrs.get(keys.WORKER))]
+    return sum(trial.state.is_finished() for trial in ours), bool(stop)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import OnPoll, OnWait
@@ -102,7 +103,7 @@ def run_search(
             study_name=study_name,
             space=space,
             target=number,
-            seed=study.user_attrs["seed"],
+            seed=study.user_attrs[keys.SEED],
             data=as_text(data),
             device=device,
             cache=as_text(cache),

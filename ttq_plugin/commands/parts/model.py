@@ -11,6 +11,7 @@ from ttq_plugin.commands.parts.lines import running
 from ttq_plugin.commands.report import storage_of, store_folder
 from ttq_plugin.deploy.source import Source, open_model
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
 from ttq_plugin.support.names import file_name, shell, with_options
@@ -63,9 +64,9 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     path = store_folder(asked.store) / "models" / file_name(asked.model) / f"trial-{asked.trial}.safetensors"
     if not path.is_file():
         raise InputError(_why_missing(study, path, asked))
-    told = (study.user_attrs.get("inputs") or {}).get("data")
+    told = (study.user_attrs.get(keys.INPUTS) or {}).get("data")
     data = asked.data or (Path(told) if told else None)
-    seed = study.user_attrs["seed"] if asked.seed is None else asked.seed
+    seed = study.user_attrs[keys.SEED] if asked.seed is None else asked.seed
     source = open_model(path, task, data=data, seed=seed, command=running(), signed=True)
     return path, f"{file_name(asked.model)}-trial-{asked.trial}", source
 
@@ -81,7 +82,7 @@ def _task_of(study: Study, asked: Asked) -> str:
 def _why_missing(study: Study, path: Path, asked: Asked) -> str:
     """Why a trial has no weights, and what to do."""
     records = finished(study)
-    members = front(records, list(study.user_attrs["objectives"]))
+    members = front(records, list(study.user_attrs[keys.OBJECTIVES]))
     listed = ", ".join(map(str, sorted(members))) or "nobody yet"
     trial = f"trial {asked.trial} of the study {asked.model!r}"
     record = next((record for record in records if record.number == asked.trial), None)
@@ -89,7 +90,7 @@ def _why_missing(study: Study, path: Path, asked: Asked) -> str:
         return f"There is no finished {trial}; its front has {listed}."
     if record.state != "complete":
         return f"The {trial} has no weights, because it ended as {record.state}; the front has {listed}."
-    again = remake(stored_space(study).task, record, study.user_attrs.get("inputs"))
+    again = remake(stored_space(study).task, record, study.user_attrs.get(keys.INPUTS))
     if asked.trial in members:
         return f"The weights of {trial} are not in {path}, where the search wrote them; make them again: `{again}`."
     return (

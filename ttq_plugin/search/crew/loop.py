@@ -13,6 +13,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.crew import Crew, Exit
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.job import Job
@@ -120,11 +121,11 @@ class Loop:
             ) from None
 
     def _interrupted(self, trial: FrozenTrial) -> str | None:
-        worker = trial.user_attrs.get("worker")
+        worker = trial.user_attrs.get(keys.WORKER)
         return INTERRUPTED if worker is None or self.crew.lost(worker) else None
 
     def _killed(self, trial: FrozenTrial) -> str | None:
-        worker = trial.user_attrs.get("worker")
+        worker = trial.user_attrs.get(keys.WORKER)
         if worker is None:
             return INTERRUPTED  # it was not begun
         if not self.crew.lost(worker):
@@ -161,8 +162,8 @@ class Loop:
             trials: of the study when these were counted; of what happened since, the next look takes notice.
         """
         notes = self.study.user_attrs
-        target = notes.get("trials", self.job.target)
-        over = notes.get("stopped") or why_ended(trials, self.job.space, target, notes.get("until"))
+        target = notes.get(keys.TRIALS, self.job.target)
+        over = notes.get(keys.STOPPED) or why_ended(trials, self.job.space, target, notes.get(keys.UNTIL))
         left = 0 if over else target - counted(self.study, trials)
         # A live worker without a trial is about to ask for one.
         idle = len(self.crew) - busy

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.engines import Engine
 from ttq_plugin.search.crew.job import Job
@@ -115,21 +116,21 @@ def told(storage: str, *more: type[Exception]) -> Iterator[None]:
 def _announce(study: Study, job: Job) -> None:
     """Tells the workers what is searched, here and elsewhere, and takes back what earlier ones left."""
     for key, value in {
-        "space": job.space.text,  # a resumed one's ranges may differ from before
-        "inputs": inputs_of(job.data, job.cache, job.weights, job.device),
-        "weights": digest_of(job.weights),
-        "fingerprint": job.fingerprint,
-        "release": release(),
-        "heartbeat": job.heartbeat,
-        "models": job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are
-        "trials": job.target,
-        "until": None if job.space.timeout is None else time.time() + job.space.timeout,
-        "stopped": False,
+        keys.SPACE: job.space.text,  # a resumed one's ranges may differ from before
+        keys.INPUTS: inputs_of(job.data, job.cache, job.weights, job.device),
+        keys.WEIGHTS: digest_of(job.weights),
+        keys.FINGERPRINT: job.fingerprint,
+        keys.RELEASE: release(),
+        keys.HEARTBEAT: job.heartbeat,
+        keys.MODELS: job.models_dir is not None,  # for workers that join from elsewhere, as the next ones are
+        keys.TRIALS: job.target,
+        keys.UNTIL: None if job.space.timeout is None else time.time() + job.space.timeout,
+        keys.STOPPED: False,
     }.items():
         study.set_user_attr(key, value)
     expect(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        end_orphan(trial.user_attrs.get("worker", {}))
+        end_orphan(trial.user_attrs.get(keys.WORKER, {}))
     with lock(job.storage, job.study_name, "ask"):
         reclaim(study, nobodys(study), job.space.give_up.attempts)
 
@@ -145,7 +146,7 @@ def _search(study: Study, job: Job, loop: Callable[[Lock], Loop], stop: list[int
         finally:
             with contextlib.suppress(*STORAGE_FAULTS):
                 # Nobody may go on, here or elsewhere, with a search that somebody ended.
-                study.set_user_attr("stopped", counted(study) < job.target)
+                study.set_user_attr(keys.STOPPED, counted(study) < job.target)
             turns.close()
         if turns.bad_input:
             raise InputError(turns.bad_input)
@@ -166,8 +167,8 @@ def _summary(study: Study, job: Job, interrupted: bool, error: str | None, secon
         interrupted=interrupted,
         error=error,
         pruned=states.count("pruned"),
-        saved=sum(trial.user_attrs.get("saved", 0.0) for trial in trials),
-        ended=None if interrupted or error else why_ended(trials, job.space, job.target, study.user_attrs["until"]),
+        saved=sum(trial.user_attrs.get(keys.SAVED, 0.0) for trial in trials),
+        ended=None if interrupted or error else why_ended(trials, job.space, job.target, study.user_attrs[keys.UNTIL]),
     )
 
 

@@ -19,6 +19,7 @@ from optuna import Study, TrialPruned
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.attempt import attempt
 from ttq_plugin.search.crew.ending import why_ended
 from ttq_plugin.search.crew.job import Job, TrialCode
@@ -148,41 +149,41 @@ def _next(study: Study, job: Job) -> tuple[Trial, dict[str, Any]] | None:
     """
     with lock(job.storage, job.study_name, "ask"):
         notes = study.user_attrs
-        check_release(study.study_name, notes.get("release"), job.release)
+        check_release(study.study_name, notes.get(keys.RELEASE), job.release)
         me, others = identity(job.worker), nobodys(study, crew_of({"name": job.worker}))
         trials = study.get_trials(deepcopy=False)
 
         def verdict(trial: FrozenTrial) -> str | None:
-            return INTERRUPTED if trial.user_attrs.get("worker") == me else others(trial)
+            return INTERRUPTED if trial.user_attrs.get(keys.WORKER) == me else others(trial)
 
         if reclaim(study, verdict, job.space.give_up.attempts, trials):
             trials = study.get_trials(deepcopy=False)
-        target = notes.get("trials", job.target)
-        if orphaned(me) or notes.get("stopped") or why_ended(trials, job.space, target, notes.get("until")):
+        target = notes.get(keys.TRIALS, job.target)
+        if orphaned(me) or notes.get(keys.STOPPED) or why_ended(trials, job.space, target, notes.get(keys.UNTIL)):
             return None
         if job.space.sampler == "grid" and not waiting(trials):
             index = handed_of_grid(trials)
-            study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={"grid": index})
+            study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={keys.GRID: index})
         study.sampler = make_sampler(job.space.sampler, job.seed, next_number(trials), target)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
             trial = study.ask()
         # Before the name: a named trial always has a sign of life that can grow old.
         insides.beat(study, trial)
-        trial.set_user_attr("worker", me)
+        trial.set_user_attr(keys.WORKER, me)
         return trial, _drawn(trial, job)
 
 
 def _drawn(trial: Trial, job: Job) -> dict[str, Any]:
     """The keywords of the trial's Settings; that all of them are drawn is told last, by `parameters`."""
     values = job.space.suggest(trial)
-    seed = trial.user_attrs.get("seed", job.seed)
+    seed = trial.user_attrs.get(keys.SEED, job.seed)
     settings = job.space.settings(values, seed)
     for key, value in {
-        "origin": trial.user_attrs.get("origin", "search"),
-        "seed": seed,
-        "started": time.time(),
-        "parameters": {name: value for name, value in settings.items() if value is not None and name != "task"},
+        keys.ORIGIN: trial.user_attrs.get(keys.ORIGIN, "search"),
+        keys.SEED: seed,
+        keys.STARTED: time.time(),
+        keys.PARAMETERS: {name: value for name, value in settings.items() if value is not None and name != "task"},
     }.items():
         trial.set_user_attr(key, value)
     return settings
@@ -221,21 +222,26 @@ def _run_one(
         raise
     except TrialPruned as stop:
         seconds = time.perf_counter() - begun
-        told = {"reason": str(stop), "seconds": seconds, "saved": judge.saved(seconds), "looks": judge.looks}
+        told = {
+            keys.REASON: str(stop),
+            keys.SECONDS: seconds,
+            keys.SAVED: judge.saved(seconds),
+            keys.LOOKS: judge.looks,
+        }
         patiently(lambda: _tell(study, trial, job, told, None, state=TrialState.PRUNED), job.patience)
         return
     except Exception as error:
         diverged = isinstance(error, Diverged)
         reason = f"diverged: {error}" if diverged else _describe(error)
-        told = {"reason": reason, "diverged": diverged, "seconds": time.perf_counter() - begun}
+        told = {keys.REASON: reason, keys.DIVERGED: diverged, keys.SECONDS: time.perf_counter() - begun}
         patiently(lambda: _tell(study, trial, job, told, None), job.patience)
         return
     outcome = found.outcome
     _keep_weights(study, trial, job, code, outcome.model, _about(job, settings, prepared))
-    told = {"metrics": found.metrics, "notes": found.notes, "seconds": float(outcome.seconds)}
-    told["curves"] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
-    told |= {"looks": judge.looks} if judge.looks else {}
-    told |= {"parts": found.parts} if found.parts else {}
+    told = {keys.METRICS: found.metrics, keys.NOTES: found.notes, keys.SECONDS: float(outcome.seconds)}
+    told[keys.CURVES] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
+    told |= {keys.LOOKS: judge.looks} if judge.looks else {}
+    told |= {keys.PARTS: found.parts} if found.parts else {}
     patiently(lambda: _tell(study, trial, job, told, found.values, limits=found.limits), job.patience)
 
 
@@ -264,7 +270,7 @@ def _tell(
 def _ours(study: Study, trial: Trial, job: Job) -> bool:
     """Whether the running trial is still this worker's; ask under the study's ask lock."""
     now = insides.now_of(study, trial)
-    return bool(now.state == TrialState.RUNNING and now.user_attrs.get("worker", {}).get("name") == job.worker)
+    return bool(now.state == TrialState.RUNNING and now.user_attrs.get(keys.WORKER, {}).get("name") == job.worker)
 
 
 def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, str]:
@@ -286,7 +292,7 @@ def _keep_weights(
                 return
             if job.models_dir is not None:
                 code.save_weights(model, Path(job.models_dir) / name, about)
-            elif study.user_attrs.get("models"):
+            elif study.user_attrs.get(keys.MODELS):
                 with tempfile.TemporaryDirectory() as folder:
                     code.save_weights(model, Path(folder) / name, about)
                     send(study, trial.number, Path(folder) / name)
@@ -300,8 +306,8 @@ def _keep_weights(
 def _give_up_if_hopeless(study: Study, alike: int) -> None:
     """Where the first trials, that many, all fail with one and the same error, it is not the settings' fault."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
-    reasons = {trial.user_attrs.get("reason") for trial in trials}
-    same = len(reasons) == 1 and all(trial.user_attrs.get("diverged") is False for trial in trials)
+    reasons = {trial.user_attrs.get(keys.REASON) for trial in trials}
+    same = len(reasons) == 1 and all(trial.user_attrs.get(keys.DIVERGED) is False for trial in trials)
     if len(trials) >= alike and same:
         raise Hopeless(f"The first {len(trials)} trials all failed with the same error: {reasons.pop()}")
 

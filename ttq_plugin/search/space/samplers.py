@@ -13,6 +13,7 @@ from numpy.random import SeedSequence
 from optuna.trial import FrozenTrial, TrialState
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 
 SAMPLERS = {
     "tpe": "tree-structured Parzen estimator; the best choice for several objectives",
@@ -111,7 +112,7 @@ def check_grid(space: Gridded) -> None:
 
 def handed_of_grid(trials: Sequence[FrozenTrial]) -> int:
     """How many of the grid's combinations have become trials."""
-    return sum("grid" in trial.user_attrs for trial in trials)
+    return sum(keys.GRID in trial.user_attrs for trial in trials)
 
 
 def waiting(trials: Sequence[FrozenTrial]) -> bool:

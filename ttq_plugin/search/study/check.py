@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.confirm import CONFIRMED
 from ttq_plugin.search.space.samplers import check_grid
 from ttq_plugin.search.space.space import Space
@@ -38,7 +39,7 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     if resume:
         study = load_study(storage, name)
         check_same_search(study, space, seed)
-        return int(study.user_attrs["seed"])
+        return int(study.user_attrs[keys.SEED])
     check_name("the name of a study", name)
     if name.endswith(CONFIRMED):
         raise InputError(f"Names that end with {CONFIRMED!r} belong to `ttq search --confirm`, got {name!r}.")

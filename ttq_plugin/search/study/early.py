@@ -10,6 +10,7 @@ from optuna import Study
 from optuna.trial import TrialState
 
 from ttq_plugin.fronts import is_higher, upward
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.patience import PATIENCE, patiently
 from ttq_plugin.search.space.objectives import Constraint, gains
 from ttq_plugin.search.space.space import Space
@@ -96,9 +97,9 @@ class Judge:
     def _hopeless(self, now: Mapping[str, float]) -> str | None:
         trials = patiently(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), PATIENCE)
         pairs = [
-            (trial.user_attrs["looks"][self._times[self.epoch]], trial.user_attrs["metrics"])
+            (trial.user_attrs[keys.LOOKS][self._times[self.epoch]], trial.user_attrs[keys.METRICS])
             for trial in trials
-            if self._times[self.epoch] in trial.user_attrs.get("looks", {})
+            if self._times[self.epoch] in trial.user_attrs.get(keys.LOOKS, {})
         ]
         if len(pairs) < EXPERIENCE:
             return None

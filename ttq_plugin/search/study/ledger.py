@@ -15,6 +15,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from ttq_plugin.search import keys
 from ttq_plugin.search.crew.processes import alive, crew_of, orphaned
 from ttq_plugin.search.study import insides
 from ttq_plugin.tracking.records import Parameter, TrialRecord
@@ -24,11 +25,8 @@ _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialStat
 INTERRUPTED = "interrupted"
 """The reason of a loss that does not speak against the trial: it ended with the search, or had not begun."""
 
-KEPT = ("origin", "seed", "member", "grid")
+KEPT = (keys.ORIGIN, keys.SEED, keys.MEMBER, keys.GRID)
 """The attributes with which a trial can be enqueued: they stay when it waits again."""
-
-LOSSES = "losses"
-"""The study's attribute that tells of each lost trial why, loss by loss."""
 
 Verdict = Callable[[FrozenTrial], str | None]
 """From a running trial to the reason why it is lost, None if it is not."""
@@ -70,7 +68,7 @@ def counted(study: Study, trials: Sequence[FrozenTrial] | None = None) -> int:
 
 def losses(study: Study) -> dict[int, list[str]]:
     """Of each trial that lost its worker, by its number, the reasons in their order."""
-    return {int(number): list(reasons) for number, reasons in study.user_attrs.get(LOSSES, {}).items()}
+    return {int(number): list(reasons) for number, reasons in study.user_attrs.get(keys.LOSSES, {}).items()}
 
 
 def _read(study: Study, trials: Sequence[FrozenTrial] | None) -> Sequence[FrozenTrial]:
@@ -103,7 +101,7 @@ def running(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[R
         what is known of them so far.
     """
     at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
-    records = [(_record(trial), trial.user_attrs.get("worker")) for trial in at_work]
+    records = [(_record(trial), trial.user_attrs.get(keys.WORKER)) for trial in at_work]
     return [RunningTrial(r.number, r.parameters, r.origin, r.seed, r.started, worker) for r, worker in records]
 
 
@@ -113,21 +111,21 @@ def _record(trial: FrozenTrial, lost: Sequence[str] = ()) -> TrialRecord:
     drawn = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
     begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
     ended = trial.datetime_complete.timestamp() if trial.datetime_complete else time.time()
-    started = notes.get("started", begun)
+    started = notes.get(keys.STARTED, begun)
     return TrialRecord(
         number=trial.number,
         state=_STATES.get(trial.state, "running"),
-        parameters=notes.get("parameters", drawn),
-        metrics=notes.get("metrics", {}),
-        origin=notes.get("origin", "search"),
-        seed=notes.get("seed", 0),
+        parameters=notes.get(keys.PARAMETERS, drawn),
+        metrics=notes.get(keys.METRICS, {}),
+        origin=notes.get(keys.ORIGIN, "search"),
+        seed=notes.get(keys.SEED, 0),
         started=started,
-        seconds=notes.get("seconds", max(0.0, ended - started)),
-        reason=notes.get("reason"),
-        notes=[*notes.get("notes", []), *(f"run again: {why}" for why in lost if why != INTERRUPTED)],
+        seconds=notes.get(keys.SECONDS, max(0.0, ended - started)),
+        reason=notes.get(keys.REASON),
+        notes=[*notes.get(keys.NOTES, []), *(f"run again: {why}" for why in lost if why != INTERRUPTED)],
         violated=[text for text, violation in trial.constraints.items() if violation > 0],
-        curves=notes.get("curves", {}),
-        parts=notes.get("parts", {}),
+        curves=notes.get(keys.CURVES, {}),
+        parts=notes.get(keys.PARTS, {}),
     )
 
 
@@ -168,7 +166,7 @@ def nobodys(study: Study, crew: str = "") -> Verdict:
     silent: set[int] | None = None
 
     def verdict(trial: FrozenTrial) -> str | None:
-        worker = trial.user_attrs.get("worker")
+        worker = trial.user_attrs.get(keys.WORKER)
         if worker is None:
             return INTERRUPTED  # it was not begun
         if crew and crew_of(worker) == crew:
@@ -202,11 +200,11 @@ def lose(study: Study, trial: FrozenTrial, reason: str, attempts: int) -> bool:
     """
     before = losses(study).get(trial.number, [])
     against = sum(why != INTERRUPTED for why in [*before, reason])
-    note = (LOSSES, partial(_with_loss, str(trial.number), reason))
+    note = (keys.LOSSES, partial(_with_loss, str(trial.number), reason))
     if reason != INTERRUPTED and against >= attempts:
         told = f"{reason}, given up after {attempts} attempt{'s' if attempts > 1 else ''}"
         return insides.give_up(study, trial, reason=told, note=note)
-    return insides.put_back(study, trial, forget="parameters" not in trial.user_attrs, keep=KEPT, note=note)
+    return insides.put_back(study, trial, forget=keys.PARAMETERS not in trial.user_attrs, keep=KEPT, note=note)
 
 
 def _with_loss(number: str, reason: str, known: dict[str, list[str]] | None) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import optuna
 from optuna import Study
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study import insides
@@ -51,19 +52,19 @@ def open_study(
         study = load_study(storage, name, heartbeat=heartbeat)
         check_same_search(study, space, seed)
         for parameters in starts:
-            study.enqueue_trial(dict(parameters), user_attrs={"origin": "warm"}, skip_if_exists=True)
+            study.enqueue_trial(dict(parameters), user_attrs={keys.ORIGIN: "warm"}, skip_if_exists=True)
         return study
     backend = open_storage(storage, create=True, heartbeat=heartbeat)
     notes = {
-        "objectives": list(space.objectives),
-        "task": space.task,
-        "seed": space.seed if seed is None else seed,
-        "space": space.text,
+        keys.OBJECTIVES: list(space.objectives),
+        keys.TASK: space.task,
+        keys.SEED: space.seed if seed is None else seed,
+        keys.SPACE: space.text,
     }
     waiting: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
     for origin, settings in (("paper", space.enqueued()), ("warm", starts)):
         known = [entry for entry, _ in waiting]
-        waiting += [(entry, {"origin": origin}) for entry in settings if entry not in known]
+        waiting += [(entry, {keys.ORIGIN: origin}) for entry in settings if entry not in known]
     try:
         return insides.create_study(backend, name, len(space.objectives), notes, waiting)
     except optuna.exceptions.DuplicatedStudyError:
@@ -110,7 +111,7 @@ def stored_space(study: Study) -> Space:
     Raises:
         InputError: the study was not made by ttq.
     """
-    text = study.user_attrs.get("space")
+    text = study.user_attrs.get(keys.SPACE)
     if text is None:
         raise InputError(f"The study {study.study_name!r} was not made by ttq: it does not say what was searched.")
     return parse_space(text, f"the space stored in study {study.study_name!r}")
@@ -120,7 +121,7 @@ def check_same_search(study: Study, space: Space, seed: int | None) -> None:
     """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
     name = study.study_name
     before = stored_space(study)
-    kept, asked = list(study.user_attrs.get("objectives", [])), list(space.objectives)
+    kept, asked = list(study.user_attrs.get(keys.OBJECTIVES, [])), list(space.objectives)
     if before.metric != space.metric:
         raise InputError(
             f"The study {name!r} is scored by {_described(before)}, but the task's metric is {_described(space)}; "
@@ -150,9 +151,9 @@ def check_same_search(study: Study, space: Space, seed: int | None) -> None:
             raise InputError(
                 f"The study {name!r} has {key} with log: {str(scales[key]).lower()}; keep it, or use another."
             )
-    if seed is not None and seed != study.user_attrs["seed"]:
+    if seed is not None and seed != study.user_attrs[keys.SEED]:
         raise InputError(
-            f"The study {name!r} has seed {study.user_attrs['seed']}, got {seed}; leave --seed out to continue it."
+            f"The study {name!r} has seed {study.user_attrs[keys.SEED]}, got {seed}; leave --seed out to continue it."
         )
 
 
@@ -168,12 +169,12 @@ def check_same_start(study: Study, fingerprint: str | None, weights: str | None)
         InputError: they are others.
     """
     name, notes = study.study_name, study.user_attrs
-    if fingerprint and notes.get("fingerprint", fingerprint) != fingerprint:
+    if fingerprint and notes.get(keys.FINGERPRINT, fingerprint) != fingerprint:
         raise InputError(
             f"The study {name!r} was searched on other data than the task loads now; search them as another study."
         )
-    if "weights" in notes and notes["weights"] != digest_of(weights):
-        before = "your own full-precision weights" if notes["weights"] else "the weights of the task's recipe"
+    if keys.WEIGHTS in notes and notes[keys.WEIGHTS] != digest_of(weights):
+        before = "your own full-precision weights" if notes[keys.WEIGHTS] else "the weights of the task's recipe"
         raise InputError(
             f"The study {name!r} starts from {before}, got {weights or 'no --weights'}; give the same, or use another "
             "study name."

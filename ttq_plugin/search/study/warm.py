@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.search import keys
 from ttq_plugin.search.space.ranges import SHARED, Problem, own_names
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.study import load_study
@@ -79,7 +80,7 @@ def _from_study(name: str, space: Space, storage: str) -> list[dict[str, Any]]:
     entries, problem = [], None
     for trial in sorted(trials, key=lambda trial: trial.number):
         try:
-            entries.append(_entry(trial.user_attrs.get("parameters", {}), space))
+            entries.append(_entry(trial.user_attrs.get(keys.PARAMETERS, {}), space))
         except Problem as error:
             problem = problem or f"{' '.join(str(part) for part in error.path)} {error}"
     if not entries:
