@@ -1,5 +1,6 @@
 """Searches on PostgreSQL: several machines, workers that come and go, and what is refused."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -58,9 +59,14 @@ def running_on(study, machine=None):
     return [trial.number for trial in running if machine in {None, trial.user_attrs["worker"]["host"]}]
 
 
-def living(processes):
-    """Those of the processes that can still be looked at."""
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+def titles_of(processes):
+    """What the command lines say of those of the processes that do not end while one looks."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.add(" ".join(process.cmdline()))
+    return found
 
 
 @pytest.mark.service
@@ -73,7 +79,7 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
     titles = set()
 
     def follow(done, running):
-        titles.update(" ".join(process.cmdline()) for process in living(psutil.Process().children(recursive=True)))
+        titles.update(titles_of(psutil.Process().children(recursive=True)))
         crews = {trial.worker["name"].split(".")[0] for trial in running if trial.worker}
         if len(crews) == 2 and len(running) == 4 and "restarted" not in state:
             state["restarted"] = len(done)
