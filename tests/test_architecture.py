@@ -43,6 +43,12 @@ def sources() -> dict[str, Path]:
 
 
 @cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a file's syntax."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports() -> dict[str, set[str]]:
     """Module -> the package's modules that it imports anywhere, for type checking alone too."""
     return {name: imported(name, path) - {name} for name, path in sources().items()}
@@ -51,7 +57,7 @@ def imports() -> dict[str, set[str]]:
 def imported(name: str, path: Path) -> set[str]:
     home = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {module for alias in node.names if (module := known(alias.name))}
         elif isinstance(node, ast.ImportFrom):
@@ -118,13 +124,54 @@ def test_names_are_encoded_by_one_module():
     """No other escapes HTML, quotes for a shell, or makes a name out of another by replacing what does not fit."""
     found = []
     for name, path in sources().items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             used = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             used += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "re.sub" and len(node.args) > 1:
                 used += ["re.sub"] if ast.unparse(node.args[1]) in {"'_'", "'-'", "''"} else []
             found += [(name, each) for each in used if each in {*ENCODERS, "re.sub"}]
     assert {name for name, _ in found} == {"ttq_plugin.support.names"}, found
+
+
+LOWERING = "ttq_plugin.deploy.program."
+"""What reads a model for deployment: the runtime, the C code and the integer networks are made from what it found."""
+
+
+def used(path: Path) -> set[str]:
+    """The dotted names that a module uses, in whole and from each dot on."""
+    dotted = {ast.unparse(node) for node in nodes(path) if isinstance(node, ast.Attribute)}
+    return {name.split(".", start)[-1] for name in dotted for start in range(name.count(".") + 1)}
+
+
+def test_models_are_traced_by_one_module():
+    """C code, runtime, integer networks and ONNX begin with graphs that are made in one place."""
+    tracers = {"fx.Tracer", "symbolic_trace", "export.export"}
+    assert {name for name, path in sources().items() if used(path) & tracers} == {LOWERING + "graphs"}
+
+
+def test_a_norm_is_folded_in_one_place():
+    """But for NNI's own folding, which is repeated to the last bit."""
+    statistics = {"running_mean", "running_var"}
+    written = {
+        name
+        for name, path in sources().items()
+        for node in nodes(path)
+        if (isinstance(node, ast.Constant) and node.value in statistics)
+        or (isinstance(node, ast.Attribute) and node.attr in statistics)
+    }
+    assert written == {LOWERING + "folding", "ttq_plugin.nni_adapter.layers.folding"}
+
+
+def test_what_a_module_does_stands_in_one_table():
+    """Nothing else that deploys a model asks for the classes of its activations, norms, poolings and dropouts."""
+    words = ("ReLU", "BatchNorm", "MaxPool", "AvgPool", "Dropout", "Identity", "Sigmoid", "SiLU", "GELU", "Tanh")
+    found = {
+        name
+        for name, path in sources().items()
+        if name.startswith("ttq_plugin.deploy.")
+        and any(part.startswith("nn.") and any(word in part for word in words) for part in used(path))
+    }
+    assert found == {LOWERING + "operators"}
 
 
 def test_the_search_for_circles_finds_one():

@@ -25,8 +25,8 @@ PREFIX = "model."
 """What the names of parameters begin with in the flat model."""
 
 
-class Flat(nn.Module):
-    """A model between flat inputs and outputs.
+class Spread(nn.Module):
+    """A model that is given its inputs' tensors as one list.
 
     Args:
         model: The model.
@@ -38,10 +38,18 @@ class Flat(nn.Module):
         self.model = model
         self.form = [example]  # in a list, so that a module in it would be none of ours
 
+    def forward(self, found: list[Tensor]) -> Any:
+        """Call the model with these tensors in their places."""
+        places = itertools.count()
+        return call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))
+
+
+class Flat(Spread):
+    """A model between flat inputs and outputs."""
+
     def forward(self, found: list[Tensor]) -> tuple[Tensor, ...]:
         """Call the model with these tensors in their places, and take the tensors out of what it returns."""
-        places = itertools.count()
-        return tuple(tensors(call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))))
+        return tuple(tensors(super().forward(found)))
 
 
 @contextmanager

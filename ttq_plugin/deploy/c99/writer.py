@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ttq_plugin.deploy.c99.codes import Stored, stored
 from ttq_plugin.deploy.c99.text import C_CODE, array, number, source
+from ttq_plugin.deploy.program.folding import folded_step
+from ttq_plugin.deploy.program.geometry import pooled
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 from ttq_plugin.support.names import in_comment
 
@@ -147,7 +147,7 @@ class Writer:
         gain, shift = self._affine(more)
         pool = more["pool"] or {"size": (1, 1), "stride": (1, 1)}
         out = more["out"]
-        pooled = [(n - s) // t + 1 for n, s, t in zip(out, pool["size"], pool["stride"], strict=True)]
+        after = pooled(out, pool)
         fields: dict[str, Any] = {
             "weight": self.weight_fields(weight),
             "gain": "NULL" if gain is None else self.constant(gain, (id(more), "gain")),
@@ -165,25 +165,19 @@ class Writer:
         fields |= {"out_channels": channels, "out_rows": out[0], "out_columns": out[1]}
         fields |= dict(zip(("pool_rows", "pool_columns"), pool["size"], strict=True))
         fields |= dict(zip(("pool_row_stride", "pool_column_stride"), pool["stride"], strict=True))
-        fields |= {"pooled_rows": pooled[0], "pooled_columns": pooled[1]}
+        fields |= {"pooled_rows": after[0], "pooled_columns": after[1]}
         rows = more["transposed_output"]
-        fields["out_channel_step"] = 1 if rows else pooled[0] * pooled[1]
+        fields["out_channel_step"] = 1 if rows else after[0] * after[1]
         fields["out_position_step"] = channels if rows else 1
         self.largest = max([self.largest, *(value for value in fields.values() if isinstance(value, int))])
         return fields
 
     def _affine(self, more: dict[str, Any]) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-        """Factor and term of each output channel: the bias, or bias and BatchNorm together."""
-
-        def read(name: str | None, default: float) -> Tensor:
-            return self.program.tensors[name].double() if name else torch.tensor(default, dtype=torch.float64)
-
-        if not more["norm"]:
-            return None, read(more["bias"], 0).float().numpy() if more["bias"] else None
-        norm = more["norm"]
-        gain = read(norm["weight"], 1) / (read(norm["running_var"], 1) + norm["eps"]).sqrt()
-        shift = (read(more["bias"], 0) - read(norm["running_mean"], 0)) * gain + read(norm["bias"], 0)
-        return gain.float().numpy(), shift.float().numpy()
+        """Factor and term of each output channel, where it has some."""
+        if not more["norm"] and not more["bias"]:
+            return None, None
+        gain, shift = folded_step(self.program.tensors, more, len(self.program.tensors[more["weight"]]))
+        return gain.float().numpy() if more["norm"] else None, shift.float().numpy()
 
 
 def _buffers(step: Step) -> list[Buffer]:

@@ -14,6 +14,7 @@ from ttq_plugin.deploy.c_int8.layout import ELEMENTS, LAYER, LOOPS, POOLING, RED
 from ttq_plugin.deploy.c_int8.placement import Placement, place
 from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram, most_counted
 from ttq_plugin.deploy.integer.windows import spans
+from ttq_plugin.deploy.program.geometry import pooled
 from ttq_plugin.deploy.program.steps import View
 from ttq_plugin.errors import InputError
 
@@ -146,7 +147,7 @@ class Writer:
         assert op.weights is not None
         channels = len(op.weights.codes)
         pool = more["pool"] or {"size": (1, 1), "stride": (1, 1)}
-        pooled = [(n - s) // t + 1 for n, s, t in zip(more["out"], pool["size"], pool["stride"], strict=True)]
+        after = pooled(more["out"], pool)
         steps, rows, columns = more["steps"], more["rows"], more["columns"]
         kernel, inner = more["kernel"], more["channels"]
         if kernel == (1, 1) and columns == 1 and more["padding"] == (0, 0) and more["groups"] == 1:
@@ -159,8 +160,8 @@ class Writer:
             values |= dict(zip((f"row_{word}", f"column_{word}"), more[word], strict=True))
         values |= dict(zip(("pool_rows", "pool_columns"), pool["size"], strict=True))
         values |= dict(zip(("pool_row_stride", "pool_column_stride"), pool["stride"], strict=True))
-        values |= {"out_channels": channels // more["groups"], "pooled_rows": pooled[0], "pooled_columns": pooled[1]}
-        values["out_channel_step"] = 1 if more["transposed_output"] else pooled[0] * pooled[1]
+        values |= {"out_channels": channels // more["groups"], "pooled_rows": after[0], "pooled_columns": after[1]}
+        values["out_channel_step"] = 1 if more["transposed_output"] else after[0] * after[1]
         values["out_position_step"] = channels if more["transposed_output"] else 1
         return values
 

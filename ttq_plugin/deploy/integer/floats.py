@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ttq_plugin.deploy.integer.graph import Graph, Op
 from ttq_plugin.deploy.integer.windows import image_of, largest_pool, spread_layer, sum_pool
+from ttq_plugin.deploy.program.folding import folded_step
 from ttq_plugin.deploy.program.steps import Buffer, View
 
 Seen = Callable[[Any, Tensor], None]
@@ -74,32 +75,9 @@ def run(graph: Graph, x: Tensor, seen: Seen) -> Tensor:
     return memory.read(graph.output).flatten(1)
 
 
-def gain_and_shift(tensors: dict[str, Tensor], more: dict[str, Any], channels: int) -> tuple[Tensor, Tensor]:
-    """Factor and term of each output channel, float64: the bias, or bias and BatchNorm together.
-
-    Args:
-        tensors: Constants by name.
-        more: The layer's.
-        channels: How many.
-
-    Returns:
-        Two tensors (channels,).
-    """
-
-    def read(name: str | None, default: float) -> Tensor:
-        return tensors[name].double() if name else torch.tensor(default, dtype=torch.float64)
-
-    norm = more["norm"]
-    if not norm:
-        return torch.ones(channels, dtype=torch.float64), read(more["bias"], 0).expand(channels)
-    gain = read(norm["weight"], 1) / (read(norm["running_var"], 1) + norm["eps"]).sqrt()
-    shift = (read(more["bias"], 0) - read(norm["running_mean"], 0)) * gain + read(norm["bias"], 0)
-    return gain.expand(channels), shift.expand(channels)
-
-
 def _layer(graph: Graph, op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
     weight = graph.tensors[op.more["weight"]].double()
-    gain, shift = gain_and_shift(graph.tensors, op.more, len(weight))
+    gain, shift = folded_step(graph.tensors, op.more, len(weight))
     total = spread_layer(image_of(op.more, inputs[0]), weight, op.more)
     total = total * gain.view(-1, 1, 1) + shift.view(-1, 1, 1)
     if op.function is not None:

@@ -18,10 +18,10 @@ from ttq_plugin.deploy.integer.arithmetic import (
     mantissas,
     table,
 )
-from ttq_plugin.deploy.integer.floats import gain_and_shift
 from ttq_plugin.deploy.integer.graph import Graph, Op
 from ttq_plugin.deploy.integer.ranges import Ranges
 from ttq_plugin.deploy.integer.windows import spans, taps
+from ttq_plugin.deploy.program.folding import folded_step
 from ttq_plugin.deploy.program.steps import Buffer, View
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.integer import integer_codes
@@ -208,7 +208,7 @@ def _layer(
     weight = graph.tensors[name].float()
     inner = target if op.function is None else ranges.affines[op]
     codes, scales = _weights(weight, ternary)
-    gain, shift = gain_and_shift(graph.tensors, op.more, len(weight))
+    gain, shift = folded_step(graph.tensors, op.more, len(weight))
     fan_in = weight[0].numel()
     if fan_in * 255 * (1 if len(scales) == 2 else 127) > LARGEST_SUM:
         raise InputError(f"sums of {name} do not fit into 32 bits: {fan_in} products; make the layer narrower.")

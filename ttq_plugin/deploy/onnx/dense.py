@@ -13,6 +13,7 @@ from ttq_plugin.core.model.copying import copied
 from ttq_plugin.deploy.extras import need
 from ttq_plugin.deploy.flat import PREFIX, Flat, exporting, input_names, output_names, reason
 from ttq_plugin.deploy.onnx.masks import spread_masks
+from ttq_plugin.deploy.program.graphs import exported
 from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.inputs import call, map_tensors, named_tensors, repeated, tensors, to_device
 
@@ -86,11 +87,9 @@ def _exported(
     shapes = ([{0: batch} if _batched(tensor) else {} for tensor in found],)
     try:
         with exporting():
-            exported: Any = flat
-            if strict:
-                exported = torch.export.export(flat, (found,), dynamic_shapes=shapes, strict=True)
+            given: Any = exported(flat, found, shapes, strict=True) if strict else flat
             program = torch.onnx.export(
-                exported,
+                given,
                 () if strict else (found,),
                 dynamo=True,
                 opset_version=OPSET,

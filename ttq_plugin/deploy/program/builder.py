@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx
 
 from ttq_plugin.deploy.flat import PREFIX
-from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View, arguments, is_operator, kind_of
+from ttq_plugin.deploy.program.operators import IDLE, Operator, arguments, is_operator, kind_of
+from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 from ttq_plugin.errors import InputError
 
 Operation = Callable[["Builder", fx.Node, dict[str, Any]], Any]
@@ -137,6 +138,8 @@ class Builder:
         if base not in known.views and self._constant(node):
             self.values[node] = self._computed(node)
         elif base in known.identities:
+            if base in IDLE and not Operator(base, given).idle:
+                raise self.missing(node, f"{kind} that stays on in evaluation mode")
             self.values[node] = self.value(node.args[0])
         elif base in known.views:
             self._view(node)

@@ -1,24 +1,33 @@
 """What a convolution or linear layer takes along of what follows it: one decision for every form of a model.
 
-Whoever reads a model (torch's modules, or the operators of an exported graph) says what a follower is; here it is
-decided whether the layer before it can do it in one go. The order in which that is done is always the same: BatchNorm,
-pooling, activation. An activation before the pooling may be done after it, because it never turns the larger of two
-values into the smaller one.
+Operators are read alike from torch's modules and from exported graphs; here it is decided whether the layer before one
+can do it in one go. The order in which that is done is always the same: BatchNorm, pooling, activation. An activation
+before the pooling may be done after it, because it never turns the larger of two values into the smaller one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-Pair = tuple[int, int]
+from torch import fx, nn
+
+from ttq_plugin.deploy.program.folding import fixed
+from ttq_plugin.deploy.program.geometry import Pair, pair
+from ttq_plugin.deploy.program.operators import Operator, Reader, read
+
+DIMS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv_transpose1d": 1, "conv_transpose2d": 2}
+"""Dimensions along which the windows of a layer move; products of matrices are linear layers."""
+POOLS = {"max_pool1d": 1, "max_pool2d": 2}
 
 
 @dataclass(frozen=True)
 class Norm:
-    """BatchNorm with the statistics of the training; ``what`` is the reader's own."""
+    """BatchNorm with the statistics of the training."""
 
-    what: Any
+    what: Operator
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class MaxPool:
     window: Pair
     stride: Pair
     plain: bool
+    dims: int = 2
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,21 @@ class Tail:
     """What follows a layer.
 
     Attributes:
-        norm: BatchNorm, as the reader gave it, or None.
+        norm: BatchNorm, or None.
         slope: Of the activation below zero: 1 none, 0 ReLU, between them LeakyReLU.
         pool: (window, stride) of max-pooling, each (rows, columns), or None.
     """
 
-    norm: Any = None
+    norm: Operator | None = None
     slope: float = 1.0
     pool: tuple[Pair, Pair] | None = None
 
-    def take(self, follower: Follower | None, linear: bool) -> bool:
+    def take(self, follower: Follower | None, dims: int) -> bool:
         """Take along what nothing but the layer so far is followed by, if it can be.
 
         Args:
             follower: What it is; None for whatever no layer takes along.
-            linear: Whether the layer is a linear one, whose outputs have no rows and columns.
+            dims: Of the layer's windows: 0 for a linear layer, whose outputs have no rows and columns.
 
         Returns:
             Whether it was taken.
@@ -72,13 +82,105 @@ class Tail:
         match follower:
             case Nothing():
                 return True
-            case Norm(what) if not linear and self == Tail():
+            case Norm(what) if dims and self == Tail():
                 self.norm = what
                 return True
             case Activation(slope) if self.slope == 1 and 0 <= slope < 1:
                 self.slope = slope
                 return True
-            case MaxPool(window, stride, True) if not linear and self.pool is None:
+            case MaxPool(window, stride, True, along) if along == dims and self.pool is None:
                 self.pool = window, stride
                 return True
         return False
+
+
+def follower(operator: Operator | None) -> Follower | None:
+    """Say what an operator is to the layer before it.
+
+    Args:
+        operator: The operator; None for an opaque one.
+
+    Returns:
+        None for whatever no layer takes along.
+    """
+    if operator is None:
+        return None
+    kind, given = operator.kind, operator.given
+    if operator.idle:
+        return Nothing()
+    if kind == "batch_norm":
+        return Norm(operator) if fixed(given) else None
+    if kind in ("relu", "leaky_relu"):
+        slope = given.get("negative_slope", 0.0)
+        return Activation(float(slope)) if isinstance(slope, int | float) else None
+    if kind in POOLS:
+        return _pool(given, POOLS[kind])
+    return None
+
+
+def _pool(given: Mapping[str, Any], dims: int) -> MaxPool | None:
+    numbers = [given[word] for word in ("kernel_size", "stride", "padding", "dilation")]
+    single = [each for value in numbers for each in (value if isinstance(value, list | tuple) else [value])]
+    if any(isinstance(each, fx.Node) for each in single):
+        return None  # a window that is computed from the model's inputs
+    window, stride = pair(numbers[0], dims), pair(numbers[1] or numbers[0], dims)
+    plain = not any(pair(numbers[2], dims, 0)) and set(pair(numbers[3], dims)) == {1} and not given["ceil_mode"]
+    return MaxPool(window, stride, plain, dims)
+
+
+def followers(node: fx.Node, dims: int, reader: Reader) -> tuple[list[fx.Node], Tail]:
+    """Collect what follows a layer and only that layer, as far as it can be taken along.
+
+    Args:
+        node: The layer, in any graph.
+        dims: Of its windows.
+        reader: Says what a node of the graph does.
+
+    Returns:
+        The nodes, from the layer's own on, and what they are together.
+    """
+    absorbed, tail = [node], Tail()
+    while len(node.users) == 1:
+        [following] = node.users
+        if following.args[:1] != (node,) or not tail.take(follower(reader(following)), dims):
+            break
+        node = following
+        absorbed.append(node)
+    return absorbed, tail
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A layer of a traced graph.
+
+    Attributes:
+        nodes: The layer's and those that it takes along.
+        layer: What it is, with its module.
+        tail: What it takes along.
+    """
+
+    nodes: list[fx.Node]
+    layer: Operator
+    tail: Tail
+
+
+def fusions(graph: fx.GraphModule, takes: Callable[[nn.Module], bool]) -> list[Fusion]:
+    """Find the layers of a traced graph; all of its other nodes are opaque and stay what they are.
+
+    Args:
+        graph: From ``traced``; not changed.
+        takes: Whether a layer is one that whoever asks can run.
+
+    Returns:
+        The layers in order, each with what it takes along.
+    """
+    modules = dict(graph.named_modules())
+    found = []
+    for node in graph.graph.nodes:
+        if node.op != "call_module" or not takes(modules[str(node.target)]):
+            continue
+        layer = read(node, modules)
+        if layer is not None and layer.kind in DIMS:
+            nodes, tail = followers(node, DIMS[layer.kind], partial(read, modules=modules))
+            found.append(Fusion(nodes, layer, tail))
+    return found

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder
-from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
-from ttq_plugin.deploy.program.steps import Step, View, arguments, geometry, kind_of, pair
+from ttq_plugin.deploy.program.folding import STATISTICS
+from ttq_plugin.deploy.program.fusion import DIMS, followers
+from ttq_plugin.deploy.program.geometry import geometry, pair
+from ttq_plugin.deploy.program.operators import kind_of, read
+from ttq_plugin.deploy.program.steps import Step, View
 
 LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "matmul", "mm", "bmm")
 PRODUCTS = {"matmul": "other", "mm": "mat2", "bmm": "mat2"}
 """Products of two tensors: the argument that is the second."""
-IDLE = {"dropout", "feature_dropout", "alpha_dropout"}
 
 
 def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
@@ -41,47 +44,19 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
         more |= geometry(node, given, source.meta)
         beyond = build.padding.get(given["input"], (0, 0))
         more["padding"] = (more["padding"][0] + beyond[0], more["padding"][1] + beyond[1])
-    last, tail = node, Tail()
-    while len(last.users) == 1:
-        [follower] = last.users
-        if not tail.take(_follower(build, follower), linear):
-            break
-        build.absorbed.add(follower)
-        last = follower
+    nodes, tail = followers(node, DIMS.get(kind, 0), read)
+    build.absorbed |= set(nodes[1:])
+    last = nodes[-1]
     output = build.new(last)
     pool = None if tail.pool is None else dict(zip(("size", "stride"), tail.pool, strict=True))
-    more |= {"norm": tail.norm, "slope": tail.slope, "pool": pool}
+    more |= {"norm": tail.norm and norm_of(build, tail.norm.given), "slope": tail.slope, "pool": pool}
     build.steps.append(Step("layer", output, [source], more))
     build.values[last] = output
 
 
-def _follower(build: Builder, node: fx.Node) -> Follower | None:
-    """What an operator is to the layer before it."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    kind = kind_of(node).removesuffix("_")
-    given = arguments(node)
-    if kind in IDLE:
-        return None if given["train"] and given["p"] else Nothing()
-    if kind == "batch_norm":
-        if given["running_mean"] is None or given["training"]:  # the batch's own statistics, which one sample has not
-            return None
-        parts = ("weight", "bias", "running_mean", "running_var")
-        return Norm({**{part: build.name_of(given[part]) for part in parts}, "eps": given["eps"]})
-    if kind in ("relu", "leaky_relu"):
-        return Activation(float(given.get("negative_slope", 0.0)))
-    if kind in ("max_pool1d", "max_pool2d"):
-        one = kind == "max_pool1d"
-        size, stride = (_pair(given[word] or given["kernel_size"], one) for word in ("kernel_size", "stride"))
-        plain = not any(pair(given["padding"], 0)) and set(pair(given["dilation"])) == {1} and not given["ceil_mode"]
-        return MaxPool(size, stride, plain)
-    return None
-
-
-def _pair(value: Any, one: bool) -> tuple[int, int]:
-    """(rows, columns) of a window; one number stands for both, unless there is one dimension."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return (1, int(numbers[0])) if one else (int(numbers[0]), int(numbers[-1]))
+def norm_of(build: Builder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A BatchNorm by the names of its constants."""
+    return {**{part: build.name_of(given[part]) for part in STATISTICS}, "eps": given["eps"]}
 
 
 def _linear(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str, Any]) -> View:
@@ -127,24 +102,17 @@ def _transpose(build: Builder, matrix: fx.Node) -> str:
 
 def _transposed(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str, Any]) -> View:
     """A transposed convolution as one over the input with zeros between its values and around them."""
-    one = kind_of(node) == "conv_transpose1d"
     name = build.name_of(given["weight"])
     assert name is not None
     weight, groups = build.tensors[name], given["groups"]
     spatial = tuple(range(2, weight.dim()))
     turned = weight.flip(spatial).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     source = build.value(given["input"])
-    stride, padding, dilation, extra = (
-        (lead, *each) if one else each
-        for lead, each in (
-            (1, _list(given["stride"], one)),
-            (0, _list(given["padding"], one)),
-            (1, _list(given["dilation"], one)),
-            (0, _list(given["output_padding"], one)),
-        )
-    )
-    image = source.meta.unsqueeze(2) if one else source.meta
-    kernel = (1, *weight.shape[2:]) if one else tuple(weight.shape[2:])
+    dims = weight.dim() - 2
+    stride, dilation = (pair(given[word], dims) for word in ("stride", "dilation"))
+    padding, extra = (pair(given[word], dims, 0) for word in ("padding", "output_padding"))
+    image = source.meta.unsqueeze(2) if dims == 1 else source.meta
+    kernel = pair(weight.shape[2:], dims)
     around = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
     if min(around) < 0:
         raise build.missing(node, "a transposed convolution with more padding than its kernel reaches")
@@ -160,14 +128,9 @@ def _transposed(build: Builder, node: fx.Node, given: dict[str, Any], more: dict
     more |= {
         **{"groups": groups, "channels": image.shape[1] // groups, "rows": sizes[0], "columns": sizes[1]},
         **{"steps": wide.meta.stride()[1:], "kernel": kernel, "stride": (1, 1), "padding": (0, 0)},
-        **{"dilation": dilation, "transposed_output": False, "out": pair(node.meta["val"].shape[2:])},
+        **{"dilation": dilation, "transposed_output": False, "out": pair(node.meta["val"].shape[2:], dims)},
     }
     return wide
-
-
-def _list(value: Any, one: bool) -> tuple[int, ...]:
-    numbers = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return numbers[:1] if one else (numbers[0], numbers[-1])
 
 
 def _is_matrix(view: View) -> bool:

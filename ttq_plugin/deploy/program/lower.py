@@ -16,9 +16,11 @@ from torch.export.graph_signature import OutputKind
 from ttq_plugin.core.model.copying import copied
 from ttq_plugin.deploy.flat import Flat, exporting, reason
 from ttq_plugin.deploy.program.builder import Builder, Operations
+from ttq_plugin.deploy.program.graphs import exported
 from ttq_plugin.deploy.program.layers import LAYERS, layer
+from ttq_plugin.deploy.program.operators import is_operator
 from ttq_plugin.deploy.program.ops import IDENTITIES, OPS, VIEWS
-from ttq_plugin.deploy.program.steps import Program, is_operator
+from ttq_plugin.deploy.program.steps import Program
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.inputs import rows, tensors, to_device
 
@@ -47,21 +49,21 @@ def trace(model: nn.Module, example_input: Any) -> Program:
     found = [t.float() if t.is_floating_point() else t for t in tensors(example)]
     try:
         with exporting(), torch.no_grad():
-            exported = torch.export.export(Flat(plain, example), (found,))
+            graph = exported(Flat(plain, example), found)
     except Exception as error:  # torch raises what the module's own code raised, and many kinds of its own
         raise InputError(f"{type(model).__name__} cannot be exported to C: {reason(error)}.") from None
-    return Builder(_simplified(exported), type(model).__name__, OPERATIONS).build()
+    return Builder(_simplified(graph), type(model).__name__, OPERATIONS).build()
 
 
-def _simplified(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _simplified(graph: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The graph with operators that have no steps replaced by those that torch makes them of."""
     table = torch.export.default_decompositions()
     for _ in range(MOST_ROUNDS):
-        unknown = {node.target for node in exported.graph.nodes if is_operator(node) and not OPERATIONS.know(node)}
+        unknown = {node.target for node in graph.graph.nodes if is_operator(node) and not OPERATIONS.know(node)}
         if not (parts := {operator: table[operator] for operator in unknown if operator in table}):
             break
-        simpler = exported.run_decompositions(parts)
+        simpler = graph.run_decompositions(parts)
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in simpler.graph_signature.output_specs):
             break  # the model changes a buffer or an input, which the graph then returns
-        exported = simpler
-    return exported
+        graph = simpler
+    return graph

@@ -9,10 +9,11 @@ import torch
 from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder, Operation
+from ttq_plugin.deploy.program.operators import IDLE, arguments, kind_of
 from ttq_plugin.deploy.program.parts import PARTS
-from ttq_plugin.deploy.program.steps import Step, View, arguments, kind_of
+from ttq_plugin.deploy.program.steps import Step, View
 
-IDENTITIES = {"dropout", "feature_dropout", "alpha_dropout", "lift_fresh_copy"}
+IDENTITIES = IDLE | {"lift_fresh_copy"}
 VIEWS = {
     *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "transpose", "permute", "t", "select", "slice"),
     *(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder, Operation
-from ttq_plugin.deploy.program.steps import Step, View, kind_of, pair
+from ttq_plugin.deploy.program.folding import STATISTICS, fixed, folded
+from ttq_plugin.deploy.program.geometry import pair
+from ttq_plugin.deploy.program.operators import kind_of
+from ttq_plugin.deploy.program.steps import Step, View
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -96,15 +99,11 @@ def _affine(build: Builder, output: View, weight: Any, bias: Any) -> View:
 
 def batch_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """One that follows no convolution: a factor and a term for each channel."""
-    if given["running_mean"] is None or given["training"]:
+    if not fixed(given):
         raise build.missing(node, kind_of(node))
-
-    def read(name: str, default: float) -> Tensor:
-        found = build.name_of(given[name])
-        return build.tensors[found].double() if found else torch.tensor(default, dtype=torch.float64)
-
-    gain = read("weight", 1) / (read("running_var", 1) + given["eps"]).sqrt()
-    shift = read("bias", 0) - read("running_mean", 0) * gain
+    names = {part: build.name_of(given[part]) for part in STATISTICS}
+    norm: dict[str, Any] = {part: build.tensors[name] if name else None for part, name in names.items()}
+    gain, shift = folded(None, {**norm, "eps": given["eps"]}, node.meta["val"].shape[1])
     source = build.value(given["input"])
     shape = [-1, *[1] * (source.meta.dim() - 2)]
     factor = build.constant(f"{node.name} gain", gain.float().reshape(shape))
@@ -139,12 +138,12 @@ def pool(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
         "mean": "avg" in kind,
         "padded": given.get("count_include_pad", False),
     }
+    dims = 1 if one else 2
     for word, default in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
         value = given.get(word, default)
         value = given["kernel_size"] if word == "stride" and not adaptive and not value else value
-        numbers = [value] if isinstance(value, int) else list(value)
-        more[word] = (0 if word == "padding" else 1, numbers[0]) if one else (numbers[0], numbers[-1])
-    more["out"] = pair(shape[2:])
+        more[word] = pair(value, dims, 0 if word == "padding" else 1)
+    more["out"] = pair(shape[2:], dims)
     output = build.new(shape)
     build.steps.append(Step("pool", output, [View(source.buffer, image)], more))
     return [output, None] if several else output

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ttq_plugin.core.model.layers import tensor_of
+from ttq_plugin.deploy.program.folding import folded
 from ttq_plugin.deploy.program.fusion import Tail
+from ttq_plugin.deploy.program.geometry import pair, places, pooled
 from ttq_plugin.measures.ternary import codes_of
 from ttq_plugin.native.inference import DENSE_ROWS, LANES, WAYS, Layer
 
@@ -73,47 +74,31 @@ class Spec:
 
     def sizes(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Rows and columns of the convolution's output, and after pooling, of an input without its padding."""
-        kernel = self.weight.shape[2:]
-        out = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, p, d, k, s in zip((height, width), self.padding, self.dilation, kernel, self.stride, strict=True)
-        ]
-        pooled = [(n - w) // s + 1 for n, w, s in zip(out, self.window, self.step, strict=True)]
-        return out[0], out[1], pooled[0], pooled[1]
+        along = zip((height, width), self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = (places(*each) for each in along)
+        return rows, columns, *pooled((rows, columns), {"size": self.window, "stride": self.step})
 
 
 def spec_of(layer: nn.Module, tail: Tail) -> Spec:
     """The numbers of a Conv1d, Conv2d or Linear and what follows it."""
     plain = tensor_of(layer, "weight")
-    bias: Tensor | None = getattr(layer, "bias", None)
-    weight = plain.detach().double()
-    shift = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-    codes = codes_of(plain)
-    if (norm := tail.norm) is not None:
-        gain = (norm.running_var.double() + norm.eps).rsqrt()
-        gain = gain if norm.weight is None else gain * norm.weight.detach().double()
-        weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
-        shift = (shift - norm.running_mean.double()) * gain
-        shift = shift if norm.bias is None else shift + norm.bias.detach().double()
-    two: tuple[Iterable[Any], Iterable[Any], Iterable[Any]]
-    if isinstance(layer, nn.Conv2d):
-        two = (layer.stride, layer.dilation, layer.padding)
-    elif isinstance(layer, nn.Conv1d):
-        weight = weight.unsqueeze(2)
-        two = ((1, *layer.stride), (1, *layer.dilation), (0, *layer.padding))
-    else:
-        weight = weight[:, :, None, None]
-        two = ((1, 1), (1, 1), (0, 0))
+    norm = None if tail.norm is None else tail.norm.given
+    gain, shift = folded(getattr(layer, "bias", None), norm, len(plain))
+    weight = plain.detach().double() * gain.reshape(-1, *[1] * (plain.dim() - 1))
+    dims = weight.dim() - 2
+    numbers = weight.reshape(*weight.shape[:2], *(pair(weight.shape[2:], dims) if dims else (1, 1)))
+    stride, dilation, padding = (
+        pair(getattr(layer, word), dims, lead) if dims else (lead, lead)
+        for word, lead in (("stride", 1), ("dilation", 1), ("padding", 0))
+    )
     window, step = tail.pool or ((1, 1), (1, 1))
-    numbers = np.ascontiguousarray(weight.float().numpy())
-    stride, dilation, padding = (_pair(each) for each in two)
-    shifts = shift.float().numpy()
-    return Spec(numbers, shifts, tail.slope, stride, dilation, padding, window, step, codes is not None)
-
-
-def _pair(numbers: Iterable[Any]) -> tuple[int, int]:
-    rows, columns = numbers
-    return int(rows), int(columns)
+    return Spec(
+        np.ascontiguousarray(numbers.float().numpy()),
+        shift.float().numpy(),
+        tail.slope,
+        *(stride, dilation, padding, window, step),
+        ternary=codes_of(plain) is not None,
+    )
 
 
 @dataclass

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ttq_plugin.core.model.layers import tensor_of
-from ttq_plugin.deploy.program.fusion import Activation, Follower, MaxPool, Norm, Nothing, Tail
+from ttq_plugin.deploy.flat import PREFIX
+from ttq_plugin.deploy.program.fusion import Tail, fusions
+from ttq_plugin.deploy.program.graphs import traced
+from ttq_plugin.deploy.program.operators import of_module
 from ttq_plugin.deploy.runtime.agreement import EXACT, asked, disagreement
 from ttq_plugin.deploy.runtime.checks import unsteady
 from ttq_plugin.deploy.runtime.fused import FusedLayer
 from ttq_plugin.errors import first_line
-from ttq_plugin.support.inputs import call, map_tensors, tensors
+from ttq_plugin.support.inputs import call, tensors
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-NORMS: dict[type[nn.Module], type[nn.BatchNorm1d | nn.BatchNorm2d]] = {
-    nn.Conv1d: nn.BatchNorm1d,
-    nn.Conv2d: nn.BatchNorm2d,
-}
-RELUS = (F.relu, torch.relu, F.relu_)
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
-
+KERNELS = {"conv1d", "conv2d", "linear"}
+"""Layers that the kernels know."""
 
 Fused = list[tuple[str, FusedLayer]]
 
@@ -102,24 +96,22 @@ def as_graph(model: nn.Module, example: Any) -> Form:
     Returns:
         The graph; to make it fails with any error where torch.fx cannot trace the model.
     """
-    root = _Spread(twin_of(model), example)
-    graph = fx.GraphModule(root, _Tracer().trace(root))
+    graph = traced(twin_of(model), example)
     fused: Fused = []
-    modules = dict(graph.named_modules())
     made: dict[fx.Node, FusedLayer] = {}
-    for node in list(graph.graph.nodes):
-        if node.op == "call_module" and fusible(modules[node.target]) and len(node.args) == 1 and not node.kwargs:
-            absorbed, tail = _tail(node, modules)
-            layer = FusedLayer(modules[node.target], tail)
-            name = f"fused_{len(fused)}"
-            graph.add_submodule(name, layer)
-            with graph.graph.inserting_before(node):
-                new = graph.graph.call_module(name, (node.args[0],))
-            absorbed[-1].replace_all_uses_with(new)
-            for each in reversed(absorbed):
-                graph.graph.erase_node(each)
-            made[new] = layer
-            fused.append((str(node.target).removeprefix(_Spread.PREFIX), layer))
+    for fusion in fusions(graph, fusible):
+        first, last = fusion.nodes[0], fusion.nodes[-1]
+        assert fusion.layer.module is not None
+        layer = FusedLayer(fusion.layer.module, fusion.tail)
+        name = f"fused_{len(fused)}"
+        graph.add_submodule(name, layer)
+        with graph.graph.inserting_before(first):
+            new = graph.graph.call_module(name, (first.args[0],))
+        last.replace_all_uses_with(new)
+        for each in reversed(fusion.nodes):
+            graph.graph.erase_node(each)
+        made[new] = layer
+        fused.append((str(first.target).removeprefix(PREFIX), layer))
     _share_padding(made)
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -181,124 +173,18 @@ def _shallow(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
     return made[module]
 
 
-class _Spread(nn.Module):
-    """A model that is given its inputs' tensors as one list, which a trace can look into."""
-
-    PREFIX = "model."
-
-    def __init__(self, model: nn.Module, example: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.form = [example]  # in a list, so that a module in it would be none of ours
-
-    def forward(self, found: list[Tensor]) -> Any:
-        places = itertools.count()
-        return call(self.model, map_tensors(lambda _: found[next(places)], self.form[0]))
-
-
-class _Tracer(fx.Tracer):
-    """Looks into whatever is no module of torch's own, as torch.fx does, but not into layers with hooks."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or (_hooked(m) and not any(m.children()))
-
-
 def fusible(module: nn.Module) -> bool:
     """Whether a layer is one that the kernels know: float32, no groups, padded with zeros by numbers, no hooks."""
-    if type(module) not in LAYERS:
+    layer = of_module(module)
+    if layer is None or layer.kind not in KERNELS:
         return False
-    weight = tensor_of(module, "weight")
+    weight = layer.given["weight"]
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return False
-    if _hooked(module) or module.training:
-        return False
-    if isinstance(module, nn.Linear):
+    if layer.kind == "linear":
         return True
     assert isinstance(module, nn.Conv1d | nn.Conv2d)
     return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _tail(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[list[fx.Node], Tail]:
-    """What follows a layer and only that layer: the nodes, from the layer's on, and what they are."""
-    layer, tail, absorbed = modules[str(node.target)], Tail(), [node]
-    while len(node.users) == 1:
-        [following] = node.users
-        if following.args[:1] != (node,) or not tail.take(_follower(following, modules, layer), _linear(layer)):
-            break
-        node = following
-        absorbed.append(node)
-    return absorbed, tail
-
-
-def _linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)
-
-
-def _follower(node: fx.Node, modules: dict[str, nn.Module], layer: nn.Module) -> Follower | None:
-    """What a node is to the layer before it."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if module is not None and (module.training or _hooked(module)):
-        return None
-    if isinstance(module, DROPOUTS) or (node.target is F.dropout and not _trains(node)):
-        return Nothing()
-    norm = NORMS.get(type(layer))
-    if norm is not None and isinstance(module, norm):
-        known = module.running_var is not None and module.running_var.dtype == torch.float32
-        return Norm(module) if known else None
-    if (slope := _slope(node, module)) is not None:
-        return Activation(slope)
-    return _pool(node, module, layer)
-
-
-def _trains(node: fx.Node) -> bool:
-    """Whether a functional dropout is switched on."""
-    return bool(_argument(node, 2, "training", True))
-
-
-def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _slope(node: fx.Node, module: nn.Module | None) -> float | None:
-    """The activation's slope below zero; None if it is none."""
-    slope: Any = None
-    if isinstance(module, nn.ReLU) or node.target in RELUS or (node.op == "call_method" and node.target == "relu"):
-        slope = 0.0
-    elif isinstance(module, nn.LeakyReLU):
-        slope = module.negative_slope
-    elif node.target is F.leaky_relu:
-        slope = _argument(node, 1, "negative_slope", 0.01)
-    return float(slope) if isinstance(slope, int | float) else None
-
-
-def _pool(node: fx.Node, module: nn.Module | None, layer: nn.Module) -> MaxPool | None:
-    """The max-pooling that a node is; None if it is none."""
-    one = isinstance(layer, nn.Conv1d)
-    functions = (F.max_pool1d, torch.max_pool1d) if one else (F.max_pool2d, torch.max_pool2d)
-    if isinstance(module, nn.MaxPool1d if one else nn.MaxPool2d):
-        values = [module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode]
-        values.append(module.return_indices)
-    elif node.op == "call_function" and node.target in functions:
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-        defaults = (None, None, 0, 1, False, False)
-        values = [_argument(node, i + 1, name, d) for i, (name, d) in enumerate(zip(names, defaults, strict=True))]
-    else:
-        return None
-    window, stride = _pair(values[0], one), _pair(values[1] or values[0], one)
-    plain = _pair(values[2], False) in {(0, 0), (0,)} and set(_pair(values[3], False)) == {1}
-    return MaxPool(window, stride, plain and not values[4] and not values[5])
-
-
-def _pair(value: Any, one: bool) -> tuple[int, int]:
-    """(rows, columns) of a number, or of a sequence of one or two."""
-    numbers = tuple(value) if isinstance(value, tuple | list) else (value,)
-    if one:
-        return (1, numbers[0])
-    return (numbers[0], numbers[-1])
 
 
 def _share_padding(made: dict[fx.Node, FusedLayer]) -> None:

@@ -106,8 +106,11 @@ class FusedLayer(nn.Module):
 
     def by_torch(self, x: Tensor) -> Tensor:
         """As the model would."""
-        x, tail = self.layer(x), self.tail
-        return self._rest(x if tail.norm is None else tail.norm(x))
+        x = self.layer(x)
+        if (norm := self.tail.norm) is not None:
+            assert norm.module is not None  # what the runtime traces has modules
+            x = norm.module(x)
+        return self._rest(x)
 
     def by_int8(self, x: Tensor) -> Tensor:
         """In eight bits, where that was allowed."""
