@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,6 +28,15 @@ def load(source: Path | None, seed: int) -> Data:
     return Data(*(Split(x[i::3], y[i::3]) for i in range(3)), simulated=True)
 
 
+def worn(source: Path | None, seed: int) -> Data:
+    """The same blobs, worn by nine people; each seed tests three others, whose samples have names of their own."""
+    data = load(None, 0)
+    x, y = torch.cat([data.train.x, data.validation.x, data.test.x]), torch.cat([data.train.y] * 3)
+    people = np.array([f"person {(number + 3 * seed) % 9}" for number in range(180)])
+    at = {name: np.isin(people, [f"person {3 * k + i}" for i in range(3)]) for k, name in enumerate("abc")}
+    return Data(*(Split(x[rows], y[rows], people[rows]) for rows in at.values()), simulated=True)
+
+
 def refuse(source: Path | None, seed: int) -> Data:
     """No data."""
     raise InputError("there are no recordings here.")
@@ -42,5 +52,6 @@ def model() -> nn.Module:
 
 
 TASK = Task("tiny", "three blobs", load, model, F.cross_entropy, Recipe(epochs=3, lr=1e-2), shape=(8,))
+WORN = replace(TASK, load=worn, recipe=Recipe(epochs=20, lr=2e-2), classes=("left", "right", "still"))
 REFUSING = replace(TASK, load=refuse)
 NOT_A_TASK = 3

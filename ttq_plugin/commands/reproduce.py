@@ -10,6 +10,9 @@ from ttq_plugin.commands.parts.again import reproduce_again
 from ttq_plugin.commands.parts.console import err, out, percent, print_json, progress
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.peers import peers
+from ttq_plugin.commands.parts.sensors import SEEDS, sensors
+from ttq_plugin.commands.parts.sensors import Asked as Sensors
+from ttq_plugin.errors import InputError
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.equations import contradictions
 from ttq_plugin.reproduce.published import Published, published
@@ -22,6 +25,9 @@ from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.reproduction import ReproductionRecorder
 
+DEFAULT, REPETITIONS, TRIALS = "mnist-cnn", 10, 8
+"""Task, repetitions and tuning trials where none are named."""
+
 PEERS = "peers"
 """The table that is no paper's: any task, any metric."""
 
@@ -29,10 +35,14 @@ WITH_EQUATIONS = ("main",)
 """Tables whose published columns can be checked against the papers' equations."""
 
 
+SENSORS = "sensors"
+"""Several tasks, over people and on integers."""
+
+
 def reproduce(
     table: str,
-    task: str,
-    repetitions: int,
+    task: tuple[str, ...],
+    repetitions: int | None,
     methods: str | None,
     scale: float,
     precision: str,
@@ -41,7 +51,7 @@ def reproduce(
     store: str,
     *,
     keep_models: bool,
-    trials: int = 8,
+    trials: int | None = None,
     seed: int | None,
     data: Path | None,
     cache: Path | None,
@@ -49,15 +59,51 @@ def reproduce(
     as_json: bool,
 ) -> None:
     """Train what is missing, log it to MLflow, write the report."""
-    if table == PEERS:
-        names = tuple(name.strip() for name in methods.split(",")) if methods else ()
-        where: dict[str, Any] = {"data": data, "cache": cache, "device": device}
-        peers(task, repetitions, names, scale, trials, workers, to, store, seed=seed or 0, as_json=as_json, **where)
+    first, rows = seed or 0, tuple(name.strip() for name in methods.split(",")) if methods is not None else ()
+    where: dict[str, Any] = {"data": data, "cache": cache, "device": device}
+    if table == SENSORS:
+        wanted = Sensors(task, repetitions or SEEDS, rows, scale, trials or 1, first, **where)
+        sensors(wanted, workers, to, store, as_json=as_json)
         return
+    if len(task) > 1:
+        raise InputError(f"{table} reproduces one task at a time, got {', '.join(task)}; only {SENSORS} takes several.")
+    [name] = task or (DEFAULT,)
+    options: dict[str, Any] = {"seed": first, "as_json": as_json, **where}
+    if table == PEERS:
+        peers(name, repetitions or REPETITIONS, rows, scale, trials or TRIALS, workers, to, store, **options)
+        return
+    plan = Plan(range(first, first + (repetitions or REPETITIONS)), scale, precision, rows)
+    tables(
+        table,
+        name,
+        plan,
+        workers,
+        to,
+        store,
+        keep_models=keep_models,
+        data=data,
+        cache=cache,
+        device=device,
+        as_json=as_json,
+    )
+
+
+def tables(
+    table: str,
+    task: str,
+    plan: Plan,
+    workers: int | None,
+    to: Path,
+    store: str,
+    *,
+    keep_models: bool,
+    data: Path | None,
+    cache: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """A table of the papers."""
     paper = published(task)
-    first = seed or 0
-    rows = tuple(name.strip() for name in methods.split(",")) if methods is not None else ()
-    plan = Plan(range(first, first + repetitions), scale, precision, rows)
     todo = cells(table, paper, plan)
     name = f"{table}-{task}"
     folder = Folder(to / f"{name}.cells", data_identity(str(data) if data else None))

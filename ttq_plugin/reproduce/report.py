@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ttq_plugin.reproduce.cells import FULL, OWN
 from ttq_plugin.reproduce.plots import draw
@@ -42,7 +43,8 @@ def write_report(summary: Summary, folder: Path, name: str) -> list[Path]:
     picture = folder / f"{name}.png"
     caption = draw(summary, picture)
     text = markdown(summary, picture.name if caption else None, caption)
-    files = {"md": text, "html": _html(text, summary, picture if caption else None)}
+    title = f"ttq reproduce {summary['table']}: {summary['task']}"
+    files = {"md": text, "html": html(text, title, [picture] if caption else [])}
     files["json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     for ending, content in files.items():
         write_text(folder / f"{name}.{ending}", content)
@@ -251,7 +253,7 @@ def _range(numbers: Sequence[str]) -> str:
 
 def _where(summary: Summary) -> str:
     lines = [f"{summary['samples']} training samples from {in_markdown(summary['data'])}. Trained on", ""]
-    lines += [f"- {_machine(known)}" for known in summary["environments"]]
+    lines += [f"- {machine(known)}" for known in summary["environments"]]
     told = sum(known["trainings"] for known in summary["environments"])
     if untold := sum(row["repetitions"] for row in summary["rows"]) - told:
         lines += [f"- machines that these results of an earlier version do not tell: {untold} trainings"]
@@ -265,19 +267,29 @@ def _where(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _machine(known: Mapping[str, Any]) -> str:
+def machine(known: Mapping[str, Any]) -> str:
+    """A machine and its versions in words, and how many trainings it did."""
     device = known["gpu"] or f"{known['processor']}, {known['cores']} cores"
     own = {"processor", "cores", "gpu", "trainings"}
     return f"{device}; {_words({k: v for k, v in known.items() if k not in own})}: {known['trainings']} trainings"
 
 
-def _html(text: str, summary: Summary, picture: Path | None) -> str:
+def html(text: str, title: str, pictures: Sequence[Path]) -> str:
+    """A report as one HTML file with its pictures inside.
+
+    Args:
+        text: Markdown.
+        title: of the page, plain text.
+        pictures: PNG files that the text names.
+
+    Returns:
+        The page.
+    """
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark").enable("table").render(text)
-    if picture:
+    for picture in pictures:
         data = base64.b64encode(picture.read_bytes()).decode()
-        body = body.replace(f'src="{picture.name}"', f'src="data:image/png;base64,{data}"')
-    title = in_html(f"ttq reproduce {summary['table']}: {summary['task']}")
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        body = body.replace(f'src="{quote(picture.name)}"', f'src="data:image/png;base64,{data}"')
+    head = f'<meta charset="utf-8"><title>{in_html(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>\n{body}</body></html>\n"

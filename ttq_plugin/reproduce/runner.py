@@ -23,6 +23,7 @@ from ttq_plugin.support.processes import become_worker, ended_like_ctrl_c
 
 Result = dict[str, Any]
 OnResult = Callable[[Any, Result], None]
+OnRefused = Callable[[Any, InputError], None]
 CRASHES = 3
 """Worker pools that may break in a row without a result in between."""
 
@@ -101,6 +102,7 @@ def run_cells(
     workers: int,
     on_result: OnResult,
     work: Callable[[Any, Place], Result] = train_cell,
+    on_refused: OnRefused | None = None,
 ) -> int:
     """Train what has no result yet.
 
@@ -111,12 +113,14 @@ def run_cells(
         workers: processes at a time.
         on_result: called for each cell with a result, known or new; here, in the parent.
         work: what trains a cell, in a worker.
+        on_refused: called for each cell whose data or settings cannot be used, and why; the others go on. None: the
+            first such cell ends everything.
 
     Returns:
         How many were trained now.
 
     Raises:
-        InputError: if a cell's data or settings cannot be used.
+        InputError: if a cell's data or settings cannot be used, without ``on_refused``.
         RuntimeError: if workers are killed again and again.
         KeyboardInterrupt: on Ctrl-C and on SIGTERM; what is finished is kept.
     """
@@ -134,7 +138,7 @@ def run_cells(
         before = len(todo)
         try:
             with ended_like_ctrl_c(signal.SIGTERM):
-                _round(todo, place, folder, workers, on_result, work)
+                _round(todo, place, folder, workers, on_result, work, on_refused)
         except BrokenProcessPool:
             crashes = crashes + 1 if len(todo) == before else 1
             if crashes >= CRASHES:
@@ -151,8 +155,9 @@ def _round(
     workers: int,
     on_result: OnResult,
     work: Callable[[Any, Place], Result],
+    on_refused: OnRefused | None,
 ) -> None:
-    """One pool's work; a cell leaves ``todo`` once its result is kept."""
+    """One pool's work; a cell leaves ``todo`` once its result is kept, or it is refused."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=become_worker)
     try:
@@ -160,7 +165,15 @@ def _round(
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 cell = waiting.pop(future)
-                result = folder.keep(cell, future.result())
+                try:
+                    found = future.result()
+                except InputError as error:
+                    if on_refused is None:
+                        raise
+                    todo.remove(cell)
+                    on_refused(cell, error)
+                    continue
+                result = folder.keep(cell, found)
                 todo.remove(cell)
                 on_result(cell, result)
     except BaseException:

@@ -58,7 +58,7 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
         ``fp_mcc``, on validation data, are None.
     """
     started = time.perf_counter()
-    task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(_load, cell.task, refit=cell.refit))
+    task = replace(get_task(cell.task), recipe=cell.recipe, load=partial(load_once, cell.task, refit=cell.refit))
     ready = prepare(task, seed=cell.seed, data=place.data, device=place.device, cache=place.cache, curvature=False)
     result: dict[str, Any] = {
         "row": cell.row,
@@ -87,7 +87,7 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _load(name: str, source: Path | None, seed: int, *, refit: bool) -> Data:
+def load_once(name: str, source: Path | None, seed: int, *, refit: bool = False) -> Data:
     """The task's data, read once by a worker for all rows of a repetition; see ``Cell.refit``."""
     data = get_task(name).load(source, seed)
     if not refit:

@@ -12,7 +12,7 @@ from ttq_plugin.commands import options
 from ttq_plugin.methods import METHODS, MIXED
 from ttq_plugin.trial.defaults import COMPRESSION
 
-REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond", "peers")
+REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond", "peers", "sensors")
 """The tables of ``ttq reproduce``, named without importing torch."""
 
 
@@ -178,14 +178,22 @@ def compress(context: click.Context, /, **values: Any) -> None:
 @click.command()
 @click.argument("table", type=click.Choice(REPRODUCED))
 @click.option(
-    "--task", default="mnist-cnn", show_default=True,
-    help="A task of the papers. For peers any task is possible, also module:attribute.",
+    "--task", multiple=True, metavar="TASK",
+    help="A task of the papers. For peers and sensors any task is possible, also module:attribute; for sensors the "
+    "option may be repeated.  [default: mnist-cnn; for sensors all five tasks]",
 )  # fmt: skip
 @click.option(
-    "--repetitions", type=click.IntRange(1), default=10, show_default=True, help="Number of seeds, counted from --seed."
-)
+    "--repetitions", "--seeds", type=click.IntRange(1),
+    help="Number of seeds, counted from --seed.  [default: 10; for sensors 5]",
+)  # fmt: skip
 @click.option("--methods", metavar="ROW[,ROW...]", help="Train only these rows of the table.")
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiply the published epochs by this.")
+@click.option(
+    "--scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Multiply the published epochs by this; for peers and sensors those of the compressions.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -202,9 +210,7 @@ def compress(context: click.Context, /, **values: Any) -> None:
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="For peers: number of tuning trials for each method.",
+    help="Number of tuning trials for each method.  [default: for peers 8; for sensors 1, which tunes nothing]",
 )
 @options.store
 @options.data
@@ -212,9 +218,13 @@ def compress(context: click.Context, /, **values: Any) -> None:
 def reproduce(**given: Any) -> None:
     """Reproduce a TABLE of the papers and write a report.
 
-    The report shows our numbers beside the published ones. Two tables are not from the papers: beyond measures this
-    project's own goals, and peers compares ternary methods with other methods at equal bytes and equal training, on
-    any task. After an interruption the same command continues without repeating what is finished.
+    The report shows our numbers beside the published ones. Three tables are not from the papers: beyond measures this
+    project's own goals, peers compares ternary methods with other methods at equal bytes and equal training, on any
+    task, and sensors compares compressed networks with full precision on the tasks of worn sensors, with intervals
+    over people and with their integer firmware. If sensors has several tasks, --data names a folder that has an entry
+    for each of them, named as the task (for example esr-2dcnn.csv or ecg-cnn).
+
+    After an interruption the same command continues without repeating what is finished.
     """
     from ttq_plugin.commands.reproduce import reproduce as command
 

@@ -156,7 +156,7 @@ def bench(
         for batch in batches:
             x = repeated(data.validation.head(batch).x, batch) if data else source.example(batch)
             calls = {way.name: way.call for way in found}
-            for row, measured in zip(rows, _measured(calls, x, seconds, energy), strict=True):
+            for row, measured in zip(rows, measured_in_turns(calls, x, seconds, energy), strict=True):
                 row["batches"].append({"batch": batch, **measured})
             for way in found:
                 if isinstance(way.call, TernaryRuntime):
@@ -238,8 +238,20 @@ def _layers(runtime: TernaryRuntime, batch: int) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(calls: Mapping[str, Call], x: Any, seconds: float, energy: Sequence[Counter]) -> Iterator[dict[str, Any]]:
-    """Latencies of each form, in turns."""
+def measured_in_turns(
+    calls: Mapping[str, Call], x: Any, seconds: float, energy: Sequence[Counter]
+) -> Iterator[dict[str, Any]]:
+    """Latencies of each form, in turns.
+
+    Args:
+        calls: the forms by name, ``TORCH`` among them.
+        x: a batch.
+        seconds: of calls of each form, about.
+        energy: counters that can be read.
+
+    Yields:
+        What ``bench`` says of each form and batch, in the order of ``calls``.
+    """
     sizes, slowest = {}, BLOCK_SECONDS
     for name, call in calls.items():
         least = float(_block(call, x, 3).min())

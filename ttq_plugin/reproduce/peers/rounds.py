@@ -87,12 +87,13 @@ def train_round(one: Round, place: Place) -> dict[str, Any]:
         **{"simulated": ready.simulated, "metric": metric.name, "score": None, "test": None, "metrics": None},
         **{"zeros": None, "bytes": None, "notes": [], "environment": environment(place.device), "curve": []},
     }
+    layers = layers_of(ready.model)
     try:
-        model, notes = _model(one, ready)
+        model, notes = compressed(one, ready, layers)
     except Diverged as error:
         return result | {"notes": [f"diverged: {error}"], "seconds": time.perf_counter() - started}
     result |= {"notes": notes, "score": score(model, ready.validation, metric).value}
-    result |= _size(ready, model, eight_bits=(one.settings or {}).get("method") == PRUNED)
+    result |= size(ready, model, layers, eight_bits=(one.settings or {}).get("method") == PRUNED)
     if one.trial is None:
         [tested] = score_on_test(one.task, [model.cpu()], seed=one.seed, data=place.data, intervals=False)
         result["test"] = tested.value
@@ -105,10 +106,23 @@ def layers_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, matrix in candidate_layers(model).items() if isinstance(matrix.module, LAYERS))
 
 
-def _model(one: Round, ready: Prepared) -> tuple[nn.Module, list[str]]:
+def compressed(one: Round, ready: Prepared, layers: Sequence[str]) -> tuple[nn.Module, list[str]]:
+    """Train an entrant from the full-precision model.
+
+    Args:
+        one: what to train.
+        ready: what compressions of the task share.
+        layers: whose weights are compressed.
+
+    Returns:
+        The model, and notes on it; the full-precision one itself without settings.
+
+    Raises:
+        InputError: if there is no layer to compress, or the settings cannot work.
+        Diverged: if the training leaves the finite numbers.
+    """  # noqa: DOC502 - raised by what it calls, too
     if one.settings is None:
         return ready.model, []
-    layers = layers_of(ready.model)
     if not layers:
         raise InputError(f"Peers are compared on convolutions and linear layers, but the model of {one.task} has none.")
     if one.settings["method"] in (PRUNED, PARQ):
@@ -118,11 +132,21 @@ def _model(one: Round, ready: Prepared) -> tuple[nn.Module, list[str]]:
     return outcome.model, list(outcome.notes)
 
 
-def _size(ready: Prepared, model: nn.Module, *, eight_bits: bool) -> dict[str, Any]:
-    """Bytes of the file that ``save_packed`` writes, or of eight-bit weights, deflated; and the share of zeros."""
+def size(ready: Prepared, model: nn.Module, layers: Sequence[str], *, eight_bits: bool = False) -> dict[str, Any]:
+    """How much a model takes.
+
+    Args:
+        ready: what compressions of the task share.
+        model: the compressed model, or the full-precision one itself.
+        layers: whose weights are compressed.
+        eight_bits: whether those have eight bits.
+
+    Returns:
+        ``bytes`` of the file that ``save_packed`` writes, or of eight-bit weights, deflated; and the share of ``zeros``
+        of the compressed weights.
+    """
     if model is ready.model:
         return {"bytes": 4 * sum(p.numel() for p in model.parameters()), "zeros": 0.0}
-    layers = layers_of(ready.model)
     weights = [tensor_of(model.get_submodule(name), "weight") for name in layers]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     if eight_bits:

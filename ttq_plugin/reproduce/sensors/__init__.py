@@ -1,0 +1,1 @@
+"""What people wear: compressions of the sensor tasks beside full precision, with intervals over people."""
