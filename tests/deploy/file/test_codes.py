@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttq_plugin.core.model.matrices import Layout
-from ttq_plugin.deploy.file.codes import SCHEMES, Damaged, Packed, pack, unpack
+from ttq_plugin.deploy.file.codes import SCHEMES, Bitmaps, Packed, pack, unpack
+from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.measures.storage import weight_bits
 from ttq_plugin.measures.ternary import codes_of
 
@@ -138,3 +139,14 @@ def test_published_zeros_give_the_promised_gain():
         weight = ternary((128, 64, 3, 3), zeros)
         assert 1 - pack(weight, Layout()).nbytes / weight.nbytes >= gain
     assert math.isclose(1 - 1.6 / 32, 0.95)
+
+
+@given(st.integers(1, 40), st.integers(2, 3), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_bitmaps_hold_the_symbols(n, kinds, seed):
+    codes = np.random.default_rng(seed).integers(0, kinds, n).astype(np.uint8)
+    packed = Packed("bits", "binary" if kinds == 2 else "ternary", codes, torch.ones(1, 2))
+    maps = Bitmaps.of(packed, codes)
+    assert maps is not None and np.array_equal(maps.symbols(), codes) and maps.symbols().dtype == np.uint8
+    assert maps.ones.nbytes + maps.twos.nbytes == 2 * -(-n // 8)  # what loading keeps of a layer: two bits a weight
+    assert Bitmaps.of(Packed("entropy", "palette", codes, torch.ones(4)), codes) is None

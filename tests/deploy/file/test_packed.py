@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_t
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
 from tests.mutations import mutated
 from ttq_plugin import InputError, PTTQQuantizer, bake, load_packed, packed_info, save_packed, ternarize
+from ttq_plugin.deploy.file.codes import SCHEMES
 from ttq_plugin.support.files import save_weights
 from ttq_plugin.tasks import TASKS, get_task
 
@@ -394,3 +396,20 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(InputError, match="plain tensors, got '0.weight' of torch.complex64"):
         save_packed(nn.Sequential(nn.Linear(2, 2)).to(torch.complex64), tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_each_weight_is_decoded_once(tmp_path, monkeypatch):
+    """Decoding takes most of the time of loading; that all is checked before anything changes costs no second turn."""
+    model = nn.Sequential(*(nn.Linear(40, 40) for _ in range(3)))
+    for layer in model:
+        layer.weight.data = torch.where(layer.weight > 0.1, 0.25, torch.where(layer.weight < -0.13, -0.5, 0.0))
+    info = save_packed(model, tmp_path / "m.safetensors")
+    schemes = [entry["as"] for entry in info.entries.values() if "kind" in entry]
+    turns = []
+    for scheme, (encode, decode) in SCHEMES.items():
+        monkeypatch.setitem(
+            SCHEMES, scheme, (encode, partial(lambda own, *more: turns.append(1) or own(*more), decode))
+        )
+    twin = load_packed(tmp_path / "m.safetensors", nn.Sequential(*(nn.Linear(40, 40) for _ in range(3))))
+    assert len(turns) == len(schemes) == 3
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ttq_plugin.core.model.matrices import Layout
-from ttq_plugin.deploy.file import enumerative
+from ttq_plugin.deploy.file import entropy, enumerative
+from ttq_plugin.deploy.file.entropy import Damaged, Symbols
 from ttq_plugin.measures.ternary import codes_of
-
-Symbols = NDArray[np.uint8]
-"""Codes as indices, shape (n,): a trit t is the symbol t + 1; a palette's symbols are places in its table."""
 
 TRITS = 3
 _DIGITS = np.array([[byte // 3**i % 3 for i in range(5)] for byte in range(243)], dtype=np.uint8)
@@ -30,14 +26,6 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 OWN_ENTRY = 160
 """Bytes that a packed tensor's own entries in a file's header take, about; below, packing would not pay."""
-
-
-PIECE = 1 << 16
-"""Symbols between two noted states of the range coder."""
-
-
-class Damaged(ValueError):
-    """Bytes that no encoder wrote."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +81,91 @@ def unpack(packed: Packed, shape: tuple[int, ...], layout: Layout | None = None)
     Raises:
         Damaged: if the bytes and the shape do not fit together.
     """
-    n = int(np.prod(shape))
-    symbols = 2 if packed.kind == "binary" else TRITS if packed.kind == "ternary" else len(packed.table)
+    return values(packed, read(packed, shape), shape, layout)
+
+
+def read(packed: Packed, shape: tuple[int, ...]) -> Symbols:
+    """The symbols of a stored weight, without their values.
+
+    Args:
+        packed: what was stored.
+        shape: the weight's.
+
+    Returns:
+        One symbol for each weight, shape (n,).
+
+    Raises:
+        Damaged: if the bytes are not as many symbols.
+    """
+    symbols = _symbols(packed)
     if packed.scheme not in SCHEMES or (packed.scheme in OF_TRITS and symbols != TRITS):
         raise Damaged(f"no scheme {packed.scheme!r} for {packed.kind} codes")
-    codes = torch.from_numpy(SCHEMES[packed.scheme][1](packed.payload, n, symbols))
+    return SCHEMES[packed.scheme][1](packed.payload, int(np.prod(shape)), symbols)
+
+
+def values(packed: Packed, codes: Symbols, shape: tuple[int, ...], layout: Layout | None) -> Tensor:
+    """The weight whose symbols were read.
+
+    Args:
+        packed: what was stored; its table is used.
+        codes: from ``read``.
+        shape: the weight's.
+        layout: as in ``pack``.
+
+    Returns:
+        The weight, in the table's dtype.
+
+    Raises:
+        Damaged: if the table and the shape do not fit together.
+    """
+    places = torch.from_numpy(codes).int()
     if packed.kind == "palette":
-        return packed.table[codes.long()].reshape(shape)
+        return packed.table.index_select(0, places).reshape(shape)
     if layout is None:
         raise Damaged("ternary codes where the model has no layer")
     _check_table(packed, shape, layout)
-    dim = layout.channel or 0
-    rows = codes.reshape(len(packed.table), -1)
     low, high = packed.table[:, :1], packed.table[:, -1:]
-    values = torch.where(rows == symbols - 1, high, torch.where(rows == 0, -low, torch.zeros_like(low)))
-    if len(packed.table) in (1, layout.parts):
-        return values.reshape(shape)
+    levels = torch.cat([-low, high] if packed.kind == "binary" else [-low, torch.zeros_like(low), high], 1)
+    rows = places.reshape(len(levels), -1)
+    rows += levels.shape[1] * torch.arange(len(levels), dtype=torch.int32)[:, None]
+    found = levels.reshape(-1).index_select(0, places)
+    if len(levels) in (1, layout.parts):
+        return found.reshape(shape)
+    dim = layout.channel or 0
     moved = (shape[dim], *shape[:dim], *shape[dim + 1 :])
-    return values.reshape(moved).movedim(0, dim).contiguous()
+    return found.reshape(moved).movedim(0, dim).contiguous()
+
+
+@dataclass(frozen=True)
+class Bitmaps:
+    """Symbols of at most three kinds at two bits each, which are packed and unpacked in no time.
+
+    Attributes:
+        ones: where the symbol is 1, eight to a byte.
+        twos: where it is 2.
+        count: how many symbols there are.
+    """
+
+    ones: Symbols
+    twos: Symbols
+    count: int
+
+    @classmethod
+    def of(cls, packed: Packed, codes: Symbols) -> Bitmaps | None:
+        """Those of the symbols that ``read`` found, or None if there are more than three kinds."""
+        if _symbols(packed) > TRITS:
+            return None
+        return cls(np.packbits(codes == 1), np.packbits(codes == 2), len(codes))
+
+    def symbols(self) -> Symbols:
+        """The symbols again, shape (n,)."""
+        ones, twos = (np.unpackbits(each, count=self.count) for each in (self.ones, self.twos))
+        return ones + 2 * twos
+
+
+def _symbols(packed: Packed) -> int:
+    """How many kinds of symbols there are."""
+    return 2 if packed.kind == "binary" else TRITS if packed.kind == "ternary" else len(packed.table)
 
 
 def _check_table(packed: Packed, shape: tuple[int, ...], layout: Layout) -> None:
@@ -196,109 +251,12 @@ def _from_pattern(payload: Symbols, n: int, _: int) -> Symbols:
     return (trits + 1).astype(np.uint8)
 
 
-def _to_entropy(symbols: Symbols, count: int) -> Symbols:
-    """How often each symbol but the last occurs (LEB128), then the range coder's words, high byte first."""
-    counts = np.bincount(symbols, minlength=count)
-    head = b"".join(_varint(int(c)) for c in counts[:-1])
-    if counts.max() == len(symbols):
-        return np.frombuffer(head, dtype=np.uint8)
-    model, encoder = _model(counts), _constriction().queue.RangeEncoder()
-    states = [encoder.pos()]  # before each piece, so that its end can be read without all that comes before
-    for start in range(0, len(symbols), PIECE):
-        encoder.encode(symbols[start : start + PIECE].astype(np.int32), model)
-        states.append(encoder.pos())
-    coded = encoder.get_compressed().astype(">u4").tobytes()
-    return np.frombuffer(head + _shortened(coded, symbols, model, states), dtype=np.uint8)
-
-
-def _shortened(coded: bytes, symbols: Symbols, model: Any, states: list[Any]) -> bytes:
-    """Without those of the last bytes that the decoder, which fills a word up with zeros, can do without."""
-    # The decoder looks two words ahead: what is read from words before the last four stays the same.
-    first = max((place for place, (word, _) in enumerate(states) if word < len(coded) // 4 - 4), default=0)
-    tail = min(len(coded), 8)
-    last = int.from_bytes(coded[-tail:], "big")
-    for cut in range(min(tail - 1, 6), 0, -1):
-        rounded = (last >> 8 * cut) + 1
-        if rounded < 1 << 8 * (tail - cut):
-            trial = coded[:-tail] + rounded.to_bytes(tail - cut, "big")
-            rest = symbols[first * PIECE :]
-            found = _read(trial, len(rest), model, states[first])
-            if found is not None and (found == rest).all():
-                return trial
-    return coded
-
-
-def _read(coded: bytes, n: int, model: Any, state: Any = None) -> Symbols | None:
-    """The n symbols, from the encoder's state before them, or None if the range coder cannot read as many."""
-    words = np.frombuffer(coded + bytes(-len(coded) % 4), dtype=">u4").astype(np.uint32)
-    decoder = _constriction().queue.RangeDecoder(words)
-    try:
-        if state is not None:
-            decoder.seek(*state)
-        symbols: Symbols = decoder.decode(model, n).astype(np.uint8)
-    except (AssertionError, ValueError):
-        return None
-    return symbols
-
-
-def _from_entropy(payload: Symbols, n: int, count: int) -> Symbols:
-    counts, start = _counts(payload, n, count)
-    if counts.max() == n:
-        if start != len(payload):
-            raise Damaged("bytes follow a weight of one value")
-        return np.full(n, counts.argmax(), dtype=np.uint8)
-    symbols = _read(payload[start:].tobytes(), n, _model(counts))
-    if symbols is None or (np.bincount(symbols, minlength=count) != counts).any():
-        raise Damaged("the range coder's symbols do not occur as often as the head says")
-    return symbols
-
-
-def _counts(payload: Symbols, n: int, count: int) -> tuple[NDArray[np.int64], int]:
-    """How often each symbol occurs, and where the coder's words begin."""
-    counts = np.zeros(count, dtype=np.int64)
-    place = 0
-    for symbol in range(count - 1):
-        shift = 0
-        while True:
-            if place >= len(payload) or shift > 42:
-                raise Damaged("the head of an entropy-coded weight is cut off")
-            byte = int(payload[place])
-            counts[symbol] += (byte & 127) << shift
-            place, shift = place + 1, shift + 7
-            if byte < 128:
-                break
-    counts[-1] = n - counts[:-1].sum()
-    if counts[-1] < 0:
-        raise Damaged(f"the head counts {counts[:-1].sum()} symbols of {n}")
-    return counts, place
-
-
-def _varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, low ones first, the top bit set where more follow."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _constriction() -> Any:
-    """The stream coders; imported where they are needed, so that all else works without."""
-    from constriction import stream
-
-    return stream
-
-
-def _model(counts: NDArray[np.int64]) -> Any:
-    return _constriction().model.Categorical((counts / counts.sum()).astype(np.float32), perfect=False)
-
-
 Encode = Callable[[Symbols, int], Symbols | None]
 Decode = Callable[[Symbols, int, int], Symbols]
 SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "base3": (_to_base3, _from_base3),
     "bits": (_to_bits, _from_bits),
-    "entropy": (_to_entropy, _from_entropy),
+    "entropy": (entropy.encode, entropy.decode),
     "pattern": (_to_pattern, _from_pattern),
 }
 """How symbols become bytes (None: not by this scheme), and back."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.model.matrices import Layout
-from ttq_plugin.deploy.file.codes import Damaged, Packed, pack, unpack
+from ttq_plugin.deploy.file.codes import Bitmaps, Packed, pack, read, values
 from ttq_plugin.deploy.file.container import Stored
+from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.deploy.file.rest import restore, shrink
 
 TABLE = "#table"
@@ -77,7 +78,9 @@ def check_names(entries: dict[str, dict[str, Any]], stored: set[str]) -> None:
         raise Damaged(wrong[0])
 
 
-def decode(file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -> Tensor:
+def decode(
+    file: Any, name: str, entry: dict[str, Any], layout: Layout | None, known: Bitmaps | None = None
+) -> tuple[Tensor, Bitmaps | None]:  # fmt: skip
     """One tensor of the file.
 
     Args:
@@ -85,28 +88,34 @@ def decode(file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -
         name: of the tensor.
         entry: its entry, from ``complete``.
         layout: how its channels lie, if it is a weight matrix.
+        known: what an earlier call gave: the codes are then neither read nor compared with their checksums again.
 
     Returns:
-        The tensor, compared with its checksums.
+        The tensor, compared with its checksums, and its codes at two bits a weight, where it has such.
 
     Raises:
         Damaged: if anything does not fit.
     """
     stored = file.get_tensor(name)
     table = file.get_tensor(name + TABLE) if name + TABLE in file.keys() else None  # noqa: SIM118 - not a mapping
+    shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+    if known is not None and table is not None:
+        return values(Packed(entry["as"], entry["kind"], stored.numpy(), table), known.symbols(), shape, layout), known
     if _crc([part for part in (stored, table) if part is not None]) != entry["crc"]:
         raise Damaged("its bytes do not fit their checksum")
-    shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+    maps = None
     if "kind" not in entry:
         value = restore(entry["as"], stored, table, dtype)
     elif table is None or table.dtype != dtype:
         raise Damaged("its scales have another form")
     else:
-        value = unpack(Packed(entry["as"], entry["kind"], stored.numpy(), table), shape, layout)
+        packed = Packed(entry["as"], entry["kind"], stored.numpy(), table)
+        codes = read(packed, shape)
+        value, maps = values(packed, codes, shape, layout), Bitmaps.of(packed, codes)
     same = entry["id"] is None or _identity(value) == entry["id"]
     if tuple(value.shape) != shape or value.dtype != dtype or not same:
         raise Damaged("its values do not fit their checksum")
-    return value
+    return value, maps
 
 
 def _identity(value: Tensor) -> str:

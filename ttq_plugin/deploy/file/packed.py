@@ -14,8 +14,9 @@ from ttq_plugin.core.model.attach import plain_model
 from ttq_plugin.core.model.matrices import Layout, matrices
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.deploy.file import container
-from ttq_plugin.deploy.file.codes import Damaged
+from ttq_plugin.deploy.file.codes import Bitmaps
 from ttq_plugin.deploy.file.entries import TABLE, WORDS, check_names, complete, decode, make_entry
+from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.deploy.file.rest import REST
 from ttq_plugin.errors import InputError
 
@@ -169,11 +170,14 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     layouts = _layouts(plain)
     _check_architecture(path, info, state, type(plain).__name__)
     with container.tensors(path) as file:
-        for writing in (False, True):  # all is decoded once before the first tensor is touched
+        # All is decoded and checked before the first tensor is touched; two bits a weight remain of it until then.
+        maps: dict[str, Bitmaps | None] = {}
+        for writing in (False, True):
             for name, entry in info.entries.items():
                 if entry["as"] != "same":
-                    value = _decoded(path, file, name, entry, layouts.get(name))
+                    value, maps[name] = _decoded(path, file, name, entry, layouts.get(name), maps.get(name))
                     if writing:
+                        maps[name] = None
                         with torch.no_grad():
                             state[name].copy_(value)
         for name, entry in info.entries.items():
@@ -254,9 +258,11 @@ def _words(form: tuple[tuple[int, ...], str] | None) -> str:
     return "missing" if form is None else f"{form[1]} {'x'.join(map(str, form[0])) or 'scalar'}"
 
 
-def _decoded(path: Path, file: Any, name: str, entry: dict[str, Any], layout: Layout | None) -> Tensor:
+def _decoded(
+    path: Path, file: Any, name: str, entry: dict[str, Any], layout: Layout | None, known: Bitmaps | None
+) -> tuple[Tensor, Bitmaps | None]:  # fmt: skip
     try:
-        return decode(file, name, entry, layout)
+        return decode(file, name, entry, layout, known)
     except (Damaged, IndexError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {name}: {error}.") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.deploy.file.codes import Damaged
+from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.errors import InputError
 
 REST = ("exact", "float16", "int8")
