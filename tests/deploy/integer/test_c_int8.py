@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,32 @@ def linked(written: WrittenIntegers, cpu: str, folder: Path) -> tuple[int, int, 
     return text, memory, call(arm("arm-none-eabi-nm"), folder / f"{cpu}.elf")
 
 
+def check_sizes(integer: IntegerModule, cpu: str, folder: Path) -> None:
+    """Bytes as predicted, and nothing of a floating-point library."""
+    written, writer = export_int8(integer, folder), Writer(integer.program)
+    flash, memory, names = linked(written, cpu, folder)
+    assert flash == sizes.flash_bytes(writer, cpu)
+    assert memory == written.static_bytes
+    borrowed = {line.split()[-1] for line in names.splitlines() if "aeabi" in line or line.split()[-1].startswith("__")}
+    soft_float = ("fadd", "fmul", "fdiv", "fsub", "dadd", "dmul", "ddiv", "2f", "2d", "f2", "d2", "cmp")
+    assert not [name for name in borrowed if any(part in name for part in soft_float)]
+    assert {name for name in borrowed if "aeabi" in name} <= {"__aeabi_lmul"}
+
+
+def check_emulated(integer: IntegerModule, x: Any, cpu: str, folder: Path) -> None:
+    """The processor's own code gives the module's integers."""
+    q = torch.cat([integer.quantised(x), any_integers(integer, 4)])
+    written = export_int8(integer, folder)
+    compiler = arm("arm-none-eabi-gcc")
+    call(compiler, *STRICT, *sizes.FLAGS, f"-mcpu={cpu}", "-c", "-o", folder / "model.o", written.source)
+    call(arm("arm-none-eabi-objcopy"), "-R", ".ARM.attributes", folder / "model.o", folder / "plain.o")
+    a7 = ["-mcpu=cortex-a7", "-mthumb", "-mfpu=neon-vfpv4", "-mfloat-abi=hard", "-std=c99", "--specs=rdimon.specs"]
+    call(compiler, *a7, "-I", folder, "-o", folder / "program", *HARNESS, folder / "plain.o")
+    expected = integer.integers(q)
+    found = outputs([arm("qemu-arm"), "-cpu", "cortex-a7", "./program"], q, expected.shape[1], folder)
+    assert int((found != expected).sum()) == 0
+
+
 @pytest.mark.service
 @pytest.mark.parametrize("cpu", sizes.CPUS)
 @pytest.mark.parametrize("name", [*NETS, "mnist-cnn"])
@@ -175,14 +202,7 @@ def test_flash_and_memory_are_the_linkers_to_the_byte(name, cpu, tmp_path):
         integer = integerize(model, data.train.head(64).x)
     else:
         integer = integerize(network(name), inputs(8))
-    written, writer = export_int8(integer, tmp_path), Writer(integer.program)
-    flash, memory, names = linked(written, cpu, tmp_path)
-    assert flash == sizes.flash_bytes(writer, cpu)
-    assert memory == written.static_bytes
-    borrowed = {line.split()[-1] for line in names.splitlines() if "aeabi" in line or line.split()[-1].startswith("__")}
-    soft_float = ("fadd", "fmul", "fdiv", "fsub", "dadd", "dmul", "ddiv", "2f", "2d", "f2", "d2", "cmp")
-    assert not [name for name in borrowed if any(part in name for part in soft_float)]
-    assert {name for name in borrowed if "aeabi" in name} <= {"__aeabi_lmul"}
+    check_sizes(integer, cpu, tmp_path)
 
 
 @pytest.mark.service
@@ -195,13 +215,4 @@ def test_a_run_of_the_processors_own_code_under_qemu(name, cpu, tmp_path):
         integer, x = integerize(model, data.train.head(64).x), data.validation.x[:50]
     else:
         integer, x = integerize(network(name), inputs(8)), inputs(4)
-    q = torch.cat([integer.quantised(x), any_integers(integer, 4)])
-    written = export_int8(integer, tmp_path)
-    compiler = arm("arm-none-eabi-gcc")
-    call(compiler, *STRICT, *sizes.FLAGS, f"-mcpu={cpu}", "-c", "-o", tmp_path / "model.o", written.source)
-    call(arm("arm-none-eabi-objcopy"), "-R", ".ARM.attributes", tmp_path / "model.o", tmp_path / "plain.o")
-    a7 = ["-mcpu=cortex-a7", "-mthumb", "-mfpu=neon-vfpv4", "-mfloat-abi=hard", "-std=c99", "--specs=rdimon.specs"]
-    call(compiler, *a7, "-I", tmp_path, "-o", tmp_path / "program", *HARNESS, tmp_path / "plain.o")
-    expected = integer.integers(q)
-    found = outputs([arm("qemu-arm"), "-cpu", "cortex-a7", "./program"], q, expected.shape[1], tmp_path)
-    assert int((found != expected).sum()) == 0
+    check_emulated(integer, x, cpu, tmp_path)

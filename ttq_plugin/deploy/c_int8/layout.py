@@ -8,6 +8,9 @@ from typing import Any
 ELEMENTS = {"TABLE": "look_up", "COPY": "copy", "ADD": "add", "MULTIPLY": "multiply"}
 """Switch -> the function of single numbers that it brings."""
 
+UNITS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
+"""Switch -> the function of a recurrent unit's gates that it brings."""
+
 SIZES = {"pointer": 4, "int32": 4, "int16": 2, "uint8": 1, "int8": 1}
 """Bytes of a field, which are also its alignment."""
 
@@ -102,6 +105,51 @@ REDUCTION = Struct(
         *_fields("x_zero ends:3", "int8"),
     ),
 )
+MATRICES = Struct(
+    "matrices",
+    (
+        *_fields("factors", "pointer"),
+        *_fields("size:5 a:4 b:4", "dim"),
+        *_fields("shift", "uint8"),
+        *_fields("a_zero b_zero ends:3", "int8"),
+    ),
+)
+SHARES = Struct(
+    "shares",
+    (
+        *_fields("factors powers", "pointer"),
+        *_fields("size:4 x:4 hidden:4 y:4 powers_count", "dim"),
+        *_fields("causal masked shift", "uint8"),
+        *_fields("ends:3", "int8"),
+    ),
+)
+NORM = Struct(
+    "norm",
+    (
+        *_fields("factors epsilon bias", "pointer"),
+        *_fields("rows width", "dim"),
+        *_fields("factor_step epsilon_shift centred bias_kind bias_shift shift", "uint8"),
+        *_fields("x_zero ends:3", "int8"),
+    ),
+)
+EMBEDDING = Struct(
+    "embedding",
+    (
+        *_fields("table", "pointer"),
+        *_fields("count rows width row_bytes", "dim"),
+        *_fields("bytes ternary", "uint8"),
+        *_fields("values:3", "int8"),
+    ),
+)
+RECURRENCE = Struct(
+    "recurrence",
+    (
+        *_fields("unit parts:2 curve factors", "pointer"),
+        *_fields("length hidden x_step y_step", "dim"),
+        *_fields("gates backward cell_bits shift", "uint8"),
+        *_fields("ends:3", "int8"),
+    ),
+)
 
 
 @dataclass
@@ -178,5 +226,5 @@ class Data:
         return aligned(at, 4)
 
 
-STRUCTS = (STEP, LOOPS, LAYER, POOLING, REDUCTION)
+STRUCTS = (STEP, LOOPS, LAYER, POOLING, REDUCTION, MATRICES, SHARES, NORM, EMBEDDING, RECURRENCE)
 """In the order in which they lie in flash."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram
+from ttq_plugin.deploy.integer.records import IntegerOp, IntegerProgram
 from ttq_plugin.deploy.program.steps import Buffer, View
 
 EXACT = 7
 """Buffers up to which every order is tried."""
+
+
+OVER = ("table", "add", "multiply", "softmax", "normalise")
+"""Kinds that read each number no more once they have written what stands in its place."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class Placement:
 def place(program: IntegerProgram) -> Placement:
     """Place buffers so that those in use at the same time do not overlap.
 
-    An operation on single numbers writes over its operand where nothing reads that later. All orders are tried for a
-    few buffers, and each buffer is put into the first gap that fits; for many buffers some good orders are.
+    An operation on single numbers, and one on rows, writes over its operand where nothing reads that later. All orders
+    are tried for a few buffers, and each buffer is put into the first gap that fits; for many buffers some good orders
+    are.
 
     Args:
         program: The operations.
@@ -96,7 +101,7 @@ def _shared(program: IntegerProgram) -> dict[Buffer, Buffer]:
     shared: dict[Buffer, Buffer] = {}
     for index, op in enumerate(program.ops):
         target = op.output.buffer
-        if op.kind not in ("table", "add", "multiply") or not _inner(program, target) or writes[target] > 1:
+        if op.kind not in OVER or not _inner(program, target) or writes[target] > 1:
             continue
         for view in op.inputs:
             if last[view.buffer] == index and _inner(program, view.buffer) and _over(op, view):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from ttq_plugin.deploy.c_int8.layout import aligned
+from ttq_plugin.deploy.c_int8.layout import ELEMENTS, UNITS, aligned
 from ttq_plugin.deploy.c_int8.text import PROTOTYPES, code, prototypes
 from ttq_plugin.deploy.c_int8.writer import Writer
 
@@ -35,15 +35,21 @@ READ = {
     "collect": ("EDGES",),
     "ternary_sum": ("EDGES",),
     "pool": ("MEAN_POOL",),
+    "channel_sum": ("TERNARY", "DENSE"),
+    "recur": ("TERNARY",),
 }
 """Functions that read switches, and which."""
 
 OWNERS = {
-    **{"product": "PRODUCT", "finish": "FINISH", "raised": "LAYER", "positions": "LAYER", "next_gap": "GAPS"},
-    **{"next_trit": "TRITS", "next_delta": "DELTAS", "next": "TERNARY", "collect": "TERNARY", "gather": "TERNARY"},
-    **{"gather_inside": "EDGES", "ternary_sum": "TERNARY", "run_ternary": "TERNARY", "dense_sum": "DENSE"},
-    **{"run_dense": "DENSE", "each": "EACH", "copy": "COPY", "look_up": "TABLE", "add": "ADD"},
+    **{"product": "PRODUCT", "nearest": "FINISH", "finish": "FINISH", "raised": "TERM", "term": "TERM"},
+    **{"quotient": "QUOTIENT", "positions": "POSITIONS", "next_gap": "GAPS", "next_trit": "TRITS"},
+    **{"next_delta": "DELTAS", "next": "TERNARY", "begin": "TERNARY", "collect": "TERNARY", "gather": "TERNARY"},
+    **{"gather_inside": "EDGES", "ternary_sum": "TERNARY", "run_ternary": "RUN_TERNARY", "dense_sum": "DENSE"},
+    **{"run_dense": "RUN_DENSE", "each": "EACH", "copy": "COPY", "look_up": "TABLE", "add": "ADD"},
     **{"multiply": "MULTIPLY", "fold": "REDUCE", "reduce": "REDUCE", "span": "POOL", "pool": "POOL"},
+    **{"multiply_matrices": "MATRICES", "power": "SOFTMAX", "soften": "SOFTMAX", "inverse_root": "NORM"},
+    **{"normalise": "NORM", "embed": "EMBED", "channel_sum": "RECUR", "within": "RECUR", "bent": "RECUR"},
+    **{"opened": "OPENED", "lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "gates_of": "RECUR", "recur": "RECUR"},
     **{"run_steps": "", "model_run": ""},
 }
 """Functions in the order of the code -> the switch that brings them."""
@@ -102,10 +108,12 @@ def _table() -> dict[str, dict[str, list[int]]]:
 
 def _variants() -> Iterator[dict[str, bool]]:
     """Switches under which every function takes each of its forms."""
-    every = dict.fromkeys({switch for switch in OWNERS.values() if switch} | set(PROTOTYPES) | {"MEAN_POOL"}, True)
+    every = dict.fromkeys({switch for switch in OWNERS.values() if switch} | {"LAYER", "MEAN_POOL"}, True)
     forms = [f for f in itertools.product((False, True), repeat=3) if any(f)]
     for form, (edges, means) in itertools.product(forms, itertools.product((False, True), repeat=2)):
         yield every | dict(zip(READ["next"], form, strict=True)) | {"EDGES": edges, "MEAN_POOL": means}
+    yield every | dict.fromkeys(("DENSE", "RUN_DENSE"), False)
+    yield every | dict.fromkeys(("TERNARY", "RUN_TERNARY", "EDGES", *READ["next"]), False)
 
 
 def measured(cpu: str, compiler: str = "arm-none-eabi-gcc") -> dict[str, list[int]]:
@@ -140,12 +148,15 @@ def measured(cpu: str, compiler: str = "arm-none-eabi-gcc") -> dict[str, list[in
 
 def _skeleton(used: dict[str, bool], dim: int) -> str:
     """The code around one step that does nothing."""
+    kernels, elements, units = (
+        [name for switch, name in names.items() if used[switch]] for names in (PROTOTYPES, ELEMENTS, UNITS)
+    )
+    steps = ", ".join(f"{{{kernel}, 0, 0, 0, 0, 64}}" for kernel in kernels)
     between = f"""{prototypes(used)}
-static struct {{ dim positive, negative; }} work;
-static const struct {{ step steps[2]; }} data = {{{{{{run_dense, 0, 0, 0, 0, 64}}, {{each, 0, 0, 0, 0, 64}}}}}};
+static struct {{ dim positive, negative; int16_t state[1]; }} work;
+static const struct {{ step steps[{len(kernels)}]; }} data = {{{{{steps}}}}};
 """
-    kept = "kernel *const kernels[] = {run_ternary, pool, reduce};\n"
-    kept += "element *const elements[] = {look_up, copy, add, multiply};\n"
+    kept = f"element *const elements[] = {{{', '.join(elements)}}};\nunit *const units[] = {{{', '.join(units)}}};\n"
     sizes = f"#include <stdint.h>\n#define {NAME.upper()}_INPUTS 1\n#define {NAME.upper()}_OUTPUTS 1\n"
     return sizes + code(used, dim, between, NAME) + kept
 

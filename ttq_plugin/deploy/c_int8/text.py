@@ -8,17 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ttq_plugin.deploy.c_int8.layout import ELEMENTS, STRUCTS
+from ttq_plugin.deploy.c_int8.layout import ELEMENTS, STRUCTS, UNITS
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.arithmetic import Affine
-from ttq_plugin.deploy.integer.lower import IntegerProgram
+from ttq_plugin.deploy.integer.records import IntegerProgram
 from ttq_plugin.support.names import in_comment
 
 PLURAL = {"step": "steps", "loops": "loops", "layer": "layers", "pooling": "poolings", "reduction": "reductions"}
+PLURAL |= {"matrices": "matrices", "shares": "shares", "norm": "norms", "embedding": "embeddings"}
+PLURAL |= {"recurrence": "recurrences"}
 """Struct -> the name of the array of such."""
 
-PROTOTYPES = {"EACH": "each", "TERNARY": "run_ternary", "DENSE": "run_dense", "POOL": "pool", "REDUCE": "reduce"}
+PROTOTYPES = {"EACH": "each", "RUN_TERNARY": "run_ternary", "RUN_DENSE": "run_dense", "POOL": "pool"}
+PROTOTYPES |= {"REDUCE": "reduce", "MATRICES": "multiply_matrices", "SOFTMAX": "soften", "NORM": "normalise"}
+PROTOTYPES |= {"EMBED": "embed", "RECUR": "recur"}
 """Switch -> the kernel that it brings."""
+
+PARTS = ("types.h", "arithmetic.h", "kernels.h", "elements.h", "sequences.h", "recurrent.h", "steps.h")
+"""Files of the code in order."""
 
 WIDTH = 20
 """Numbers a line."""
@@ -76,6 +83,7 @@ def source(writer: Writer, name: str) -> str:
     """
     members = ["dim positive, negative, taps[TAPS];"] if writer.taps else []
     members += ["uint8_t edges[TAPS][2];"] if writer.edges else []
+    members += [f"int16_t state[{writer.states}];"] if writer.states else []
     members += [f"int8_t arena[{writer.placement.size}];"] if writer.placement.size else []
     declared = "\n    ".join(members)
     work = f"static struct {{\n    {declared}\n}} work;\n" if members else ""
@@ -86,7 +94,9 @@ def source(writer: Writer, name: str) -> str:
 def prototypes(used: dict[str, bool]) -> str:
     """Declarations of the kernels that the constants name."""
     found = [f"static kernel {kernel};" for switch, kernel in PROTOTYPES.items() if used[switch]]
-    return "\n".join([*found, *(f"static element {each};" for switch, each in ELEMENTS.items() if used[switch])])
+    for kind, functions in (("element", ELEMENTS), ("unit", UNITS)):
+        found += [f"static {kind} {each};" for switch, each in functions.items() if used[switch]]
+    return "\n".join(found)
 
 
 def code(used: dict[str, bool], dim: int, between: str, name: str) -> str:
@@ -102,7 +112,8 @@ def code(used: dict[str, bool], dim: int, between: str, name: str) -> str:
         The text.
     """
     switches = "\n".join(f"#define USE_{key} {int(value)}" for key, value in used.items())
-    kernels = files("ttq_plugin.deploy.c_int8").joinpath("kernels.h").read_text()
+    folder = files("ttq_plugin.deploy.c_int8")
+    kernels = "\n".join(folder.joinpath(part).read_text() for part in PARTS)
     kernels = kernels.replace("/*@DATA@*/", f"/* ---- This model. ---- */\n\n{between}")
     return f"""{switches}
 
@@ -129,7 +140,7 @@ def header(program: IntegerProgram, name: str, about: str) -> str:
     """
     upper, shapes = name.upper(), program.shapes
     forms = ["; ".join(" x ".join(map(str, shape)) or "1" for shape in several) for several in shapes]
-    sizes = [sum(int(np.prod(shape)) for shape in several) for several in shapes]
+    sizes = [program.input.size, sum(int(np.prod(shape)) for shape in shapes[1])]
     given, result = program.given, program.result
     return f"""/* {in_comment(about or name)}. Written by ttq-plugin. No floating point, no library, no heap. */
 #ifndef {upper}_H
@@ -141,7 +152,7 @@ def header(program: IntegerProgram, name: str, about: str) -> str:
 #define {upper}_OUTPUTS {sizes[1]} /* {forms[1]} */
 
 /* An integer q stands for SCALE * (q - ZERO); an input x is round(x / SCALE) + ZERO, within -128 and 127. */
-{_grid(upper, "INPUT", given)}
+{_indices(program)}{_grid(upper, "INPUT", given)}
 {_grid(upper, "OUTPUT", result)}
 
 #ifdef __cplusplus
@@ -157,6 +168,14 @@ void {name}_run(const int8_t input[{upper}_INPUTS], int8_t output[{upper}_OUTPUT
 
 #endif
 """
+
+
+def _indices(program: IntegerProgram) -> str:
+    """A comment on inputs that are indices."""
+    of_indices = [f"input {at}: {width} bytes" for at, (_, width, rows) in enumerate(program.parts) if rows]
+    if not of_indices:
+        return ""
+    return f"/* Indices, unsigned, the lowest byte first: {', '.join(of_indices)} each. */\n"
 
 
 def _grid(upper: str, which: str, grid: Affine) -> str:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ttq_plugin.deploy.c99.calls import four
 from ttq_plugin.deploy.c_int8.codes import KINDS, coded
-from ttq_plugin.deploy.c_int8.layout import ELEMENTS, LAYER, LOOPS, POOLING, REDUCTION, STEP, Data, aligned
+from ttq_plugin.deploy.c_int8.layout import ELEMENTS, LAYER, LOOPS, POOLING, REDUCTION, STEP, UNITS, Data, aligned
 from ttq_plugin.deploy.c_int8.placement import Placement, place
-from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram, most_counted
+from ttq_plugin.deploy.c_int8.sequences import SEQUENCES, SWITCHES
+from ttq_plugin.deploy.integer.lower import most_counted
+from ttq_plugin.deploy.integer.records import IntegerOp, IntegerProgram
 from ttq_plugin.deploy.integer.windows import spans
 from ttq_plugin.deploy.program.geometry import pooled
 from ttq_plugin.deploy.program.steps import View
@@ -31,7 +33,9 @@ class Writer:
         placement: Where buffers lie.
         taps: Weights that are not zero of the ternary channel with the most.
         edges: Whether a ternary layer looks beyond the edges of its input.
+        states: Units of the recurrent layer with the most.
         kinds: How each layer's weight is stored, by the weight's name.
+        units: Switches of the recurrent units there are.
     """
 
     def __init__(self, program: IntegerProgram, fast: bool = False) -> None:
@@ -39,25 +43,32 @@ class Writer:
         self.data = Data()
         self.placement: Placement = place(program)
         self.taps, self.edges = self._working_memory()
+        self.states = max((op.more["parts"][1].more["channels"] for op in program.ops if op.kind == "recur"), default=0)
         self.kinds: dict[str, str] = {}
+        self.units: set[str] = set()
         for op in program.ops:
             self._step(op)
-        self.data.largest = max(self.data.largest, self.taps, self.placement.size)
+        self.data.largest = max(self.data.largest, self.taps, self.states, self.placement.size)
 
     @property
     def used(self) -> dict[str, bool]:
         """The switches of the C code."""
         kinds = {op.kind for op in self.program.ops}
-        forms = set(self.kinds.values())
-        ternary = bool(forms & set(KINDS))
+        forms, run = set(self.kinds.values()), {self.kinds[op.more["weight"]] for op in self.program.ops if op.weights}
         means = any(op.kind == "mean_pool" for op in self.program.ops)
-        elements = kinds & {name.lower() for name in ELEMENTS}
-        found = {"LAYER": "layer" in kinds, "TERNARY": ternary, "DENSE": "bytes" in forms, "EDGES": self.edges}
+        found = {"LAYER": bool(kinds & {"layer", "recur"}), "POSITIONS": "layer" in kinds, "EDGES": self.edges}
+        for prefix, stored in (("", forms), ("RUN_", run)):
+            found |= {f"{prefix}TERNARY": bool(stored & set(KINDS)), f"{prefix}DENSE": "bytes" in stored}
         found |= {name.upper(): name in forms for name in KINDS}
-        found |= {"EACH": bool(elements), **{name: name.lower() in kinds for name in ELEMENTS}}
+        found |= {name: name.lower() in kinds for name in ELEMENTS}
+        found |= {"EACH": any(found[name] for name in ELEMENTS), "MEAN_POOL": means}
         found |= {"REDUCE": bool(kinds & {"mean", "largest"}), "POOL": bool(kinds & {"mean_pool", "largest_pool"})}
-        found |= {"MEAN_POOL": means}
-        found["PRODUCT"] = found["LAYER"] or found["MULTIPLY"] or found["REDUCE"] or means
+        found |= {switch: kind in kinds for kind, switch in SWITCHES.items()}
+        found |= {name: name in self.units for name in UNITS}
+        found |= {"QUOTIENT": found["SOFTMAX"] or found["NORM"], "TERM": found["LAYER"] or found["NORM"]}
+        found["OPENED"] = found["LSTM"] or found["GRU"]
+        products = ("LAYER", "MULTIPLY", "REDUCE", "MEAN_POOL", "MATRICES", "SOFTMAX", "NORM")
+        found["PRODUCT"] = any(found[name] for name in products)
         found["FINISH"] = found["PRODUCT"] or found["ADD"]
         return found
 
@@ -65,21 +76,22 @@ class Writer:
     def static_bytes(self) -> int:
         """Bytes of memory: arena and working memory."""
         working = (self.taps + 2) * self.data.dim + 2 * self.taps * self.edges if self.taps else 0
-        return aligned(working + self.placement.size, 4)  # linkers fill memory up to whole words
+        # Linkers fill memory up to whole words.
+        return aligned(working + 2 * self.states + self.placement.size, 4)
 
     def _working_memory(self) -> tuple[int, bool]:
         """Weights that are not zero of the ternary channel with the most, and whether a ternary layer is padded."""
         taps, edges = 0, False
-        for op in self.program.ops:
-            if op.weights is not None and op.weights.negative is not None:
-                rows = op.weights.codes.flatten(1)
+        for part in (part for op in self.program.ops for part in op.more.get("parts", [op])):
+            if part.weights is not None and part.weights.negative is not None:
+                rows = part.weights.codes.flatten(1)
                 taps = max(taps, 1, int(torch.count_nonzero(rows, dim=1).max()))
-                edges |= self._looks_beyond(op.more)
+                edges |= self._looks_beyond(part.more)
         return taps, edges
 
     # Operands.
 
-    def _put(self, kind: str, values: list[int], cast: str = "") -> str:
+    def put(self, kind: str, values: list[int], cast: str = "") -> str:
         """The address of numbers."""
         return f"{cast}(data.{kind} + {self.data.put(kind, values)})" if values else "0"
 
@@ -96,7 +108,10 @@ class Writer:
         return 0, f"work.arena + {self.placement.offsets[buffer] + offset}"
 
     def _step(self, op: IntegerOp) -> None:
-        kernel, more = getattr(self, f"_{op.kind}", self._element)(op)
+        if op.kind in SEQUENCES:
+            kernel, more = SEQUENCES[op.kind](self, op)
+        else:
+            kernel, more = getattr(self, f"_{op.kind}", self._element)(op)
         places = [self._at(view) for view in (op.inputs[0], op.inputs[-1], op.output)]
         values = dict(zip(("a", "b", "y"), (address for _, address in places), strict=True))
         packed = sum(memory << (2 * shift) for shift, (memory, _) in enumerate(places))
@@ -106,17 +121,22 @@ class Writer:
     # One method a kind; others are operations on single numbers.
 
     def _layer(self, op: IntegerOp) -> tuple[str, str]:
+        assert op.weights is not None
+        return ("run_dense" if op.weights.negative is None else "run_ternary"), self.layer_at(op)
+
+    def layer_at(self, op: IntegerOp) -> str:
+        """The address of a layer's struct, which is added."""
         more, weights = op.more, op.weights
         assert weights is not None
         name = more["weight"]
-        values = self._geometry(op) | {"positive": self._put("words", weights.positive.tolist())}
+        values = self._geometry(op) | {"positive": self.put("words", weights.positive.tolist())}
         values |= dict.fromkeys(("negative", "rice", "kind", "weights", "most_taps", "taps", "edges"), 0)
         values["factor_step"] = int(len(weights.positive) > 1)
         flat = weights.codes.reshape(-1).numpy()
         padded = self._looks_beyond(more)
         if weights.negative is not None:
             found = coded(flat, self.fast)
-            values |= {"negative": self._put("words", weights.negative.tolist())}
+            values |= {"negative": self.put("words", weights.negative.tolist())}
             values |= {"taps": "work.taps", "most_taps": self.taps}
             values |= {"kind": KINDS.index(found.kind), "rice": found.rice, "weights": int(np.count_nonzero(flat))}
             codes, self.kinds[name] = found.values.tolist(), found.kind
@@ -125,21 +145,24 @@ class Writer:
                 raise InputError(f"padded kernels of at most 256 places have integer C code, got {name}.")
         else:
             codes, self.kinds[name] = (flat.astype(np.int64) % 256).tolist(), "bytes"
-        values |= {"codes": self._put("bytes", codes), "padded": int(padded), **self._bias(op)}
+        values |= {"codes": self.put("bytes", codes), "padded": int(padded), **self._bias(op)}
         values |= {"table": self._table_at(op.table)}
         values |= {"x_zero": op.zeros[0], "ends": [op.zero, op.low, op.high], "shift": op.shift}
-        at = self.data.add(LAYER, values, name)
-        return ("run_dense" if weights.negative is None else "run_ternary"), f"&data.layers[{at}]"
+        return f"&data.layers[{self.data.add(LAYER, values, name)}]"
 
     def _bias(self, op: IntegerOp) -> dict[str, Any]:
         weights = op.weights
         assert weights is not None
-        if not weights.bias.numel():
+        return self.terms(weights.bias, op.shift - weights.bias_bits)
+
+    def terms(self, bias: Tensor, shift: int) -> dict[str, Any]:
+        """Fields of biases, which are shifted to the left before they are added to a total."""
+        if not bias.numel():
             return {"bias": 0, "bias_kind": 0, "bias_shift": 0}
-        numbers = weights.bias.tolist()
+        numbers = bias.tolist()
         kind = 1 if max(map(abs, numbers)) < 1 << 15 else 2
-        at = self._put("halves" if kind == 1 else "words", numbers)
-        return {"bias": at, "bias_kind": kind, "bias_shift": op.shift - weights.bias_bits}
+        at = self.put("halves" if kind == 1 else "words", numbers)
+        return {"bias": at, "bias_kind": kind, "bias_shift": shift}
 
     @staticmethod
     def _geometry(op: IntegerOp) -> dict[str, Any]:
@@ -175,14 +198,14 @@ class Writer:
     def _table_at(self, table: Tensor | None) -> str:
         if table is None:
             return "0"
-        return self._put("bytes", (table.to(torch.int64) % 256).tolist(), "(const int8_t *)")
+        return self.put("bytes", (table.to(torch.int64) % 256).tolist(), "(const int8_t *)")
 
     def _element(self, op: IntegerOp) -> tuple[str, str]:
         shape = op.output.meta.shape
         views = [op.output, op.inputs[0], op.inputs[-1]]
         sizes, [y, a, b] = four(shape, [view.meta.expand(shape).stride() for view in views])
         values: dict[str, Any] = {"what": ELEMENTS[op.kind.upper()], "size": sizes, "y": y, "a": a, "b": b}
-        values |= {"factors": self._put("words", list(op.factors))}
+        values |= {"factors": self.put("words", list(op.factors))}
         values |= {"table": self._table_at(op.table), "shift": op.shift}
         values |= {"a_zero": op.zeros[0], "b_zero": op.zeros[-1], "ends": [op.zero, op.low, op.high]}
         return "each", f"&data.loops[{self.data.add(LOOPS, values, op.kind)}]"
@@ -194,7 +217,7 @@ class Writer:
         size, [step] = four([shape[d] for d in kept], [[stride[d] for d in kept]])
         away, [away_step] = four([shape[d] for d in sorted(gone)], [[stride[d] for d in sorted(gone)]])
         values: dict[str, Any] = {"size": size, "step": step, "gone": away, "gone_step": away_step}
-        values |= {"factors": self._put("words", list(op.factors))}
+        values |= {"factors": self.put("words", list(op.factors))}
         values |= {"mean": int(op.kind == "mean"), "shift": op.shift, "x_zero": op.zeros[0]}
         at = self.data.add(REDUCTION, values | {"ends": [op.zero, op.low, op.high]}, op.kind)
         return "reduce", f"&data.reductions[{at}]"
@@ -210,10 +233,10 @@ class Writer:
         pairs = [span[:2] for dim in (0, 1) for span in spans(more, dim, source.meta.shape[-2 + dim])]
         if more["adaptive"]:
             values |= dict.fromkeys(("window", "stride", "padding"), [0, 0])
-        values["spans"] = self._put("halves", [n for pair in pairs for n in pair]) if more["adaptive"] else 0
+        values["spans"] = self.put("halves", [n for pair in pairs for n in pair]) if more["adaptive"] else 0
         mean = op.kind == "mean_pool"
         assert not mean or len(op.factors) == most_counted(op)
-        values |= {"factors": self._put("words", list(op.factors)), "mean": int(mean)}
+        values |= {"factors": self.put("words", list(op.factors)), "mean": int(mean)}
         values |= {"padded": int(bool(more["padded"]) and not more["adaptive"]), "adaptive": int(more["adaptive"])}
         values |= {"shift": op.shift, "x_zero": op.zeros[0], "ends": [op.zero, op.low, op.high]}
         return "pool", f"&data.poolings[{self.data.add(POOLING, values, op.kind)}]"

@@ -100,12 +100,12 @@ def half_away(value: float) -> int:
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
 
 
-def rounded_shift(total: Tensor, shift: int) -> Tensor:
+def rounded_shift(total: Tensor, shift: int | Tensor) -> Tensor:
     """``total / 2^shift``, rounded to the nearest integer, halves away from 0.
 
     Args:
         total: int64, at most 2^62 in size.
-        shift: From 1 to 62.
+        shift: From 1 to 62; one, or one for each total.
 
     Returns:
         int64 of the same shape.

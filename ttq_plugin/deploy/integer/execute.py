@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ttq_plugin.deploy.integer.arithmetic import LOWEST, requantise
 from ttq_plugin.deploy.integer.floats import Memory, arranged, broadcast
-from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram
+from ttq_plugin.deploy.integer.operators.table import FORMS
+from ttq_plugin.deploy.integer.records import IntegerOp, IntegerProgram
 from ttq_plugin.deploy.integer.windows import image_of, largest_pool, spread_layer, sum_pool
 
 
@@ -101,4 +102,5 @@ def _largest_pool(op: IntegerOp, inputs: list[Tensor]) -> Tensor:
 KINDS: dict[str, Callable[[IntegerOp, list[Tensor]], Tensor]] = {
     **{"layer": _layer, "table": _table, "copy": _copy, "add": _add, "multiply": _multiply},
     **{"mean": _mean, "largest": _largest, "mean_pool": _mean_pool, "largest_pool": _largest_pool},
+    **{kind: form.integers for kind, form in FORMS.items()},
 }

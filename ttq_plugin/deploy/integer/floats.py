@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttq_plugin.deploy.integer.graph import Graph, Op
+from ttq_plugin.deploy.integer.operators.form import Seen
+from ttq_plugin.deploy.integer.operators.table import FORMS
+from ttq_plugin.deploy.integer.records import Graph, Op
 from ttq_plugin.deploy.integer.windows import image_of, largest_pool, spread_layer, sum_pool
 from ttq_plugin.deploy.program.folding import folded_step
 from ttq_plugin.deploy.program.steps import Buffer, View
-
-Seen = Callable[[Any, Tensor], None]
 
 
 class Memory:
@@ -59,16 +59,19 @@ def run(graph: Graph, x: Tensor, seen: Seen) -> Tensor:
     Args:
         graph: The operations.
         x: float (batch, numbers of a sample).
-        seen: Told every value: its buffer with what was written to it, and a layer's op with what its function gets.
+        seen: Told every value: its buffer with what was written to it, a layer's op with what its function gets, and a
+            recurrent layer's with its cells.
 
     Returns:
         float64 (batch, numbers of the result).
     """
     memory = Memory(graph.tensors, torch.float64)
     memory.start(graph.input, x)
-    seen(graph.input, x)
+    seen(graph.input, x.flatten(1)[:, graph.real])
     for op in graph.ops:
-        values = KINDS[op.kind](graph, op, [memory.read(view) for view in op.inputs], seen)
+        inputs = [memory.read(view) for view in op.inputs]
+        form = FORMS.get(op.kind)
+        values = form.real(graph.tensors, op, inputs, seen) if form else KINDS[op.kind](graph, op, inputs, seen)
         values = values.clamp(*op.bounds)
         seen(op.output.buffer, values)
         memory.write(op.output, values)

@@ -9,84 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ttq_plugin.deploy.integer.compounds import recognised
 from ttq_plugin.deploy.integer.functions import BINARY, UNARY, leaky
+from ttq_plugin.deploy.integer.operators.embedding import index_rows
+from ttq_plugin.deploy.integer.operators.table import EMITTERS
+from ttq_plugin.deploy.integer.records import INFINITE, Function, Graph, Op
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 from ttq_plugin.errors import InputError
 
-Function = Callable[[Tensor], Tensor]
-INFINITE = (-math.inf, math.inf)
-BOUNDED = {"layer", "add", "multiply", "mean", "mean_pool"}
+BOUNDED = {"layer", "add", "multiply", "mean", "mean_pool", "product", "normalise"}
 """Kinds that round a total, and so can clamp it."""
-
-WORDS = {
-    "normalise": "a normalisation of each sample",
-    "recur": "a recurrent layer",
-    "embed": "an embedding",
-    "attend": "attention",
-    "product": "a product of two computed matrices",
-}
-"""What kinds of steps without an integer form are called in messages."""
-
-
-@dataclass(eq=False)
-class Op:
-    """An operation on values.
-
-    Attributes:
-        kind: ``layer``, ``table`` (a function of each number), ``copy``, ``add``, ``multiply``, ``mean``, ``largest``,
-            ``mean_pool`` or ``largest_pool``.
-        output: What it writes, in whole or in part.
-        inputs: What it reads.
-        more: Geometry and names of constants, as in the step.
-        function: What ``table`` does, or a layer after its sum.
-        bounds: Real numbers that the result is clamped to.
-    """
-
-    kind: str
-    output: View
-    inputs: list[View]
-    more: dict[str, Any] = field(default_factory=dict)
-    function: Function | None = None
-    bounds: tuple[float, float] = INFINITE
-
-
-@dataclass
-class Graph:
-    """Operations in order.
-
-    Attributes:
-        ops: In order.
-        input: The sample.
-        output: The result.
-        tensors: Constants by name.
-    """
-
-    ops: list[Op]
-    input: Buffer
-    output: View
-    tensors: dict[str, Tensor]
-
-    def readers(self) -> dict[Buffer, int]:
-        """How many operations read each buffer; the result is read once more."""
-        found: dict[Buffer, int] = {self.output.buffer: 1}
-        for op in self.ops:
-            for buffer in {view.buffer for view in op.inputs}:
-                found[buffer] = found.get(buffer, 0) + 1
-        return found
-
-    def writers(self) -> dict[Buffer, int]:
-        """How many operations write each buffer."""
-        found: dict[Buffer, int] = {}
-        for op in self.ops:
-            found[op.output.buffer] = found.get(op.output.buffer, 0) + 1
-        return found
 
 
 def build(program: Program, name: str) -> Graph:
@@ -101,13 +40,15 @@ def build(program: Program, name: str) -> Graph:
 
     Raises:
         InputError: If an operation has no integer form.
-    """
+    """  # noqa: DOC502 - raised by what it calls
     made = _Maker(program, name)
-    for step in program.steps:
+    for step in recognised(program):
         made.add(step)
-    graph = Graph(made.ops, program.input, made.read(program.output), program.tensors)
+    sizes = [torch.Size(shape).numel() for shape in program.shapes[0]]
+    graph = Graph(made.ops, program.input, made.read(program.output), program.tensors, sizes)
     _drop_unread(graph)
     _absorb_bounds(graph)
+    index_rows(graph, name)
     return graph
 
 
@@ -134,17 +75,18 @@ class _Maker:
 
     def add(self, step: Step) -> None:
         inputs = [self.read(view) for view in step.inputs]
-        made = getattr(self, f"_{step.kind}", None)
-        if made is None:
-            raise self.missing(step, step.kind)
-        made(step, inputs)
+        if step.kind in EMITTERS:
+            EMITTERS[step.kind](self, step, inputs)
+        else:
+            getattr(self, f"_{step.kind}")(step, inputs)
 
     def missing(self, step: Step, what: str) -> InputError:
         named = [value for value in step.more.values() if isinstance(value, str) and value in self.program.tensors]
         where = f" ({named[0]})" if named else ""
         return InputError(
-            f"{self.name} uses {WORDS.get(what, what)}{where}, which has no integer form; keep to convolutions, linear "
-            "layers, pooling, sums, concatenations and functions of single numbers, or export it to c."
+            f"{self.name} uses {what}{where}, which has no integer form; keep to convolutions, linear layers, "
+            "recurrent layers, attention, norms, embeddings, pooling, sums, concatenations and functions of single "
+            "numbers, or export it to c."
         )
 
     def write(self, view: View) -> View:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ttq_plugin.deploy.integer.arithmetic import (
     HIGHEST,
@@ -18,102 +16,15 @@ from ttq_plugin.deploy.integer.arithmetic import (
     mantissas,
     table,
 )
-from ttq_plugin.deploy.integer.graph import Graph, Op
+from ttq_plugin.deploy.integer.operators.embedding import Layout
+from ttq_plugin.deploy.integer.operators.form import Lowering
+from ttq_plugin.deploy.integer.operators.table import FORMS
 from ttq_plugin.deploy.integer.ranges import Ranges
+from ttq_plugin.deploy.integer.records import Graph, IntegerOp, IntegerProgram, Op, Weights
+from ttq_plugin.deploy.integer.weights import check_sums, weight_codes
 from ttq_plugin.deploy.integer.windows import spans, taps
 from ttq_plugin.deploy.program.folding import folded_step
 from ttq_plugin.deploy.program.steps import Buffer, View
-from ttq_plugin.errors import InputError
-from ttq_plugin.measures.integer import integer_codes
-from ttq_plugin.measures.ternary import codes_of
-
-LARGEST_SUM = (1 << 31) - 1
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A layer's numbers.
-
-    Attributes:
-        codes: int8, the weight's shape: -1, 0, 1, or multiples of a channel's step.
-        ternary: Which of the two; ternary layers have two sums.
-        positive: Mantissas, int64, one or one a channel: of the sum over positive codes, or of the only sum.
-        negative: Of the sum over negative codes; None if there is one sum.
-        bias: int64, one a channel, or none.
-        bias_bits: Fractional bits of the bias, in steps of the result.
-    """
-
-    codes: Tensor
-    ternary: bool
-    positive: Tensor
-    negative: Tensor | None
-    bias: Tensor
-    bias_bits: int
-
-
-@dataclass(frozen=True, eq=False)
-class IntegerOp:
-    """An operation on int8.
-
-    Attributes:
-        kind: As in the graph.
-        output: What it writes.
-        inputs: What it reads.
-        more: Geometry.
-        zeros: Zero points of the inputs.
-        zero: Zero point of the result, or of what a layer's table gets.
-        low: Least result before a table.
-        high: Largest result before a table.
-        shift: Of the total.
-        factors: Mantissas of ``add`` (two), ``multiply`` and ``mean`` (one) and ``mean_pool`` (one a count of numbers).
-        weights: Of a layer.
-        table: int8 (256,), or None.
-    """
-
-    kind: str
-    output: View
-    inputs: list[View]
-    more: dict[str, Any]
-    zeros: tuple[int, ...]
-    zero: int
-    low: int = LOWEST
-    high: int = HIGHEST
-    shift: int = 1
-    factors: tuple[int, ...] = ()
-    weights: Weights | None = None
-    table: Tensor | None = None
-
-
-@dataclass
-class IntegerProgram:
-    """Operations on int8 in order.
-
-    Attributes:
-        ops: In order.
-        input: The sample.
-        output: The result.
-        affines: Grid of each buffer.
-        constants: int8 by the name of a constant that operations read.
-        shapes: Of each input and output, without the batch.
-    """
-
-    ops: list[IntegerOp]
-    input: Buffer
-    output: View
-    affines: dict[Buffer, Affine]
-    constants: dict[str, Tensor]
-    shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
-    names: dict[Any, str] = field(default_factory=dict)
-
-    @property
-    def given(self) -> Affine:
-        """Grid of the inputs."""
-        return self.affines[self.input]
-
-    @property
-    def result(self) -> Affine:
-        """Grid of the outputs."""
-        return self.affines[self.output.buffer]
 
 
 def lower(graph: Graph, ranges: Ranges, shapes: Any, *, ternary: bool = True) -> IntegerProgram:
@@ -129,9 +40,11 @@ def lower(graph: Graph, ranges: Ranges, shapes: Any, *, ternary: bool = True) ->
         The program.
     """
     affines = {key: grid for key, grid in ranges.affines.items() if isinstance(key, Buffer)}
-    program = IntegerProgram([], graph.input, graph.output, affines, {}, shapes, names_of(graph))
+    layout = Layout.of(graph)
+    affines[layout.buffer] = affines[graph.input]
+    program = IntegerProgram([], layout.buffer, graph.output, affines, {}, shapes, names_of(graph), layout.parts)
     for op in graph.ops:
-        program.ops.append(_lowered(graph, program, ranges, op, ternary))
+        program.ops.append(_lowered(graph, program, ranges, op, ternary, layout))
     return program
 
 
@@ -146,12 +59,19 @@ def names_of(graph: Graph) -> dict[Any, str]:
     return names
 
 
-def _lowered(graph: Graph, program: IntegerProgram, ranges: Ranges, op: Op, ternary: bool) -> IntegerOp:
+def _lowered(graph: Graph, program: IntegerProgram, ranges: Ranges, op: Op, ternary: bool, layout: Layout) -> IntegerOp:
     target = program.affines[op.output.buffer]
     sources = [_source(graph, program, op, view) for view in op.inputs]
-    given: dict[str, Any] = {"kind": op.kind, "output": op.output, "inputs": op.inputs, "more": op.more}
+    moved = [layout.moved(graph, view) for view in op.inputs]
+    given: dict[str, Any] = {"kind": op.kind, "output": op.output, "inputs": moved, "more": op.more}
     given |= {"zeros": tuple(source.zero for source in sources), "zero": target.zero}
     given |= {"low": target.bound(op.bounds[0]), "high": target.bound(op.bounds[1])}
+    if op.kind in FORMS:
+        if op.kind == "embed":
+            given["more"] = {**op.more, "bytes": layout.width_of(graph, op.inputs[0])}
+        return FORMS[op.kind].lower(
+            Lowering(graph.tensors, op, sources, target, ranges.affines.get(op), ternary, given)
+        )
     if op.kind == "layer":
         return _layer(graph, ranges, op, sources[0], target, given, ternary)
     if op.kind == "table":
@@ -195,6 +115,8 @@ def _source(graph: Graph, program: IntegerProgram, op: Op, view: View) -> Affine
         grid = program.affines[op.output.buffer]
         view = View(Buffer(view.buffer.size, f"{name} on grid {grid.scale!r} {grid.zero}"), view.meta)
         op.inputs = [view]
+    elif op.kind == "softmax":
+        grid = Affine(1.0, 0)  # a mask is 0 or 1
     else:
         grid = Affine.of_range(float(values.min()), float(values.max()))
     program.constants[str(view.buffer.constant)] = grid.quantise(values).reshape(-1)
@@ -207,11 +129,9 @@ def _layer(
     name = op.more["weight"]
     weight = graph.tensors[name].float()
     inner = target if op.function is None else ranges.affines[op]
-    codes, scales = _weights(weight, ternary)
+    codes, scales = weight_codes(weight, ternary)
+    check_sums(name, weight, len(scales) == 2)
     gain, shift = folded_step(graph.tensors, op.more, len(weight))
-    fan_in = weight[0].numel()
-    if fan_in * 255 * (1 if len(scales) == 2 else 127) > LARGEST_SUM:
-        raise InputError(f"sums of {name} do not fit into 32 bits: {fan_in} products; make the layer narrower.")
     factor = gain * source.scale / inner.scale
     factors = torch.stack([factor * scale for scale in scales])
     bias = shift / inner.scale
@@ -225,22 +145,3 @@ def _layer(
     if op.function is not None:
         given |= {"table": table(op.function, inner, target), "low": LOWEST, "high": HIGHEST}
     return IntegerOp(**given)
-
-
-def _weights(weight: Tensor, ternary: bool) -> tuple[Tensor, list[Tensor]]:
-    """Codes, and the scales of a channel: of positive and negative codes, or of one step."""
-    if ternary and (found := codes_of(weight)) is not None:
-        rows = weight.double().reshape(1 if found.smallest_group == weight.numel() else len(weight), -1)
-        both = [rows.amax(1).clamp(min=0), (-rows).amax(1).clamp(min=0)]
-        return found.values.to(torch.int8), [scale.expand(len(weight)) for scale in both]
-    rows = weight.double().reshape(len(weight), -1)
-    grid = integer_codes(weight, 8)
-    if grid is not None:
-        codes = grid.values.to(torch.int8)
-        largest = codes.reshape(len(weight), -1).abs().amax(1)
-        # On one step a layer, a channel of zeros has none of its own.
-        return codes, [rows.abs().amax(1) / largest.clamp(min=1)]
-    step = rows.abs().amax(1) / HIGHEST
-    step = torch.where(step > 0, step, 1.0)
-    codes = torch.round(rows / step[:, None]).clamp(-HIGHEST, HIGHEST).to(torch.int8)
-    return codes.reshape(weight.shape), [step]

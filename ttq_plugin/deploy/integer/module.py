@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ttq_plugin.deploy.integer.execute import run_integers
 from ttq_plugin.deploy.integer.graph import build
-from ttq_plugin.deploy.integer.lower import IntegerProgram, lower, names_of
+from ttq_plugin.deploy.integer.lower import lower, names_of
+from ttq_plugin.deploy.integer.operators.embedding import encoded
 from ttq_plugin.deploy.integer.ranges import choose, observe, warn_saturated
+from ttq_plugin.deploy.integer.records import IntegerProgram
 from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.inputs import call, length, map_tensors, tensors, to_device
@@ -49,16 +51,21 @@ class IntegerModule(nn.Module):
             x: Inputs as the model takes them.
 
         Returns:
-            int8 (batch, numbers of a sample): what the C function is given.
-        """
-        return self.program.given.quantise(flattened(x, self.program.input.size))
+            int8 (batch, bytes of a sample): what the C function is given. Indices of an embedding take one, two or
+            three bytes each, the lowest first.
+
+        Raises:
+            InputError: If an index lies outside its embedding.
+        """  # noqa: DOC502 - raised by what it calls
+        parts = self.program.parts
+        return encoded(flattened(x, sum(count for count, _, _ in parts)), parts, self.program.given)
 
     @torch.no_grad()
     def integers(self, q: Tensor) -> Tensor:
         """Compute on integers alone.
 
         Args:
-            q: int8 (batch, numbers of a sample).
+            q: int8 (batch, bytes of a sample).
 
         Returns:
             int8 (batch, numbers of all outputs): what the C function gives.

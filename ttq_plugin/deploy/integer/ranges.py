@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttq_plugin.deploy.integer.arithmetic import Affine
 from ttq_plugin.deploy.integer.floats import run
-from ttq_plugin.deploy.integer.graph import Graph, Op
+from ttq_plugin.deploy.integer.records import Graph, Op
 from ttq_plugin.deploy.program.steps import Buffer
 from ttq_plugin.errors import InputError
 

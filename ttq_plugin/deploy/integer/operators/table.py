@@ -1,0 +1,18 @@
+"""Which operators there are."""
+
+from __future__ import annotations
+
+from ttq_plugin.deploy.integer.operators import attention, embedding, norms, recurrent
+from ttq_plugin.deploy.integer.operators.form import Emitter, Form
+
+EMITTERS: dict[str, Emitter] = {
+    **{"normalise": norms.emit, "attend": attention.attend, "product": attention.product, "embed": embedding.emit},
+    **{"softmax": attention.softmax, "recur": recurrent.emit},
+}
+"""By the kind of a step."""
+
+FORMS: dict[str, Form] = {
+    **{"normalise": norms.FORM, "product": attention.PRODUCT, "softmax": attention.SOFTMAX, "embed": embedding.FORM},
+    **{"recur": recurrent.FORM},
+}
+"""By the kind of an operation."""
