@@ -110,7 +110,8 @@ def _is_causal(made: Maker, hidden: View, dim: int) -> bool:
 
 
 def _real_product(tensors: dict[str, Tensor], op: Op, inputs: list[Tensor], seen: Seen) -> Tensor:
-    return inputs[0] @ inputs[1] * op.more["scale"]
+    found: Tensor = inputs[0] @ inputs[1] * op.more["scale"]
+    return found
 
 
 def _lower_product(low: Lowering) -> IntegerOp:
