@@ -80,7 +80,7 @@ def test_a_toy_method_is_known_to_search_spaces(toy):
     assert data["methods"]["toy"] == {"t": {"low": 0.2, "high": 0.5}}
     space = parse_space(json.dumps(data | {"only": ["toy"], "paper": []}), "test")
     assert space.applies("toy", "lr_scale") and not space.applies("toy", "lr_threshold")
-    values = {"method": "toy", **{name: 1.0 for name in space.parameters}, "toy.t": 0.4}
+    values = {"method": "toy", **{name: 1 for name in space.parameters}, "toy.t": 0.4}
     assert Settings(**space.settings(values, 0)).options() == {"t": 0.4}
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ttq_plugin.curvature.plan import Link
 from ttq_plugin.curvature.probing.cost import trace_bar
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.frames import is_users
 from ttq_plugin.support.names import c_identifier
 from ttq_plugin.support.progress import epoch_bar, progress, stage, working
@@ -97,6 +98,7 @@ def train(
         >>> trained.metric, trained.score > 0.9
         ('mcc', True)
     """  # noqa: DOC502 - raised by what it calls
+    check_types(train, locals())
     described = task if isinstance(task, Task) else get_task(task)
     with progress(shown=show) as bars, stage(bars, f"full-precision model of {described.name}"):
         ready = prepare(
@@ -176,6 +178,7 @@ def compress(
         >>> sorted(outcome.model.conv2.weight.sign().unique().tolist())
         [-1.0, 0.0, 1.0]
     """  # noqa: DOC502 - raised by what it calls
+    check_types(compress, locals())
     settings = Settings(task=_name(task), method=method, seed=seed, **(defaults(numbers) | numbers))
     if isinstance(task, Trained):
         ready = task.prepared if config_list or chain is not None else task.with_traces(show)

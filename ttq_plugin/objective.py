@@ -21,6 +21,7 @@ from ttq_plugin.search.space.defaults import default_text
 from ttq_plugin.search.space.load import built_in, load_space, parse_space
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import StudyRecorder, TrialRecord, open_store
 from ttq_plugin.tracking.remake import inputs_of, remake
@@ -70,6 +71,7 @@ class TernaryObjective:
         store: str | Path | None = "mlflow_runs",
         show: bool = True,
     ) -> None:
+        check_types(TernaryObjective.__init__, locals())
         self.task = identified(task)
         self.space = as_space(self.task, space)
         self.seed = self.space.seed if seed is None else seed

@@ -17,6 +17,7 @@ from ttq_plugin.objective import as_space
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.files import load_weights
 from ttq_plugin.support.names import file_name, in_html
 from ttq_plugin.tasks.task import Task
@@ -236,6 +237,7 @@ def search(
         >>> study = ttq_plugin.search("mnist-cnn", trials=2, workers=1)  # doctest: +SKIP
         >>> study.front[["mcc", "cr_gain_total"]]  # doctest: +SKIP
     """  # noqa: DOC502 - raised by what it calls
+    check_types(search, locals())
     described = identified(task)
     asked = Asked(
         space=space if isinstance(space, str) else described.name,

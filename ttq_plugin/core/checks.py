@@ -8,6 +8,7 @@ from torch import Tensor
 from ttq_plugin.core.rules import SMALLEST
 from ttq_plugin.core.statistics import Statistics, full_precision, total
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import shown
 
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 holds."""
@@ -126,7 +127,7 @@ def number(name: str, value: object) -> float:
         InputError: if it is no number, or larger than any float.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{name} must be a number, got {value!r}.")
+        raise InputError(f"{name} must be a number, got {shown(value)}.")
     try:
         return float(value)
     except OverflowError:

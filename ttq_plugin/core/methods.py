@@ -20,6 +20,7 @@ from ttq_plugin.core.rules import ABSOLUTE_MOMENTS, MAX_FRACTION, SIGNED_MOMENTS
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.core.variants import DIRECT, MEAN_FRACTION, NO_THRESHOLDS, TIED
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import shown
 
 METHODS: dict[str, Ternarizer] = {}
 """The methods by name, as ``define`` made them."""
@@ -77,5 +78,5 @@ def get_method(name: str) -> Ternarizer:
     """
     try:
         return METHODS[name]
-    except KeyError:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {name!r}.") from None
+    except (KeyError, TypeError):  # what cannot be hashed is no name
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {shown(name)}.") from None

@@ -19,6 +19,7 @@ from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.core.ternary_step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.native.training import kernels_for
+from ttq_plugin.support.arguments import shown
 
 CLIP = 0.9
 """With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
@@ -99,7 +100,7 @@ class Ternarizer:
         check_zeros(self.name, self.zeros, self.zeros_steps, self._why_no_share)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be one of {', '.join(allowed)}, got {shown(getattr(self, name))}.")
 
     @property
     def _why_no_share(self) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import shown
 
 UNITS = {
     "share": "share of the weights",
@@ -42,7 +43,7 @@ class Budget:
             raise InputError(f"A budget must set one of share, bits, energy and sensitivity, got {named}.")
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise InputError(f"`budget` must be a number of {name}, got {value!r}.")
+                raise InputError(f"`budget` must be a number of {name}, got {shown(value)}.")
         if self.share is not None and not 0 < self.share <= 1:
             raise InputError(
                 f"`budget` must lie in (0, 1], got {self.share}: it is the share of the weights to quantise at least; "
@@ -91,5 +92,5 @@ def as_budget(value: object) -> Budget:
     if isinstance(value, Budget):
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"`budget` must be a share of the weights or a Budget, got {value!r}.")
+        raise InputError(f"`budget` must be a share of the weights or a Budget, got {shown(value)}.")
     return Budget(share=float(value))

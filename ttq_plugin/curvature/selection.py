@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ttq_plugin.core.model.held import check_trainable, check_values
 from ttq_plugin.curvature.batches import as_batches, checked
 from ttq_plugin.curvature.budget import Budget, as_budget
 from ttq_plugin.curvature.candidates import FULL_PRECISION, WIDTHS, Candidate
@@ -22,6 +23,7 @@ from ttq_plugin.curvature.traces import LayerTrace, Traces
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.energy import EnergyModel
 from ttq_plugin.support import inputs
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.progress import progress
 
 _PAPERS = EnergyModel()
@@ -29,8 +31,8 @@ _PAPERS = EnergyModel()
 
 def generate_config(
     model: nn.Module,
-    loss_fn: Loss,
-    batches: Batches,
+    loss_fn: Loss | None,
+    batches: Batches | None,
     budget: float | Budget = 0.9,
     *,
     methods: Sequence[str] = ("pttq",),
@@ -54,8 +56,8 @@ def generate_config(
 
     Args:
         model: A float32 or float64 module; it is left as it was.
-        loss_fn: Function of (output, y) that returns a scalar.
-        batches: Pairs (x, y) on the model's device.
+        loss_fn: Function of (output, y) that returns a scalar; None with `traces`.
+        batches: Pairs (x, y) on the model's device; None with `traces`.
         budget: The least share of the weights to quantise, or a `Budget` of bits, energy or sensitivity.
         methods: Methods that a layer may be given besides full precision: `int8`, `int4`, or keys of `METHODS`.
         options: Keywords of a method's quantizer, by method, such as `{"pttq": {"t_min": 1.5}}`.
@@ -91,10 +93,14 @@ def generate_config(
         >>> chosen.layers, chosen.config_list[0]["op_names"], chosen.share >= 0.5
         (('0',), ['0'], True)
     """  # noqa: DOC502 - raised by what it calls
+    check_types(generate_config, locals())
+    check_trainable(model)
     rules = Rules(tuple(exclude), tuple(include), keep_first, keep_last)
     question = Question(as_budget(budget), rules, methods, options, scheme, energy_model, example_input)
     if traces is not None:
         return _answer(model, traces, question)
+    if loss_fn is None or batches is None:
+        raise InputError("loss_fn and batches must be given to estimate the traces, got None; or give the traces.")
     if question.budget.energy is not None and example_input is None:
         batches = as_batches(batches, keep=isinstance(batches, Iterator))
         question = replace(question, example_input=_first_input(batches, next(model.parameters()).device))
@@ -163,6 +169,8 @@ def select(
         InputError: If the budget is out of range or cannot be met, a layer or method is unknown, or the traces are of
             another model.
     """  # noqa: DOC502 - raised by what it calls
+    check_types(select, locals())
+    check_values(model)
     rules = Rules(tuple(exclude), tuple(include), keep_first, keep_last)
     question = Question(as_budget(budget), rules, methods, options, scheme, energy_model, example_input)
     return _answer(model, traces, question)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ttq_plugin.core.model.held import check_values
 from ttq_plugin.core.model.matrices import layouts, matrix_name
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import mult_adds
@@ -13,6 +14,7 @@ from ttq_plugin.measures.report import CompressionReport, LayerReport
 from ttq_plugin.measures.selection import select_layers
 from ttq_plugin.measures.storage import FLOAT_BITS, SCHEMES, weight_bits
 from ttq_plugin.measures.ternary import Codes
+from ttq_plugin.support.arguments import check_types
 
 _PAPERS = EnergyModel()
 
@@ -57,6 +59,9 @@ def measure(
         >>> report.cr_gain("dense2") > 0.9
         True
     """  # noqa: DOC502 - raised by what it calls
+    check_types(measure, locals())
+    check_values(full_precision)
+    check_values(compressed)
     _check_twins(full_precision, compressed)
     selected = select_layers(full_precision, compressed, layers, widths)
     tally = mult_adds.tally(compressed, example_input)

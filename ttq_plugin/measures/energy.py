@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import check_types
 
 CODE_BITS = {"float": 32, "ternary": 2, "binary": 1}
 """B: bits of one weight as it is transferred; see `code_bits` for integer grids."""
@@ -37,6 +38,7 @@ class EnergyModel:
     transfer: float = 1e-9
 
     def __post_init__(self) -> None:
+        check_types(EnergyModel, vars(self))
         for name in ("mult_add", "transfer"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from nni.compression.utils import Evaluator
 from torch import nn
 
+from ttq_plugin.core.model.held import check_trainable
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.export import plain_copy
@@ -19,6 +20,7 @@ from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_l
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.names import check_module_names
 
 Calibration = dict[str, dict[str, dict[str, Any]]]
@@ -71,6 +73,8 @@ class QuantizerChain:
         lr_scale: float | None = 1e-3,
         lr_threshold: float | Literal["auto"] | None = "auto",
     ) -> None:
+        check_types(QuantizerChain.__init__, locals())
+        check_trainable(model)
         own = {"on_empty": on_empty, "lr_scale": lr_scale, "lr_threshold": lr_threshold}
         links = ordered(links)
         if wrapped := [name for name, module in model.named_modules() if hasattr(module, "_nni_wrapper")]:
@@ -146,6 +150,7 @@ class QuantizerChain:
         Raises:
             InputError: if neither limit is given.
         """
+        check_types(QuantizerChain.compress, locals())
         if max_steps is None and max_epochs is None:
             raise InputError("compress needs max_steps or max_epochs, got neither.")
         with self.attached.following(self.quantizers[-1] if self.quantizers else None):
@@ -265,6 +270,7 @@ def compress_chain(
         >>> done.layers, done.widths, len(done.model[2].weight.unique())
         (('0', '2'), {'0': 8}, 3)
     """
+    check_types(compress_chain, locals())
     if max_steps is None and max_epochs is None:
         raise InputError("compress_chain needs max_steps or max_epochs, got neither.")
     chain = QuantizerChain(model, links, evaluator, **options)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
 from ttq_plugin.core.model.attach import check_rate, default_rate
+from ttq_plugin.core.model.held import check_trainable
 from ttq_plugin.core.model.layers import channel_of, check_layers, tensor_of
 from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
@@ -28,6 +29,7 @@ from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.names import check_module_names
 
 
@@ -76,6 +78,8 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         health_every: int | Literal["epoch"] = 100,
         **options: Any,
     ) -> None:
+        check_types(TernaryCompressor.__init__, locals())
+        check_trainable(model)
         self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
         self.lr_scale = check_rate("lr_scale", lr_scale)
@@ -239,6 +243,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         return self._monitor.look()
 
     def _check_training(self, max_steps: int | None, max_epochs: int | None) -> None:
+        check_types(TernaryCompressor._check_training, locals())
         if self.evaluator is None:
             raise InputError(f"{type(self).__name__} has no evaluator to train with; pass one to train.")
         if max_steps is None and max_epochs is None:

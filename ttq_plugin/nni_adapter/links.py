@@ -22,6 +22,7 @@ from ttq_plugin.nni_adapter.config import modern, weight_config
 from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.quantizers import QUANTIZERS, TernaryQuantizer
 from ttq_plugin.nni_adapter.training.evaluators import mark_steps
+from ttq_plugin.support.arguments import shown
 
 Config = dict[str, Any]
 TERNARY: dict[str, type[TernaryQuantizer]] = {quantizer.__name__: quantizer for quantizer in QUANTIZERS.values()}
@@ -103,7 +104,9 @@ def ordered(links: Sequence[AnyLink]) -> list[AnyLink]:
     for link in links:
         name, entries = getattr(link, "compressor", link), getattr(link, "config_list", None)
         if name not in (*INTEGERS, *TERNARY):
-            raise InputError(f"a link's compressor must be one of {', '.join((*INTEGERS, *TERNARY))}, got {name!r}.")
+            raise InputError(
+                f"a link's compressor must be one of {', '.join((*INTEGERS, *TERNARY))}, got {shown(name)}."
+            )
         if not isinstance(entries, (list, tuple)) or not entries or not all(isinstance(e, dict) for e in entries):
             raise InputError(f"the config_list of {name} must be a list of NNI's config entries, got {entries!r}.")
     return sorted(links, key=lambda link: link.compressor not in INTEGERS)

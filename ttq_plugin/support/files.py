@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
     Raises:
         InputError: if the place cannot be written.
     """
+    path = place_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_litter(path.parent)
@@ -57,6 +59,33 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         _to_disk(path.parent)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+
+
+def place_of(path: Path, *, folder: bool = False) -> Path:
+    """Find out where a path leads that is to be written: a link stays, and what it points to is written.
+
+    Args:
+        path: what a user named.
+        folder: whether it may be a folder.
+
+    Returns:
+        The path without links.
+
+    Raises:
+        InputError: if it is a device, a folder or nothing that can be reached; a device would be replaced by a file.
+    """
+    try:
+        real = Path(os.path.realpath(path))
+        kind = real.lstat().st_mode
+    except FileNotFoundError:
+        return real
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be written ({reason}); choose another place.") from None
+    if not stat.S_ISREG(kind) and not (folder and stat.S_ISDIR(kind)):
+        what = "a folder" if stat.S_ISDIR(kind) else "no file"
+        raise InputError(f"{path} cannot be written (it is {what}); choose another place.")
+    return real
 
 
 def write_bytes(path: Path, content: bytes | bytearray) -> None:

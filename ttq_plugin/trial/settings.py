@@ -8,6 +8,7 @@ from typing import Any
 from ttq_plugin.core import get_method
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LSQ, MIXED
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.losses import get_loss
 
@@ -75,6 +76,7 @@ class Settings:
     max_energy: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(Settings, vars(self))
         for name in ("lr", "lr_scale", "lr_threshold"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1e3:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ttq_plugin.commands import options
+from ttq_plugin.commands.parts.places import Target
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 """The forms of ``ttq export``."""
@@ -19,7 +19,7 @@ EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 @click.option("--ram", required=True, metavar="BYTES", help="Most bytes of static memory, such as 16k.")
 @click.option("--floor", type=float, help="Least validation score of the network; for an error, the highest.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="New folder for the C code, its test and the report."
+    "--out", type=Target(folder=True), required=True, help="New folder for the C code, its test and the report."
 )
 @click.option("--space", metavar="FILE", help="Space to search.  [default: the task's own]")
 @click.option("--trials", type=click.IntRange(1), help="Number of trials of the search.  [default: the space's]")
@@ -56,9 +56,7 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
 @click.command()
 @options.model
 @click.option("--to", type=click.Choice(EXPORTS), required=True, help="Form to export to.")
-@click.option(
-    "--out", "target", type=click.Path(path_type=Path), help="File or folder to write.  [default: beside MODEL]"
-)
+@click.option("--out", "target", type=Target(folder=True), help="File or folder to write.  [default: beside MODEL]")
 @click.option("--name", default="model", show_default=True, help="Prefix of the C files and functions.")
 @click.option(
     "--samples",
@@ -105,8 +103,8 @@ def export(**given: Any) -> None:
     help="Approximate time of the calls of each form and batch size.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads of each form.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture to this PNG file.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the numbers to this JSON file.")
+@click.option("--plot", type=Target(), help="Write the picture to this PNG file.")
+@click.option("--out", type=Target(), help="Write the numbers to this JSON file.")
 @options.data_file
 @options.store
 @options.storage

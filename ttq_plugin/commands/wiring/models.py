@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ttq_plugin.commands import options
+from ttq_plugin.commands.parts.places import Target
 from ttq_plugin.methods import METHODS, MIXED
 from ttq_plugin.trial.defaults import COMPRESSION
 
@@ -18,7 +19,7 @@ REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond"
 
 @click.command()
 @options.task
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the weights to this .safetensors file.")
+@click.option("--out", type=Target(), help="Also write the weights to this .safetensors file.")
 @options.full_precision
 @options.data
 @options.common
@@ -56,10 +57,8 @@ def train(**given: Any) -> None:
     help="Number of random probes per trace; with --tol, the largest number.  [default: 8]",
 )
 @click.option("--tol", type=float, help="Stop probing when the relative standard error of every trace is below this.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write the picture to this PNG file.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Write the choice to this JSON file, for `ttq compress --config`."
-)
+@click.option("--plot", type=Target(), help="Write the picture to this PNG file.")
+@click.option("--out", type=Target(), help="Write the choice to this JSON file, for `ttq compress --config`.")
 @options.store
 @options.full_precision
 @options.data
@@ -151,7 +150,7 @@ def sensitivity(**given: Any) -> None:
     type=click.Path(path_type=Path),
     help="JSON file with an NNI config list, instead of --share, or with a chain, instead of --share and --method.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the packed model to this .safetensors file.")
+@click.option("--out", type=Target(), help="Write the packed model to this .safetensors file.")
 @click.option(
     "--rest",
     type=click.Choice(("exact", "float16", "int8")),
@@ -203,7 +202,7 @@ def compress(context: click.Context, /, **values: Any) -> None:
 )
 @click.option("--workers", type=click.IntRange(1), help="Number of worker processes.  [default: one per core]")
 @click.option(
-    "--to", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
+    "--to", type=Target(folder=True, file_okay=False), default=Path("reports"), show_default=True,
     help="Folder of the report and of the results of single trainings.",
 )  # fmt: skip
 @click.option("--keep-models", is_flag=True, help="Keep the compressed weights beside the results.")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ttq_plugin.commands import options
+from ttq_plugin.commands.parts.places import Target
 
 
 @click.command()
@@ -131,7 +132,7 @@ def worker(**given: Any) -> None:
     help="Show the best gains among members with at least this score; repeatable. An error is a highest value "
     "instead.  [default: 1, 2 and 5 points below the best score]",
 )  # fmt: skip
-@click.option("--out", "path", type=click.Path(path_type=Path), help="Also write the picture to this PNG file.")
+@click.option("--out", "path", type=Target(), help="Also write the picture to this PNG file.")
 @options.margin
 @options.storage
 @options.store
@@ -159,7 +160,7 @@ def compare(**given: Any) -> None:
 @click.option(
     "--out",
     "path",
-    type=click.Path(path_type=Path),
+    type=Target(),
     help="Where to write the page.  [default: reports/STUDY.html in the store]",
 )
 @options.storage

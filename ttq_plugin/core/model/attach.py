@@ -17,6 +17,7 @@ from torch import nn
 from ttq_plugin.core.methods import get_method
 from ttq_plugin.core.model.copying import copied
 from ttq_plugin.core.model.course import Course, begin, course_of
+from ttq_plugin.core.model.held import check_trainable
 from ttq_plugin.core.model.layers import matrix_channel
 from ttq_plugin.core.model.matrices import Matrix, part_name
 from ttq_plugin.core.model.parametrized import (
@@ -35,6 +36,7 @@ from ttq_plugin.core.model.state import share_thresholds
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LR_THRESHOLD, LR_THRESHOLD_ZEROS
+from ttq_plugin.support.arguments import check_types, shown
 
 
 def ternarize(
@@ -76,6 +78,8 @@ def ternarize(
         >>> len(model[0].weight.unique())
         3
     """
+    check_types(ternarize, {"model": model, "method": method})
+    check_trainable(model)
     chosen = (get_method(method) if isinstance(method, str) else method).configure(**options)
     found = select_matrices(plain_model(model), _plain_names(model, layers))
     attached: dict[str, Attached] = {}
@@ -134,6 +138,7 @@ def parameter_groups(
         [None, 0.001, 0.0001]
         >>> optimizer = torch.optim.Adam(groups, lr=1e-2)
     """
+    check_types(parameter_groups, {"model": model})
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
     if lr_threshold == "auto":
         lr_threshold = default_rate(any(state.method.zeros is not None for state in states(model)))
@@ -173,6 +178,7 @@ def project_(model: nn.Module) -> None:
         >>> optimizer.step()
         >>> project_(model)
     """  # noqa: DOC502 - raised by what it calls
+    check_types(project_, locals())
     courses = {}
     for state in states(model):
         state.project_()
@@ -207,6 +213,7 @@ def bake(model: nn.Module) -> nn.Module:
         >>> list(plain.state_dict()), len(plain[0].weight.unique())
         (['0.weight', '0.bias'], 3)
     """
+    check_types(bake, locals())
     model = plain_model(model)
     check_detachable(model)
     plain = copied(model)
@@ -256,5 +263,5 @@ def check_rate(name: str, value: float | None) -> float | None:
         InputError: if it is negative or no number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
-        raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {value!r}.")
+        raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {shown(value)}.")
     return value

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core.model.matrices import CONVOLUTIONS, EMBEDDINGS, TRANSPOSED, Layout, layouts
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import shown
 
 LAYER_TYPES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 """The layers whose curvature is asked for where nothing else is said."""
@@ -48,7 +49,7 @@ def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None
     if granularity in ("default", None):
         return None
     if granularity != "out_channel":
-        raise InputError(f"granularity must be default or out_channel for ternary weights, got {granularity!r}.")
+        raise InputError(f"granularity must be default or out_channel for ternary weights, got {shown(granularity)}.")
     if layout.channel is None:
         raise InputError(
             f"{name + ': ' if name else ''}granularity out_channel is not possible for a grouped transposed "

@@ -20,6 +20,7 @@ from ttq_plugin.core.model.matrices import (
 from ttq_plugin.core.model.parametrized import is_sharded
 from ttq_plugin.core.model.places import borrowed
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import shown
 from ttq_plugin.support.names import check_module_names
 
 
@@ -38,7 +39,7 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
             be ternary.
     """
     if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise InputError(f"layers must be a list of layer names, got {layers!r}.")
+        raise InputError(f"layers must be a list of layer names, got {shown(layers)}.")
     check_module_names(model)
     names = list(layers)
     known = matrices(model)
@@ -55,7 +56,7 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
             continue
         path, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)
         if path not in modules or not hasattr(modules[path], str(key)):
-            raise InputError(f"layers names {name!r}, which the model does not have; {available}.")
+            raise InputError(f"layers names {shown(name)}, which the model does not have; {available}.")
         found |= _one(model, modules[path], path, key)
     for matrix in found.values():
         check_matrix(matrix)

@@ -46,13 +46,19 @@ def write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> in
         InputError: if the place cannot be written, or the header would be too long.
     """
     text = json.dumps({"digest": NOTHING, "version": VERSION, **content}, sort_keys=True, separators=(",", ":"))
-    data = bytearray(save(tensors, {KEY: text}))
+    apart = {name: t if _alone(t) else t.clone() for name, t in tensors.items()}
+    data = bytearray(save(apart, {KEY: text}))
     try:
         seal(data, IN_JSON)
     except InputError as error:
         raise InputError(f"{path} cannot be written: {error} A shorter report makes the header shorter.") from None
     write_bytes(path, data)
     return len(data)
+
+
+def _alone(tensor: Tensor) -> bool:
+    """Whether no other tensor can lie in the same memory: safetensors refuses two that overlap."""
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:

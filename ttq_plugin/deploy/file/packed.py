@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ttq_plugin.core.model.attach import plain_model
+from ttq_plugin.core.model.held import check_values, check_written
 from ttq_plugin.core.model.matrices import Layout, matrices
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.deploy.file import container
@@ -19,6 +20,7 @@ from ttq_plugin.deploy.file.entries import TABLE, WORDS, check_names, complete, 
 from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.deploy.file.rest import REST
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import check_types
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def save_packed(
         >>> save_packed(model, "small.safetensors", method="twn").nbytes < 64 * 64 * 4 / 4  # a quarter of float32
         True
     """
+    check_types(save_packed, locals())
+    check_values(model)
     from ttq_plugin.tasks import check_task
 
     if task is not None:
@@ -161,12 +165,15 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
         >>> torch.equal(twin[0].weight, model[0].weight)
         True
     """
+    check_types(load_packed, locals())
     path = Path(path)
     info = packed_info(path)
     if model is None:
         model = _rebuilt(path, info.task).eval()
+    check_values(model)
     plain = plain_model(model)
     state = plain.state_dict()
+    check_written(state.items())
     layouts = _layouts(plain)
     _check_architecture(path, info, state, type(plain).__name__)
     with container.tensors(path) as file:
@@ -207,6 +214,7 @@ def packed_info(path: Path | str) -> PackedInfo:
         >>> packed_info("small.safetensors").method
         'twn'
     """
+    check_types(packed_info, locals())
     path = Path(path)
     content, stored = container.read(path)
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.copying import copied
+from ttq_plugin.core.model.held import check_values
 from ttq_plugin.deploy.integer.execute import run_integers
 from ttq_plugin.deploy.integer.graph import build
 from ttq_plugin.deploy.integer.lower import lower, names_of
@@ -16,7 +17,8 @@ from ttq_plugin.deploy.integer.operators.embedding import encoded
 from ttq_plugin.deploy.integer.ranges import choose, observe, warn_saturated
 from ttq_plugin.deploy.integer.records import IntegerProgram
 from ttq_plugin.deploy.program.lower import trace
-from ttq_plugin.errors import InputError
+from ttq_plugin.errors import InputError, first_line
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.inputs import call, length, map_tensors, tensors, to_device
 
 
@@ -137,22 +139,32 @@ def integerize(
         >>> integer(torch.randn(2, 4)).shape
         torch.Size([2, 3])
     """  # noqa: DOC502 - raised by what it calls
-    given = _batches(batches)
+    check_types(integerize, locals())
+    check_values(model)
+    given = [map_tensors(_float32, batch) for batch in _batches(batches)]
     if not given or not any(length(batch) for batch in given):
         raise InputError("calibration needs at least one sample, got none; give batches of training inputs.")
     first = next(batch for batch in given if length(batch))
-    plain = copy.deepcopy(model).cpu().float().eval()
+    plain = copied(model).cpu().float().eval()
+    try:
+        with torch.no_grad():
+            template = call(plain, first)
+    except Exception as error:  # whatever the model's own code raises
+        raise InputError(f"the model does not take the batches: {first_line(error)}.") from error
     program = trace(plain, first)
     graph = build(program, type(model).__name__)
     seen = observe(graph, (flattened(batch, program.input.size) for batch in given))
     ranges = choose(seen, calibration, percentile)
     names = names_of(graph)
     warn_saturated(ranges, names)
-    with torch.no_grad():
-        template = call(plain, to_device(first, "cpu"))
     module = IntegerModule(lower(graph, ranges, program.shapes, ternary=ternary), template)
     module.saturated = {names[key]: share for key, share in ranges.saturated.items() if key in names}
     return module
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    """Numbers as the model has them while it is observed: in single precision, on the CPU."""
+    return tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
 
 
 def _batches(batches: Any) -> list[Any]:

@@ -73,6 +73,8 @@ def _linear(build: Builder, node: fx.Node, given: dict[str, Any], more: dict[str
                 raise build.missing(node, "addmm with beta or alpha")
     more |= {"weight": weight, "bias": build.name_of(bias)}
     shape = source.meta.shape
+    if 0 in shape:
+        raise build.missing(node, "a layer without inputs")
     rows = source.meta.numel() // shape[-1]
     try:
         flat = source.meta.view(rows, shape[-1])

@@ -174,12 +174,12 @@ def _shallow(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def fusible(module: nn.Module) -> bool:
-    """Whether a layer is one that the kernels know: float32, no groups, padded with zeros by numbers, no hooks."""
+    """Whether the kernels know a layer: float32, not empty, no groups, padded with zeros by numbers, no hooks."""
     layer = of_module(module)
     if layer is None or layer.kind not in KERNELS:
         return False
     weight = layer.given["weight"]
-    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+    if weight.dtype != torch.float32 or weight.device.type != "cpu" or not weight.numel():
         return False
     if layer.kind == "linear":
         return True

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from ttq_plugin.deploy.runtime.runtime import TernaryRuntime
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import check_types
 
 
 def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
@@ -21,6 +23,9 @@ def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
     Returns:
         Seconds.
 
+    Raises:
+        InputError: If ``turns`` is less than 1, or as for ``TernaryRuntime``.
+
     Examples:
         >>> import torch
         >>> from ttq_plugin import latency
@@ -28,6 +33,9 @@ def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
         >>> 0 < latency(model, torch.randn(1, 16), turns=3) < 1
         True
     """
+    check_types(latency, locals())
+    if turns < 1:
+        raise InputError(f"turns must be at least 1, got {turns}.")
     runtime = TernaryRuntime(model, example_input, onnxruntime=False)
     runtime(example_input)
     times = []

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttq_plugin.core.model.held import check_values
 from ttq_plugin.deploy.runtime import forks
 from ttq_plugin.deploy.runtime.agreement import (
     ROUNDED,
@@ -27,6 +28,7 @@ from ttq_plugin.deploy.runtime.int8 import int8_layer
 from ttq_plugin.deploy.runtime.spread import reads_values, rows_apart, split
 from ttq_plugin.deploy.runtime.tuning import LayerChoice, fastest, race
 from ttq_plugin.errors import InputError, first_line
+from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.inputs import batch_size, call, join, kind, map_tensors, repeated, tensors
 
 KEPT = 4
@@ -96,6 +98,8 @@ class TernaryRuntime:
         int8: bool | Collection[str] = False,
         onnxruntime: bool = True,
     ) -> None:
+        check_types(TernaryRuntime.__init__, locals())
+        check_values(model)
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}.")
         self.model, self._threads = model, threads

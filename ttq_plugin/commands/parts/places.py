@@ -1,0 +1,53 @@
+"""Paths that a command is to write: tried before the work whose result they are to hold."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import place_of
+
+
+class Target(click.Path):
+    """A file that a command writes when its work is done, or a folder where it says so."""
+
+    def __init__(self, *, folder: bool = False, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+        self._folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Find out whether the path can be written now; nothing is left there."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            # Path leaves out a slash or a dot at the end, by which a user names a folder.
+            if not self._folder and os.path.basename(os.fspath(value)) in ("", ".", ".."):
+                raise InputError(f"{value} cannot be written (it is a folder); name a file in it.")
+            check_place(path, folder=self._folder)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        return path
+
+
+def check_place(path: Path, *, folder: bool = False) -> None:
+    """Check that a file can be made at a path, so that no work is done whose result would be lost.
+
+    Args:
+        path: The path; folders that are missing on the way are made when it is written.
+        folder: Whether it may be a folder.
+
+    Raises:
+        InputError: If it is a folder where a file is wanted, a device, or in a place that refuses new files.
+    """
+    place = place_of(path, folder=folder)
+    while not place.is_dir():
+        place = place.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".ttq-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
