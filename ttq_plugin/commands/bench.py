@@ -11,6 +11,8 @@ from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json, table, working
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.model import Asked, find_model
+from ttq_plugin.commands.parts.robustness import check_alone, check_needed
+from ttq_plugin.commands.parts.robustness import robustness as measure_robustness
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench.bench import bench as measure
 from ttq_plugin.errors import InputError
@@ -39,10 +41,20 @@ def bench(
     seed: int | None,
     device: str,
     as_json: bool,
+    robustness: bool = False,
+    noise_seed: int = 0,
+    cache: Path | None = None,
+    weights: Path | None = None,
+    given: frozenset[str] = frozenset(),
 ) -> None:
-    """Measure, print two tables, write what was asked for, log everything."""
+    """Measure, print two tables, write what was asked for, log everything; ``given`` are the options named."""
     _check(device, batches, seconds, threads)
     asked = Asked(model, trial, task, store, storage, data, seed)
+    if robustness:
+        check_alone(given)
+        measure_robustness(asked, plot, out, cache=cache, weights=weights, noise_seed=noise_seed, as_json=as_json)
+        return
+    check_needed(given)
     file, name, source = find_model(asked)
     loaded = source.data()
     opened = open_store(store)

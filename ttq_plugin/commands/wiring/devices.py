@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ttq_plugin.commands import options
 from ttq_plugin.commands.parts.places import Target
@@ -105,17 +107,40 @@ def export(**given: Any) -> None:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads of each form.")
 @click.option("--plot", type=Target(), help="Write the picture to this PNG file.")
 @click.option("--out", type=Target(), help="Write the numbers to this JSON file.")
-@options.data_file
+@click.option(
+    "--robustness",
+    is_flag=True,
+    help="Instead of costs, measure test scores on disturbed inputs beside full precision, which is trained if the "
+    "cache does not have it.",
+)
+@click.option(
+    "--noise-seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With --robustness: random seed of the noise.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="With --robustness: your own full-precision weights (.safetensors).",
+)
+@options.data
 @options.store
 @options.storage
 @options.common
-def bench(**given: Any) -> None:
-    """Measure time, memory, bytes and energy of MODEL.
+@click.pass_context
+def bench(context: click.Context, /, **values: Any) -> None:
+    """Measure time, memory, bytes and energy of MODEL, or its robustness.
 
     Our runtime is measured beside torch and onnxruntime; these forms take turns in blocks of calls. MODEL is a file of
     `ttq compress --out`. With --trial, MODEL is the name of a study, and the model is that trial's. Name a task of
     your own by --task. The task's data calibrate int8 and give the scores. Energy needs a readable RAPL counter.
+
+    With --robustness, inputs of the test split are disturbed by noise, gain, a missing channel, and a wrong sampling
+    rate, and reference labels are exchanged; both models see the same.
     """
     from ttq_plugin.commands.bench import bench as command
 
-    command(**given)
+    given = frozenset(name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
+    command(given=given, **values)

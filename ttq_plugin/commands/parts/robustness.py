@@ -1,0 +1,117 @@
+"""``ttq bench --robustness``: how the score falls on disturbed inputs, beside full precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ttq_plugin.commands.parts.console import out as console
+from ttq_plugin.commands.parts.console import print_json, table, working
+from ttq_plugin.commands.parts.model import Asked, find_model
+from ttq_plugin.commands.train import SIMULATED
+from ttq_plugin.deploy.bench.robustness import KINDS, curves
+from ttq_plugin.errors import InputError
+from ttq_plugin.support.files import write_text
+from ttq_plugin.tasks.full_precision import full_precision
+from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tracking.pictures.robustness import plot_robustness
+
+WORDS = {kind.name: kind.words for kind in KINDS}
+
+
+def robustness(
+    asked: Asked,
+    plot: Path | None,
+    out: Path | None,
+    *,
+    cache: Path | None,
+    weights: Path | None,
+    noise_seed: int,
+    as_json: bool,
+) -> None:
+    """Measure both models, print a table, write what was asked for.
+
+    Args:
+        asked: the compressed model.
+        plot: PNG file of the picture, or None.
+        out: JSON file of the numbers, or None.
+        cache: folder of full-precision models, or None for the user's.
+        weights: the user's own full-precision weights, or None.
+        noise_seed: of what is drawn.
+        as_json: whether to print JSON.
+
+    Raises:
+        InputError: if the model or its data cannot be used.
+    """  # noqa: DOC502 - raised by what it calls
+    _, name, source = find_model(asked)
+    data, metric = source.data(needed=True), source.task.score
+    assert data is not None
+    with working(f"robustness of {name}"):
+        trained = full_precision(source.task, data, seed=source.seed, device="cpu", cache=cache, weights=weights)
+        found = curves(trained.model.cpu(), source.model, data.test, metric, seed=noise_seed)
+    title = f"{name}: {source.task.name}{' (SIMULATED data)' if data.simulated else ''}"
+    result: dict[str, Any] = {"file": name, "task": source.task.name, "simulated": data.simulated, **found}
+    result |= {"split_seed": source.seed, "full_precision": trained.origin}
+    if plot:
+        plot_robustness(result, metric, WORDS, plot, title)
+    if out:
+        write_text(out, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    if as_json:
+        print_json(result)
+        return
+    _print(result, title, metric)
+    written = [f"{words}: {path}" for words, path in (("picture", plot), ("numbers", out)) if path]
+    for line in (*written, *([SIMULATED] if data.simulated else [])):
+        console.print(line, markup=False)
+
+
+def _print(result: dict[str, Any], title: str, metric: Metric) -> None:
+    scores = dict.fromkeys(("full precision", "compressed", "change"), "right")
+    rows = []
+    for row in result["levels"]:
+        what = "undisturbed" if row["kind"] is None else f"{WORDS[row['kind']]}: {row['level']:g}"
+        rows.append([what, *(_told(row[key], metric, key == "change") for key in ("full", "compressed", "change"))])
+    table(f"test {metric.label} of {title}, 95 % intervals", {"inputs": "left"} | scores, rows)
+    first = result["levels"][0]["full"]
+    if "units" in first:
+        console.print(f"intervals over {first['units']} {'groups' if first['grouped'] else 'samples'}", markup=False)
+    for kind, why in result["skipped"].items():
+        console.print(f"{WORDS[kind]}: left out, because {why}", markup=False)
+
+
+def _told(entry: dict[str, Any], metric: Metric, signed: bool) -> str:
+    scale, form = (100, ".2f") if metric.fraction else (1, ".4g")
+    form = f"+{form}" if signed else form
+    if "low" not in entry:
+        return f"{scale * entry['value']:{form}}"
+    value, low, high = (f"{scale * entry[key]:{form}}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def check_alone(given: frozenset[str]) -> None:
+    """Refuse options that robustness has no use for.
+
+    Args:
+        given: names of the options that the command line has.
+
+    Raises:
+        InputError: if one of them measures time.
+    """
+    names = {"batches": "--batch", "seconds": "--seconds", "threads": "--threads"}
+    if timed := [option for name, option in names.items() if name in given]:
+        raise InputError(f"{timed[0]} says how time is measured and must be left out with --robustness, got both.")
+
+
+def check_needed(given: frozenset[str]) -> None:
+    """Refuse options that only robustness has a use for.
+
+    Args:
+        given: names of the options that the command line has.
+
+    Raises:
+        InputError: if one of them is there.
+    """
+    names = {"cache": "--cache", "weights": "--weights", "noise_seed": "--noise-seed"}
+    if alone := [option for name, option in names.items() if name in given]:
+        raise InputError(f"{alone[0]} is of use only with --robustness; add that, or leave {alone[0]} out.")
