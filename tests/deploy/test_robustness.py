@@ -14,6 +14,7 @@ from torch import nn
 from ttq_plugin import InputError, cli
 from ttq_plugin.deploy.bench.robustness import KINDS, curves, gain, lead_off, noise, resampled
 from ttq_plugin.deploy.file.packed import save_packed
+from ttq_plugin.statistics import resampling
 from ttq_plugin.tasks.metrics import METRICS
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 
@@ -107,7 +108,8 @@ def test_a_change_is_that_of_the_same_disturbed_samples():
     )
 
 
-def test_pictures_have_no_clock_and_other_inputs_are_refused():
+def test_pictures_have_no_clock_and_other_inputs_are_refused(monkeypatch):
+    monkeypatch.setattr(resampling, "FEWER", 20)
     pictures = Split(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     found = curves(net, net, pictures, ACCURACY)

@@ -141,6 +141,25 @@ def test_the_corrected_test_over_repetitions_by_hand():
     assert found.high - 2 == pytest.approx(t.ppf(0.975, 3) * found.error)
 
 
+@pytest.mark.parametrize(("seeds", "share"), [(3, 0.2), (10, 0.1)])
+def test_repetitions_that_share_samples_are_called_not_inferior_in_one_case_of_twenty(seeds, share):
+    """Models that are worse by the margin, whose changes have the correlation that sharing samples gives them.
+
+    Nadeau and Bengio take the correlation of two repetitions for the share of test samples. The usual t-test, which
+    takes them for independent, errs more often.
+    """
+    generator, margin, spread = np.random.default_rng(seeds), 0.01, 0.01
+    studies = 2000
+    shared, own = generator.normal(size=(studies, 1)), generator.normal(size=(studies, seeds))
+    changes = -margin + spread * (math.sqrt(share) * shared + math.sqrt(1 - share) * own)
+    wrong = np.mean([p_inferior(corrected_t(values, share), margin) <= 0.05 for values in changes])
+    usual = changes.std(axis=1, ddof=1) / math.sqrt(seeds)
+    plain = np.mean(t.sf((margin + changes.mean(axis=1)) / usual, seeds - 1) <= 0.05)
+    assert wrong <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies) and plain > wrong + 0.02
+    better = corrected_t(changes[0] + 10 * margin, share)
+    assert p_inferior(better, margin) < 0.05
+
+
 def simulated(change_of_mean, people, generator, spread=0.006, size=60):
     """Answers of two models on people whose accuracies differ, and change by a mean with a spread between people."""
     ability = np.clip(generator.normal(0.9, 0.06, people), 0.3, 0.99)

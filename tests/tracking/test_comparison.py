@@ -10,10 +10,11 @@ import pytest
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
 from ttq_plugin.errors import InputError
-from ttq_plugin.statistics.noninferiority import holm, p_inferior
+from ttq_plugin.statistics.noninferiority import corrected_t, holm, p_inferior
 from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.support.names import metric_key
 from ttq_plugin.tracking.comparison import MemberOnTest, compare_fronts, describe, record_comparison, with_tests
+from ttq_plugin.tracking.words import again_in_numbers, again_in_words
 
 from .study import make_trial
 
@@ -67,6 +68,16 @@ def test_the_tests_of_all_members_are_corrected_together(studies):
     assert "| most accurate member: test MCC (%) | 90.00 | 90.20 |" in table
     assert "| best compression gain CR_G^T (%) proven within 1 point of full precision | 50.00 (trial 0) |" in table
     assert "| its change from full precision (points) | +0 (-0.2 to +0.2) | +0.2 (+0 to +0.4) |" in table
+    again = {"low": {0: corrected_t([-0.01, -0.03], 0.5).to_dict(), 2: made(0.5).to_dict()}}
+    more = with_tests(plain, studies, evidence, changes, 0.01, again)
+    assert more.tests["low"].trial == 0 and more.tests["high"].again is None and "over other seeds" not in table
+    told = html.unescape(describe(more))
+    # Two values 0.02 apart: a standard deviation of 0.02 / sqrt 2, times sqrt(1/2 + 1), times 12.706.
+    assert "| its change over other seeds, on validation data (points) |  | -2 (-24 to +20) |" in told
+    assert again_in_words(again["low"][0], "mcc").startswith("-2 points (95 % interval -24 to +20 over 2 seeds")
+    assert again_in_words(None, "mcc") == "" and again_in_numbers(None, "mcc") == {}
+    numbers = again_in_numbers(again["low"][0], "mcc")
+    assert numbers["mcc_change_confirmed"] == pytest.approx(-0.02) and len(numbers) == 3
     assert with_tests(plain, studies, {}, {}, 0.01).proven == {}
     assert "proven" not in describe(with_tests(plain, studies, evidence, changes, None))
     with pytest.raises(InputError, match="margin must be above 0"):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from optuna import Study
+
 from ttq_plugin.commands.parts.console import err, out, print_json, table
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.report import front_members, storage_of
@@ -51,7 +53,8 @@ def compare(
         for name, own in evidence.items()
     }
     largest = margin_of(spaces[names[0]].metric, margin)
-    comparison = with_tests(comparison, records, evidence, changes, largest)
+    again = {name: _again(study) for name, study in loaded.items()}
+    comparison = with_tests(comparison, records, evidence, changes, largest, again)
     seeds = {name: study.user_attrs[keys.SEED] for name, study in loaded.items()}
     task = spaces[names[0]].task
     opened = open_store(store)
@@ -71,6 +74,12 @@ def compare(
         out.print(f"picture: {path}")
     for line in see(store, link):
         out.print(line)
+
+
+def _again(study: Study) -> dict[int, dict[str, float | int | bool]]:
+    """The members that `--confirm` trained again, with their mean change from full precision where it is known."""
+    found = study.user_attrs.get(keys.CONFIRMED, {})
+    return {int(number): told["change"] for number, told in found.items() if told.get("change") is not None}
 
 
 def _common(spaces: dict[str, Space]) -> list[str]:

@@ -18,7 +18,7 @@ from ttq_plugin.tracking import TrialRecord, front
 from ttq_plugin.tracking.records import objective_vector
 from ttq_plugin.tracking.remake import remake
 from ttq_plugin.tracking.store import check_folder, tested
-from ttq_plugin.tracking.words import label_of, with_unit, written
+from ttq_plugin.tracking.words import again_in_words, label_of, with_unit, written
 
 if TYPE_CHECKING:
     import optuna
@@ -103,7 +103,7 @@ def _described(loaded: optuna.Study, store: str, floor: float | None, seed: int)
         pick=pick.number,
         why=why,
         tests={number: found[score.on_test] for number, found in evidence.items()},
-        remarks={number: _remark(found, objectives) for number, found in confirmed.items()},
+        remarks={number: _remark(found, objectives, score) for number, found in confirmed.items()},
         importances={f"{i.among} ({i.trials})": i.shares for i in importances(loaded, objectives, seed=seed)},
         score=score,
         full_precision=notes.get(keys.FULL_PRECISION, {}),
@@ -134,12 +134,14 @@ def _summary(study: Study, members: Sequence[TrialRecord]) -> dict[str, Any]:
     }
 
 
-def _remark(found: Mapping[str, Any], objectives: Sequence[str]) -> str:
+def _remark(found: Mapping[str, Any], objectives: Sequence[str], score: str) -> str:
     """What other seeds gave for a member."""
     ends = zip(objectives, found["mean"], found["high"], strict=True)
     means = ", ".join(f"{name} {written(name, mean)} +- {written(name, high - mean)}" for name, mean, high in ends)
     verdict = "holds" if found["holds"] else "falls off"
-    return f"{verdict} with {found['runs']} other seeds (means, 95 % intervals): {means}"
+    change = again_in_words(found.get("change"), score)
+    moved = f"; change from full precision {change}" if change else ""
+    return f"{verdict} with {found['runs']} other seeds (means, 95 % intervals): {means}{moved}"
 
 
 def store_folder(store: str) -> Path:

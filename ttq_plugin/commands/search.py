@@ -18,7 +18,7 @@ from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.train import marked, trained_model
 from ttq_plugin.errors import InputError
 from ttq_plugin.search import keys
-from ttq_plugin.search.confirm import Confirmed
+from ttq_plugin.search.confirm import Baseline, Confirmed
 from ttq_plugin.search.crew.engines import get_engine
 from ttq_plugin.search.runner import Summary, run_search
 from ttq_plugin.search.space.load import load_space
@@ -185,11 +185,18 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
         )
         confirmed: dict[int, Confirmed] = {}
         if asked.confirm and not summary.interrupted and not summary.error and watch.members():
+            options = asked.places | {"baseline": _baseline(ready)}
             confirmed, cut = confirm_all(
-                opened.space, opened.storage, opened.name, watch.members(), asked.confirm, bars, asked.places
+                opened.space, opened.storage, opened.name, watch.members(), asked.confirm, bars, options
             )
             summary = replace(summary, interrupted=cut)
     return watch, summary, confirmed
+
+
+def _baseline(ready: Prepared) -> Baseline:
+    """What the front's members are compared with when they are trained again."""
+    train, validation = len(ready.train), len(ready.validation)
+    return Baseline(ready.task.score.name, ready.score, validation / (train + validation))
 
 
 def _full_precision(ready: Prepared) -> dict[str, Any]:

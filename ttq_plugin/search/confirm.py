@@ -45,6 +45,8 @@ class Confirmed:
         low: Lower end of each mean's interval (Student's t, 95 %).
         high: Upper end of each mean's interval.
         holds: Whether no training failed and no other member's mean dominates the better ends of these intervals.
+        change: Mean change of the score from full precision with its interval, by the corrected resampled t-test (an
+            `Interval` as a dict); None where full precision is not known.
     """
 
     runs: int
@@ -53,6 +55,41 @@ class Confirmed:
     low: tuple[float, ...]
     high: tuple[float, ...]
     holds: bool = True
+    change: dict[str, float | int | bool] | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What front members are compared with.
+
+    Attributes:
+        score: Name of the task's metric, one of the objectives.
+        value: Full precision's score on validation data.
+        share: Share of the samples that validate, among those that train or validate.
+    """
+
+    score: str
+    value: float
+    share: float
+
+    def change(
+        self, objectives: Sequence[str], values: Sequence[tuple[float, ...]]
+    ) -> dict[str, float | int | bool] | None:
+        """The mean change over trainings that share all their data.
+
+        Args:
+            objectives: Names of the objectives.
+            values: Their values in each training.
+
+        Returns:
+            The `Interval` of the corrected resampled t-test; None if the score is no objective.
+        """
+        from ttq_plugin.statistics.noninferiority import corrected_t  # torch comes with it
+
+        if self.score not in objectives:
+            return None
+        place = list(objectives).index(self.score)
+        return corrected_t([vector[place] - self.value for vector in values], self.share).to_dict()
 
 
 def confirm_front(
@@ -71,6 +108,7 @@ def confirm_front(
     trial_module: str = "ttq_plugin.trial.run",
     on_poll: OnPoll | None = None,
     pause: float = 0.5,
+    baseline: Baseline | None = None,
 ) -> tuple[dict[int, Confirmed], bool]:
     """Train each front member again with other seeds of sample order and dropout, in a study called NAME~confirm.
 
@@ -92,6 +130,7 @@ def confirm_front(
         trial_module: As in `run_search`.
         on_poll: As in `run_search`.
         pause: Seconds between two looks at the study.
+        baseline: Full precision, to measure changes from; None to measure none.
 
     Returns:
         What was found for each member, which the study keeps in its attribute `confirmed`; and whether the trainings
@@ -124,7 +163,7 @@ def confirm_front(
     )
     with stop_requests() as stop:
         summary = run_job(again, job, place, size, stop, on_poll=on_poll, pause=pause)
-    found = judge(_runs(again, wanted, space.objectives), space.objectives)
+    found = judge(_runs(again, wanted, space.objectives), space.objectives, baseline)
     study.set_user_attr(keys.CONFIRMED, {str(number): asdict(result) for number, result in found.items()})
     return found, summary.interrupted or summary.error is not None
 
@@ -147,12 +186,15 @@ def _enqueue(study: optuna.Study, again: optuna.Study, wanted: set[Key]) -> int:
     return len(wanted | known)
 
 
-def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[str, ...]) -> dict[int, Confirmed]:
+def judge(
+    runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[str, ...], baseline: Baseline | None = None
+) -> dict[int, Confirmed]:
     """Compute means and intervals, and decide which members hold.
 
     Args:
         runs: The objectives' natural values of each member's trainings, None for a training that failed.
         objectives: Names of the objectives.
+        baseline: Full precision, or None.
 
     Returns:
         A result for each member with at least two finished trainings; the others are left out.
@@ -171,6 +213,7 @@ def judge(runs: Mapping[int, list[tuple[float, ...] | None]], objectives: tuple[
             mean=middle,
             low=tuple(m - h for m, h in zip(middle, half, strict=True)),
             high=tuple(m + h for m, h in zip(middle, half, strict=True)),
+            change=None if baseline is None else baseline.change(objectives, values),
         )
     assert all(len(result.mean) == len(objectives) for result in found.values())
     return {

@@ -72,6 +72,8 @@ class MemberOnTest:
         p: p-value of "worse than full precision by the margin or more", corrected for all members of all studies that
             are compared (Holm); None where nothing was tested.
         best: value of the first objective beside the score.
+        again: mean change from full precision on validation data over other seeds, by the corrected resampled t-test;
+            None where `--confirm` did not train it again.
     """
 
     trial: int
@@ -81,6 +83,7 @@ class MemberOnTest:
     change: Interval | None
     p: float | None
     best: float
+    again: Mapping[str, float | int | bool] | None = None
 
 
 def compare_fronts(
@@ -141,6 +144,7 @@ def with_tests(
     evidence: Mapping[str, Mapping[int, Mapping[str, float]]],
     changes: Mapping[str, Mapping[int, Interval]],
     margin: float | None,
+    again: Mapping[str, Mapping[int, Mapping[str, float | int | bool]]] | None = None,
 ) -> Comparison:
     """Add what the fronts' tests say; all members of all studies are tested together.
 
@@ -150,6 +154,7 @@ def with_tests(
         evidence: study -> front member -> ``test_<score>`` and the ends of its interval.
         changes: study -> front member -> its change from full precision.
         margin: the largest loss that would not matter, in the metric's unit; None: nothing is proven.
+        again: study -> front member -> its mean change over other seeds.
 
     Returns:
         The comparison with ``tests``, ``proven`` and ``margin``.
@@ -179,6 +184,7 @@ def with_tests(
                 changes.get(name, {}).get(number),
                 judged[name, number].adjusted if (name, number) in judged else None,
                 members[number].metrics[other],
+                (again or {}).get(name, {}).get(number),
             )
             for number, numbers in known.items()
         }
@@ -268,7 +274,6 @@ def _rows_of_tests(comparison: Comparison, names: Sequence[str]) -> list[list[st
     other = next(name for name in comparison.objectives if name != score)
     tests = [comparison.tests.get(name) for name in names]
     percent, unit = (" (%)", " (points)") if is_fraction(score) else ("", "")
-    percent, unit = (" (%)", " (points)") if is_fraction(score) else ("", "")
     told = [
         [
             f"most accurate member: test {label_of(score)}{percent}",
@@ -276,9 +281,12 @@ def _rows_of_tests(comparison: Comparison, names: Sequence[str]) -> list[list[st
         ],
         [
             f"its change from full precision{unit}",
-            *("" if t is None else _moved(score, t.change) for t in tests),
+            *("" if t is None or t.change is None else _moved(score, vars(t.change)) for t in tests),
         ],
     ]
+    if any(test is not None and test.again is not None for test in tests):
+        cells = ["" if t is None or t.again is None else _moved(score, t.again) for t in tests]
+        told.append([f"its change over other seeds, on validation data{unit}", *cells])
     if comparison.margin is not None and comparison.proven:
         margin = _in_points(score, comparison.margin)
         none = {name: "none" if name in comparison.proven else "" for name in names}
@@ -301,8 +309,6 @@ def _told(score: str, test: MemberOnTest) -> str:
     return f"{value} ({written(score, test.low)} to {written(score, test.high)})"
 
 
-def _moved(score: str, change: Interval | None) -> str:
-    if change is None:
-        return ""
-    value, low, high = (drawn(score, end) for end in (change.value, change.low, change.high))
+def _moved(score: str, change: Mapping[str, float | int | bool]) -> str:
+    value, low, high = (drawn(score, change[end]) for end in ("value", "low", "high"))
     return f"{value:+.3g} ({low:+.3g} to {high:+.3g})"

@@ -155,18 +155,21 @@ class StudyRecorder:
         for name, value in values.items():
             self.store.client.log_metric(run_id, name, children.rounded(value))
 
-    def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float]) -> None:
+    def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float], changes: Mapping[str, float]) -> None:
         """Tell what other seeds gave for a front member.
 
         Args:
             number: the trial.
             holds: whether it stays on the front.
             means: of each objective over the other seeds, logged as NAME_confirmed.
+            changes: the mean change from full precision and the ends of its interval, by name.
         """
         run_id = self._child(number).run_id
         self._tag_run(run_id, {"confirmed": "holds" if holds else "falls off"})
         for name, value in means.items():
             self.store.client.log_metric(run_id, f"{name}_confirmed", children.rounded(value))
+        for name, value in changes.items():
+            self.store.client.log_metric(run_id, name, children.rounded(value))
 
     def tested(self) -> dict[int, float]:
         """The test score of each trial that has one: what was tested once is not tested again."""

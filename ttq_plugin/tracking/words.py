@@ -1,6 +1,7 @@
 """What a reader calls each measure, in pictures and on pages."""
 
 import re
+from collections.abc import Mapping
 
 from ttq_plugin.fronts import Objective
 from ttq_plugin.support.names import in_html, metric_key
@@ -116,3 +117,28 @@ def with_unit(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{written(name, value)} %" if is_fraction(name) else written(name, value)
+
+
+def again_in_words(change: Mapping[str, float | int | bool] | None, name: str) -> str:
+    """A mean change over other seeds as people read it.
+
+    Args:
+        change: an interval as a dict, of the corrected resampled t-test; None where it is not known.
+        name: the task's metric.
+
+    Returns:
+        Such as "-0.31 points (95 % interval -1.2 to +0.58 over 3 seeds, corrected resampled t-test)"; "" for None.
+    """
+    if change is None:
+        return ""
+    value, low, high = (f"{drawn(name, change[key]):+.3g}" for key in ("value", "low", "high"))
+    unit = " points" if is_fraction(name) else ""
+    return f"{value}{unit} (95 % interval {low} to {high} over {change['units']} seeds, corrected resampled t-test)"
+
+
+def again_in_numbers(change: Mapping[str, float | int | bool] | None, name: str) -> dict[str, float]:
+    """The same as flat numbers for MLflow; nothing for None."""
+    if change is None:
+        return {}
+    ends = {"": "value", "_low": "low", "_high": "high"}
+    return {f"{name}_change_confirmed{end}": float(change[key]) for end, key in ends.items()}

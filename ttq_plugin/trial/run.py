@@ -21,6 +21,7 @@ from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
+from ttq_plugin.tasks.scoring.branches import ternary_shares
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
 from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
 from ttq_plugin.trial.budget import limited, tighten
@@ -149,7 +150,7 @@ def run(
         losses=diary.losses,
         health=diary.health,
         seconds=time.perf_counter() - started,
-        parts=found.score.parts,
+        parts=found.score.parts | ternary_shares(prepared.model, quantizers.layers),
         metric=prepared.task.score.name,
     )
 

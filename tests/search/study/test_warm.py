@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.confirm import confirm_front, judge
+from ttq_plugin.search.confirm import Baseline, confirm_front, judge
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.worker import work
 from ttq_plugin.search.space.load import parse_space
@@ -104,6 +104,18 @@ def test_members_whose_interval_falls_off_the_front_are_marked():
     assert found[1].mean == pytest.approx((0.91, 0.5)) and found[5].failed == 1
     # Student's t at 97.5 %, two degrees of freedom, is 4.3027.
     assert found[1].high[0] - found[1].mean[0] == pytest.approx(4.302653 * 0.01 / 3**0.5)
+
+
+def test_the_change_from_full_precision_counts_shared_data():
+    """The variance of the mean is that of the values times 1/n + validation/training samples (Nadeau and Bengio)."""
+    runs = {1: [(0.90, 0.5), (0.91, 0.5), None, (0.92, 0.5)], 2: [(0.8, 0.4), None]}
+    found = judge(runs, ("mcc", "gain"), Baseline("mcc", 0.93, 0.2))
+    change = found[1].change
+    assert change["value"] == pytest.approx(-0.02) and change["units"] == 3 and 2 not in found
+    assert change["error"] == pytest.approx((0.01**2 * (1 / 3 + 0.2 / 0.8)) ** 0.5)
+    assert change["high"] - change["value"] == pytest.approx(4.302653 * change["error"])
+    assert judge(runs, ("mcc", "gain"))[1].change is None
+    assert judge(runs, ("accuracy", "gain"), Baseline("mcc", 0.93, 0.2))[1].change is None
 
 
 def test_a_front_is_trained_again_with_other_seeds_and_drawn(space, storage, searched, tmp_path):

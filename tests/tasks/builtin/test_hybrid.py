@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.tasks.readers.test_ecg_files import record
 from tests.tasks.recordings import lines, write
@@ -16,6 +17,10 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import HYBRID, get_task
 from ttq_plugin.tasks.builtin.hybrid import GUIDANCE, TASKS, WIDTH, Hybrid, Joined, Late, guided
 from ttq_plugin.tasks.full_precision import full_precision
+from ttq_plugin.tasks.scoring.branches import ternary_shares
+from ttq_plugin.tasks.scoring.parts import part_label
+from ttq_plugin.tasks.scoring.scores import score
+from ttq_plugin.tasks.task import Split
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,7 @@ def test_both_branches_are_learnt_from(eeg, tmp_path):
     quick = replace(task, recipe=replace(task.recipe, epochs=4, batch_size=10))
     data = task.load(eeg, 0)
     found = full_precision(quick, data, seed=0, cache=tmp_path)
-    assert found.score > 0.8
+    assert found.score > 0.8 and 0 < found.parts["attention_0"] < 1
     signals, pictures = data.validation.x
     with torch.no_grad():
         whole = found.model(signals, pictures)
@@ -147,3 +152,37 @@ def test_the_other_fusions_too(eeg, tmp_path, monkeypatch, ending):
 def test_so_do_search_report_and_fit(eeg, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     walk_on("esr-hybrid", eeg, tmp_path)
+    [page] = tmp_path.rglob("walk.html")
+    text = page.read_text()
+    assert "attention on the first branch, class 1" in text and "ternary share of the branch signal" in text
+
+
+def test_attention_by_class_is_a_part_of_the_score():
+    torch.manual_seed(0)
+    model = Hybrid(32, 16, 16, 3).eval()
+    with torch.no_grad():
+        model.fusion.score_signal.bias.fill_(1.0)
+    x, y = (torch.randn(40, 1, 32), torch.randn(40, 1, 16, 16)), torch.arange(40) % 2
+    seen = []
+    hook = model.fusion.attention.register_forward_hook(lambda module, given, found: seen.append(found))
+    with torch.no_grad():
+        model(*x)
+    hook.remove()
+    found = score(model, Split(x, y), "accuracy").parts
+    for label in (0, 1):
+        assert found[f"attention_{label}"] == pytest.approx(float(seen[0][y == label].mean()), rel=1e-5)
+    assert "attention_2" not in found and 0 < found["attention_0"] < 1 and not model.fusion.attention._forward_hooks
+    assert part_label("attention_1", ("N", "S")) == "attention on the first branch, class S"
+    assert not any("attention" in name for name in score(Hybrid(32, 16, 16, 3, "-sum"), Split(x, y)).parts)
+    model.fusion.attention = nn.Identity()  # no longer between 0 and 1
+    assert not any("attention" in name for name in score(model, Split(x, y), "accuracy").parts)
+
+
+def test_the_ternary_share_of_each_branch():
+    model = Hybrid(32, 16, 16, 3)
+    layers = ["signal.5", *(f"signal.{block}.0" for block in range(4)), "picture.1.0"]
+    found = ternary_shares(model, layers)
+    weights = [p.numel() for p in model.picture.parameters() if p.dim() > 1]
+    assert found == {"ternary_signal": 1.0, "ternary_picture": weights[0] / sum(weights), "ternary_fusion": 0.0}
+    assert part_label("ternary_picture") == "ternary share of the branch picture"
+    assert ternary_shares(nn.Sequential(nn.Linear(2, 2)), ["0"]) == {}

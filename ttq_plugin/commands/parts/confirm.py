@@ -12,7 +12,7 @@ from ttq_plugin.search.confirm import Confirmed, confirm_front
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import RunningTrial
 from ttq_plugin.tracking.records import TrialRecord
-from ttq_plugin.tracking.words import with_unit, written
+from ttq_plugin.tracking.words import again_in_words, with_unit, written
 
 
 def confirm_all(
@@ -49,3 +49,5 @@ def print_confirmed(rows: Sequence[Mapping[str, Any]], space: Space) -> None:
         )
         runs = f"{found['runs']} other seeds" + (f", {found['failed']} failed" if found["failed"] else "")
         out.print(f"trial {row['trial']}: {told} ({runs}){'' if found['holds'] else '  FALLS OFF the front'}")
+        if change := again_in_words(found.get("change"), space.score):
+            out.print(f"  change from full precision on validation data: {change}", markup=False)

@@ -24,7 +24,7 @@ from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tracking import TrialRecord, plot_front
 from ttq_plugin.tracking.interface.together import Front, show_together
-from ttq_plugin.tracking.words import label_of, with_unit
+from ttq_plugin.tracking.words import again_in_numbers, label_of, with_unit
 from ttq_plugin.trial.run import load_weights
 from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
 
@@ -140,7 +140,7 @@ def _log(watch: Watch, evidence: Evidence) -> None:
             watch.recorder.log_evidence(number, told)
     for number, found in evidence.confirmed.items():
         means = dict(zip(watch.space.objectives, found.mean, strict=True))
-        watch.recorder.log_confirmed(number, found.holds, means)
+        watch.recorder.log_confirmed(number, found.holds, means, again_in_numbers(found.change, watch.space.score))
 
 
 def _draw(watch: Watch, summary: Summary, folder: Path, confirmed: Mapping[int, Confirmed]) -> Path:

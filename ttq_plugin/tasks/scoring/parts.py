@@ -14,6 +14,13 @@ LOST = 0.1
 """A class is lost where its recall falls below this share of the full-precision model's."""
 
 
+TERNARY = "ternary"
+"""What the name of a branch's share of ternary weights begins with."""
+
+ATTENTION = "attention"
+"""What the name of a class's mean attention begins with; see ``ttq_plugin.tasks.scoring.branches``."""
+
+
 def part_label(name: str, classes: Sequence[str] = ()) -> str:
     """What people call a part of a score, such as ``recall_2``.
 
@@ -25,9 +32,14 @@ def part_label(name: str, classes: Sequence[str] = ()) -> str:
         Such as "recall of walking", or "recall of 2" where the classes have no names.
     """
     kind, _, index = name.rpartition("_")
+    if kind == TERNARY:
+        return f"{TERNARY} share of the branch {index}"
     if not kind or not index.isdigit():
         return name.replace("_", " ")
-    return f"{kind.replace('_', ' ')} of {classes[int(index)] if int(index) < len(classes) else index}"
+    which = classes[int(index)] if int(index) < len(classes) else index
+    if kind == ATTENTION:
+        return f"{ATTENTION} on the first branch, class {which}"
+    return f"{kind.replace('_', ' ')} of {which}"
 
 
 def part_text(name: str, value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.metrics import Metric, get_metric
 from ttq_plugin.tasks.samples import Samples
 from ttq_plugin.tasks.scoring import formulas
+from ttq_plugin.tasks.scoring.branches import attention_of, by_class
 from ttq_plugin.tasks.scoring.parts import NATURAL, is_lost, part_label
 from ttq_plugin.tasks.scoring.readings import MULTILABEL, main_output, read_classes, read_values
 
@@ -86,7 +87,7 @@ def score(model: nn.Module, samples: Samples, metric: str | Metric = "mcc") -> S
         metric: a metric, or its name.
 
     Returns:
-        The score with its parts.
+        The score with its parts; of a network with attention between branches, that by class is among them.
 
     Raises:
         InputError: if the metric does not fit what the model returns.
@@ -94,7 +95,10 @@ def score(model: nn.Module, samples: Samples, metric: str | Metric = "mcc") -> S
     """
     metric = get_metric(metric)
     read = main_output if metric.builtin else lambda outputs: outputs
-    return score_outputs(*outputs_of(model, samples, read), metric)
+    with attention_of(model) as seen:
+        outputs, targets = outputs_of(model, samples, read)
+    found = score_outputs(outputs, targets, metric)
+    return replace(found, parts=found.parts | by_class(seen, targets))
 
 
 def score_outputs(outputs: Any, targets: Any, metric: Metric) -> Score:

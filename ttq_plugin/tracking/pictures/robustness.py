@@ -65,7 +65,7 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], plain: Mapping[str, An
         axes.plot(levels, values, "o-", ms=3, lw=1.2, color=colour, label=words)
         axes.axhline(scale * plain[key]["value"], color=colour, ls="--", lw=0.8)
         if all("low" in row[key] for row in rows):
-            ends = [[scale * row[key][end] for row in rows] for end in ("low", "high")]
-            axes.fill_between(levels, *ends, color=colour, alpha=0.15, lw=0)
+            low, high = ([scale * row[key][end] for row in rows] for end in ("low", "high"))
+            axes.fill_between(levels, low, high, color=colour, alpha=0.15, lw=0)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=7)
