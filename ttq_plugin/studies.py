@@ -191,6 +191,7 @@ def search(
     constraints: Sequence[str] = (),
     sampler: str | None = None,
     timeout: float | None = None,
+    halving: bool = False,
     seed: int | None = None,
     data: Path | str | None = None,
     cache: Path | str | None = None,
@@ -216,6 +217,7 @@ def search(
         constraints: Limits such as "macro_f1 >= 0.8", instead of the space's.
         sampler: tpe, gp, nsga2, random or grid; None for the space's.
         timeout: Seconds after which no trial begins.
+        halving: Whether to stop trials early by successive halving, whatever the space says.
         seed: Random seed shared by all trials.
         data: The user's data file, for tasks that read one.
         cache: Folder of trained full-precision models; None for the user's cache folder.
@@ -253,6 +255,7 @@ def search(
         constraints=list(constraints),
         sampler=sampler,
         timeout=timeout,
+        halving=halving,
         seed=seed,
         data=None if data is None else Path(data),
         cache=None if cache is None else Path(cache),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttq_plugin.tracking import front
-from ttq_plugin.tracking.records import objective_vector
+from ttq_plugin.tracking.records import GrowingFront, objective_vector
 
 from .study import OBJECTIVES, make_trial
 
@@ -39,6 +39,10 @@ def test_the_front_is_what_its_definition_says(trials, count):
     ]
     assert front(records, objectives) == by_definition(records, objectives)
     assert front(records[::-1], objectives) == front(records, objectives)
+    growing, off = GrowingFront(objectives), set()
+    for record in records:
+        off |= growing.add(record)
+    assert growing.members == front(records, objectives) == {record.number for record in records} - off
 
 
 def test_equal_trials_share_the_front():

@@ -38,6 +38,19 @@ def test_a_share_is_met_and_reported(ready):
     assert outcome.score > 0.7
 
 
+def test_its_size_is_known_while_it_trains(ready):
+    seen = []
+    settings = Settings("mnist-cnn", "pttq", epochs=2, lr_threshold=5e-3, zeros=0.9)
+    outcome = run(ready, settings, config_list=LAYERS, on_look=lambda look: seen.append(look.measure()))
+    plain = compressed(ready, zeros=0.9)
+    assert outcome.metrics == plain.metrics, "looking changes nothing"
+    assert seen[0].keys() == outcome.metrics.keys() and seen[0]["mcc"] != seen[1]["mcc"] == outcome.metrics["mcc"]
+    for look in seen:
+        for name in ("srqw", "cr_gain_total", "bits_coo34", "bits_dense2"):
+            assert look[name] == outcome.metrics[name], name
+        assert look["ec_gain_total"] == pytest.approx(outcome.metrics["ec_gain_total"], abs=0.05)
+
+
 def test_channels_too(ready):
     configs = [{"op_names": ["conv2", "fc1"], "granularity": "out_channel"}]
     outcome = run(ready, Settings("mnist-cnn", "pttq", epochs=1, zeros=0.85, lr_threshold=5e-3), config_list=configs)

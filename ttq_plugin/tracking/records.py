@@ -81,5 +81,40 @@ def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]
     return {number for _, number in kept}
 
 
+class GrowingFront:
+    """The same front of trials that come one after another: each is compared with the members only.
+
+    Args:
+        objectives: as for `front`.
+    """
+
+    def __init__(self, objectives: Sequence[str]) -> None:
+        self.objectives = tuple(objectives)
+        self._members: dict[int, tuple[float, ...]] = {}
+
+    @property
+    def members(self) -> set[int]:
+        """The numbers of the trials on the front."""
+        return set(self._members)
+
+    def add(self, record: TrialRecord) -> set[int]:
+        """Take a trial.
+
+        Args:
+            record: one that was not taken before.
+
+        Returns:
+            The numbers of those that are off the front from now on: its own, or of members that it dominates.
+        """
+        vector = None if record.violated else objective_vector(record, self.objectives)
+        if vector is None or any(_dominates(other, vector) for other in self._members.values()):
+            return {record.number}
+        beaten = {number for number, other in self._members.items() if _dominates(vector, other)}
+        for number in beaten:
+            del self._members[number]
+        self._members[record.number] = vector
+        return beaten
+
+
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))

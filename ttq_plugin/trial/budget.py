@@ -101,6 +101,29 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
     return high
 
 
+def known_sizes(
+    prepared: Prepared, config_list: Iterable[dict[str, Any]], zeros: float
+) -> dict[str, float]:  # fmt: skip
+    """What a model that ends with a share of zeros costs, as far as that is known before its training.
+
+    What depends on the number of zeros alone is exact; the energy depends on where they lie, too, and is that of the
+    same share in each layer.
+
+    Args:
+        prepared: what compressions share.
+        config_list: NNI's, that chooses the layers by name.
+        zeros: the share.
+
+    Returns:
+        The numbers of the report under its keys.
+    """
+    configs = list(config_list)
+    names = _layers(prepared.model, configs)
+    stand_in = _stand_in(prepared.model, names, zeros, any("out_channel" in str(config) for config in configs))
+    report = measure(prepared.model, stand_in, prepared.validation.head(1).x, layers=names)
+    return {key: float(value) for key, value in report.to_dict().items() if isinstance(value, (int, float))}
+
+
 def _layers(model: nn.Module, configs: Iterable[dict[str, Any]]) -> tuple[str, ...]:
     """The names of the layers that NNI's entries select; some that NNI cannot wrap are selected by name."""
     from nni.compression.base.config import select_modules_by_config

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.scoring.branches import ternary_shares
 from ttq_plugin.tasks.scoring.scores import Score, lost_classes, score
 from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
-from ttq_plugin.trial.budget import limited, tighten
-from ttq_plugin.trial.plan import plan_of
+from ttq_plugin.trial.budget import known_sizes, limited, tighten
+from ttq_plugin.trial.plan import Plan, plan_of
 from ttq_plugin.trial.prepared import Prepared, check_same_data, prepare
 from ttq_plugin.trial.settings import Settings
 from ttq_plugin.trial.tested import score_on_test
@@ -87,8 +88,9 @@ class Look:
     Attributes:
         epoch: its number, from 1.
         dead: layers without a weight that does anything.
-        measure: gives the numbers of ``Outcome.metrics`` that the model would have if training ended here; costs a
-            pass over the validation split, and leaves the training as it is.
+        measure: gives the numbers of ``Outcome.metrics`` that the model would have if training ended here, but for
+            the sizes that a prescribed share of zeros will give it at the end; costs a pass over the validation split,
+            and leaves the training as it is.
     """
 
     epoch: int
@@ -131,9 +133,10 @@ def run(
         if on_epoch is not None:
             on_epoch(epoch, loss)
         if on_look is not None:
-            on_look(Look(epoch, dead, lambda: _measured(prepared, quantizers).metrics))
+            on_look(Look(epoch, dead, lambda: _provisional(prepared, quantizers, sizes)))
 
     plan = plan_of(prepared, settings, config_list, chain)
+    sizes = partial(_sizes, prepared, plan, {})
     with seeded(settings.seed, prepared.device):
         quantizers = _quantizers(prepared, settings, plan.links, after_epoch)
         quantizers.compress(max_epochs=settings.epochs)
@@ -183,12 +186,35 @@ class _Measured:
     model: nn.Module
 
 
-def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
-    """Score and cost of the quantizers' model as it is now, and that model, plain."""
+def _provisional(
+    prepared: Prepared, quantizers: Any, sizes: Callable[[], dict[str, float]]
+) -> dict[str, float]:  # fmt: skip
+    """A training's numbers before its end: its score now, and its sizes at the end if they are known, else now."""
+    if not (known := sizes()):
+        return _measured(prepared, quantizers).metrics
+    metric = prepared.task.score
+    return {metric.name: score(_exported(prepared, quantizers), prepared.validation, metric).value} | known
+
+
+def _sizes(prepared: Prepared, plan: Plan, known: dict[str, float]) -> dict[str, float]:
+    """What a training's model will cost, found once; nothing where no share of zeros tells it."""
+    if plan.zeros is not None and not known:
+        known |= known_sizes(prepared, plan.links[0].config_list, plan.zeros)
+    return known
+
+
+def _exported(prepared: Prepared, quantizers: Any) -> nn.Module:
+    """The quantizers' model as it is now, plain; Diverged if its weights are not finite."""
     compressed: nn.Module = quantizers.export_model().eval()
     copy_dropout(prepared.model, compressed)
     if not all(bool(torch.isfinite(p).all()) for p in compressed.parameters()):
         raise Diverged("a weight became NaN or infinite")
+    return compressed
+
+
+def _measured(prepared: Prepared, quantizers: Any) -> _Measured:
+    """Score and cost of the quantizers' model as it is now, and that model, plain."""
+    compressed = _exported(prepared, quantizers)
     example = prepared.validation.head(1).x
     report = measure(prepared.model, compressed, example, layers=quantizers.layers, widths=_widths(quantizers))
     numbers = {k: float(v) for k, v in report.to_dict().items() if isinstance(v, (int, float))}

@@ -122,7 +122,8 @@ def artifacts(folder):
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory):
     made = Laboratory(
-        tmp_path_factory.mktemp("laboratory"), f"{SPACE}stop_early: {{collapsed: true, dominated: true}}\n"
+        tmp_path_factory.mktemp("laboratory"),
+        f"{SPACE}stop_early: {{collapsed: true, dominated: true, halving: {{eta: 2, rungs: 2}}}}\n",
     )
     yield made
     made.process.stdin.close()
@@ -134,7 +135,7 @@ def test_killed_again_and_again_it_gives_the_trials_of_a_search_that_was_not(lab
     options = {"sampler": sampler, "trials": 13}
     expected, operations = laboratory.whole(**options)
     with laboratory.place() as folder:
-        steps, kills, said = cycle([190, 433, 251, 610, 387]), 0, {}
+        steps, kills, said = cycle([160, 340, 200, 470, 300]), 0, {}
         while not said and kills < 100:
             said = laboratory.search(folder, mode="kill", at=next(steps), resume=True, **options)
             kills += not said

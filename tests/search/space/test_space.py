@@ -131,7 +131,7 @@ WRONG = {
     "no time": ("trials: 6", "timeout: 0", "space.yaml: timeout must be greater than 0, got 0."),
     "unknown early stop": ("trials: 6", "stop_early: {floor: 0.5}", "space.yaml: stop_early: unknown key 'floor' "
                            "(did you mean mcc_floor?), allowed: collapsed, score_floor, mcc_floor, "
-                           "dominated, far_below."),
+                           "dominated, far_below, halving."),
     "floor above all": ("trials: 6", "stop_early: {mcc_floor: 2}",
                         "space.yaml: stop_early.mcc_floor must be less than or equal to 1, got 2."),
     "only what is there": ("trials: 6", "only: [pttk]", "space.yaml: only[0]: unknown method 'pttk' (did you mean "

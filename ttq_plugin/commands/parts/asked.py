@@ -36,6 +36,7 @@ class Asked:
         sampler: Sampler, instead of the space's.
         timeout: Seconds after which no trial begins, instead of the space's.
         stagnation: Trials without progress that end the search, instead of the space's.
+        halving: Whether to stop trials early by successive halving, whatever the space says.
         give_up: KEY=NUMBER pairs, instead of the space's.
         warm_start: Studies and tables whose settings are tried first.
         confirm: Number of other seeds with which each front member is trained again.
@@ -67,6 +68,7 @@ class Asked:
     sampler: str | None = None
     timeout: float | None = None
     stagnation: int | None = None
+    halving: bool = False
     give_up: Sequence[str] = ()
     warm_start: Sequence[str] = ()
     confirm: int | None = None
@@ -83,7 +85,7 @@ class Asked:
     @property
     def changes(self) -> dict[str, Any]:
         """Changes to the space that these options ask for, as `load_space` takes them."""
-        given = {
+        given: dict[str, Any] = {
             "only": list(self.methods),
             "objectives": [name.strip() for name in self.objectives.split(",")]
             if self.objectives is not None
@@ -93,6 +95,7 @@ class Asked:
             "timeout": self.timeout,
             "stagnation": self.stagnation,
             "give_up": _limits(self.give_up),
+            "stop_early": {"halving": {}} if self.halving else {},
         }
         return {key: value for key, value in given.items() if value not in (None, [], {})}
 
@@ -159,6 +162,7 @@ def space_words(changes: dict[str, Any]) -> list[str]:
     words += ["--objectives", ",".join(changes["objectives"])] if "objectives" in changes else []
     words += [word for text in changes.get("constraints", ()) for word in ("--constraint", text)]
     words += [word for item in changes.get("give_up", {}).items() for word in ("--give-up", f"{item[0]}={item[1]}")]
+    words += ["--halving"] if "stop_early" in changes else []
     for key in ("sampler", "timeout", "stagnation"):
         words += [f"--{key}", str(changes[key])] if key in changes else []
     return words

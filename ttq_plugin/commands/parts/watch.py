@@ -17,8 +17,9 @@ from ttq_plugin.fronts import upward
 from ttq_plugin.search.crew.patience import patiently
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import RunningTrial
-from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, front, open_store
+from ttq_plugin.tracking import Store, StudyRecorder, TrialRecord, open_store
 from ttq_plugin.tracking.faults import explain, store_faults
+from ttq_plugin.tracking.records import GrowingFront
 from ttq_plugin.tracking.remake import remake
 from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial.run import Prepared
@@ -28,6 +29,10 @@ LAST_PATIENCE = 60.0
 
 _SHORTEST, _LONGEST = 5.0, 60.0
 """Seconds between two attempts while the search runs: a server that does not answer holds up each of them."""
+
+_CALM = 4
+"""MLflow is brought up to date again after so many times the seconds that it took last, because a look at thousands of
+trials takes longer than at ten."""
 
 T = TypeVar("T")
 
@@ -66,6 +71,9 @@ class Watch:
     _again: float = 0.0
     _pause: float = _SHORTEST
     _bar: Any = None
+    _front: GrowingFront | None = None
+    _seen: set[int] = field(default_factory=set)
+    _best: float | None = None
 
     @property
     def recorder(self) -> StudyRecorder:
@@ -86,7 +94,7 @@ class Watch:
 
     def members(self) -> set[int]:
         """Numbers of the trials on the front."""
-        return front(self.records, self.space.objectives)
+        return set() if self._front is None else self._front.members
 
     def __call__(self, finished: Sequence[TrialRecord], running: Sequence[RunningTrial]) -> None:
         """Takes the finished trials, and the running ones."""
@@ -94,13 +102,13 @@ class Watch:
             self._bar = self.bars.add_task("trials", total=self.target, note="")
         if len(finished) > len(self.records):
             self.records = list(finished)
-            self._forget_dominated()
+            for record in finished:
+                if record.number not in self._seen:
+                    self._take(record)
         if len(self.records) > self._logged and time.monotonic() >= self._again:
             self._log()
         score = self.space.score
-        complete = [r.metrics[score] for r in self.records if r.state == "complete" and score in r.metrics]
-        found = max(complete, key=partial(upward, score), default=None)
-        best = "" if found is None else f"best {label_of(score)} {with_unit(score, found)}, "
+        best = "" if self._best is None else f"best {label_of(score)} {with_unit(score, self._best)}, "
         note = f"{best}front {len(self.members())}, running {len(running)}"
         # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
         done = min(len(self.records), self.target - len(running))
@@ -112,6 +120,7 @@ class Watch:
 
     def _log(self) -> None:
         """A store that fails holds nothing up: what is finished is kept in the study, and logged when it is back."""
+        begun = time.monotonic()
         try:
             self.recorder.sync(self.records)
         except store_faults() as error:
@@ -121,6 +130,8 @@ class Watch:
         if self._pause > _SHORTEST:
             err.print("MLflow is back; all finished trials are logged.")
         self._logged, self._pause = len(self.records), _SHORTEST
+        ended = time.monotonic()
+        self._again = ended + min(_CALM * (ended - begun), _LONGEST)
 
     def _fail(self, error: Exception) -> None:
         if self._pause == _SHORTEST:
@@ -129,9 +140,14 @@ class Watch:
         # Whether the last request arrived is not known: the next recorder looks what is there.
         self._recorder = None
 
-    def _forget_dominated(self) -> None:
+    def _take(self, record: TrialRecord) -> None:
         """A trial once dominated never comes back to the front, so its weights are not needed any more."""
-        members = self.members()
-        for record in self.records:
-            if record.number not in members:
-                (self.models / f"trial-{record.number}.safetensors").unlink(missing_ok=True)
+        score = self.space.score
+        if self._front is None:
+            self._front = GrowingFront(self.space.objectives)
+        for number in self._front.add(record):
+            (self.models / f"trial-{number}.safetensors").unlink(missing_ok=True)
+        if record.state == "complete" and score in record.metrics:
+            values = [record.metrics[score], *([] if self._best is None else [self._best])]
+            self._best = max(values, key=partial(upward, score))
+        self._seen.add(record.number)

@@ -61,6 +61,12 @@ from ttq_plugin.commands.parts.places import Target
     help="Stop when this many trials have raised the hypervolume by less than 0.1 %.",
 )
 @click.option(
+    "--halving",
+    is_flag=True,
+    help="Stop trials early by successive halving: after a quarter and after half of its epochs, a trial goes on only "
+    "if it is in the better half of those that came so far.",
+)
+@click.option(
     "--give-up", multiple=True, metavar="KEY=NUMBER",
     help="Limit on retries: attempts, alike, crashes or patience; repeatable. See the documentation on searching.",
 )  # fmt: skip

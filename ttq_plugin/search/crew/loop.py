@@ -75,6 +75,7 @@ class Loop:
         self._crashed: dict[str, Exit] = {}
         self._crashes = 0
         self._finished = -1
+        self._known: dict[int, TrialRecord] = {}
         self._looked = 0.0
         self._waiting = ""
 
@@ -83,8 +84,10 @@ class Loop:
         while not stop:
             if not self._patiently(self._turn, stop):
                 break
+            begun = time.monotonic()
             self._report(stop)
-            self.crew.wait(self.pause)
+            # However long a look takes, most of the time is the workers'.
+            self.crew.wait(max(self.pause, 2 * (time.monotonic() - begun)))
         self._report(stop)
 
     def close(self) -> None:
@@ -182,7 +185,7 @@ class Loop:
         trials = self.study.get_trials(deepcopy=False)
         if self.guard is not None and self.job.models_dir is not None:
             collect(self.study, Path(self.job.models_dir))
-        return finished(self.study, trials), running(self.study, trials)
+        return finished(self.study, trials, self._known), running(self.study, trials)
 
     def _patiently(self, action: Callable[[], T], stop: list[int]) -> T:
         def wait(error: Exception) -> None:

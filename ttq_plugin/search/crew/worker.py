@@ -12,6 +12,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.early import Judge
 from ttq_plugin.search.study.ledger import INTERRUPTED, lose, nobodys, reclaim
 from ttq_plugin.search.study.locks import lock
+from ttq_plugin.search.study.memory import remembered
 from ttq_plugin.search.study.storage import Unavailable, cause
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.search.study.weights import send
@@ -137,8 +139,9 @@ def _trial_code(module: str) -> TrialCode:
 def _next(study: Study, job: Job) -> tuple[Trial, dict[str, Any]] | None:
     """The next trial and its values; None when the number is handed out, or the search was stopped.
 
-    Counting, asking and drawing happen under one lock: no trial too many, and TPE sees what the others are at. What was
-    left undone by a worker that died, or by an attempt of this function that failed half-way, is handed out again.
+    Counting and asking happen under one lock: no trial too many, and no number twice. Drawing does not, because it
+    takes longer: it learns from what was there under the lock. What was left undone by a worker that died, or by an
+    attempt of this function that failed half-way, is handed out again.
 
     Args:
         study: an optuna.Study.
@@ -165,27 +168,29 @@ def _next(study: Study, job: Job) -> tuple[Trial, dict[str, Any]] | None:
             index = handed_of_grid(trials)
             study.enqueue_trial(grid(job.space, job.seed)[index], user_attrs={keys.GRID: index})
         study.sampler = make_sampler(job.space.sampler, job.seed, next_number(trials), target)
+        if job.space.sampler == "tpe":
+            study.sampler = insides.Shown(study.sampler, remembered(trials))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")  # Pulse sends it, not study.optimize
             trial = study.ask()
         # Before the name: a named trial always has a sign of life that can grow old.
         insides.beat(study, trial)
         trial.set_user_attr(keys.WORKER, me)
-        return trial, _drawn(trial, job)
+    return trial, _drawn(study, trial, job)
 
 
-def _drawn(trial: Trial, job: Job) -> dict[str, Any]:
+def _drawn(study: Study, trial: Trial, job: Job) -> dict[str, Any]:
     """The keywords of the trial's Settings; that all of them are drawn is told last, by `parameters`."""
     values = job.space.suggest(trial)
     seed = trial.user_attrs.get(keys.SEED, job.seed)
     settings = job.space.settings(values, seed)
-    for key, value in {
+    told = {
         keys.ORIGIN: trial.user_attrs.get(keys.ORIGIN, "search"),
         keys.SEED: seed,
         keys.STARTED: time.time(),
         keys.PARAMETERS: {name: value for name, value in settings.items() if value is not None and name != "task"},
-    }.items():
-        trial.set_user_attr(key, value)
+    }
+    insides.note(study, trial, told)
     return settings
 
 
@@ -212,7 +217,8 @@ def _run_one(
 ) -> None:  # fmt: skip
     """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
     begun = time.perf_counter()
-    judge = Judge(study, job.space, settings["epochs"], getattr(prepared, "score", None))
+    full, tell = getattr(prepared, "score", None), partial(_tell_looks, study, trial, job)
+    judge = Judge(study, job.space, settings["epochs"], full, trial.number, tell)
     hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
     try:
         found = attempt(job.space, code, prepared, settings, **hooks)
@@ -259,12 +265,22 @@ def _tell(
     with lock(job.storage, job.study_name, "ask"):
         if not _ours(study, trial, job):
             return
-        for name, value in notes.items():
-            trial.set_user_attr(name, value)
+        insides.note(study, trial, notes)
         for text, violation in (limits or {}).items():
             if text not in trial.constraints:  # from an attempt of this function that failed half-way
                 trial.set_constraint(text, violation)
         study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
+
+
+def _tell_looks(study: Study, trial: Trial, job: Job, looks: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes what was seen of a running trial, with which others at the same rung are compared."""
+
+    def tell() -> None:
+        with lock(job.storage, job.study_name, "ask"):
+            if _ours(study, trial, job):
+                insides.note(study, trial, {keys.LOOKS: looks})
+
+    patiently(tell, job.patience)
 
 
 def _ours(study: Study, trial: Trial, job: Job) -> bool:
@@ -305,7 +321,10 @@ def _keep_weights(
 
 def _give_up_if_hopeless(study: Study, alike: int) -> None:
     """Where the first trials, that many, all fail with one and the same error, it is not the settings' fault."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
+        return
+    trials = [trial for trial in trials if trial.state == TrialState.FAIL]
     reasons = {trial.user_attrs.get(keys.REASON) for trial in trials}
     same = len(reasons) == 1 and all(trial.user_attrs.get(keys.DIVERGED) is False for trial in trials)
     if len(trials) >= alike and same:

@@ -15,7 +15,7 @@ from ttq_plugin.search.space.defaults import default_text
 from ttq_plugin.search.space.ranges import Problem, Range, unknown
 from ttq_plugin.search.space.scored import Scored, entry
 from ttq_plugin.search.space.space import Space
-from ttq_plugin.search.space.stopping import GiveUp, StopEarly
+from ttq_plugin.search.space.stopping import GiveUp, Halving, StopEarly
 from ttq_plugin.support.limits import DEEPEST, LARGEST_SETTINGS, LONGEST_VALUE, MOST_NODES, read_text
 from ttq_plugin.tasks import OWN, TASKS, check_allowed, get_task
 from ttq_plugin.tasks.metrics import METRICS
@@ -111,7 +111,7 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     Args:
         text: the YAML.
         source: what the messages call it, usually its path.
-        changes: keys that are to have other values than in the text; those of `give_up` one by one.
+        changes: keys that are to have other values than in the text; those of `give_up` and `stop_early` one by one.
 
     Returns:
         the validated space, whose own text has the changes in it.
@@ -132,8 +132,8 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
 
 
 def _merged(key: str, said: Any, value: Any) -> Any:
-    """A changed value; of `give_up`, whose keys are asked for one by one, what was said of the others stays."""
-    both = key == "give_up" and isinstance(said, Mapping) and isinstance(value, Mapping)
+    """A changed value; where the keys inside are asked for one by one, what was said of the others stays."""
+    both = key in ("give_up", "stop_early") and isinstance(said, Mapping) and isinstance(value, Mapping)
     return {**said, **value} if both else value
 
 
@@ -232,9 +232,9 @@ def _sentence(error: ValidationError) -> str:
     if isinstance(problem, Problem):
         path, message = path + problem.path, str(problem)
     elif first["type"] == "extra_forbidden":
-        # Other names are checked before pydantic sees them: only these five can have extra keys.
+        # Other names are checked before pydantic sees them: only these can have extra keys.
         inner: dict[Any, type[BaseModel]] = {"stop_early": StopEarly, "give_up": GiveUp, "metric": Scored}
-        model = Space if len(path) == 1 else inner.get(path[0], Range)
+        model = Space if len(path) == 1 else Halving if "halving" in path[:-1] else inner.get(path[0], Range)
         allowed = model.model_fields
         path, message = path[:-1], unknown("key", path[-1], allowed)
     elif first["type"] == "missing":

@@ -6,6 +6,25 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt
 
+QUARTERS = (0.25, 0.5, 0.75)
+"""Parts of a trial's epochs after which a floor, the distance from full precision and the front are asked for."""
+
+
+class Halving(BaseModel):
+    """Successive halving: of the trials that reach a rung, a part of their epochs, only the better ones go on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    eta: StrictInt = Field(default=2, ge=2, le=16, description="One of so many trials that reach a rung goes on.")
+    rungs: StrictInt = Field(
+        default=2, ge=1, le=6, description="Number of rungs; they lie at 1/eta, 1/eta^2 and so on of a trial's epochs."
+    )
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Where the rungs lie, the lowest first."""
+        return tuple(float(self.eta) ** -rung for rung in range(self.rungs, 0, -1))
+
 
 class StopEarly(BaseModel):
     """Reasons to end a trial as pruned before its last epoch; those that are left out do not apply."""
@@ -35,11 +54,17 @@ class StopEarly(BaseModel):
         "is worse than that of the full-precision model by more than this. A finished trial that far below is not on "
         "the front.",
     )
+    halving: Halving | None = Field(
+        default=None,
+        description="Successive halving: a trial goes on from a rung if it is in the better part of all trials that "
+        "have reached that rung so far, by the rank of its front and then by the hypervolume that it adds.",
+    )
 
     @property
-    def looks(self) -> bool:
-        """Whether validation data must be looked at during the training."""
-        return self.dominated or self.floor is not None or self.far_below is not None
+    def fractions(self) -> tuple[float, ...]:
+        """Parts of a trial's epochs after which validation data are looked at, in rising order."""
+        quarters = QUARTERS if self.dominated or self.floor is not None or self.far_below is not None else ()
+        return tuple(sorted({*quarters, *(self.halving.fractions if self.halving else ())}))
 
     @property
     def floor(self) -> float | None:

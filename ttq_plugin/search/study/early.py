@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import optuna
@@ -14,9 +14,8 @@ from ttq_plugin.search import keys
 from ttq_plugin.search.crew.patience import PATIENCE, patiently
 from ttq_plugin.search.space.objectives import Constraint, gains
 from ttq_plugin.search.space.space import Space
-
-FRACTIONS = (0.25, 0.5, 0.75)
-"""Of its epochs, after which a training is looked at."""
+from ttq_plugin.search.space.stopping import QUARTERS
+from ttq_plugin.search.study.halving import LATEST, Reached, place, room
 
 EXPERIENCE = 8
 """Complete trials without which nothing is known about how much an objective still rises.
@@ -43,14 +42,28 @@ class Judge:
         space: what is searched.
         epochs: of this trial.
         full: the full-precision model's value of the task's metric; None where it is not known.
+        number: of the trial.
+        tell: called with all looks so far before a rung decides, so that other workers' trials are compared with this
+            one.
     """
 
-    def __init__(self, study: Study, space: Space, epochs: int, full: float | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        epochs: int,
+        full: float | None = None,
+        number: int | None = None,
+        tell: Callable[[Mapping[str, Mapping[str, float]]], None] = lambda looks: None,
+    ) -> None:
         self.study, self.space, self.epochs, self.full = study, space, epochs, full
+        self.number, self.tell = number, tell
         self.looks: dict[str, dict[str, float]] = {}
         self.epoch = 0
-        times = {round(epochs * fraction): fraction for fraction in FRACTIONS} if space.stop_early.looks else {}
-        self._times = {epoch: str(fraction) for epoch, fraction in times.items() if 0 < epoch < epochs}
+        self._times: dict[int, list[float]] = {}
+        for fraction in space.stop_early.fractions:
+            if 0 < (epoch := round(epochs * fraction)) < epochs:
+                self._times.setdefault(epoch, []).append(fraction)
 
     def __call__(self, look: Look) -> None:
         """Judge a training after an epoch.
@@ -69,17 +82,51 @@ class Judge:
             raise optuna.TrialPruned(f"{', '.join(look.dead)} collapsed {when}")
         if self.epoch not in self._times:
             return
-        numbers = self._wanted(look.measure())
-        self.looks[self._times[self.epoch]] = numbers
+        numbers, fractions = self._wanted(look.measure()), self._times[self.epoch]
+        self.looks |= {_key(fraction): numbers for fraction in fractions}
+        for fraction in fractions:
+            if fraction in QUARTERS:
+                self._at_quarter(fraction, numbers, when)
+        halving = self.space.stop_early.halving
+        for fraction in fractions:
+            if halving is not None and fraction in halving.fractions:
+                self._at_rung(fraction, halving.eta, numbers, when)
+
+    def _at_quarter(self, fraction: float, numbers: Mapping[str, float], when: str) -> None:
+        """Ends a trial that is too bad by itself, or that the front will dominate."""
         score, floor = self.space.score, self.space.stop_early.floor
         if floor is not None and upward(score, numbers[score]) < upward(score, floor):
             side = "below" if score.higher else "above"
             raise optuna.TrialPruned(f"validation {score.label} {numbers[score]:.3f} {side} {floor:g} {when}")
-        if self._times[self.epoch] != str(FRACTIONS[0]) and self._far_below(numbers[score]):
+        if fraction != QUARTERS[0] and self._far_below(numbers[score]):
             what = f"validation {score.label} {numbers[score]:.3f} far below full precision's {self.full:.3f}"
             raise optuna.TrialPruned(f"{what} {when}")
-        if self.space.stop_early.dominated and (why := self._hopeless(numbers)):
+        if self.space.stop_early.dominated and (why := self._hopeless(_key(fraction), numbers)):
             raise optuna.TrialPruned(f"{why} {when}")
+
+    def _at_rung(self, fraction: float, eta: int, numbers: Mapping[str, float], when: str) -> None:
+        """Ends a trial that is not in the better part of those that have reached this rung."""
+        self.tell(self.looks)
+        trials = patiently(lambda: self.study.get_trials(deepcopy=False), PATIENCE)
+        key = _key(fraction)
+        known = [t.user_attrs.get(keys.LOOKS, {}).get(key) for t in trials if t.number != self.number]
+        others = [look for look in known if look is not None][-LATEST:]
+        # Quantities that only a finished model is measured for are known of nobody here.
+        names = [name for name in self.space.objectives if all(name in look for look in [numbers, *others])]
+        if not names:
+            return
+        ahead = place(self._reached(numbers, names), [self._reached(look, names) for look in others])
+        if ahead >= room(len(others) + 1, eta):
+            score = self.space.score
+            raise optuna.TrialPruned(
+                f"{ahead + 1} of {len(others) + 1} at this rung, with a validation {score.label} of "
+                f"{numbers[score]:.3f} {when}"
+            )
+
+    def _reached(self, look: Mapping[str, float], names: Sequence[str]) -> Reached:
+        broken = [limit.violation(look[limit.name]) for limit in self.space.limits if limit.name in look]
+        broken += self.space.far_below(look.get(self.space.score), self.full).values()
+        return Reached(sum(max(0.0, by) for by in broken), tuple(upward(name, look[name]) for name in names))
 
     def saved(self, seconds: float) -> float:
         """Seconds that the epochs left out would have taken, at the pace of those done."""
@@ -94,12 +141,12 @@ class Judge:
         names = dict.fromkeys([self.space.score, *self.space.objectives, *(c.name for c in self.space.limits)])
         return {name: metrics[name] for name in names if name in metrics}
 
-    def _hopeless(self, now: Mapping[str, float]) -> str | None:
+    def _hopeless(self, key: str, now: Mapping[str, float]) -> str | None:
         trials = patiently(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), PATIENCE)
         pairs = [
-            (trial.user_attrs[keys.LOOKS][self._times[self.epoch]], trial.user_attrs[keys.METRICS])
+            (trial.user_attrs[keys.LOOKS][key], trial.user_attrs[keys.METRICS])
             for trial in trials
-            if self._times[self.epoch] in trial.user_attrs.get(keys.LOOKS, {})
+            if key in trial.user_attrs.get(keys.LOOKS, {})
         ]
         if len(pairs) < EXPERIENCE:
             return None
@@ -116,6 +163,11 @@ class Judge:
         """The best value that an objective can have at all."""
         known = self.space.quantities[name]
         return known.high if is_higher(name) else known.low
+
+
+def _key(fraction: float) -> str:
+    """A part of the epochs as the storage names it."""
+    return f"{fraction:.4g}"
 
 
 def optimistic(

@@ -7,13 +7,14 @@ that makes it one or not at all, and a trial that was lost is as if nobody had e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
@@ -166,6 +167,67 @@ def fixed(trial: FrozenTrial) -> dict[str, Any]:
 def now_of(study: Study, trial: AnyTrial) -> FrozenTrial:
     """The trial as the database has it now."""
     return study._storage.get_trial(trial._trial_id)
+
+
+def note(study: Study, trial: Trial, notes: Mapping[str, Any]) -> None:
+    """Write several user attributes of a running trial in one transaction, as `Trial.set_user_attr` writes one.
+
+    Args:
+        study: an optuna.Study.
+        trial: one of its trials that is not finished.
+        notes: what JSON can hold, by name.
+
+    Raises:
+        UpdateFinishedTrialError: if the trial has ended.
+    """
+    backend, table = _backend(study), models.TrialUserAttributeModel
+    with _create_scoped_session(backend.scoped_session) as session:
+        row: Row = models.TrialModel.find_or_raise_by_id(trial._trial_id, session)
+        backend.check_trial_is_updatable(trial._trial_id, row.state)
+        for key, value in notes.items():
+            backend._set_trial_attr_without_commit(session, table, trial._trial_id, key, value)
+
+
+class Shown(optuna.samplers.BaseSampler):
+    """A sampler that draws each parameter by itself, and sees these trials and no others.
+
+    Args:
+        sampler: Optuna's.
+        trials: in the order of their numbers.
+    """
+
+    def __init__(self, sampler: optuna.samplers.BaseSampler, trials: Sequence[FrozenTrial]) -> None:
+        self._sampler, self._trials = sampler, trials
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """None is drawn together with others."""
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing is."""
+        return {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """One value, by the sampler."""
+        seen = _Part(study, self._trials)
+        return self._sampler.sample_independent(seen, trial, param_name, param_distribution)
+
+
+class _Part(Study):
+    """A study that consists of some of its trials only."""
+
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        self.__dict__.update(study.__dict__)
+        self._trials = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
 
 def beat(study: Study, trial: AnyTrial) -> None:

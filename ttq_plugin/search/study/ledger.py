@@ -76,18 +76,25 @@ def _read(study: Study, trials: Sequence[FrozenTrial] | None) -> Sequence[Frozen
     return study.get_trials(deepcopy=False) if trials is None else trials
 
 
-def finished(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[TrialRecord]:
+def finished(
+    study: Study, trials: Sequence[FrozenTrial] | None = None, known: dict[int, TrialRecord] | None = None
+) -> list[TrialRecord]:
     """Every finished trial, in the order of their numbers.
 
     Args:
         study: an optuna.Study.
         trials: all of its trials, if they have been read just now.
+        known: records by number from earlier calls, to which the new ones are added: a finished trial never changes.
 
     Returns:
         their records; a parameter has its plain name, and is there only if the method has it.
     """
-    lost = losses(study)
-    return [_record(trial, lost.get(trial.number, ())) for trial in _read(study, trials) if trial.state in _STATES]
+    known = {} if known is None else known
+    ended = [trial for trial in _read(study, trials) if trial.state in _STATES]
+    if new := [trial for trial in ended if trial.number not in known]:
+        lost = losses(study)
+        known |= {trial.number: _record(trial, lost.get(trial.number, ())) for trial in new}
+    return [known[trial.number] for trial in ended]
 
 
 def running(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[RunningTrial]:
