@@ -28,6 +28,21 @@ class Recurrent(nn.Module):
         return self.head(found[:, -1] if self.layer.batch_first else found.mean(0))
 
 
+class Normed(nn.Module):
+    """A convolution with BatchNorm before a recurrent layer, and BatchNorm of its own after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.last = nn.Conv1d(5, 6, 3), nn.BatchNorm1d(6), nn.BatchNorm1d(7)
+        self.layer = nn.GRU(6, 7, batch_first=True)
+        for norm in (self.first, self.last):
+            norm.running_mean, norm.running_var = torch.rand(norm.num_features), torch.rand(norm.num_features) + 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(self.conv(x.transpose(1, 2)))).transpose(1, 2)
+        return self.last(self.layer(x)[0][:, -1])
+
+
 class Encoder(nn.Module):
     def __init__(self, **options: bool) -> None:
         super().__init__()
@@ -88,6 +103,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "lstm of both directions": lambda: Recurrent(nn.LSTM(5, 4, bidirectional=True, bias=False), "states"),
     "gru": lambda: Recurrent(nn.GRU(5, 7, batch_first=True)),
     "gru of both directions": lambda: Recurrent(nn.GRU(5, 4, 2, bidirectional=True)),
+    "gru between norms": Normed,
     "rnn": lambda: Recurrent(nn.RNN(5, 6, batch_first=True)),
     "encoder": lambda: Encoder(norm_first=True),
     "encoder with norms after": lambda: nn.Sequential(Encoder(), nn.LayerNorm(8)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.export.graph_signature import OutputKind
 
 from ttq_plugin.core.model.copying import copied
@@ -23,6 +23,8 @@ from ttq_plugin.deploy.program.ops import IDENTITIES, OPS, VIEWS
 from ttq_plugin.deploy.program.steps import Program
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.inputs import rows, tensors, to_device
+
+aten = torch.ops.aten
 
 MOST_ROUNDS = 4
 """How often operators are taken apart that others were made of."""
@@ -66,4 +68,23 @@ def _simplified(graph: torch.export.ExportedProgram) -> torch.export.ExportedPro
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in simpler.graph_signature.output_specs):
             break  # the model changes a buffer or an input, which the graph then returns
         graph = simpler
+    _restore_batch_norm(graph.graph)
     return graph
+
+
+def _restore_batch_norm(graph: fx.Graph) -> None:
+    """BatchNorm as it was: torch replaces it whenever anything is taken apart, by what no layer takes along."""
+    for node in list(graph.nodes):
+        if node.target is not aten._native_batch_norm_legit_no_training.default:
+            continue
+        *tensors, momentum, eps = node.args
+        with graph.inserting_before(node):
+            whole = graph.call_function(aten.batch_norm.default, (*tensors, False, momentum, eps, False))
+        whole.meta = {**node.meta, "val": node.meta["val"][0]}
+        for output in list(node.users):
+            if output.args[1] == 0:
+                output.replace_all_uses_with(whole)
+            if not output.users:
+                graph.erase_node(output)
+        if not node.users:
+            graph.erase_node(node)

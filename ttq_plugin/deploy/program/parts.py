@@ -190,6 +190,8 @@ def recurrent(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
         raise build.missing(node, f"{kind_of(node)} with a given state, dropout or packed sequences")
     source = build.value(given["input"])
     x = source.meta if given["batch_first"] else source.meta.transpose(0, 1)
+    if x.shape[0] != 1:
+        raise build.missing(node, f"{kind_of(node)} over {x.shape[0]} sequences of one sample")
     directions = 2 if given["bidirectional"] else 1
     each = 4 if given["has_biases"] else 2
     parameters = [build.name_of(parameter) for parameter in given["params"]]
