@@ -17,7 +17,7 @@ class NativeKernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict) -> None:  # noqa: D102 - hatchling's name
         # Run, not imported: ttq_plugin's own imports need what may not be installed yet.
         script = runpy.run_path(str(Path(self.root, NATIVE, "build.py")))
-        for source in (script["SOURCE"], script["INFERENCE"]):
+        for source in script["SOURCES"]:
             library = script["library_of"](source)
             if reason := script["build"](library, source):
                 self.app.display_warning(

@@ -15,6 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "training.c"
 INFERENCE = HERE / "inference.c"
+INTEGER = HERE / "integer.c"
+SOURCES = SOURCE, INFERENCE, INTEGER
 
 # OpenMP only as a note to the vectoriser: no threads, no library. Traps and errno would keep it from vectorising.
 FLAGS = (
@@ -71,7 +73,7 @@ def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
 
 
 if __name__ == "__main__":
-    for kernels in (SOURCE, INFERENCE):
+    for kernels in SOURCES:
         if reason := build(library_of(kernels), kernels):
             sys.exit(f"The native kernels were not built: {reason}.")
         print(f"Built {library_of(kernels)}")

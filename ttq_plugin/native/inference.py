@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import warnings
-from ctypes import c_int64, c_uint64, c_void_p
+from ctypes import c_int64, c_void_p
 from typing import Any
 
-from ttq_plugin.native.build import INFERENCE, fingerprint, library_of
+from ttq_plugin.native.build import INFERENCE
+from ttq_plugin.native.library import open_library
 
 SIZES = (
     *("channels", "width", "plane", "sample"),
@@ -37,20 +36,11 @@ class Layer(ctypes.Structure):
 
 def load() -> Any:
     """The library's ``ttq_layer``, or None; with a warning, if what is there cannot be used."""
-    library = library_of(INFERENCE)
-    if os.environ.get("TTQ_NATIVE") == "0" or not library.exists():
+    library = open_library(INFERENCE, "ttq_layer")
+    if library is None:
         return None
-    reason = "was built from another source"
-    try:
-        kernels = ctypes.CDLL(str(library))
-        kernels.ttq_source.restype = c_uint64
-        if kernels.ttq_source() == fingerprint(INFERENCE):
-            kernels.ttq_layer.argtypes, kernels.ttq_layer.restype = (c_void_p, c_int64, *[c_void_p] * 5), None
-            return kernels.ttq_layer
-    except (OSError, AttributeError) as error:
-        reason = f"cannot be used ({error})"
-    warnings.warn(f"{library} {reason}; torch is used instead, which is slower. Reinstall ttq-plugin.", stacklevel=2)
-    return None
+    library.ttq_layer.argtypes, library.ttq_layer.restype = (c_void_p, c_int64, *[c_void_p] * 5), None
+    return library.ttq_layer
 
 
 RUN = load()

@@ -1,0 +1,76 @@
+"""The ways to run a layer on integers, compared with torch's result and timed on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ttq_plugin.deploy.host.plan import Plan, Way
+from ttq_plugin.deploy.host.rooms import Room, segments
+from ttq_plugin.deploy.integer.lower import IntegerOp
+from ttq_plugin.native.integer import Kernels
+
+TURNS = 7
+"""Times that each way is timed; the least one counts, which other programs disturb least."""
+
+COMPARED = 3
+"""Samples whose results are compared with torch's, which takes long; those of all samples must be equal in all ways."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a layer was given.
+
+    Attributes:
+        way: How it runs; None where no way gave torch's integers, and torch runs it.
+        seconds: Of a batch.
+        additions: Of a sparse way, for a sample.
+    """
+
+    way: Way | None
+    seconds: float
+    additions: int
+
+
+def tuned(kernels: Kernels, room: Room, op: IntegerOp, options: Mapping[Way, Plan], size: int) -> Timed:
+    """Time the ways that give the right integers; the layer's result is in the room then.
+
+    Args:
+        kernels: The library.
+        room: Whose values this layer reads.
+        op: The layer.
+        options: The ways with their plans.
+        size: Samples.
+
+    Returns:
+        The fastest way.
+    """
+    result = room.tensors[op.output.buffer]
+    few = min(size, COMPARED)
+    started = time.perf_counter()
+    room.run(kernels, segments([op], [None]), 0, few)
+    by_torch = (time.perf_counter() - started) * size / few
+    expected, whole = result[:few].clone(), None
+    least: dict[Way, float] = {}
+    steps = {way: segments([op], [made]) for way, made in options.items()}
+    for way, made in options.items():
+        room.run(kernels, steps[way], made.work, size)
+        if torch.equal(result[:few], expected) and (whole is None or torch.equal(result, whole)):
+            whole = result.clone() if whole is None else whole
+            least[way] = float("inf")
+    if whole is None:
+        room.run(kernels, segments([op], [None]), 0, size)
+        return Timed(None, by_torch, 0)
+    rivals = list(least)
+    for turn in range(TURNS if len(rivals) > 1 else 1):
+        for way in rivals:
+            started = time.perf_counter()
+            room.run(kernels, steps[way], options[way].work, size)
+            least[way] = min(least[way], time.perf_counter() - started)
+        if turn == 1:  # who is far behind is out
+            rivals = [way for way in rivals if least[way] < 1.5 * min(least.values())]
+    best = min(rivals, key=lambda way: least[way])
+    return Timed(best, least[best], options[best].additions)
