@@ -20,9 +20,9 @@ SIZES = (
     *("windows_h", "windows_w", "pool_h", "pool_w", "pool_stride_h", "pool_stride_w"),
     *("zero_in", "shift", "zero", "low", "high", "table_first", "lines"),
     *("tile", "windows", "chunk", "subset", "wide", "block_count"),
-    *("plane_h", "phases", "plane_w", "runs_at", "panel_at", "sums_at"),
+    *("phases", "plane", "plane_w", "results", "panel_at", "sums_at", "results_at"),
 )
-ARRAYS = ("factors", "constants", "table", "blocks", "runs", "order", "list", "weights")
+ARRAYS = ("places", "sources", "gathers", "factors", "constants", "table", "blocks", "runs", "order", "list", "weights")
 
 WAYS = {16: 4, 32: 4, 64: 2, 96: 1, 128: 1}
 """Positions in a tile of a sparse layer -> rows that a step of a list adds."""
@@ -33,6 +33,10 @@ ROW = 64
 
 SLACK = 256
 """Bytes behind each part of the working memory that kernels may read and write."""
+
+
+GATHERED, REACH = 32, 128
+"""Numbers of a plane that are gathered at a time, and among how many of the input."""
 
 
 class Layer(ctypes.Structure):

@@ -116,11 +116,24 @@ INLINE i64x8 NAME(smaller)(i64x8 a, i64x8 b)
 #endif
 }
 
+/* Eight sums as 64-bit numbers; GCC 12 would convert vectors one by one. */
 INLINE i64x8 NAME(load8)(const void *sums, int64_t at, const int wide)
 {
-    if (wide)
-        return __builtin_convertvector(*(const loose_i32x8 *)((const int32_t *)sums + at), i64x8);
-    return __builtin_convertvector(*(const loose_i16x8 *)((const int16_t *)sums + at), i64x8);
+    const int32_t *wides = (const int32_t *)sums + at;
+    const int16_t *shorts = (const int16_t *)sums + at;
+#if defined(__AVX512F__)
+    return wide ? (i64x8)_mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)wides))
+                : (i64x8)_mm512_cvtepi16_epi64(_mm_loadu_si128((const __m128i *)shorts));
+#elif defined(__AVX2__)
+    i64x8 found;
+    for (int half = 0; half < 2; half++)
+        ((__m256i *)&found)[half] = wide ? _mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i *)wides + half))
+                                         : _mm256_cvtepi16_epi64(_mm_loadu_si64(shorts + 4 * half));
+    return found;
+#else
+    return wide ? __builtin_convertvector(*(const loose_i32x8 *)wides, i64x8)
+                : __builtin_convertvector(*(const loose_i16x8 *)shorts, i64x8);
+#endif
 }
 
 /* clamp(zero + round(total / 2^shift)) of the largest totals of `count` windows; halves go away from 0. */
@@ -163,7 +176,7 @@ static void NAME(look_up)(const int8_t *table, int64_t count, int8_t *q)
         q[i] = table[q[i] + 128];
 }
 
-/* Results of one output channel, for `count` windows from their sums. */
+/* Results of one output channel for `count` windows, before its table if that is monotone. */
 static void NAME(finish)(const struct layer *l, const void *positive, const void *negative, int64_t channel,
                          int64_t count, int8_t *to)
 {
@@ -172,16 +185,17 @@ static void NAME(finish)(const struct layer *l, const void *positive, const void
     for (int64_t m = 0; m < apart; m++) {
         int8_t *found = m ? more : to;
         const int64_t at = m * l->windows, together = members / apart;
-        if (l->wide)
-            l->lines == 2
-                ? NAME(requantise)(l, positive, negative, channel, at, together, count, found, 1, 1)
-                : NAME(requantise)(l, positive, negative, channel, at, together, count, found, 1, 0);
-        else
+        if (!l->wide)
             NAME(requantise)(l, positive, negative, channel, at, together, count, found, 0, 1);
-        if (l->table)
-            NAME(look_up)(l->table, count, found);
-        for (int64_t i = 0; m && i < count; i++)
-            to[i] = to[i] > more[i] ? to[i] : more[i];
+        else if (l->lines == 2)
+            NAME(requantise)(l, positive, negative, channel, at, together, count, found, 1, 1);
+        else
+            NAME(requantise)(l, positive, negative, channel, at, together, count, found, 1, 0);
+        if (l->table_first)
+            for (int64_t i = 0; i < count; i++) {
+                const int8_t q = l->table[found[i] + 128];
+                to[i] = m && to[i] > q ? to[i] : q;
+            }
     }
 }
 
@@ -216,63 +230,64 @@ INLINE void NAME(place)(const struct layer *l, const struct piece *pieces, int64
 }
 
 /* The sums of a tile, by the kernel that fits it. */
-static void NAME(sparse_sums)(const struct layer *l, const uint16_t *planes, int64_t group, const struct run *runs,
-                              const int32_t *places, int64_t n, int64_t longest, uint16_t *panel, void *sums)
+static void NAME(sparse_sums)(const struct layer *l, const uint16_t *planes, int64_t group,
+                              const struct NAME(tile) *t, uint16_t *panel, void *sums)
 {
+    void (*add)(const struct layer *, const struct block *, const uint8_t *, int, void *) =
+        l->tile == 16   ? NAME(add_16)
+        : l->tile == 32 ? NAME(add_32)
+        : l->tile == 64 ? NAME(add_64)
+        : l->tile == 96 ? NAME(add_96)
+                        : NAME(add_128);
     for (int64_t b = 0; b < l->block_count; b++) {
         const struct block *block = l->blocks + group * l->block_count + b;
-        NAME(fill_panel)(l, planes, block, runs, places, n, longest, panel);
-        void (*add)(const struct layer *, const struct block *, const uint8_t *, int, void *) =
-            l->tile == 16   ? NAME(add_16)
-            : l->tile == 32 ? NAME(add_32)
-            : l->tile == 64 ? NAME(add_64)
-            : l->tile == 96 ? NAME(add_96)
-                            : NAME(add_128);
+        NAME(fill_panel)(l, planes, block, t, panel);
         add(l, block, (const uint8_t *)panel, b == 0, sums);
     }
 }
 
-static void NAME(dense_sums)(const struct layer *l, const uint8_t *planes, int64_t group, const struct run *runs,
-                             const int32_t *places, int64_t n, uint8_t *panel, int32_t *sums)
+static void NAME(dense_sums)(const struct layer *l, const uint8_t *planes, int64_t group,
+                             const struct NAME(tile) *t, uint8_t *panel, int32_t *sums)
 {
     const int64_t words = (l->channels * l->kernel_h * l->kernel_w + 3) / 4;
     const int64_t lines = (l->lines * l->out_channels + 3) / 4 * 4;
     const int8_t *weights = l->weights + group * lines * words * 4;
-    uint8_t *four = panel + words * l->tile * 4;
-    NAME(fill_bytes)(l, planes, runs, places, n, four, panel);
-    l->tile == 16   ? NAME(multiply_16)(panel, weights, words, lines, l->tile, sums)
-    : l->tile == 32 ? NAME(multiply_32)(panel, weights, words, lines, l->tile, sums)
-                    : NAME(multiply_64)(panel, weights, words, lines, l->tile, sums);
+    NAME(fill_bytes)(l, planes, t, panel + words * l->tile * 4, panel);
+    if (l->tile == 16)
+        NAME(multiply_16)(panel, weights, words, lines, l->tile, sums);
+    else if (l->tile == 32)
+        NAME(multiply_32)(panel, weights, words, lines, l->tile, sums);
+    else
+        NAME(multiply_64)(panel, weights, words, lines, l->tile, sums);
 }
 
 /* The windows of some samples, whose planes are laid out. */
 static void NAME(tiles)(const struct layer *l, int64_t samples, int8_t *out, char *work)
 {
-    const int64_t all = samples * l->windows_h * l->windows_w;
-    const int64_t channel = l->plane_h * l->phases * l->plane_w * l->channels, size = l->wide ? 4 : 2;
-    int32_t *places = (int32_t *)(work + l->runs_at);
-    struct run runs[128];
+    const int64_t all = samples * l->windows_h * l->windows_w, size = l->wide ? 4 : 2;
+    const int64_t planes = l->phases * l->chunk * l->plane * l->channels; /* of a group */
+    char *panel = work + l->panel_at, *sums = work + l->sums_at;
+    int8_t *results = (int8_t *)work + l->results_at;
+    struct NAME(tile) t;
     struct piece pieces[128];
-    int8_t q[256];
     for (int64_t first = 0; first < all; first += l->windows) {
         const int64_t count = all - first < l->windows ? all - first : l->windows;
-        const int64_t n = NAME(find_runs)(l, first, count, runs), m = NAME(find_pieces)(l, first, count, pieces);
-        const int64_t longest = l->windows_w < count ? l->windows_w : count;
-        NAME(place_runs)(l, runs, n, places);
+        const int64_t n = NAME(find_pieces)(l, first, count, pieces);
+        NAME(find_tile)(l, first, count, &t);
         for (int64_t g = 0; g < l->groups; g++) {
-            char *panel = work + l->panel_at, *sums = work + l->sums_at;
             if (l->kind == SPARSE)
-                NAME(sparse_sums)(l, (const uint16_t *)work + g * channel, g, runs, places, n, longest,
-                                  (uint16_t *)panel, sums);
+                NAME(sparse_sums)(l, (const uint16_t *)work + g * planes, g, &t, (uint16_t *)panel, sums);
             else
-                NAME(dense_sums)(l, (const uint8_t *)work + g * channel, g, runs, places, n, (uint8_t *)panel,
-                                 (int32_t *)sums);
+                NAME(dense_sums)(l, (const uint8_t *)work + g * planes, g, &t, (uint8_t *)panel, (int32_t *)sums);
+            const int64_t channel = g * l->out_channels;
             for (int64_t c = 0; c < l->out_channels; c++) {
                 const char *positive = sums + c * l->lines * l->tile * size;
-                const int64_t at = g * l->out_channels + c;
-                NAME(finish)(l, positive, positive + l->tile * size, at, count, q);
-                NAME(place)(l, pieces, m, q, out + at * l->to_c);
+                NAME(finish)(l, positive, positive + l->tile * size, channel + c, count, results + c * l->results);
             }
+            if (l->table && !l->table_first)
+                NAME(look_up)(l->table, l->out_channels * l->results, results);
+            for (int64_t c = 0; c < l->out_channels; c++)
+                NAME(place)(l, pieces, n, results + c * l->results, out + (channel + c) * l->to_c);
         }
     }
 }

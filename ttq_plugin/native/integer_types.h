@@ -14,6 +14,13 @@ struct block {
     int64_t runs, run_count, order, list; /* where its part of the lists begins */
 };
 
+/* 32 numbers of a plane: from where in a channel of the input, which of 128, and whether they are none of the padding. */
+struct gather {
+    int32_t from;
+    uint32_t inside;
+    uint8_t at[32];
+};
+
 /* All sizes in numbers. Lines are sums: of a ternary layer two for each output channel, over positive and negative weights. */
 struct layer {
     int64_t kind;
@@ -30,8 +37,12 @@ struct layer {
     int64_t subset;               /* weights of which every sum is a row of the panel */
     int64_t wide;                 /* whether sums need 32 bits */
     int64_t block_count;
-    int64_t plane_h, phases, plane_w; /* of a padded channel: rows, columns modulo the step of windows, length of such */
-    int64_t runs_at, panel_at, sums_at; /* bytes in the working memory, which begins with the planes */
+    int64_t phases, plane, plane_w; /* parts of a padded channel, each a plane of so many numbers, its rows so long */
+    int64_t results;                /* numbers from one output channel's results of a tile to the next */
+    int64_t panel_at, sums_at, results_at; /* bytes in the working memory, which begins with the planes */
+    const int32_t *places;          /* (kernel rows, kernel columns, pooling window): in the planes */
+    const int32_t *sources;         /* (phases, plane): in a channel of the input, or -1 for padding */
+    const struct gather *gathers;   /* (phases, plane / 32): the same, or null */
     const int32_t *factors;   /* two for each output channel */
     const int64_t *constants; /* one for each output channel: bias, and what the zero point adds to the sums */
     const int8_t *table;      /* 256, or null */
@@ -56,13 +67,11 @@ typedef int8_t loose_i8x8 __attribute__((vector_size(8), aligned(1), may_alias))
 typedef int16_t loose_i16x8 __attribute__((vector_size(16), aligned(2), may_alias));
 typedef int32_t loose_i32x8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint16_t loose_u16x16 __attribute__((vector_size(32), aligned(1), may_alias));
-typedef uint16_t loose_u16x32 __attribute__((vector_size(64), aligned(1), may_alias));
 typedef uint64_t loose_u64 __attribute__((aligned(1), may_alias));
 typedef uint64_t loose_u64x2 __attribute__((vector_size(16), aligned(1), may_alias));
-typedef int8_t loose_i8x32 __attribute__((vector_size(32), aligned(1), may_alias));
 
 struct run {
-    int32_t to, from, length, column; /* of positions side by side: in the tile, in the planes; pooling column */
+    int32_t to, from, length; /* of windows side by side: in the tile, in the planes */
 };
 
 struct piece {

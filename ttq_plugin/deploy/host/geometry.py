@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ttq_plugin.deploy.host.planes import Planes, planes_of
 from ttq_plugin.deploy.integer.lower import IntegerOp
 from ttq_plugin.deploy.program.steps import Buffer
 
@@ -22,14 +23,14 @@ class Geometry:
         sizes: The fields by name.
         windows: Results of an output channel of a sample.
         members: Positions in a pooling window.
-        padded: Numbers of a padded sample.
+        planes: How a channel is padded and taken apart.
         rows: Weights of an output channel.
     """
 
     sizes: dict[str, int]
     windows: int
     members: int
-    padded: int
+    planes: Planes
     rows: int
 
 
@@ -53,14 +54,9 @@ def geometry_of(op: IntegerOp, numbers: dict[Buffer, int]) -> Geometry | None:
     places = _strides(op, windows)
     if places is None:
         return None
-    (kernel_h, kernel_w), (stride_h, stride_w), dilation = more["kernel"], more["stride"], more["dilation"]
-    plane_h = ((windows[0] - 1) * down + high - 1) * stride_h + (kernel_h - 1) * dilation[0] + 1
-    width = ((windows[1] - 1) * along + wide - 1) * stride_w + (kernel_w - 1) * dilation[1] + 1
-    phases = along * stride_w if windows[1] > 1 else 1
-    channels = more["groups"] * more["channels"]
-    plane_w = -(-width // phases)
-    padded = channels * plane_h * phases * plane_w
-    if padded > LARGEST_PLANES:
+    (kernel_h, kernel_w), (stride_h, stride_w) = more["kernel"], more["stride"]
+    planes = planes_of(more, windows)
+    if more["groups"] * more["channels"] * planes.numbers > LARGEST_PLANES:
         return None
     sizes = {
         **{"input": numbers[source.buffer], "input_offset": source.meta.storage_offset()},
@@ -71,13 +67,13 @@ def geometry_of(op: IntegerOp, numbers: dict[Buffer, int]) -> Geometry | None:
         **{"groups": more["groups"], "channels": more["channels"], "rows": more["rows"], "columns": more["columns"]},
         **{"kernel_h": kernel_h, "kernel_w": kernel_w, "stride_h": stride_h, "stride_w": stride_w},
         **{"pad_h": more["padding"][0], "pad_w": more["padding"][1]},
-        **{"dilation_h": dilation[0], "dilation_w": dilation[1]},
+        **{"dilation_h": more["dilation"][0], "dilation_w": more["dilation"][1]},
         **{"windows_h": windows[0], "windows_w": windows[1], "pool_h": high, "pool_w": wide},
         **{"pool_stride_h": down, "pool_stride_w": along},
-        **{"plane_h": plane_h, "phases": phases, "plane_w": plane_w},
+        **{"phases": planes.phases, "plane": planes.plane, "plane_w": planes.width},
     }
     rows = more["channels"] * kernel_h * kernel_w
-    return Geometry(sizes, windows[0] * windows[1], high * wide, padded, rows)
+    return Geometry(sizes, windows[0] * windows[1], high * wide, planes, rows)
 
 
 def _strides(op: IntegerOp, windows: tuple[int, int]) -> tuple[int, ...] | None:

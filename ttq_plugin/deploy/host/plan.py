@@ -110,6 +110,9 @@ def plan(op: IntegerOp, geometry: Geometry, way: Way) -> Plan:
     lines, factors, constants = _numbers(op, way.kind)
     groups = geometry.sizes["groups"]
     arrays: dict[str, NDArray[Any]] = {"factors": factors, "constants": constants}
+    arrays["places"], arrays["sources"] = geometry.planes.places(way.chunk), geometry.planes.sources
+    if geometry.planes.gathers is not None:
+        arrays["gathers"] = geometry.planes.gathers
     sizes = geometry.sizes | {"kind": KINDS[way.kind], "out_channels": len(factors) // groups}
     sizes |= {"zero_in": op.zeros[0], "shift": op.shift, "zero": op.zero, "low": op.low, "high": op.high}
     sizes |= {"lines": len(lines) // len(factors), "tile": way.tile, "windows": max(1, way.tile // geometry.members)}
@@ -185,8 +188,10 @@ def _work(sizes: dict[str, int], geometry: Geometry, panel: int, lines: int) -> 
         return -(-(place + size + SLACK) // ROW) * ROW
 
     number = 2 if sizes["kind"] == SPARSE else 1
-    planes = geometry.padded * sizes["chunk"] * number if sizes["kind"] != DOTS else geometry.rows + ROW
-    sizes["runs_at"] = after(0, planes)
-    sizes["panel_at"] = after(sizes["runs_at"], 4 * sizes["kernel_w"] * 128)
+    channels = sizes["groups"] * sizes["channels"]
+    planes = channels * geometry.planes.numbers * sizes["chunk"] * number
+    sizes["panel_at"] = after(0, planes if sizes["kind"] != DOTS else geometry.rows + ROW)
     sizes["sums_at"] = after(sizes["panel_at"], panel)
-    return after(sizes["sums_at"], (lines + 3) * sizes["tile"] * (4 if sizes["wide"] else 2))
+    sizes["results_at"] = after(sizes["sums_at"], (lines + 3) * sizes["tile"] * (4 if sizes["wide"] else 2))
+    sizes["results"] = -(-sizes["windows"] // 8) * 8
+    return after(sizes["results_at"], sizes["out_channels"] * sizes["results"])
