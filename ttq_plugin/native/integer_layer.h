@@ -136,6 +136,26 @@ INLINE i64x8 NAME(load8)(const void *sums, int64_t at, const int wide)
 #endif
 }
 
+/* The largest sums of eight windows, or the smallest, where the factor is negative. */
+INLINE i64x8 NAME(pooled)(const int32_t *sums, int64_t windows, int64_t members, int64_t factor)
+{
+#ifdef __AVX2__
+    __m256i found = _mm256_loadu_si256((const __m256i *)sums);
+    for (int64_t m = 1; m < members; m++) {
+        const __m256i one = _mm256_loadu_si256((const __m256i *)(sums + m * windows));
+        found = factor < 0 ? _mm256_min_epi32(found, one) : _mm256_max_epi32(found, one);
+    }
+    return NAME(load8)(&found, 0, 1);
+#else
+    i64x8 found = NAME(load8)(sums, 0, 1);
+    for (int64_t m = 1; m < members; m++) {
+        const i64x8 one = NAME(load8)(sums, m * windows, 1);
+        found = factor < 0 ? NAME(smaller)(found, one) : NAME(larger)(found, one);
+    }
+    return found;
+#endif
+}
+
 /* clamp(zero + round(total / 2^shift)) of the largest totals of `count` windows; halves go away from 0. */
 INLINE void NAME(requantise)(const struct layer *l, const void *positive, const void *negative, int64_t channel,
                              int64_t at, int64_t members, int64_t count, int8_t *to, const int wide, const int two)
@@ -145,17 +165,19 @@ INLINE void NAME(requantise)(const struct layer *l, const void *positive, const 
     const int64_t half = (int64_t)1 << (l->shift - 1);
     for (int64_t i = 0; i < count; i += 8) {
         i64x8 total = none;
-        for (int64_t m = 0; m < members; m++) {
-            const int64_t place = at + m * l->windows + i;
-            i64x8 one = NAME(times)(NAME(load8)(positive, place, wide), p);
-            if (two)
-                one -= NAME(times)(NAME(load8)(negative, place, wide), n);
-            total = m ? NAME(larger)(total, one) : one;
-        }
+        if (two) {
+            for (int64_t m = 0; m < members; m++) {
+                const int64_t place = at + m * l->windows + i;
+                const i64x8 one = NAME(times)(NAME(load8)(positive, place, wide), p) -
+                                  NAME(times)(NAME(load8)(negative, place, wide), n);
+                total = m ? NAME(larger)(total, one) : one;
+            }
+        } else
+            total = NAME(times)(
+                NAME(pooled)((const int32_t *)positive + at + i, l->windows, members, l->factors[2 * channel]), p);
         total += constant;
         total = ((total + half + (total >> 63)) >> l->shift) + l->zero;
-        total = NAME(larger)(total, low);
-        total = NAME(smaller)(total, high);
+        total = NAME(smaller)(NAME(larger)(total, low), high);
         *(loose_i8x8 *)(to + i) = __builtin_convertvector(total, i8x8);
     }
 }

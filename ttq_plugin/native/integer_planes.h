@@ -49,45 +49,67 @@ PLANES(byte_planes, uint8_t, 128, FLIP, STORE_32)
 #undef FLIP
 #undef STORE_32
 
-/* The windows of a tile, in the planes: runs, and where 64 numbers hold each 32 windows, which of them. */
+/* The windows of a tile, in the planes. */
 struct NAME(tile) {
-    int64_t count, runs, longest;
-    int16_t at[4][32];
-    int64_t first[4];
+    int64_t count, runs, longest, way;
+    int64_t first[4]; /* of 32 windows each */
     struct run run[128];
-    int narrow;
+    uint16_t at[WHOLE_KERNEL][WHOLE_TILE]; /* of each 32 windows, or for each weight of a channel */
 };
+
+static void NAME(find_runs)(const struct layer *l, int64_t first, struct NAME(tile) *t)
+{
+    const int64_t per_sample = l->windows_h * l->windows_w;
+    t->runs = 0;
+    for (int64_t done = 0; done < t->count; t->runs++) {
+        const int64_t at = first + done, rest = at % per_sample, y = rest / l->windows_w, x = rest % l->windows_w;
+        const int64_t side = l->windows_w - x;
+        struct run *run = t->run + t->runs;
+        run->to = (int32_t)done, run->from = (int32_t)(at / per_sample * l->plane + y * l->plane_w + x);
+        run->length = (int32_t)(side < t->count - done ? side : t->count - done);
+        done += run->length;
+    }
+}
 
 static void NAME(find_tile)(const struct layer *l, int64_t first, int64_t count, struct NAME(tile) *t)
 {
-    const int64_t per_sample = l->windows_h * l->windows_w;
-    t->count = count, t->runs = 0, t->longest = l->windows_w < count ? l->windows_w : count, t->narrow = 1;
-    for (int64_t done = 0; done < count; t->runs++) {
-        const int64_t at = first + done, rest = at % per_sample, y = rest / l->windows_w, x = rest % l->windows_w;
-        const int64_t side = l->windows_w - x, from = at / per_sample * l->plane + y * l->plane_w + x;
-        struct run *run = t->run + t->runs;
-        run->to = (int32_t)done, run->from = (int32_t)from;
-        run->length = (int32_t)(side < count - done ? side : count - done);
-        for (int64_t i = done; i < done + run->length; i++) {
+    const int64_t kernel = l->kernel_h * l->kernel_w, members = l->pool_h * l->pool_w;
+    const int64_t channel = l->phases * l->chunk * l->plane;
+    t->count = count, t->longest = l->windows_w < count ? l->windows_w : count, t->way = RUNS;
+    NAME(find_runs)(l, first, t);
+#ifdef __AVX512BW__
+    const int whole = channel <= 128 && kernel <= WHOLE_KERNEL && l->tile <= WHOLE_TILE;
+    t->way = whole ? channel <= 64 ? WHOLE_64 : WHOLE_128 : OF_32;
+    for (const struct run *run = t->run; run < t->run + t->runs; run++)
+        for (int64_t i = run->to; i < run->to + run->length; i++) {
+            const int64_t from = run->from + i - run->to;
             if (i % 32 == 0)
-                t->first[i / 32] = from + i - done;
-            const int64_t far = from + i - done - t->first[i / 32];
-            t->at[i / 32][i % 32] = (int16_t)(far & 63);
-            t->narrow &= far < 64;
+                t->first[i / 32] = from;
+            const int64_t far = from - t->first[i / 32];
+            if (whole)
+                for (int64_t place = 0; place < kernel * members; place++)
+                    t->at[place / members][place % members * l->windows + i] = (uint16_t)(l->places[place] + from);
+            else {
+                t->at[i / 32][i % 32] = (uint16_t)(far & 63);
+                t->way = far >= 64 || t->way == RUNS ? RUNS : far >= 32 ? OF_64 : t->way;
+            }
         }
-        done += run->length;
-    }
+#else
+    (void)kernel, (void)members, (void)channel;
+#endif
 }
 
 /* The inputs of all windows for one weight and one place in the window; up to 31 numbers too many. */
 INLINE void NAME(copy_section)(const uint16_t *in, const struct NAME(tile) *t, uint16_t *row)
 {
 #ifdef __AVX512BW__
-    if (t->narrow) {
+    if (t->way != RUNS) {
         for (int64_t v = 0; 32 * v < t->count; v++) {
             const uint16_t *from = in + t->first[v];
-            const __m512i found = _mm512_permutex2var_epi16(_mm512_loadu_si512(from), _mm512_loadu_si512(t->at[v]),
-                                                            _mm512_loadu_si512(from + 32));
+            const __m512i at = _mm512_loadu_si512(t->at[v]), low = _mm512_loadu_si512(from);
+            const __m512i found = t->way == OF_32
+                                      ? _mm512_permutexvar_epi16(at, low)
+                                      : _mm512_permutex2var_epi16(low, at, _mm512_loadu_si512(from + 32));
             if (t->count <= 16)
                 _mm256_storeu_si256((__m256i *)row, _mm512_castsi512_si256(found));
             else
@@ -108,20 +130,46 @@ INLINE void NAME(copy_section)(const uint16_t *in, const struct NAME(tile) *t, u
                 *(loose_u16x16 *)(row + t->run[i].to + x) = *(const loose_u16x16 *)(in + t->run[i].from + x);
 }
 
+/* The inputs of a whole tile for weight k of a channel. */
+INLINE void NAME(copy_row)(const struct layer *l, const uint16_t *channel, int64_t k, const struct NAME(tile) *t,
+                           uint16_t *row)
+{
+    const int64_t members = l->pool_h * l->pool_w;
+#ifdef __AVX512BW__
+    if (t->way >= WHOLE_64) {
+        const __m512i a = _mm512_loadu_si512(channel), b = _mm512_loadu_si512(channel + 32);
+        for (int64_t i = 0; i < l->tile; i += 32) {
+            const __m512i at = _mm512_loadu_si512(t->at[k] + i);
+            __m512i found = _mm512_permutex2var_epi16(a, at, b);
+            if (t->way == WHOLE_128) {
+                const __m512i c = _mm512_loadu_si512(channel + 64), d = _mm512_loadu_si512(channel + 96);
+                const __mmask32 far = _mm512_test_epi16_mask(at, _mm512_set1_epi16(64));
+                found = _mm512_mask_mov_epi16(found, far, _mm512_permutex2var_epi16(c, at, d));
+            }
+            if (l->tile == 16)
+                _mm256_storeu_si256((__m256i *)row, _mm512_castsi512_si256(found));
+            else
+                _mm512_storeu_si512(row + i, found);
+        }
+        return;
+    }
+#endif
+    for (int64_t m = 0; m < members; m++)
+        NAME(copy_section)(channel + l->places[k * members + m], t, row + m * l->windows);
+}
+
 /* The rows of a block, (rows, tile); of `subset` weights every sum has its row. Last a row of zeros. */
 static void NAME(fill_panel)(const struct layer *l, const uint16_t *planes, const struct block *block,
                              const struct NAME(tile) *t, uint16_t *panel)
 {
-    const int64_t tile = l->tile, kernel = l->kernel_h * l->kernel_w, members = l->pool_h * l->pool_w;
+    const int64_t tile = l->tile, kernel = l->kernel_h * l->kernel_w;
     const int64_t sums = ((int64_t)1 << l->subset) - 1, channel = l->phases * l->chunk * l->plane;
     const uint16_t *from = planes + block->row / kernel * channel;
     int64_t k = block->row % kernel;
     for (int64_t r = 0; r < block->rows; r += l->subset, panel += sums * tile) {
         const int64_t together = block->rows - r < l->subset ? block->rows - r : l->subset;
         for (int64_t i = 0; i < together; i++) {
-            uint16_t *row = panel + (((int64_t)1 << i) - 1) * tile;
-            for (int64_t m = 0; m < members; m++)
-                NAME(copy_section)(from + l->places[k * members + m], t, row + m * l->windows);
+            NAME(copy_row)(l, from, k, t, panel + (((int64_t)1 << i) - 1) * tile);
             if (++k == kernel)
                 k = 0, from += channel;
         }

@@ -70,6 +70,12 @@ typedef uint16_t loose_u16x16 __attribute__((vector_size(32), aligned(1), may_al
 typedef uint64_t loose_u64 __attribute__((aligned(1), may_alias));
 typedef uint64_t loose_u64x2 __attribute__((vector_size(16), aligned(1), may_alias));
 
+/* How inputs of a tile are laid out: by runs, by permutations of 32 or 64 numbers for each place in the window, or of a
+ * whole channel's 64 or 128 for all of them. */
+enum { RUNS, OF_32, OF_64, WHOLE_64, WHOLE_128 };
+#define WHOLE_KERNEL 16
+#define WHOLE_TILE 64
+
 struct run {
     int32_t to, from, length; /* of windows side by side: in the tile, in the planes */
 };

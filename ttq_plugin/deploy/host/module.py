@@ -107,11 +107,11 @@ class HostModule(IntegerModule):
         level = self.kernels.level
 
         def write(first: int, count: int, room: Room) -> None:
-            place = x[first].data_ptr()
+            place = x.data_ptr() + 4 * first * x.shape[1]
             self.kernels.quantise(place, count * x.shape[1], grid.scale, grid.zero, room.input, level)
 
         def read(first: int, q: Tensor) -> None:
-            place = found[first].data_ptr()
+            place = found.data_ptr() + 4 * first * found.shape[1]
             self.kernels.dequantise(q.data_ptr(), q.numel(), result.scale, result.zero, place, level)
 
         self._all(len(x), write, read)

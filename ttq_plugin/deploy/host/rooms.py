@@ -91,7 +91,8 @@ class Room:
         self.program, self.numbers, self.samples = program, numbers, samples
         # What no operation writes stays 0, so that the room can be used again.
         self.buffers = {buffer: aligned(samples * buffer.size) for buffer in numbers}
-        self.tensors = {b: torch.from_numpy(array).view(samples, b.size) for b, array in self.buffers.items()}
+        with torch.inference_mode(False):  # so that they can be written to in any mode
+            self.tensors = {b: torch.from_numpy(array).view(samples, b.size) for b, array in self.buffers.items()}
         self.pointers = (ctypes.c_void_p * len(numbers))(*(array.ctypes.data for array in self.buffers.values()))
         self.work = aligned(0)
         self.memory = Memory(program.constants, torch.int8)

@@ -27,11 +27,13 @@ class Timed:
     Attributes:
         way: How it runs; None where no way gave torch's integers, and torch runs it.
         seconds: Of a batch.
+        torch_seconds: Of a batch by torch, in proportion to a few samples.
         additions: Of a sparse way, for a sample.
     """
 
     way: Way | None
     seconds: float
+    torch_seconds: float
     additions: int
 
 
@@ -63,7 +65,7 @@ def tuned(kernels: Kernels, room: Room, op: IntegerOp, options: Mapping[Way, Pla
             least[way] = float("inf")
     if whole is None:
         room.run(kernels, segments([op], [None]), 0, size)
-        return Timed(None, by_torch, 0)
+        return Timed(None, by_torch, by_torch, 0)
     rivals = list(least)
     for turn in range(TURNS if len(rivals) > 1 else 1):
         for way in rivals:
@@ -73,4 +75,4 @@ def tuned(kernels: Kernels, room: Room, op: IntegerOp, options: Mapping[Way, Pla
         if turn == 1:  # who is far behind is out
             rivals = [way for way in rivals if least[way] < 1.5 * min(least.values())]
     best = min(rivals, key=lambda way: least[way])
-    return Timed(best, least[best], options[best].additions)
+    return Timed(best, least[best], by_torch, options[best].additions)

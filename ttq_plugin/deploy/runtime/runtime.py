@@ -25,6 +25,7 @@ from ttq_plugin.deploy.runtime.engine import engine_of, quick
 from ttq_plugin.deploy.runtime.forms import form_of_model
 from ttq_plugin.deploy.runtime.fused import bucket
 from ttq_plugin.deploy.runtime.int8 import int8_layer
+from ttq_plugin.deploy.runtime.integers import IntegerForm, integer_form, integer_module
 from ttq_plugin.deploy.runtime.spread import reads_values, rows_apart, split
 from ttq_plugin.deploy.runtime.tuning import LayerChoice, fastest, race
 from ttq_plugin.errors import InputError, first_line
@@ -44,7 +45,8 @@ INT8_ROUNDED = 0.5
 class TernaryRuntime:
     """A model for fast inference on the CPU.
 
-    Its outputs are the model's up to the order of sums (1e-5 relative), except for layers in int8.
+    Its outputs are the model's up to the order of sums (1e-5 relative), except for layers in int8. With ``integer`` they
+    are exactly those of the integer network that ``integerize`` makes of the model.
 
     Convolutions and linear layers are fused with the BatchNorm, activation and max-pooling after them. For each, torch,
     a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept. The model
@@ -67,11 +69,15 @@ class TernaryRuntime:
         int8: names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
             ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
             5 % off is left out.
+        integer: whether to run the whole model on integers: int8 activations, ternary weights as sums. A module made
+            by ``integerize`` is run as it is; any other model is integerized on ``batches`` first.
+        batches: calibration inputs, as for ``integerize``: some hundred training samples. Without them the example is
+            used, so let it be as many.
         onnxruntime: whether onnxruntime may run the model. It holds the weights a second time, and takes inputs of the
             example's sizes, of any batch; other sizes run without it.
 
     Attributes:
-        form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced) or ``torch``.
+        form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or ``torch``.
         fallback: why torch runs the whole model, or None.
         table: what each layer was given, for each power of two of the batch size that was seen.
         runs: `ours`, `torch` or `onnxruntime`: what runs inputs of the example's sizes, for each such batch size.
@@ -96,17 +102,26 @@ class TernaryRuntime:
         *,
         threads: int = 1,
         int8: bool | Collection[str] = False,
+        integer: bool = False,
+        batches: Any = None,
         onnxruntime: bool = True,
     ) -> None:
         check_types(TernaryRuntime.__init__, locals())
         check_values(model)
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}.")
+        if integer:
+            if int8:
+                raise InputError("int8 is for networks of floating-point numbers; leave it out with integer=True.")
+            model = integer_module(model, example_input, batches)
+        elif batches is not None:
+            raise InputError("batches calibrate integers; give them with integer=True.")
         self.model, self._threads = model, threads
         self.table: dict[int, list[LayerChoice]] = {}
         self.whole: dict[int, bool] = {}
         self.runs: dict[int, str] = {}
         self.fallback: str | None = None
+        self._exact = integer
         self._careful: dict[int, float] = {}
         self._met: dict[Any, bool] = {}
         self._ready: dict[Any, Callable[[Any], Any]] = {}
@@ -120,13 +135,15 @@ class TernaryRuntime:
             self._dynamic = takes(model, example_input, 1) and takes(model, example_input, 3)
             samples = batch_size(example_input)
             self.example = repeated(example_input, min(KEPT, samples) if self._dynamic else samples)
-            self.form, self._form, reason = form_of_model(model, example_input)
+            make = integer_form if integer else form_of_model
+            self.form, self._form, reason = make(model, example_input)
             if reason is not None:
                 self._fall_back(reason)
             self.fused = self._form.fused
             self._apart = self._dynamic and threads > 1 and self._rows_apart()
             self._allow(int8, example_input)
-            self._engine = engine_of(model, self.example) if onnxruntime and self.form != "torch" else None
+            engine = onnxruntime and not integer and self.form != "torch"
+            self._engine = engine_of(model, self.example) if engine else None
             self.tune(self._share(samples))
         forks.follow(self)
 
@@ -183,23 +200,25 @@ class TernaryRuntime:
                 return
             x = repeated(self.example, size) if self._dynamic else self.example
             inputs = self._form.inputs(x) if self.fused else {}
-            rows = []
+            rows = self._form.choices(size) if isinstance(self._form, IntegerForm) else []
             for name, layer in self.fused:
                 if layer in inputs:
                     rows.append(fastest(name, layer, inputs[layer], size))
                     layer.choices[bucket(len(inputs[layer]))] = rows[-1].choice
             kinds = {row.choice.kind for row in rows}
-            tolerance = INT8_ROUNDED if "int8" in kinds else ROUNDED
+            tolerance = 0.0 if self._exact else INT8_ROUNDED if "int8" in kinds else ROUNDED
             wrong = None
             if self.form != "torch" and (wrong := disagreement(self.model, self._form.run, [("", x)], tolerance)):
                 self._fall_back(f"{wrong} in batches of {size}")
-            ways: dict[str, Callable[[], Any]] = {"torch": lambda: call(self.model, x)}
+            ways: dict[str, Callable[[], Any]] = {}
+            if not self._exact or self.form == "torch" or wrong:  # on integers torch is far slower
+                ways["torch"] = lambda: call(self.model, x)
             if self.form != "torch" and not wrong:
                 ways["ours"] = lambda: self._form.run(x)
             if (engine := self._engine) and not disagreement(self.model, engine, [("", x)], ROUNDED):
                 ways["onnxruntime"] = lambda: engine(x)
             seconds = race(ways)
-            self.whole[size] = seconds["torch"] <= seconds.get("ours", float("inf"))
+            self.whole[size] = seconds.get("torch", float("inf")) <= seconds.get("ours", float("inf"))
             self.runs[size] = min(seconds, key=seconds.__getitem__)
             # The sparse kernels leave zero weights out, also where they would meet infinite or undefined inputs.
             self._careful[size] = tolerance if kinds & {"sparse", "int8"} else 0.0
