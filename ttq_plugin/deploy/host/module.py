@@ -1,4 +1,4 @@
-"""A network on integers that computes with this machine's kernels, and the same integers as the module it is made of."""
+"""A network on integers in this machine's kernels: the same integers as those of the module it is made of."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class HostModule(IntegerModule):
                     ways = [self.choose(op, ways)]
                 options = {way: plan(op, geometry, way) for way in ways}
                 layers[place] = tuned(self.kernels, room, op, options, size)
-                made = options.get(layers[place].way) if layers[place].way is not None else None
+                chosen = layers[place].way
+                made = options[chosen] if chosen is not None else None
             if made is None and place not in layers:
                 room.run(self.kernels, segments([op], [None]), 0, size)
             plans.append(made)
@@ -138,9 +139,7 @@ class HostModule(IntegerModule):
         self._all(len(q), write, read)
         return found
 
-    def _all(
-        self, samples: int, write: Callable[[int, int, Room], None], read: Callable[[int, Tensor], None]
-    ) -> None:
+    def _all(self, samples: int, write: Callable[[int, int, Room], None], read: Callable[[int, Tensor], None]) -> None:
         """Compute some samples at a time, each in a room that no other thread uses meanwhile."""
         for first in range(0, samples, MOST):
             count = min(MOST, samples - first)

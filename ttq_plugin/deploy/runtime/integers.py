@@ -15,14 +15,11 @@ from ttq_plugin.deploy.runtime.checks import check
 from ttq_plugin.deploy.runtime.compiled import Choice
 from ttq_plugin.deploy.runtime.forms import Form
 from ttq_plugin.deploy.runtime.tuning import LayerChoice
-from ttq_plugin.native.integer import KERNELS, Kernels
+from ttq_plugin.native.integer import KERNELS
 from ttq_plugin.support.inputs import batch_size, call
 
 ENOUGH = 32
 """Samples that calibrate without a warning."""
-
-_told: set[str] = set()
-"""What was warned of once in this process."""
 
 
 class IntegerForm(Form):
@@ -81,20 +78,18 @@ def integer_module(model: nn.Module, example: Any, batches: Any) -> IntegerModul
     return integerize(model, example if batches is None else batches).eval()
 
 
-def integer_form(module: IntegerModule, example: Any, kernels: Kernels | None = KERNELS) -> tuple[str, Form, str | None]:
+def integer_form(module: nn.Module, example: Any) -> tuple[str, Form, str | None]:
     """The network in this machine's kernels.
 
     Args:
-        module: The network.
+        module: The network, an ``IntegerModule``.
         example: Inputs that layers are timed on.
-        kernels: The library.
 
     Returns:
-        ``integers``, the form, and None; or ``torch``, the module itself and, the first time, why.
+        ``integers``, the form, and None; or ``torch``, the module itself, and why.
     """
-    if kernels is not None:
-        return "integers", IntegerForm(HostModule(module, kernels, module.quantised(example))), None
-    reason = "there are no kernels for integers, because ttq-plugin was installed without a C compiler or TTQ_NATIVE=0"
-    known = reason in _told
-    _told.add(reason)
-    return "torch", Form(lambda inputs: call(module, inputs), [], True), None if known else reason
+    assert isinstance(module, IntegerModule)
+    if KERNELS is not None:
+        return "integers", IntegerForm(HostModule(module, KERNELS, module.quantised(example))), None
+    reason = "it has no kernels for integers, as ttq-plugin was installed without a C compiler or TTQ_NATIVE is 0"
+    return "torch", Form(lambda inputs: call(module, inputs), [], True), reason

@@ -45,8 +45,8 @@ INT8_ROUNDED = 0.5
 class TernaryRuntime:
     """A model for fast inference on the CPU.
 
-    Its outputs are the model's up to the order of sums (1e-5 relative), except for layers in int8. With ``integer`` they
-    are exactly those of the integer network that ``integerize`` makes of the model.
+    Its outputs are the model's up to the order of sums (1e-5 relative), except for layers in int8. With ``integer``
+    they are exactly those of the integer network that ``integerize`` makes of the model.
 
     Convolutions and linear layers are fused with the BatchNorm, activation and max-pooling after them. For each, torch,
     a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept. The model
@@ -77,7 +77,8 @@ class TernaryRuntime:
             example's sizes, of any batch; other sizes run without it.
 
     Attributes:
-        form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or ``torch``.
+        form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or
+            ``torch``.
         fallback: why torch runs the whole model, or None.
         table: what each layer was given, for each power of two of the batch size that was seen.
         runs: `ours`, `torch` or `onnxruntime`: what runs inputs of the example's sizes, for each such batch size.
