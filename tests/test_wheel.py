@@ -16,9 +16,9 @@ CODE = """
 import warnings
 import torch
 from ttq_plugin.core import ternarize
-from ttq_plugin.native import inference, training
+from ttq_plugin.native import inference, integer, training
 
-assert training.BUILT is None
+assert training.BUILT is None and integer.KERNELS is None
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     for granularity in ("default", "out_channel"):

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from tests.deploy.nets import made
 from ttq_plugin import cli
 from ttq_plugin.deploy.bench import bench as bench_module
-from ttq_plugin.deploy.bench.bench import INT8, ONNX, RUNTIME, RUNTIME8, TORCH
+from ttq_plugin.deploy.bench.bench import INT8, INTEGER, ONNX, RUNTIME, RUNTIME8, TORCH
 from ttq_plugin.deploy.bench.energy import counters, joules
 from ttq_plugin.deploy.bench.example_file import read_example, write_example
 from ttq_plugin.deploy.bench.footprint import peak_memory
@@ -53,7 +53,7 @@ def test_the_table_the_json_and_mlflow_agree(packed, tmp_path):
     link = value.pop("link")
     assert json.loads((tmp_path / "bench.json").read_text()) == value
     forms = {row["form"]: row for row in value["forms"]}
-    assert list(forms) == [RUNTIME, RUNTIME8, TORCH, ONNX, INT8]
+    assert list(forms) == [RUNTIME, RUNTIME8, INTEGER, TORCH, ONNX, INT8]
     assert forms[RUNTIME]["file_bytes"] == packed.stat().st_size
     assert forms[RUNTIME]["max_relative_difference"] < 1e-5 > forms[ONNX]["max_relative_difference"]
     assert forms[RUNTIME]["mcc"] == forms[TORCH]["mcc"] is not None
@@ -102,7 +102,7 @@ def test_without_onnxruntime_the_rest_is_measured(packed, tmp_path, monkeypatch)
 
     monkeypatch.setattr(bench_module, "to_onnx", missing)
     value = json.loads(run(packed, "--batch", 1, "--seconds", 0.01, "--store", tmp_path, "--json"))
-    assert [row["form"] for row in value["forms"]] == [RUNTIME, RUNTIME8, TORCH]
+    assert [row["form"] for row in value["forms"]] == [RUNTIME, RUNTIME8, INTEGER, TORCH]
     assert value["notes"][0] == "no onnxruntime beside: ONNX exports need the package onnx"
 
 

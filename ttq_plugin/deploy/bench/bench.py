@@ -30,7 +30,7 @@ from ttq_plugin.support.inputs import batch_size, repeated
 from ttq_plugin.support.inputs import call as call_model
 from ttq_plugin.tasks import OWN
 
-RUNTIME, RUNTIME8 = "ttq runtime", "ttq runtime int8"
+RUNTIME, RUNTIME8, INTEGER = "ttq runtime", "ttq runtime int8", "ttq runtime integer"
 TORCH, ONNX, INT8 = "torch fp32", "onnxruntime fp32", "onnxruntime int8"
 BLOCK_SECONDS = 0.05
 """Calls of one way follow each other for so long, as in use; then the next way's turn comes."""
@@ -84,9 +84,17 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
             source.model, _first(samples, FEW), threads=threads, int8=True, onnxruntime=False
         ),
     }
+    notes = []
+    try:
+        integers = TernaryRuntime(
+            source.model, _first(samples, FEW), threads=threads, integer=True, batches=[_first(samples, FEW)]
+        )
+        runtimes[INTEGER, "integer"] = integers
+    except InputError as error:
+        notes.append(f"no runtime on integers: {error}")
     found = [Way(name, made, packed, child) for (name, child), made in runtimes.items()]
     found.append(Way(TORCH, _called(source.model, samples), floats, "torch"))
-    notes = [
+    notes += [
         f"{name}: torch runs the whole model ({made.fallback})."
         for (name, _), made in runtimes.items()
         if made.fallback

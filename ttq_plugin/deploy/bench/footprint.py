@@ -17,7 +17,8 @@ def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | N
     """What loading and running a model takes at most.
 
     Args:
-        form: `runtime`, `runtime8` (int8 allowed), `torch` (each of a safetensors file) or `onnx`.
+        form: `runtime`, `runtime8` (int8 allowed), `integer` (on integers), `torch` (each of a safetensors file) or
+            `onnx`.
         file: of the model.
         inputs: of one call, from ``write_example``.
         threads: of the computation.
@@ -93,7 +94,8 @@ def _torch(
     def ready() -> Callable[[], object]:
         model = open_model(file, task).model
         if form != "torch":
-            runtime = TernaryRuntime(model, x, threads=threads, int8=form == "runtime8", onnxruntime=False)
+            kind = {"int8": form == "runtime8", "integer": form == "integer"}
+            runtime = TernaryRuntime(model, x, threads=threads, onnxruntime=False, **kind)
             return lambda: runtime(x)
         return lambda: run(model)
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ttq_plugin.native.integer import WAYS
 
-PANEL_BYTES = 28 << 10
-"""Of the rows that are added together: they stay in a first cache of 32 KiB, beside the lists."""
+PANEL_BYTES = 44 << 10
+"""Of the rows that are added together: most of them stay in a first cache. Larger panels need longer offsets."""
 
 SHORT = 255
 """int8 numbers whose sum is sure to fit into 16 bits."""
@@ -56,11 +56,13 @@ def lists_of(lines: Bools, tile: int, subset: int) -> Lists:
     groups, _, weights = lines.shape
     sums = (1 << subset) - 1
     most = subset * max(1, (PANEL_BYTES // (2 * tile) - 1) // sums)
-    if most > SHORT and int(lines.sum(2).max(initial=0)) > SHORT:
-        most = SHORT // subset * subset
     count = -(-weights // most)
-    size = -(-weights // (count * subset)) * subset
-    bounds = [(at, min(at + size, weights)) for at in range(0, weights, size)]
+    while True:
+        size = -(-weights // (count * subset)) * subset
+        bounds = [(at, min(at + size, weights)) for at in range(0, weights, size)]
+        if size <= SHORT or all(lines[:, :, a:b].sum(2).max(initial=0) <= SHORT for a, b in bounds):
+            break
+        count += 1
     blocks: list[list[int]] = []
     parts: dict[str, list[NDArray[Any]]] = {"runs": [], "order": [], "list": []}
     for group in range(groups):

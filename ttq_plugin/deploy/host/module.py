@@ -13,7 +13,7 @@ from torch import Tensor
 from ttq_plugin.deploy.host.geometry import Geometry, geometry_of
 from ttq_plugin.deploy.host.plan import Plan, Way, plan, ways_of
 from ttq_plugin.deploy.host.rooms import Room, Segment, numbers_of, segments
-from ttq_plugin.deploy.host.tuning import Timed, tuned
+from ttq_plugin.deploy.host.tuning import COMPARED, Timed, tuned
 from ttq_plugin.deploy.integer.lower import IntegerOp
 from ttq_plugin.deploy.integer.module import IntegerModule, flattened
 from ttq_plugin.native.integer import Kernels
@@ -45,7 +45,7 @@ class HostModule(IntegerModule):
     Args:
         module: What it computes the same as.
         kernels: The library.
-        example: int8 samples (some, numbers of a sample) that layers are timed on.
+        example: int8 samples (some, numbers of a sample) that layers are timed on, of which the first few are kept.
         choose: Chooses among the ways to run a layer; None takes the fastest.
     """
 
@@ -57,8 +57,11 @@ class HostModule(IntegerModule):
         choose: Callable[[IntegerOp, list[Way]], Way] | None = None,
     ) -> None:
         super().__init__(module.program, module._template[0])
-        self.saturated, self.kernels, self.example, self.choose = module.saturated, kernels, example, choose
+        self.saturated, self.kernels, self.choose = module.saturated, kernels, choose
+        self.example = example[:COMPARED].clone()
         self.numbers = numbers_of(self.program)
+        plain = type(module._template[0]) is Tensor
+        self._shape = self.program.shapes[1][0] if plain else None
         self.geometries: dict[int, Geometry] = {}
         for place, op in enumerate(self.program.ops):
             if op.kind == "layer" and (geometry := geometry_of(op, self.numbers)) is not None:
@@ -102,21 +105,36 @@ class HostModule(IntegerModule):
     def forward(self, *positional: Any, **named: Any) -> Any:
         """Quantise the inputs, compute on integers, and return what the integers stand for."""
         given: Any = positional[0] if len(positional) == 1 and not named else {**named} if named else positional
-        x = flattened(given, self.program.input.size).contiguous()
+        x = given if self._plain(given) else flattened(given, self.program.input.size).contiguous()
         found = torch.empty(len(x), self.program.output.meta.numel())
         grid, result = self.program.given, self.program.result
         level = self.kernels.level
 
         def write(first: int, count: int, room: Room) -> None:
-            place = x.data_ptr() + 4 * first * x.shape[1]
-            self.kernels.quantise(place, count * x.shape[1], grid.scale, grid.zero, room.input, level)
+            size = self.program.input.size
+            place = x.data_ptr() + 4 * first * size
+            self.kernels.quantise(place, count * size, grid.scale, grid.zero, room.input, level)
 
-        def read(first: int, q: Tensor) -> None:
-            place = found.data_ptr() + 4 * first * found.shape[1]
-            self.kernels.dequantise(q.data_ptr(), q.numel(), result.scale, result.zero, place, level)
+        def read(first: int, count: int, room: Room) -> None:
+            numbers = found.shape[1]
+            q = room.result(count) if room.apart else None
+            at = room.output if q is None else q.data_ptr()
+            place = found.data_ptr() + 4 * first * numbers
+            self.kernels.dequantise(at, count * numbers, result.scale, result.zero, place, level)
 
         self._all(len(x), write, read)
-        return self._nested(found)
+        return found.view(len(x), *self._shape) if self._shape is not None else self._nested(found)
+
+    def _plain(self, x: Any) -> bool:
+        """Whether inputs lie in memory as the kernels read them."""
+        return (
+            type(x) is Tensor
+            and x.dtype is torch.float32
+            and x.is_cpu
+            and x.dim() > 0
+            and x.is_contiguous()
+            and x.numel() == len(x) * self.program.input.size
+        )
 
     @torch.no_grad()
     def integers(self, q: Tensor) -> Tensor:
@@ -133,13 +151,15 @@ class HostModule(IntegerModule):
         def write(first: int, count: int, room: Room) -> None:
             room.tensors[self.program.input][:count].copy_(q[first : first + count])
 
-        def read(first: int, part: Tensor) -> None:
-            found[first : first + len(part)] = part
+        def read(first: int, count: int, room: Room) -> None:
+            found[first : first + count] = room.result(count)
 
         self._all(len(q), write, read)
         return found
 
-    def _all(self, samples: int, write: Callable[[int, int, Room], None], read: Callable[[int, Tensor], None]) -> None:
+    def _all(
+        self, samples: int, write: Callable[[int, int, Room], None], read: Callable[[int, int, Room], None]
+    ) -> None:
         """Compute some samples at a time, each in a room that no other thread uses meanwhile."""
         for first in range(0, samples, MOST):
             count = min(MOST, samples - first)
@@ -153,6 +173,6 @@ class HostModule(IntegerModule):
             try:
                 write(first, count, room)
                 room.run(self.kernels, schedule.steps, schedule.work, count)
-                read(first, room.result(count))
+                read(first, count, room)
             finally:
                 free.append(room)

@@ -79,7 +79,7 @@ def ways_of(op: IntegerOp, geometry: Geometry, samples: int) -> list[Way]:
     found += [Way("dense", tile, chunk=_chunk(geometry, tile, samples)) for tile in tiles]
     if op.weights.ternary:
         share = float((op.weights.codes == 0).double().mean())
-        subsets = (1,) if share > 0.93 else (1, 2) if share > 0.85 else (2, 3, 4)
+        subsets = (1,) if share > 0.8 else (2, 3, 4)
         tiles = [tile for tile in WAYS if tile >= geometry.members and (tile == 16 or tile < 2 * positions)]
         found += [Way("sparse", t, subset, _chunk(geometry, t, samples)) for t in tiles for subset in subsets]
     return found or [Way("sparse" if op.weights.ternary else "dense", 128 if op.weights.ternary else 64)]

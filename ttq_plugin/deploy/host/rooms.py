@@ -85,6 +85,11 @@ class Room:
         program: The operations.
         numbers: Number of each buffer.
         samples: How many fit.
+
+    Attributes:
+        input: Address of the samples.
+        output: Of the results, if each sample's are a buffer.
+        apart: Whether they are none.
     """
 
     def __init__(self, program: IntegerProgram, numbers: dict[Buffer, int], samples: int) -> None:
@@ -94,13 +99,13 @@ class Room:
         with torch.inference_mode(False):  # so that they can be written to in any mode
             self.tensors = {b: torch.from_numpy(array).view(samples, b.size) for b, array in self.buffers.items()}
         self.pointers = (ctypes.c_void_p * len(numbers))(*(array.ctypes.data for array in self.buffers.values()))
+        self.input, output = int(self.buffers[program.input].ctypes.data), program.output
+        whole = output.buffer in numbers and output.meta.numel() == output.buffer.size and output.contiguous
+        self.apart = not whole
+        self.output = int(self.buffers[output.buffer].ctypes.data) if whole else 0
         self.work = aligned(0)
+        self.work_at = int(self.work.ctypes.data)
         self.memory = Memory(program.constants, torch.int8)
-
-    @property
-    def input(self) -> int:
-        """Address of the samples."""
-        return int(self.buffers[self.program.input].ctypes.data)
 
     def start(self, count: int) -> None:
         """Let operations of torch see the first samples."""
@@ -118,12 +123,12 @@ class Room:
         """
         if len(self.work) < work:
             self.work = aligned(work)
+            self.work_at = int(self.work.ctypes.data)
         if any(step.op is not None for step in steps):
             self.start(count)
         for step in steps:
             if step.op is None:
-                address = self.work.ctypes.data
-                kernels.layers(step.layers, step.count, count, self.pointers, address, kernels.level)
+                kernels.layers(step.layers, step.count, count, self.pointers, self.work_at, kernels.level)
             else:
                 inputs = [self.memory.read(view) for view in step.op.inputs]
                 self.memory.write(step.op.output, KINDS[step.op.kind](step.op, inputs))

@@ -209,7 +209,7 @@ class TernaryRuntime:
             kinds = {row.choice.kind for row in rows}
             tolerance = 0.0 if self._exact else INT8_ROUNDED if "int8" in kinds else ROUNDED
             wrong = None
-            if self.form != "torch" and (wrong := disagreement(self.model, self._form.run, [("", x)], tolerance)):
+            if self.form != "torch" and (wrong := self._wrong(x, tolerance)):
                 self._fall_back(f"{wrong} in batches of {size}")
             ways: dict[str, Callable[[], Any]] = {}
             if not self._exact or self.form == "torch" or wrong:  # on integers torch is far slower
@@ -224,6 +224,13 @@ class TernaryRuntime:
             # The sparse kernels leave zero weights out, also where they would meet infinite or undefined inputs.
             self._careful[size] = tolerance if kinds & {"sparse", "int8"} else 0.0
             self.table[size] = rows
+
+    def _wrong(self, x: Any, tolerance: float) -> str | None:
+        """How our form of the model disagrees on the example, or on the example again and again."""
+        if not self._exact:
+            return disagreement(self.model, self._form.run, [("", x)], tolerance)
+        expected = call(self.model, self.example)
+        return difference(self._form.run(x), repeated(expected, batch_size(x)), tolerance)
 
     def size(self, batch: int) -> int:
         """The key of ``table`` that holds for a batch, which is spread over the threads."""

@@ -12,8 +12,11 @@ from ttq_plugin.support.names import in_picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#d62728", "#f2a07b", "#4c72b0", "#55a868", "#8c8c8c")
-"""The runtime, with int8, torch, onnxruntime fp32 and int8."""
+COLOURS = {
+    **{"ttq runtime": "#d62728", "ttq runtime int8": "#f2a07b", "ttq runtime integer": "#8c1c13"},
+    **{"torch fp32": "#4c72b0", "onnxruntime fp32": "#55a868", "onnxruntime int8": "#8c8c8c"},
+}
+"""By the names of the forms."""
 
 
 def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
@@ -38,7 +41,7 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
         [next(m for m in row["batches"] if m["batch"] == size) for row in forms]
         for size in (func(m["batch"] for m in forms[0]["batches"]) for func in (min, max))
     )
-    _latencies(axes[0], first)
+    _latencies(axes[0], first, [COLOURS[row["form"]] for row in forms])
     _bars(axes[1], forms, [m["throughput"] for m in last], f"samples a second, batch {last[0]['batch']}")
     _bars(axes[2], forms, [row["file_bytes"] / 1024 for row in forms], "file, KiB")
     memory = [(row["peak_memory_bytes"] or 0) / 2**20 for row in forms]
@@ -48,15 +51,15 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
     return path
 
 
-def _latencies(axes: Axes, measured: list[Mapping[str, Any]]) -> None:
+def _latencies(axes: Axes, measured: list[Mapping[str, Any]], colours: list[str]) -> None:
     """A dot at the median, a line to the 99th percentile."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     for place, m in enumerate(measured):
         median, slow = 1e3 * m["latency_median"], 1e3 * m["latency_p99"]
-        axes.plot([median, slow], [place] * 2, color=COLOURS[place], lw=1.5)
-        axes.plot(median, place, "o", color=COLOURS[place])
-        axes.plot(slow, place, "|", color=COLOURS[place], ms=9)
+        axes.plot([median, slow], [place] * 2, color=colours[place], lw=1.5)
+        axes.plot(median, place, "o", color=colours[place])
+        axes.plot(slow, place, "|", color=colours[place], ms=9)
         words = f"{median:.3g}; {slow:.3g}"
         axes.annotate(words, (median, place), (0, 6), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
@@ -70,7 +73,7 @@ def _latencies(axes: Axes, measured: list[Mapping[str, Any]]) -> None:
 
 
 def _bars(axes: Axes, forms: list[Mapping[str, Any]], values: list[float], label: str) -> None:
-    bars = axes.barh(range(len(forms)), values, color=COLOURS[: len(forms)], height=0.6)
+    bars = axes.barh(range(len(forms)), values, color=[COLOURS[row["form"]] for row in forms], height=0.6)
     axes.bar_label(bars, [f" {value:.3g}" if value < 100 else f" {value:.0f}" for value in values], fontsize=8)
     axes.set_yticks(range(len(forms)), [row["form"] for row in forms])
     axes.margins(x=0.18)
