@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ttq_plugin.deploy.host.planes import Planes, planes_of
-from ttq_plugin.deploy.integer.lower import IntegerOp
+from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.deploy.program.steps import Buffer
 
 LARGEST_POOL = 128

@@ -14,7 +14,7 @@ from ttq_plugin.deploy.host.geometry import Geometry, geometry_of
 from ttq_plugin.deploy.host.plan import Plan, Way, plan, ways_of
 from ttq_plugin.deploy.host.rooms import Room, Segment, numbers_of, segments
 from ttq_plugin.deploy.host.tuning import COMPARED, Timed, tuned
-from ttq_plugin.deploy.integer.lower import IntegerOp
+from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.deploy.integer.module import IntegerModule, flattened
 from ttq_plugin.native.integer import Kernels
 
@@ -60,6 +60,7 @@ class HostModule(IntegerModule):
         self.saturated, self.kernels, self.choose = module.saturated, kernels, choose
         self.example = example[:COMPARED].clone()
         self.numbers = numbers_of(self.program)
+        self._indexed = any(op.kind == "embed" for op in self.program.ops)
         plain = type(module._template[0]) is Tensor
         self._shape = self.program.shapes[1][0] if plain else None
         self.geometries: dict[int, Geometry] = {}
@@ -104,6 +105,8 @@ class HostModule(IntegerModule):
 
     def forward(self, *positional: Any, **named: Any) -> Any:
         """Quantise the inputs, compute on integers, and return what the integers stand for."""
+        if self._indexed:
+            return super().forward(*positional, **named)
         given: Any = positional[0] if len(positional) == 1 and not named else {**named} if named else positional
         x = given if self._plain(given) else flattened(given, self.program.input.size).contiguous()
         found = torch.empty(len(x), self.program.output.meta.numel())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ttq_plugin.deploy.host.geometry import Geometry
 from ttq_plugin.deploy.host.lists import Lists, lists_of
-from ttq_plugin.deploy.integer.lower import IntegerOp
+from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.native.integer import DENSE, DENSE_TILES, DOTS, ROW, SLACK, SPARSE, WAYS, Layer
 
 KINDS = {"sparse": SPARSE, "dense": DENSE, "dots": DOTS}

@@ -13,7 +13,7 @@ from torch import Tensor
 from ttq_plugin.deploy.host.plan import Plan
 from ttq_plugin.deploy.integer.execute import KINDS
 from ttq_plugin.deploy.integer.floats import Memory
-from ttq_plugin.deploy.integer.lower import IntegerOp, IntegerProgram
+from ttq_plugin.deploy.integer.records import IntegerOp, IntegerProgram
 from ttq_plugin.deploy.program.steps import Buffer
 from ttq_plugin.native.integer import ROW, SLACK, Kernels, Layer
 

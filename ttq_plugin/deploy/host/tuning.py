@@ -10,7 +10,7 @@ import torch
 
 from ttq_plugin.deploy.host.plan import Plan, Way
 from ttq_plugin.deploy.host.rooms import Room, segments
-from ttq_plugin.deploy.integer.lower import IntegerOp
+from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.native.integer import Kernels
 
 TURNS = 7
