@@ -14,8 +14,8 @@ from ttq_plugin.deploy.host.geometry import Geometry, geometry_of
 from ttq_plugin.deploy.host.plan import Plan, Way, plan, ways_of
 from ttq_plugin.deploy.host.rooms import Room, Segment, numbers_of, segments
 from ttq_plugin.deploy.host.tuning import COMPARED, Timed, tuned
-from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.deploy.integer.module import IntegerModule, flattened
+from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.native.integer import Kernels
 
 MOST = 64
