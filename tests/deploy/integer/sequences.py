@@ -111,6 +111,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "by hand": ByHand,
     "grouped": Grouped,
     "norms": lambda: nn.Sequential(nn.GroupNorm(3, 6), nn.LayerNorm((6, 5)), nn.RMSNorm(5), nn.InstanceNorm1d(6)),
+    "masked": lambda: Of(lambda x: torch.softmax((x @ x.mT).masked_fill(torch.ones(6, 6).triu(1) > 0, -torch.inf), -1)),
     "softmax over times": lambda: Of(lambda x: (torch.softmax(x[..., :1] * 3, 1) * x).sum(1)),
 }
 

@@ -130,6 +130,10 @@ def test_ranges_that_saturate_are_told_with_their_share():
     ("model", "message"),
     [
         (Of(lambda x: x / (1 + x[:, :1].abs())), "uses divide of two tensors, which has no integer form"),
+        (
+            Of(lambda x: x.masked_fill(torch.ones(4) > 0, -torch.inf).amax(1)),
+            "uses a mask that no softmax follows, which has no integer form",
+        ),
         (Of(lambda x: torch.maximum(x, x[:, :1])), "uses maximum of two tensors, which has no integer form"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e19)),

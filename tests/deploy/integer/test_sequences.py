@@ -51,8 +51,9 @@ def test_compounds_are_found_however_they_are_written():
     graph = build(trace(network("by hand"), inputs(1)), "model")
     assert [op.kind for op in graph.ops][-4:] == ["add", "softmax", "product", "normalise"]
     assert not graph.ops[-3].more["causal"] and len(graph.ops[-3].inputs) == 2
-    causal = build(trace(network("grouped"), inputs(1)), "model").ops[-3]
-    assert causal.kind == "softmax" and causal.more["causal"] and len(causal.inputs) == 1
+    for name, at in (("grouped", -3), ("masked", -1)):
+        causal = build(trace(network(name), inputs(1)), "model").ops[at]
+        assert causal.kind == "softmax" and causal.more["causal"] and len(causal.inputs) == 1
 
 
 @needs_gcc

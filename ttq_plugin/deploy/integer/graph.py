@@ -125,7 +125,13 @@ class _Maker:
             kinds = {"ADD": "add", "SUBTRACT": "add", "MULTIPLY": "multiply"}
             if what not in kinds:
                 raise self.missing(step, f"{what.lower()} of two tensors")
+            if any(self._hides(view) for view in inputs):
+                raise self.missing(step, "a mask that no softmax follows")
             self.emit(kinds[what], step, inputs, more={"sign": -1 if what == "SUBTRACT" else 1})
+
+    def _hides(self, view: View) -> bool:
+        """Whether a constant has numbers that stand for minus infinity."""
+        return view.buffer.constant is not None and bool((self.program.tensors[view.buffer.constant] < -1e30).any())
 
     def _reduce(self, step: Step, inputs: list[View]) -> None:
         self.emit("largest" if step.more["what"] == "LARGEST" else "mean", step, inputs)

@@ -10,7 +10,7 @@ from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder, Operation
 from ttq_plugin.deploy.program.operators import IDLE, arguments, kind_of
-from ttq_plugin.deploy.program.parts import PARTS
+from ttq_plugin.deploy.program.parts import LOWEST, PARTS
 from ttq_plugin.deploy.program.steps import Step, View
 
 IDENTITIES = IDLE | {"lift_fresh_copy"}
@@ -134,6 +134,19 @@ def cast(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     return build.value(node.args[0])
 
 
+def masked_fill(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
+    """A number in places that are known beforehand: by a factor and a term, or by a term alone that hides what was there."""
+    source, mask, value = build.value(given["self"]), build.value(given["mask"]), given["value"]
+    filled = build.value(value)
+    if mask.buffer.constant is None or filled.buffer.constant is None:
+        raise build.missing(node, "masked_fill by a computed mask or number")
+    places = build.actual(mask).bool()
+    number = build.actual(filled).reshape(()).clamp(min=LOWEST)
+    if number > LOWEST:
+        source = build.map("MULTIPLY", [source, build.constant(f"{node.name} kept", (~places).float())])
+    return build.map("ADD", [source, build.constant(f"{node.name} terms", torch.where(places, number, 0.0))])
+
+
 def clone(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """A copy."""
     return build.copied(build.value(node.args[0]))
@@ -202,6 +215,15 @@ OPS: dict[str, Operation] = {
     **{"clamp_min": bounded("min", None), "clamp_max": bounded(None, "max")},
     **{"hardsigmoid": hard, "hardswish": hard, "softplus": plain("SOFTPLUS", beta=1, threshold=20)},
     "elu": plain("ELU", alpha=1, scale=1, input_scale=1),
-    **{"to": cast, "_to_copy": cast, "type_as": cast, "clone": clone, "cat": concatenate, "stack": stack, "pad": pad},
+    **{
+        "to": cast,
+        "_to_copy": cast,
+        "type_as": cast,
+        "clone": clone,
+        "masked_fill": masked_fill,
+        "cat": concatenate,
+        "stack": stack,
+        "pad": pad,
+    },
     **PARTS,
 }
