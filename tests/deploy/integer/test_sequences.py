@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.deploy.integer.sequences import NETS, Tokens, inputs, network, ternary, tokens
 from tests.deploy.integer.test_c_int8 import SANITIZED, any_integers, check_emulated, check_sizes, differing
+from tests.deploy.nets import made
 from ttq_plugin import InputError, integerize
 from ttq_plugin.deploy.c_int8 import sizes
 from ttq_plugin.deploy.c_int8.export import export_int8
@@ -45,6 +46,18 @@ def test_integers_are_near_the_real_numbers_and_those_of_c(name, zeros, tmp_path
     q = torch.cat([integer.quantised(x[:3]), any_integers(integer, 4)])
     assert differing(integer, q, tmp_path, SANITIZED) == 0
     assert place(integer.program).size <= place(integer.program).bound * 1.05
+
+
+@needs_gcc
+def test_the_papers_transformer_gives_the_modules_integers(tmp_path):
+    """Convolutions, one of them used twice, a class token, four encoder layers and ternary attention."""
+    x = torch.randn(24, 1, 178, generator=torch.Generator().manual_seed(1))
+    model = made("esr-cnn-transformer")
+    integer = integerize(model, x)
+    with torch.no_grad():
+        assert float((integer(x) - model(x)).norm() / model(x).norm()) < 0.1
+    q = torch.cat([integer.quantised(x[:4]), any_integers(integer, 4)])
+    assert differing(integer, q, tmp_path, ["-O1"]) == 0
 
 
 def test_compounds_are_found_however_they_are_written():

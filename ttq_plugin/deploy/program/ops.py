@@ -135,7 +135,7 @@ def cast(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
 
 
 def masked_fill(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
-    """A number in places that are known beforehand: by a factor and a term, or by a term alone that hides what was there."""
+    """A number in places that are known beforehand: by a factor and a term, or by a term alone that hides."""
     source, mask, value = build.value(given["self"]), build.value(given["mask"]), given["value"]
     filled = build.value(value)
     if mask.buffer.constant is None or filled.buffer.constant is None:
