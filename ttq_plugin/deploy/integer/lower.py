@@ -26,6 +26,9 @@ from ttq_plugin.deploy.integer.windows import spans, taps
 from ttq_plugin.deploy.program.folding import folded_step
 from ttq_plugin.deploy.program.steps import Buffer, View
 
+WORDS = {"recur": "a recurrent layer", "normalise": "a norm", "embed": "an embedding", "product": "a product"}
+"""What kinds of operations are called in messages, where not by their own names."""
+
 
 def lower(graph: Graph, ranges: Ranges, shapes: Any, *, ternary: bool = True) -> IntegerProgram:
     """Fix every number of the arithmetic.
@@ -52,7 +55,8 @@ def names_of(graph: Graph) -> dict[Any, str]:
     """What to call the tensors in messages."""
     names: dict[Any, str] = {graph.input: "the input"}
     for op in graph.ops:
-        what = f"layer {op.more['weight'].removesuffix('.weight')}" if op.kind == "layer" else op.kind.replace("_", " ")
+        what = WORDS.get(op.kind, op.kind.replace("_", " "))
+        what = f"layer {op.more['weight'].removesuffix('.weight')}" if op.kind == "layer" else what
         names.setdefault(op.output.buffer, f"the output of {what}")
         if op.function is not None and op.kind == "layer":
             names[op] = f"the sums of {what}"
