@@ -83,6 +83,10 @@ SHAPED = {
     "sums and maxima": lambda x: torch.cat([x.sum(1), x.amax(1)], 1),
     "pooling of signals": lambda x: F.avg_pool1d(F.max_pool1d(x.flatten(1, 2), 3, 2, 1), 2),
     "adaptive pooling of signals": lambda x: F.adaptive_avg_pool1d(x.flatten(1, 2), 5),
+    "linear upsampling": lambda x: _joined(
+        *(F.interpolate(x, size=(13, 7), mode="bilinear"), nn.UpsamplingBilinear2d(scale_factor=2)(x)),
+        *(F.interpolate(x, scale_factor=1.7, mode="bilinear"), F.interpolate(x[:, 0], size=24, mode="linear")),
+    ),
     "pad": lambda x: F.pad(x, (1, 2, 0, 3), value=0.5),
     "pad that cuts": lambda x: F.pad(x, (-1, 2, 3, -2)),
     "concatenation": lambda x: torch.cat([x, x[:, :1] * 2, x.flip(1) if False else x[:, 1:]], 1),
@@ -136,6 +140,60 @@ def test_functions_of_numbers(name, tmp_path):
 def test_functions_of_shapes(name, tmp_path):
     x = torch.randn(2, 4, 9, 11, generator=torch.Generator().manual_seed(0))
     check(Of(SHAPED[name]), x, tmp_path)
+
+
+def _joined(*parts):
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+MOVED = {
+    "flips, rolls and places": lambda x: _joined(
+        *(x.flip(1, 3), x.transpose(1, 2).flip(1), x.fliplr(), x.roll((1, -2), (2, 3)), x.roll(7, 1)),
+        *(x[:, [2, 0, 2]], x.index_select(3, torch.tensor([10, 0])), x[:, :, [-1]]),
+    ),
+    "nearest upsampling": lambda x: _joined(
+        *(F.interpolate(x, scale_factor=2), F.interpolate(x, size=(13, 7)), F.interpolate(x[:, 0], scale_factor=1.7)),
+        *(F.interpolate(x, scale_factor=(1.5, 0.6), mode="nearest-exact"), F.interpolate(x.mT, size=9)),
+    ),
+    "masks": lambda x: _joined(
+        torch.where(torch.ones(9, 11).tril() > 0, x, float("inf")),
+        torch.where(torch.eye(9, 11) == 1, float("-inf"), x),
+        x.masked_fill(~(x < 0.5) & (x != 0) | (x >= 2), -7.5),
+        torch.where(x > x.flip(2), x, torch.where(x <= -0.25, x[:, :1], 3.0)),
+        (torch.logical_xor(x > 0, x.bool()) | torch.logical_not(x == 2)).float() + (x * 1).masked_fill_(x > 1, 0),
+    ),
+    "more than four dimensions": lambda x: x.unflatten(1, (2, 2))[..., ::2, ::2].permute(0, 4, 1, 3, 2).contiguous(),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_numbers_that_only_move_stay_what_they_are(name, tmp_path):
+    x = torch.randn(2, 4, 9, 11, generator=torch.Generator().manual_seed(0))
+    x[1, 0, 3, 3:5], x[1, 2, 1, 0] = torch.tensor([float("inf"), -float("inf")]), float("nan")
+    found, _ = compiled(Of(MOVED[name]).eval(), x, tmp_path)
+    truth = expected(Of(MOVED[name]), x)
+    assert torch.equal(found.isnan(), truth.isnan()) and torch.equal(found.nan_to_num(7.25), truth.nan_to_num(7.25))
+
+
+class Bags(nn.Module):
+    """Words as bags, and attention with a mask that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.bags = nn.ModuleList(nn.EmbeddingBag(10, 8, mode=mode) for mode in ("sum", "mean", "max"))
+
+    def forward(self, tokens):
+        found = torch.cat([bag(tokens)[:, None] for bag in self.bags], 1)[:, None]
+        return F.scaled_dot_product_attention(found, found, found, attn_mask=found[..., :3] > 0) + found
+
+
+def test_bags_of_words(tmp_path):
+    """One query may look at no key, which gives zeros."""
+    torch.manual_seed(0)
+    model, x = Bags(), torch.randint(0, 10, (3, 5))
+    found = torch.cat([bag(x)[:, None] for bag in model.bags], 1)
+    assert not (found[..., :3] > 0).any(-1).all()
+    check(model, x, tmp_path)
 
 
 LAYERS = {

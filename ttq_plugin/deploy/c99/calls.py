@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
+
+import numpy as np
 
 from ttq_plugin.deploy.c99.text import number
 from ttq_plugin.deploy.c99.writer import Call, Writer
 from ttq_plugin.deploy.program.steps import Step
 from ttq_plugin.errors import InputError
 
+MOST_STATEMENTS = 64
+"""Of one operation whose dimensions are too many for one."""
+
 
 def _map(writer: Writer, step: Step) -> str:
-    """What is done to each number."""
+    """What is done to each number; of more than four dimensions, the smallest are written out."""
     shape = step.output.meta.shape
     views = [step.output, *step.inputs] if len(step.inputs) == 2 else [step.output, *step.inputs * 2]
-    sizes, strides = four(shape, [view.meta.expand(shape).stride() for view in views])
-    operands = ", ".join(f"{writer.at(v)}, {numbers(s)}" for v, s in zip(views, strides, strict=True))
-    return f"map({step.more['what']}, {numbers(sizes)}, {operands});"
+    sizes, strides = merged(shape, [view.meta.expand(shape).stride() for view in views])
+    outer = sorted(range(len(sizes)), key=sizes.__getitem__)[: max(0, len(sizes) - 4)]
+    if math.prod(sizes[dim] for dim in outer) > MOST_STATEMENTS:
+        outer = []  # which is refused below
+    inner = [dim for dim in range(len(sizes)) if dim not in outer]
+    loops, steps = four([sizes[dim] for dim in inner], [[each[dim] for dim in inner] for each in strides])
+    statements = []
+    for place in itertools.product(*(range(sizes[dim]) for dim in outer)):
+        ahead = [sum(at * each[dim] for at, dim in zip(place, outer, strict=True)) for each in strides]
+        operands = ", ".join(
+            f"{writer.at(view, more)}, {numbers(each)}" for view, more, each in zip(views, ahead, steps, strict=True)
+        )
+        statements.append(f"map({step.more['what']}, {numbers(loops)}, {operands});")
+    return "\n    ".join(statements)
+
+
+def _pick(writer: Writer, step: Step) -> str:
+    """Other places along a dimension."""
+    [source], more = step.inputs, step.more
+    dim, views = more["dim"], [source.meta, step.output.meta]
+    rest = [each for each in range(source.meta.dim()) if each != dim]
+    sizes, steps = four([source.meta.shape[d] for d in rest], [[view.stride(d) for d in rest] for view in views])
+    first = writer.places(more["first"])
+    second = "NULL" if more["second"] is None else writer.places(more["second"])
+    share = "NULL"
+    if more["share"] is not None:
+        share = writer.constant(np.array(more["share"], dtype=np.float32), (tuple(more["share"]), "share"))
+    along = ", ".join(str(view.stride(dim)) for view in views)
+    operands = ", ".join(f"{writer.at(v)}, {numbers(s)}" for v, s in zip((source, step.output), steps, strict=True))
+    return f"pick({len(more['first'])}, {along}, {first}, {second}, {share}, {numbers(sizes)}, {operands});"
 
 
 def _reduce(writer: Writer, step: Step) -> str:
@@ -109,8 +143,8 @@ def _attend(writer: Writer, step: Step) -> str:
     return f"attend(&{name}, {', '.join(places)}, {writer.at(step.output)});"
 
 
-def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the same numbers in four dimensions; neighbours that lie as one become one.
+def merged(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
+    """Sizes and strides of the same numbers in as few dimensions as may be; neighbours that lie as one become one.
 
     Args:
         shape: of a tensor.
@@ -118,9 +152,6 @@ def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
 
     Returns:
         Sizes, and the strides of each.
-
-    Raises:
-        InputError: if four do not suffice.
     """
     sizes: list[int] = []
     steps: list[list[int]] = [[] for _ in strides]
@@ -136,6 +167,23 @@ def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
             sizes.append(size)
             for step, at in zip(steps, here, strict=True):
                 step.append(at)
+    return sizes, steps
+
+
+def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
+    """As ``merged``, in four dimensions.
+
+    Args:
+        shape: of a tensor.
+        strides: those of some tensors of this shape.
+
+    Returns:
+        Sizes, and the strides of each.
+
+    Raises:
+        InputError: if four do not suffice.
+    """
+    sizes, steps = merged(shape, strides)
     if len(sizes) > 4:
         raise InputError(
             f"operations over more than four dimensions have no C code, got one of {tuple(shape)}; export it to ONNX "
@@ -160,4 +208,5 @@ CALLS: dict[str, Call] = {
     "activate": _activate,
     "normalise": _normalise,
     "attend": _attend,
+    "pick": _pick,
 }

@@ -221,14 +221,18 @@ static void attend(const attention *t, const float *q, const float *k, const flo
             const float *from = q + head * t->q[0] + query * t->q[1];
             uint32_t keys = t->causal && query + 1 < t->keys ? query + 1 : t->keys;
             float largest = 0.0f, sum = 0.0f;
+            int seen = !mask; /* whether the query may look at some key; the mask's least number forbids one */
             for (key = 0; key < keys; key++) {
                 const float *to = k + head / t->shared * t->k[0] + key * t->k[1];
                 float score = 0.0f;
                 for (i = 0; i < t->width; i++)
                     score += from[i * t->q[2]] * to[i * t->k[2]];
                 scores[key] = score * t->scale;
-                if (mask)
-                    scores[key] += mask[head * t->mask[0] + query * t->mask[1] + key * t->mask[2]];
+                if (mask) {
+                    float term = mask[head * t->mask[0] + query * t->mask[1] + key * t->mask[2]];
+                    scores[key] += term;
+                    seen |= !(term <= -0x1.fffffep+127f);
+                }
                 if (key == 0 || scores[key] > largest)
                     largest = scores[key];
             }
@@ -240,7 +244,7 @@ static void attend(const attention *t, const float *q, const float *k, const flo
                 float mixed = 0.0f;
                 for (key = 0; key < keys; key++)
                     mixed += scores[key] * v[head / t->shared * t->v[0] + key * t->v[1] + i * t->v[2]];
-                y[i] = mixed / sum;
+                y[i] = seen ? mixed / sum : 0.0f;
             }
         }
 }

@@ -28,6 +28,29 @@ static void reduce(int what, const dim n[4], const dim ns[4], const dim m[4], co
 }
 #endif
 
+#if USE_PICK
+/* y at i along one dimension = x at first[i], or between that and x at second[i]; n are all other dimensions. */
+static void pick(uint32_t count, uint32_t x_step, uint32_t y_step, const dim *first, const dim *second,
+                 const float *share, const dim n[4], const float *x, const dim xs[4], float *y, const dim ys[4])
+{
+    uint32_t at, i, j, k, l;
+    for (at = 0; at < count; at++) {
+        const float *a = x + first[at] * x_step, *b = second ? x + second[at] * x_step : a;
+        float part = share ? share[at] : 0.0f;
+        for (i = 0; i < n[0]; i++)
+            for (j = 0; j < n[1]; j++)
+                for (k = 0; k < n[2]; k++)
+                    for (l = 0; l < n[3]; l++) {
+                        uint32_t from = i * xs[0] + j * xs[1] + k * xs[2] + l * xs[3];
+                        float value = a[from];
+                        if (part != 0.0f)
+                            value = (1.0f - part) * value + part * b[from];
+                        y[at * y_step + i * ys[0] + j * ys[1] + k * ys[2] + l * ys[3]] = value;
+                    }
+    }
+}
+#endif
+
 #if USE_POOL
 typedef struct {
     dim channels, rows, columns, channel_step, row_step, column_step;

@@ -30,6 +30,14 @@ C_CODE = {
     "NEGATIVE": "-a",
     "RECIPROCAL": "1.0f / a",
     "STEEPER": "a < 0.0f ? a * b : a",
+    "GREATER": "a > b ? 1.0f : 0.0f",
+    "GREATER_EQUAL": "a >= b ? 1.0f : 0.0f",
+    "LESS": "a < b ? 1.0f : 0.0f",
+    "LESS_EQUAL": "a <= b ? 1.0f : 0.0f",
+    "EQUAL": "a == b ? 1.0f : 0.0f",
+    "DIFFERENT": "a != b ? 1.0f : 0.0f",
+    "KEEP": "b != 0.0f ? a : 0.0f",
+    "DROP": "b != 0.0f ? 0.0f : a",
     **{name.upper(): f"{name}f(a)" for name in ("tanh", "exp", "sqrt", "log", "erf", "sin", "cos", "fabs", "floor")},
 }
 """Name of an operation in C -> what it does to the number a, or to a and b; what is undefined stays so."""

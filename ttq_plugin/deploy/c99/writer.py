@@ -117,8 +117,18 @@ class Writer:
         """The name of a tensor's array, or NULL."""
         return self.tensor(name) if name else "NULL"
 
-    def at(self, view: View) -> str:
-        """The address of the view's first value."""
+    def places(self, values: list[int]) -> str:
+        """The name of an array of places along a dimension."""
+        key = ("places", tuple(values))
+        if key not in self.names:
+            self.names[key] = f"places{len(self.names)}"
+            words = ", ".join(map(str, values))
+            self.declared.append(f"static const dim {self.names[key]}[{len(values)}] = {{{words}}};")
+            self.constant_bytes += len(values) * (4 if self.largest >= SMALL else 2)
+        return self.names[key]
+
+    def at(self, view: View, ahead: int = 0) -> str:
+        """The address of the view's first value, or of one that lies so many floats behind it."""
         buffer = view.buffer
         if buffer.constant:
             base, offset = self.tensor(buffer.constant), 0
@@ -126,7 +136,7 @@ class Writer:
             base, offset = "input" if buffer is self.program.input else "output", 0
         else:
             base, offset = "arena", self.offsets[buffer]
-        offset += int(view.meta.storage_offset())
+        offset += int(view.meta.storage_offset()) + ahead
         return f"{base} + {offset}" if offset else base
 
     # Statements, one function a kind of step.

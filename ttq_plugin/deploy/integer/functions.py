@@ -23,9 +23,18 @@ def steeper(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a < 0, a * b, a)
 
 
+def truth(compare: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """1 where a comparison holds, 0 elsewhere."""
+    return lambda a, b: compare(a, b).to(a.dtype)
+
+
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     **{"ADD": torch.add, "SUBTRACT": torch.sub, "MULTIPLY": torch.mul, "DIVIDE": torch.div, "POWER": torch.pow},
     **{"MAXIMUM": torch.maximum, "MINIMUM": torch.minimum, "STEEPER": steeper},
+    **{"GREATER": truth(torch.gt), "GREATER_EQUAL": truth(torch.ge), "LESS": truth(torch.lt)},
+    **{"LESS_EQUAL": truth(torch.le), "EQUAL": truth(torch.eq), "DIFFERENT": truth(torch.ne)},
+    "KEEP": lambda a, b: torch.where(b != 0, a, 0),
+    "DROP": lambda a, b: torch.where(b != 0, 0, a),
 }
 """Functions of two numbers."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ttq_plugin.deploy.flat import PREFIX
-from ttq_plugin.deploy.program.operators import IDLE, Operator, arguments, is_operator, kind_of
+from ttq_plugin.deploy.program.operators import IDLE, Operator, arguments, base_of, is_operator, kind_of
 from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
 from ttq_plugin.errors import InputError
 
@@ -43,7 +43,7 @@ class Operations:
         """Whether there are steps for a node that calls one of torch's operators."""
         kind = kind_of(node)
         known = (self.identities, self.views, self.layers, self.others)
-        return any(kind.removesuffix("_") in each for each in known) or kind.startswith(WITHOUT_STEPS)
+        return any(base_of(kind) in each for each in known) or kind.startswith(WITHOUT_STEPS)
 
 
 class Builder:
@@ -133,7 +133,7 @@ class Builder:
         kind = kind_of(node)
         if kind.startswith(WITHOUT_STEPS):
             return
-        base = kind.removesuffix("_")
+        base = base_of(kind)
         given, known = arguments(node), self.operations
         if base not in known.views and self._constant(node):
             self.values[node] = self._computed(node)

@@ -84,6 +84,11 @@ def kind_of(node: fx.Node) -> str:
     return _kind(node.target)
 
 
+def base_of(kind: str) -> str:
+    """An operation's name without the underscore that says that it works in place."""
+    return kind if kind.startswith("__") else kind.removesuffix("_")
+
+
 def _kind(target: Any) -> str:
     return str(target._schema.name.split("::")[1])
 
@@ -106,7 +111,7 @@ def read(node: fx.Node, modules: Mapping[str, nn.Module] | None = None) -> Opera
         None if it is no single operator that is known here.
     """
     if is_operator(node):
-        return Operator(kind_of(node).removesuffix("_"), arguments(node))
+        return Operator(base_of(kind_of(node)), arguments(node))
     if node.op == "call_module":
         single = len(node.args) == 1 and not node.kwargs
         return of_module((modules or {})[str(node.target)]) if single else None

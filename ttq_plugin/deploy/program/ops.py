@@ -9,8 +9,10 @@ import torch
 from torch import fx
 
 from ttq_plugin.deploy.program.builder import Builder, Operation
-from ttq_plugin.deploy.program.operators import IDLE, arguments, kind_of
-from ttq_plugin.deploy.program.parts import LOWEST, PARTS
+from ttq_plugin.deploy.program.masks import MASKS
+from ttq_plugin.deploy.program.operators import IDLE, arguments, base_of, kind_of
+from ttq_plugin.deploy.program.parts import PARTS
+from ttq_plugin.deploy.program.picks import PICKS
 from ttq_plugin.deploy.program.steps import Step, View
 
 IDENTITIES = IDLE | {"lift_fresh_copy"}
@@ -42,13 +44,13 @@ BINARY |= {"minimum": "MINIMUM", "__mul__": "MULTIPLY", "__add__": "ADD", "prelu
 
 def unary(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """A function of each number."""
-    what = UNARY[kind_of(node).removesuffix("_")]
+    what = UNARY[base_of(kind_of(node))]
     return build.map(what, [build.value(node.args[0])], into=build.own(node, node.args[0]))
 
 
 def binary(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """A function of two numbers; shapes broadcast."""
-    kind = kind_of(node).removesuffix("_")
+    kind = base_of(kind_of(node))
     if given.get("rounding_mode") is not None:
         raise build.missing(node, "div with rounding")
     one, other = (build.value(node.args[place]) for place in (0, 1))
@@ -126,25 +128,14 @@ def plain(what: str, **wanted: Any) -> Operation:
 
 
 def cast(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
-    """Another type: all numbers are floats in C, so that only rounding and truth would change them."""
+    """Another type: all numbers are floats in C, so that only rounding and truth change them."""
     before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype  # type: ignore[union-attr]
+    if after == torch.bool != before:
+        return build.map("DIFFERENT", [build.value(node.args[0]), build.value(0.0)])
     whole = not after.is_floating_point
-    if after != before and (after == torch.bool or (whole and before.is_floating_point)):
+    if after != before and whole and before.is_floating_point:
         raise build.missing(node, f"a conversion from {before} to {after}")
     return build.value(node.args[0])
-
-
-def masked_fill(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
-    """A number in places that are known beforehand: by a factor and a term, or by a term alone that hides."""
-    source, mask, value = build.value(given["self"]), build.value(given["mask"]), given["value"]
-    filled = build.value(value)
-    if mask.buffer.constant is None or filled.buffer.constant is None:
-        raise build.missing(node, "masked_fill by a computed mask or number")
-    places = build.actual(mask).bool()
-    number = build.actual(filled).reshape(()).clamp(min=LOWEST)
-    if number > LOWEST:
-        source = build.map("MULTIPLY", [source, build.constant(f"{node.name} kept", (~places).float())])
-    return build.map("ADD", [source, build.constant(f"{node.name} terms", torch.where(places, number, 0.0))])
 
 
 def clone(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
@@ -220,10 +211,11 @@ OPS: dict[str, Operation] = {
         "_to_copy": cast,
         "type_as": cast,
         "clone": clone,
-        "masked_fill": masked_fill,
         "cat": concatenate,
         "stack": stack,
         "pad": pad,
     },
     **PARTS,
+    **MASKS,
+    **PICKS,
 }

@@ -158,6 +158,29 @@ def embed(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     return output
 
 
+def embed_bag(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Sums, means or maxima of rows of a constant table."""
+    table, offsets = build.value(given["weight"]), build.value(given["offsets"])
+    if table.buffer.constant is None or offsets.buffer.constant is None or given.get("per_sample_weights") is not None:
+        raise build.missing(node, "embedding_bag with weights of samples, or with computed bags or table")
+    if given.get("padding_idx", -1) not in (None, -1):
+        raise build.missing(node, "embedding_bag with padding_idx")
+    source, width = build.packed(build.value(given["indices"])), table.meta.shape[1]
+    rows = build.new((source.meta.numel(), width))
+    build.steps.append(Step("embed", rows, [source], {"table": build.name_of(given["weight"])}))
+    output, what = build.new(node.meta["val"][0].shape), ("SUM", "MEAN", "LARGEST")[given["mode"]]
+    ends = [*build.actual(offsets).tolist(), source.meta.numel()]
+    for bag, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+        if bag < len(output.meta):
+            place = View(output.buffer, output.meta[bag])
+            if start == end:
+                build.copy(build.value(0.0), place)
+            else:
+                part = View(rows.buffer, rows.meta[start:end])
+                build.steps.append(Step("reduce", place, [part], {"what": what, "dims": {0}}))
+    return [output, None, None, None]
+
+
 def attend(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
     """Attention with heads; a mask may be there if it is known beforehand or consists of terms."""
     views = [build.value(given[name]) for name in ("query", "key", "value")]
@@ -170,8 +193,9 @@ def attend(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
             terms = build.actual(mask)
             terms = torch.where(terms, 0.0, LOWEST) if terms.dtype == torch.bool else terms.clamp(min=LOWEST)
             mask = build.constant(f"{node.name} mask", terms.float())
-        elif node.kwargs.get("attn_mask", mask) and given["attn_mask"].meta["val"].dtype == torch.bool:
-            raise build.missing(node, "attention with a computed mask of truths")
+        elif given["attn_mask"].meta["val"].dtype == torch.bool:
+            mask = build.map("SUBTRACT", [build.value(1.0), mask])
+            build.map("MULTIPLY", [mask, build.value(LOWEST)], into=mask)
         mask = View(mask.buffer, mask.meta.expand(shape))
     scale = given["scale"] or views[0].meta.shape[-1] ** -0.5
     output = build.new(node)
@@ -227,7 +251,13 @@ PARTS: dict[str, Operation] = {
     **{"mean": reduction("MEAN"), "sum": reduction("SUM"), "amax": reduction("LARGEST")},
     **{"softmax": softmax, "log_softmax": softmax, "layer_norm": layer_norm, "group_norm": group_norm},
     **{"instance_norm": instance_norm, "max": largest},
-    **{"batch_norm": batch_norm, "rms_norm": rms_norm, "embedding": embed, "scaled_dot_product_attention": attend},
+    **{
+        "batch_norm": batch_norm,
+        "rms_norm": rms_norm,
+        "embedding": embed,
+        "embedding_bag": embed_bag,
+        "scaled_dot_product_attention": attend,
+    },
     **dict.fromkeys(("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d"), pool),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), pool),
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), pool),
