@@ -22,6 +22,8 @@ from ttq_plugin.reproduce.peers.rounds import FULL
 from ttq_plugin.reproduce.sensors import members
 from ttq_plugin.reproduce.sensors.evidence import confusion, goal, pooled, summarize
 from ttq_plugin.reproduce.sensors.examples import LEVELS, decoded, examples
+from ttq_plugin.reproduce.sensors.pictures import draw_bytes
+from ttq_plugin.reproduce.sensors.report import _number, in_short
 from ttq_plugin.statistics.resampling import interval
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.metrics import METRICS
@@ -72,6 +74,18 @@ def test_changes_are_paired_with_the_full_precision_of_the_same_seed():
     whole = rows["m, firmware"]
     assert (whole["bytes"], whole["flash"], whole["ram"], whole["instructions"]) == (20, 900, 30, 7)
     assert whole["seeds"] == [0] and whole["milliseconds"] is None
+
+
+def test_a_single_person_has_a_score_without_an_interval(tmp_path):
+    results = [result(FULL, 0, [0, 0, 1, 0], names="aaaa"), result("m", 0, [0, 0, 1, 1], names="aaaa")]
+    rows = summarize(results, ACCURACY, 0.01)
+    assert [one["value"] for one in rows] == [0.75, 1.0]
+    assert all(one["score"] is None and one["change"] is None and one["verdict"] is None for one in rows)
+    told = list(in_short({"task": "tests.reproduce.tiny:WORN", "rows": rows}))
+    assert told[1].endswith("100.00 % (one group, so no interval)") and goal(rows)["row"] is None
+    assert _number({"value": rows[0]["value"]}, ACCURACY) == "75.00"
+    draw_bytes([("t", ACCURACY, rows)], tmp_path / "p.png", simulated=False)
+    assert (tmp_path / "p.png").is_file()
 
 
 def row(name, *, holds=True, p=0.01, zeros=0.95, size=100):

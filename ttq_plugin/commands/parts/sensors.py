@@ -239,9 +239,10 @@ def _shortened(asked: Asked, tables: Sequence[dict[str, Any]], refused: dict[str
     for one in tables:
         if words := REFERENCES.get(one["task"]):
             lines.append(f"{one['task']}: {words}; here it trains for {one['recipe']['epochs']} epochs.")
-        known = one["rows"][0]["score"]
-        if known and known["grouped"] and known["units"] < HELD_OUT:
-            lines.append(f"{one['task']}: only {known['units']} groups were held out in all.")
+        people = one["rows"][0]["people"]
+        if people is not None and len(people) < HELD_OUT:
+            groups = "group was" if len(people) == 1 else "groups were"
+            lines.append(f"{one['task']}: only {len(people)} {groups} held out in all.")
         if all(row["instructions"] is None for row in one["rows"]):
             lines.append(f"{one['task']}: no instructions were counted, which needs cc and valgrind.")
     if not has_parq():

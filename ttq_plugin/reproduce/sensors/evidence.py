@@ -81,11 +81,11 @@ def summarize(results: Sequence[Result], metric: Metric, margin: float | None) -
         margin: of the non-inferiority tests, in the metric's unit; None for none.
 
     Returns:
-        ``row``, ``repetitions``, ``diverged``, ``settings``, ``seconds``, ``notes``; ``score`` and ``change`` with
-        their intervals over groups, ``resampled`` (the mean change over seeds by the corrected resampled t-test, None
-        for one seed), ``verdict`` (corrected by Holm for all rows), ``accuracy``, ``people`` (accuracy by group),
-        ``confusion``, ``bytes``, ``zeros``, ``flash``, ``ram``, ``instructions`` and ``milliseconds``; what is not
-        known is None.
+        ``row``, ``repetitions``, ``diverged``, ``settings``, ``seconds``, ``notes``; ``value`` of the score, ``score``
+        and ``change`` with their intervals over groups (None for a single group), ``resampled`` (the mean change over
+        seeds by the corrected resampled t-test, None for one seed), ``verdict`` (corrected by Holm for all rows),
+        ``accuracy``, ``people`` (accuracy by group), ``confusion``, ``bytes``, ``zeros``, ``flash``, ``ram``,
+        ``instructions``, ``milliseconds`` and ``speedup``; what is not known is None.
     """
     full = {result["seed"]: result["answers"] for result in results if result["row"] == FULL}
     rows, changes = [], {}
@@ -120,13 +120,14 @@ def _row(label: str, own: Sequence[Result], found: Sequence[tuple[Result, Result
         "notes": sorted({note for one in own for note in one["notes"]}),
         "seeds": [one["seed"] for one, _ in found],
         "values": [part["test"] for _, part in found],
-        **dict.fromkeys(("score", "change", "resampled", "accuracy", "people", "confusion", "bytes", "zeros")),
+        **dict.fromkeys(("value", "score", "change", "resampled", "accuracy", "people", "confusion", "bytes", "zeros")),
         **dict.fromkeys(("flash", "ram", "instructions", "milliseconds", "speedup")),
     }
     if not found:
         return row
     tables = [part["answers"] for _, part in found]
     answers = pooled(tables)
+    row["value"] = float(metric.function(answers.outputs, answers.targets))
     known = interval(metric, answers)
     row["score"] = None if known is None else _grouped(known, tables).to_dict()
     row |= {"accuracy": METRICS["accuracy"].function(answers.outputs, answers.targets), "confusion": confusion(tables)}

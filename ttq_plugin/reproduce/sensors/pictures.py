@@ -58,7 +58,7 @@ def draw_bytes(tables: Sequence[tuple[str, Metric, Sequence[Row]]], path: Path, 
     figure = _figure(4.6 * columns + 0.6, 3.8 * lines, simulated)
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes, (task, metric, rows) in zip(panels, tables, strict=False):
-        _panel(axes, task, metric, [row for row in rows if row["score"] is not None and row["bytes"]])
+        _panel(axes, task, metric, [row for row in rows if row["value"] is not None and row["bytes"]])
     for axes in list(panels)[len(tables) :]:
         axes.remove()
     return _save(figure, path)
@@ -70,7 +70,9 @@ def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
 
     scale = 100 if metric.fraction else 1
     for row, colour in zip(rows, [*TABLEAU_COLORS.values()] * 2, strict=False):
-        value, low, high = (scale * row["score"][key] for key in ("value", "low", "high"))
+        value = scale * row["value"]
+        # A single group has no interval.
+        low, high = (scale * row["score"][end] for end in ("low", "high")) if row["score"] else (value, value)
         if row["row"] == FULL:
             axes.axhline(value, color="gray", ls="--", lw=1)
         bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
@@ -83,7 +85,8 @@ def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
     unit = " (%)" if metric.fraction else ""
     axes.set(title=in_picture(task), xlabel="bytes", ylabel=f"test {in_picture(metric.label)}{unit}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6)
+    if rows:
+        axes.legend(fontsize=6)
 
 
 def draw_confusions(rows: Sequence[Row], classes: Sequence[str], path: Path, *, simulated: bool) -> Path:

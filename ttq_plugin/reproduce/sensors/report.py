@@ -112,7 +112,7 @@ def _goals(summary: Summary) -> Iterator[str]:
 def _task(one: Summary, pictures: Sequence[Path]) -> Iterator[str]:
     task = get_task(one["task"])
     metric, people = task.score, one["rows"][0]["score"]
-    tested = f"{people['units']} {'groups' if people['grouped'] else 'samples'}" if people else "few samples"
+    tested = f"{people['units']} {'groups' if people['grouped'] else 'samples'}" if people else "one group"
     yield f"## {in_markdown(one['task'])}"
     yield (
         f"{in_markdown(task.description[:1].upper() + task.description[1:])}. {one['samples'][0]} samples train, and "
@@ -141,7 +141,7 @@ def _scores(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         lost = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-        cells = [row["row"] + lost, str(len(row["seeds"])), _number(row["score"], metric)]
+        cells = [row["row"] + lost, str(len(row["seeds"])), _number(row["score"] or {"value": row["value"]}, metric)]
         cells += ["" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"]
         cells += [_number(row["change"], metric, signed=True), _verdict(row["verdict"])]
         cells += [_number(row["resampled"], metric, signed=True)]
@@ -155,9 +155,11 @@ def _verdict(verdict: Mapping[str, Any] | None) -> str:
 
 
 def _number(entry: Mapping[str, Any] | None, metric: Metric, *, signed: bool = False) -> str:
-    if entry is None:
+    if entry is None or entry["value"] is None:
         return ""
     scale, form = (100, ".2f") if metric.fraction else (1, ".4g")
+    if "low" not in entry:
+        return f"{scale * entry['value']:{form}}"
     value, low, high = (f"{scale * entry[key]:{'+' if signed else ''}{form}}" for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
@@ -214,10 +216,10 @@ def in_short(one: Summary) -> Iterator[str]:
     """
     metric = get_task(one["task"]).score
     for row in one["rows"]:
-        if row["score"] is None:
-            yield f"{row['row']}: all {row['repetitions']} trainings diverged"
+        if row["value"] is None:
+            yield f"{row['row']}: nothing to show of {row['repetitions']} trainings, {row['diverged']} of them diverged"
             continue
-        told = in_words(Interval(**row["score"]), metric)
+        told = in_words(Interval(**row["score"]), metric) if row["score"] else "one group, so no interval"
         verdict = row["verdict"]
         judged = "" if verdict is None else f", {'' if verdict['holds'] else 'not shown to be '}non-inferior"
-        yield f"{row['row']}: {metric.label} {metric.text(row['score']['value'])} ({told}){judged}"
+        yield f"{row['row']}: {metric.label} {metric.text(row['value'])} ({told}){judged}"
