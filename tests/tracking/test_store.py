@@ -1,3 +1,4 @@
+import re
 import sqlite3
 import subprocess
 import sys
@@ -51,11 +52,17 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b"])
-def test_a_folder_that_no_address_can_hold_is_refused(tmp_path, name):
+def test_a_folder_that_no_address_can_hold_is_refused(tmp_path, monkeypatch, name):
     with pytest.raises(InputError, match="must be a folder without"):
         open_store(tmp_path / name)
     with pytest.raises(InputError, match="must be a folder without"):
         default_storage(tmp_path / name)
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(InputError, match=re.escape(f"got {tmp_path / name / 'mlflow_runs'};")):
+        open_store("mlflow_runs")
+    monkeypatch.undo()
+    (tmp_path / name).rmdir()
     assert not list(tmp_path.iterdir())
 
 

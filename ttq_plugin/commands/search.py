@@ -14,6 +14,7 @@ from ttq_plugin.commands.parts.confirm import confirm_all
 from ttq_plugin.commands.parts.console import err, print_json, progress, working
 from ttq_plugin.commands.parts.front import finish, print_front
 from ttq_plugin.commands.parts.lines import command, storage_words, store_words
+from ttq_plugin.commands.parts.places import check_place
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.commands.train import marked, trained_model
 from ttq_plugin.errors import InputError
@@ -151,6 +152,7 @@ def _open(asked: Asked, space: Space | None) -> Opened:
     name = f"{space.task}-{datetime.now():%Y%m%d-%H%M%S}" if given is None else given
     # A server must answer before anything is trained; a folder becomes a store only when the study is open.
     store = open_store(asked.store) if "://" in asked.store else asked.store
+    check_place(asked.folder / "models", folder=True)
     get_engine(asked.engine, storage)
     seed = check_study(storage, name, space, resume=asked.resume is not None, seed=asked.seed)
     first = starts(asked.warm_start, space, storage)

@@ -10,6 +10,7 @@ from typing import Any
 from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json, progress, table, working
 from ttq_plugin.commands.parts.lines import see, to_see
+from ttq_plugin.commands.parts.places import check_place
 from ttq_plugin.commands.train import SIMULATED, marked, prepared
 from ttq_plugin.curvature import Budget, Row, Selection, Traces, chain_to_json, select
 from ttq_plugin.curvature.candidates import WIDTHS, read_methods
@@ -58,6 +59,8 @@ def sensitivity(
     rules = Rules(exclude, include, keep_first, keep_last)
     _check(task, rules, tol, plot, out)
     check_store(store)
+    if "://" not in str(store):
+        check_place(Path(store) / "mlflow.db")
     ready = prepared(task, seed=seed, data=data, cache=cache, device=device, weights=weights, retrain=retrain)
     traces = ready.traces if probes is None and tol is None else _traces(ready, probes, tol, seed or 0)
     with working("choice of layers"):

@@ -262,7 +262,8 @@ def _check_types(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Te
 
 def _weights_header(path: Path) -> bytes:
     if not path.is_file():
-        raise InputError(f"the weights {path} do not exist.")
+        what = "are no file" if path.exists() else "do not exist"
+        raise InputError(f"the weights {path} {what}.")
     return read_header(path, "safetensors file")
 
 

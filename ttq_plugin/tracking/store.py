@@ -75,11 +75,9 @@ class Store:
     @cached_property
     def client(self) -> "MlflowClient":
         """MLflow's client, imported on first use."""
-        quiet_mlflow()
+        _hush()
         from mlflow import MlflowClient
 
-        for noisy in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
 
@@ -185,7 +183,7 @@ def check_folder(directory: Path) -> None:
     if re.search(r"\?|%[0-9A-Fa-f]{2}", str(directory.absolute())):
         raise InputError(
             "the MLflow store must be a folder without ? and % codes in its path, which a database's address cannot "
-            f"hold, got {directory}; give another one"
+            f"hold, got {directory.absolute()}; give another one"
         )
 
 
@@ -227,14 +225,28 @@ def _create_schema(store: Store, lock: Path) -> None:
 
 def _empty_database() -> bytes:
     """A database with MLflow's tables, made elsewhere: half of one in the store could neither be used nor mended."""
+    _hush()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     with tempfile.TemporaryDirectory() as scratch:
         made, whole = Store(Path(scratch)), Path(scratch) / "whole.db"
-        _ = made.client.search_experiments(max_results=1)
+        # MLflow writes the place of its first experiment into SQL as it is: an address has no quotes, a folder may.
+        SqlAlchemyStore(made.uri, Path(scratch).as_uri())
         # MLflow keeps its own open: what it has not yet moved into the file is in the copy.
         with closing(sqlite3.connect(str(made.database))) as source, closing(sqlite3.connect(whole)) as target:
             source.backup(target)
+            first = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
+            target.execute(first, ((Path.cwd() / "mlruns" / "0").as_uri(),))
+            target.commit()
         _write_ahead(whole)
         return whole.read_bytes()
+
+
+def _hush() -> None:
+    """Keep MLflow from logging what every user sees anyway: its tables' history, and errors that are raised as well."""
+    quiet_mlflow()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _write_ahead(database: Path | None) -> None:

@@ -65,6 +65,7 @@ def place(tmp_path, monkeypatch):
         raise AssertionError("the work was begun")
 
     monkeypatch.setattr("ttq_plugin.api.prepare", worked)
+    monkeypatch.setattr("ttq_plugin.commands.search._run", worked)
     return tmp_path
 
 
@@ -78,6 +79,15 @@ def test_what_cannot_be_written_is_refused_before_the_work(place, capfd, writer)
         assert told.code == 2 and ("cannot be written (" in told.err or "is a file" in told.err), (kind, told)
     assert everything(place) == before and (place / "here/file").read_text() == "kept"
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+@pytest.mark.parametrize("command", [["search", TASK, "--trials", "1"], ["sensitivity", TASK]])
+@pytest.mark.parametrize("store", ["/proc/x", "here/file", "here/pipe", "here/loop"])
+def test_a_store_that_cannot_be_written_is_refused_before_the_work(place, capfd, command, store):
+    before = everything(place)
+    told = typed(capfd, *command, "--store", store)
+    assert told.code == 2 and "cannot be written (" in told.err, told
+    assert everything(place) == before
 
 
 def test_nothing_that_is_no_file_is_replaced(place):
