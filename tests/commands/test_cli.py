@@ -90,7 +90,7 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["sensitivity", "mnist-cnn", "--methods", "pttq,int9"], "`methods` must name some of fp32, int8, int4, twn"),
         (["sensitivity", "mnist-cnn", "--exclude", "norm"], "`exclude` must name candidate layers, got 'norm'"),
         (["sensitivity", "mnist-cnn", "--tol", "0"], "--tol must be positive, got 0"),
-        (["sensitivity", "mnist-cnn", "--plot", "."], ". is a folder; name a file"),
+        (["sensitivity", "mnist-cnn", "--plot", "."], ". cannot be written (it is a folder); name a file"),
         (["train", "mnist-cnn", "--data", "nowhere.npz"], "the data file nowhere.npz does not exist"),
         (["train", "mnist-cnn", "--device", "warp"], "device 'warp' cannot be used here"),
         (["export", "nowhere.safetensors", "--to", "c"], "the weights nowhere.safetensors do not exist"),

@@ -57,7 +57,7 @@ def sensitivity(
     limit = _budget({"share": budget, "bits": max_bits, "energy": max_energy, "sensitivity": max_sensitivity})
     names, _ = read_methods([name.strip() for name in methods.split(",") if name.strip()], None)
     rules = Rules(exclude, include, keep_first, keep_last)
-    _check(task, rules, tol, plot, out)
+    _check(task, rules, tol)
     check_store(store)
     if "://" not in str(store):
         check_place(Path(store) / "mlflow.db")
@@ -112,15 +112,12 @@ def _budget(options: dict[str, Any]) -> Budget:
         raise InputError(str(error).replace("`budget`", flags[name])) from None
 
 
-def _check(task: str, rules: Rules, tol: float | None, *files: Path | None) -> None:
+def _check(task: str, rules: Rules, tol: float | None) -> None:
     """What would be refused after the training, refused before it."""
     model = get_task(task).model()
     kept_layers(model, candidate_layers(model), rules)
     if tol is not None and not tol > 0:
         raise InputError(f"--tol must be positive, got {tol:g}; 0.1 estimates each trace to within a tenth.")
-    for path in files:
-        if path and path.is_dir():
-            raise InputError(f"{path} is a folder; name a file.")
 
 
 def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -> Traces:
