@@ -66,13 +66,13 @@ def filled(study: optuna.Study, size: int) -> None:
     memory, numbers = optuna.create_study(directions=["maximize"] * 3), np.random.default_rng(0)
     memory.sampler = optuna.samplers.RandomSampler(seed=0)
     rows: dict[Any, list[dict[str, Any]]] = {}
-    own, begun = insides.study_id(study), datetime.now()
+    own, begun, first = insides.study_id(study), datetime.now(), insides.study_id(study) * 100_000
     for number in range(size):
         trial, (values, told) = memory.ask(), result(numbers)
         settings = SPACE.settings(SPACE.suggest(trial), 0)
         told |= {"worker": {"name": "earlier.0"}, "origin": "search", "seed": 0, "started": time.time()}
         told["parameters"] = {name: value for name, value in settings.items() if value is not None and name != "task"}
-        key = number + 1
+        key = first + number
         row = {"trial_id": key, "number": number, "study_id": own, "state": optuna.trial.TrialState.COMPLETE}
         rows.setdefault(models.TrialModel, []).append(row | {"datetime_start": begun, "datetime_complete": begun})
         for name, distribution in trial.distributions.items():
@@ -91,7 +91,7 @@ def filled(study: optuna.Study, size: int) -> None:
         for table, entries in rows.items():
             connection.execute(insert(table), entries)
         if size and connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('trials', 'trial_id'), {size})")
+            connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('trials', 'trial_id'), {first + size})")
 
 
 def works(job: Job, count: int, pause: float, found: list[tuple[float, float]]) -> None:

@@ -83,8 +83,9 @@ def test_no_table_of_trials_is_forgotten():
 
 def test_a_study_made_at_once_is_the_one_that_optuna_makes_step_by_step(backend, tmp_path):
     theirs = open_storage(f"sqlite:///{tmp_path}/theirs.db", create=True)
-    insides.create_study(backend, "s", 2, {"task": "t", "seed": 3}, [({"t": 0.5}, {"origin": "paper"})])
+    insides.create_study(backend, "s", ["mcc", "srqw"], {"task": "t", "seed": 3}, [({"t": 0.5}, {"origin": "paper"})])
     study = optuna.create_study(storage=theirs, study_name="s", directions=["maximize"] * 2)
+    study.set_metric_names(["mcc", "srqw"])
     study.set_user_attr("task", "t")
     study.set_user_attr("seed", 3)
     study.enqueue_trial({"t": 0.5}, user_attrs={"origin": "paper"})
@@ -92,7 +93,7 @@ def test_a_study_made_at_once_is_the_one_that_optuna_makes_step_by_step(backend,
 
 
 def test_a_trial_put_back_is_as_if_nobody_had_begun_it(backend):
-    study = insides.create_study(backend, "s", 1, {}, [({"t": 0.5}, {"origin": "paper"})])
+    study = insides.create_study(backend, "s", ["mcc"], {}, [({"t": 0.5}, {"origin": "paper"})])
     before = rows(backend)
     trial = study.ask()
     assert insides.fixed(study.get_trials()[0]) == {"t": 0.5}
@@ -110,7 +111,7 @@ def test_a_trial_put_back_is_as_if_nobody_had_begun_it(backend):
 
 
 def test_a_trial_given_up_has_failed_for_a_reason(backend):
-    study = insides.create_study(backend, "s", 1, {}, [])
+    study = insides.create_study(backend, "s", ["mcc"], {}, [])
     trial = study.ask()
     assert insides.give_up(study, trial, reason="killed", note=("losses", lambda old: 1))
     (found,) = study.get_trials()

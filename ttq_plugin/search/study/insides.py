@@ -20,6 +20,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
+from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, inspect
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -38,7 +39,7 @@ FIXED = "fixed_params"
 def create_study(
     backend: RDBStorage,
     name: str,
-    objectives: int,
+    objectives: Sequence[str],
     notes: Mapping[str, Any],
     waiting: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> Study:
@@ -47,7 +48,7 @@ def create_study(
     Args:
         backend: an optuna.storages.RDBStorage.
         name: of the study.
-        objectives: how many, all of them maximised.
+        objectives: what Optuna calls their values; all of them are maximised.
         notes: the study's user attributes.
         waiting: of each enqueued trial its fixed parameters and its user attributes.
 
@@ -61,11 +62,14 @@ def create_study(
         with _create_scoped_session(backend.scoped_session) as session:
             directions = [
                 models.StudyDirectionModel(objective=index, direction=StudyDirection.MAXIMIZE)
-                for index in range(objectives)
+                for index in range(len(objectives))
             ]
             study: Row = models.StudyModel(study_name=name, directions=directions)
             session.add(study)
             session.flush()
+            # As `Study.set_metric_names` would write them.
+            named = {"study_id": study.study_id, "key": _SYSTEM_ATTR_METRIC_NAMES}
+            session.add(models.StudySystemAttributeModel(**named, value_json=json.dumps(list(objectives))))
             for key, value in notes.items():
                 session.add(_note(study.study_id, key, value))
             for fixed, attributes in waiting:

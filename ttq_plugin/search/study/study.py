@@ -10,6 +10,7 @@ import optuna
 from optuna import Study
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.fronts import is_higher
 from ttq_plugin.search import keys
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.space.space import Space
@@ -66,7 +67,9 @@ def open_study(
         known = [entry for entry, _ in waiting]
         waiting += [(entry, {keys.ORIGIN: origin}) for entry in settings if entry not in known]
     try:
-        return insides.create_study(backend, name, len(space.objectives), notes, waiting)
+        return insides.create_study(
+            backend, name, [_maximised(objective) for objective in space.objectives], notes, waiting
+        )
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(
             f"The study {name!r} already exists in {redact(storage)}; continue it with --resume, or use another name."
@@ -190,6 +193,11 @@ def digest_of(weights: str | None) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise InputError(f"The weights {weights} cannot be read: {error.strerror}.") from None
+
+
+def _maximised(objective: str) -> str:
+    """What an objective's upward value is called, where people see Optuna's numbers; see ``fronts.upward``."""
+    return str(objective) if is_higher(objective) else f"1 / (1 + {objective})"
 
 
 def _described(space: Space) -> str:
