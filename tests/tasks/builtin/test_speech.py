@@ -12,7 +12,7 @@ from scipy.io import wavfile
 from tests.tasks.walk import walk, walk_on
 from ttq_plugin.errors import InputError
 from ttq_plugin.tasks import get_task
-from ttq_plugin.tasks.builtin.speech import BANDS, DSCNN, FRAMES, load, log_mel, mel_bands
+from ttq_plugin.tasks.builtin.speech import BANDS, DSCNN, FRAMES, load, log_mel, mel_bands, spoken_otherwise
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.readers.speech_wav import read_digits
 
@@ -60,27 +60,61 @@ def test_each_seed_leaves_another_speaker_out(folder, seed):
         assert part.y.bincount().tolist() == [len(part) // 10] * 10
 
 
+def centred(x):
+    return x - x.mean(2, keepdim=True)
+
+
 def test_samples_are_of_the_speaker_that_their_group_names(folder):
-    """Computed anew from the files of one speaker, whatever split it is in."""
+    """Computed anew from the files of one speaker, whatever split it is in; copies follow the recordings themselves."""
     for speaker in SPEAKERS:
         own = torch.from_numpy(np.stack([
             np.pad(tone(digit, speaker, take) / np.float32(32768), ((5000 - 100 * take) // 2,)) for digit in range(10)
             for take in range(2)
         ]).astype(np.float32))  # fmt: skip
-        expected = log_mel(own.numpy())
+        expected = centred(log_mel(own.numpy()))
         for seed in (0, 1):
-            data = load(folder, seed)
-            train = torch.cat([log_mel(read_digits(folder, 8000).signals[read_digits(folder, 8000).speakers == name])
-                               for name in sorted(set(data.train.group_ids.tolist()))])  # fmt: skip
-            scaled = (expected - train.mean((0, 2), keepdim=True)) / train.std((0, 2), keepdim=True)
+            data, spoken = load(folder, seed), read_digits(folder, 8000)
+            heard = [spoken.signals[spoken.speakers == name] for name in set(data.train.group_ids.tolist())]
+            scale = centred(log_mel(np.concatenate(heard))).std((0, 2), keepdim=True)
             (split,) = [part for part in parts(data) if speaker in part.group_ids]
-            torch.testing.assert_close(split.x[torch.from_numpy(split.group_ids == speaker)], scaled, atol=1e-3, rtol=0)
+            found = split.x[torch.from_numpy(split.group_ids == speaker)][:20]
+            torch.testing.assert_close(found, expected / scale, atol=1e-3, rtol=0)
 
 
 def test_training_speakers_alone_give_the_scale(folder):
     data = load(folder, 0)
-    assert data.train.x.mean((0, 2)).abs().max() < 1e-3 and (data.train.x.std((0, 2)) - 1).abs().max() < 1e-3
-    assert data.test.x.mean((0, 2)).abs().max() > 1e-2
+    own = data.train.x[: len(data.train) // 4]
+    assert (own.std((0, 2)) - 1).abs().max() < 1e-3 and (data.test.x.std((0, 2)) - 1).abs().max() > 1e-2
+    for part in parts(data):
+        assert part.x.mean(2).abs().max() < 1e-3  # of each band in each recording
+
+
+def test_copies_are_the_training_recordings_said_otherwise(folder):
+    data = load(folder, 0)
+    own, *copies = data.train.x.chunk(4)
+    for copy, labels, groups in zip(
+        copies, data.train.y.chunk(4)[1:], np.split(data.train.group_ids, 4)[1:], strict=True
+    ):
+        assert torch.equal(labels, data.train.y.chunk(4)[0]) and (groups == np.split(data.train.group_ids, 4)[0]).all()
+        bands = (copy == 0).all(2).sum(-1)  # those that a stripe covers; two stripes may share bands
+        assert ((bands >= 4) & (bands <= 8)).all() and not (own == 0).all(2).any()
+        assert not torch.equal(copy, copies[0]) or copy is copies[0]
+    for part in (data.validation, data.test):
+        assert len(part) == 20 and not (part.x == 0).all(2).any()
+
+
+def test_a_copy_is_faster_or_slower_and_moved():
+    """A tone of 400 Hz becomes one of 320 to 500 Hz, and a click moves by at most a tenth of a second."""
+    time = np.arange(8000) / 8000
+    tones = np.tile(np.sin(2 * np.pi * 400 * time), (20, 1)).astype(np.float32)
+    made = spoken_otherwise(tones, np.random.default_rng(0))
+    heights = np.abs(np.fft.rfft(made * np.hanning(8000))).argmax(1)
+    assert made.dtype == np.float32 and heights.min() >= 318 and heights.max() <= 502 and heights.std() > 20
+    click = np.zeros((20, 8000), np.float32)
+    click[:, 3999:4001] = 1
+    moved = np.array([np.flatnonzero(row).mean() for row in spoken_otherwise(click, np.random.default_rng(1))]) - 3999.5
+    assert np.abs(moved).max() <= 801 and moved.std() > 100
+    assert np.array_equal(made, spoken_otherwise(tones, np.random.default_rng(0)))
 
 
 def test_equal_seeds_give_equal_data(folder):
@@ -140,7 +174,7 @@ def test_the_networks_parameters():
 
 def test_unmistakable_tones_are_learnt(folder, tmp_path):
     task = get_task("speech-dscnn")
-    quick = replace(task, recipe=replace(task.recipe, epochs=12, batch_size=10))
+    quick = replace(task, recipe=replace(task.recipe, epochs=6, batch_size=20))
     assert full_precision(quick, load(folder, 0), seed=0, cache=tmp_path).score > 0.6
 
 
