@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 from tests.reproduce import tiny
 from ttq_plugin import InputError
 from ttq_plugin.cli import cli
+from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.reproduce.peers.compare import best_trials, duels, summarize
 from ttq_plugin.reproduce.peers.entrants import LR, Entrant, chosen, entrants
 from ttq_plugin.reproduce.peers.rivals import rival
-from ttq_plugin.reproduce.peers.rounds import FULL, Round, layers_of
+from ttq_plugin.reproduce.peers.rounds import FULL, Round, layers_of, size
 from ttq_plugin.tasks.metrics import METRICS
 from ttq_plugin.trial.prepared import prepare
 
@@ -84,6 +87,22 @@ def test_pruning_keeps_the_largest_weights_in_eight_bits(share, tmp_path):
             steps = 127 * row / row.abs().max().clamp(min=1e-12)
             assert torch.allclose(steps, steps.round(), atol=1e-3)
     assert all(torch.equal(before[name], value) for name, value in ready.model.state_dict().items())
+
+
+def test_eight_bits_count_as_codes_in_the_file_that_all_others_have(tmp_path):
+    """The header and the rest of the packed file stay; in place of 4 bytes a weight there are codes and scales."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.Linear(30, 3))
+    model[0].weight.data = torch.where(torch.rand(30, 40) < 0.9, torch.zeros(30, 40), model[0].weight)
+    ready = SimpleNamespace(model=None)
+    info = save_packed(model, tmp_path / "model.safetensors")
+    whole = size(ready, model, ["0"])["bytes"]
+    eight = size(ready, model, ["0"], eight_bits=True)
+    assert whole == info.nbytes and eight["zeros"] == int((model[0].weight == 0).sum()) / 1200
+    codes = whole - eight["bytes"] - info.entries["0.weight"]["bytes"]  # less what replaces them
+    kept = int((model[0].weight != 0).sum())
+    entropy = kept / 8 * math.log2(1200 / kept) + (1200 - kept) / 8 * math.log2(1200 / (1200 - kept))
+    assert 4 * 30 + kept * 5 / 8 + entropy < -codes < 4 * 30 + 1.5 * (kept + entropy) + 256
 
 
 def test_a_comparison_from_the_command_line_and_what_it_leaves(tmp_path, monkeypatch):

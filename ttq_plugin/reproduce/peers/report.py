@@ -51,8 +51,8 @@ def _parts(summary: Summary, metric: Metric, picture: str) -> Iterator[str]:
         f"({in_markdown(', '.join(summary['layers']))}) and trains for {summary['epochs']} epochs. "
         f"Each had {summary['trials']} tuning trials on seed {summary['tuning_seed']}, chosen by "
         f"validation data; then {len(seeds)} repetitions "
-        f"(seeds {seeds[0]} to {seeds[-1]}) were scored on test data, once each. Bytes are those of the whole model: "
-        "of the packed file, and for eight-bit weights of their deflated codes with a scale a channel. Brackets hold "
+        f"(seeds {seeds[0]} to {seeds[-1]}) were scored on test data, once each. Bytes are those of the whole packed "
+        "file; eight-bit weights count as codes, deflated or range-coded, with a scale a channel. Brackets hold "
         "95 % bootstrap intervals over the repetitions, which share a data set and are therefore a little too narrow."
     )
     yield f"![{in_markdown(metric.label)} on test data against bytes of the file]({quote(picture)})"

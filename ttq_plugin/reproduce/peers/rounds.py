@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ttq_plugin.core.model.layers import tensor_of
 from ttq_plugin.curvature.layers import candidate_layers
 from ttq_plugin.curvature.plan import ternary_entry
+from ttq_plugin.deploy.file.codes import pack
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.reproduce.peers.entrants import PARQ, PRUNED
@@ -142,27 +143,30 @@ def size(ready: Prepared, model: nn.Module, layers: Sequence[str], *, eight_bits
         eight_bits: whether those have eight bits.
 
     Returns:
-        ``bytes`` of the file that ``save_packed`` writes, or of eight-bit weights, deflated; and the share of ``zeros``
-        of the compressed weights.
+        ``bytes`` of the file that ``save_packed`` writes, for eight-bit weights with their codes in place of the float
+        weights; and the share of ``zeros`` of the compressed weights.
     """
     if model is ready.model:
         return {"bytes": 4 * sum(p.numel() for p in model.parameters()), "zeros": 0.0}
     weights = [tensor_of(model.get_submodule(name), "weight") for name in layers]
     zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
-    if eight_bits:
-        return {"bytes": _deflated(model, weights), "zeros": zeros}
     with tempfile.TemporaryDirectory() as folder:
         info = save_packed(model, Path(folder) / "model.safetensors")
-    return {"bytes": info.nbytes, "zeros": zeros}
+    if not eight_bits:
+        return {"bytes": info.nbytes, "zeros": zeros}
+    # The same header and the same rest as every other entrant's file.
+    own = [f"{name}.weight" for name in layers]
+    others = sum(entry.get("bytes", 0) for name, entry in info.entries.items() if name not in own)
+    header = info.nbytes - sum(entry.get("bytes", 0) for entry in info.entries.values())
+    return {"bytes": header + others + sum(map(_eight_bits, weights)), "zeros": zeros}
 
 
-def _deflated(model: nn.Module, weights: Sequence[Tensor]) -> int:
-    """Bytes of eight-bit weights with many zeros: a scale a channel, codes deflated, all else in float."""
-    rest = sum(p.numel() for p in model.parameters()) - sum(weight.numel() for weight in weights)
-    total = 4 * rest
-    for weight in weights:
-        rows = weight.detach().reshape(len(weight), -1)
-        scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        codes = (rows / scale).round().to(torch.int8).cpu().numpy()
-        total += 4 * len(rows) + len(zlib.compress(codes.tobytes(), 9))
-    return total
+def _eight_bits(weight: Tensor) -> int:
+    """Bytes of eight-bit weights with many zeros: a scale a channel, and codes deflated or range-coded."""
+    rows = weight.detach().reshape(len(weight), -1)
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    codes = (rows / scale).round().cpu()
+    coded = pack(codes.flatten())
+    deflated = len(zlib.compress(codes.to(torch.int8).numpy().tobytes(), 9))
+    # The table of values beside the range coder's codes takes a byte for each, not four.
+    return 4 * len(rows) + min(deflated, *([len(coded.payload) + coded.table.numel()] if coded else []), codes.numel())
