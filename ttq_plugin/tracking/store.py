@@ -231,7 +231,7 @@ def _empty_database() -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         made, whole = Store(Path(scratch)), Path(scratch) / "whole.db"
         # MLflow writes the place of its first experiment into SQL as it is: an address has no quotes, a folder may.
-        SqlAlchemyStore(made.uri, Path(scratch).as_uri())
+        SqlAlchemyStore(made.uri, Path(scratch).as_uri())  # type: ignore[no-untyped-call]
         # MLflow keeps its own open: what it has not yet moved into the file is in the copy.
         with closing(sqlite3.connect(str(made.database))) as source, closing(sqlite3.connect(whole)) as target:
             source.backup(target)
