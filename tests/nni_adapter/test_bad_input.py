@@ -139,6 +139,9 @@ def test_compress_needs_a_limit(model):
     quantizer = PTTQQuantizer(model, config("conv1"), make_evaluator(model))
     with pytest.raises(InputError, match="compress needs max_steps or max_epochs, got neither"):
         quantizer.compress(None, None)
+    for length in ((-1, None), (None, -1)):
+        with pytest.raises(InputError, match="max_(steps|epochs) must be at least 0, got -1"):
+            quantizer.compress(*length)
 
 
 def test_channels_of_a_grouped_transposed_convolution():

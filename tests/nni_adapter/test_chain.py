@@ -366,11 +366,12 @@ def test_bad_plans_are_one_sentence_and_leave_the_model_alone(plan, message):
 
 def test_models_and_evaluators_that_cannot_be_used():
     wrapped = made(Net)
-    PTTQQuantizer(wrapped, config("conv1"), make_evaluator(wrapped))
+    evaluator = make_evaluator(wrapped)
+    PTTQQuantizer(wrapped, config("conv1"), evaluator)
     with pytest.raises(InputError, match="the model's layer 'conv1' is already wrapped; call its unwrap_model"):
-        QuantizerChain(wrapped, [ternary("conv2")], None)
+        QuantizerChain(wrapped, [ternary("conv2")], evaluator)
     model = made(Net)
-    with pytest.raises(InputError, match="a chain needs an NNI evaluator to train with, got NoneType"):
+    with pytest.raises(InputError, match="evaluator must be an Evaluator, got None"):
         QuantizerChain(model, [ternary("conv2")], None)
     with pytest.raises(InputError, match="holds no parameter of this model: it was built on another one"):
         QuantizerChain(model, [integers(entry("int8", "conv2"))], make_evaluator(made(Net)))
@@ -379,6 +380,8 @@ def test_models_and_evaluators_that_cannot_be_used():
     chain = QuantizerChain(model, [ternary("conv2")], make_evaluator(model))
     with pytest.raises(InputError, match="compress needs max_steps or max_epochs, got neither"):
         chain.compress()
+    with pytest.raises(InputError, match="max_epochs must be at least 0, got -1"):
+        chain.compress(max_epochs=-1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain
 from ttq_plugin.nni_adapter.layers.split import split
 from ttq_plugin.nni_adapter.links import AnyLink, WholeQuantizer, build, check_links, modern_links, ordered
 from ttq_plugin.nni_adapter.quantizers import TernaryQuantizer
+from ttq_plugin.nni_adapter.training.epochs import check_length
 from ttq_plugin.nni_adapter.training.groups import check_optimizers
 from ttq_plugin.nni_adapter.training.undo import unchanged_on_failure
 from ttq_plugin.support.arguments import check_types
@@ -80,8 +81,6 @@ class QuantizerChain:
         if wrapped := [name for name, module in model.named_modules() if hasattr(module, "_nni_wrapper")]:
             raise InputError(f"the model's layer {wrapped[0]!r} is already wrapped; call its unwrap_model() first.")
         check_module_names(model)
-        if not isinstance(evaluator, Evaluator):
-            raise InputError(f"a chain needs an NNI evaluator to train with, got {type(evaluator).__name__}.")
         links, attachments, notes = split(model, modern_links(model, links), own)
         check_links(model, links)
         if not evaluator._initialization_complete:
@@ -151,8 +150,7 @@ class QuantizerChain:
             InputError: if neither limit is given.
         """
         check_types(QuantizerChain.compress, locals())
-        if max_steps is None and max_epochs is None:
-            raise InputError("compress needs max_steps or max_epochs, got neither.")
+        check_length("compress", max_steps, max_epochs)
         with self.attached.following(self.quantizers[-1] if self.quantizers else None):
             if self.quantizers:
                 self.quantizers[-1].compress(max_steps, max_epochs)
@@ -271,8 +269,7 @@ def compress_chain(
         (('0', '2'), {'0': 8}, 3)
     """
     check_types(compress_chain, locals())
-    if max_steps is None and max_epochs is None:
-        raise InputError("compress_chain needs max_steps or max_epochs, got neither.")
+    check_length("compress_chain", max_steps, max_epochs)
     chain = QuantizerChain(model, links, evaluator, **options)
     _, calibration = chain.compress(max_steps, max_epochs)
     compressed = chain.export_model()

@@ -24,7 +24,7 @@ from ttq_plugin.nni_adapter.layers.folding import latent
 from ttq_plugin.nni_adapter.layers.lean import adopt
 from ttq_plugin.nni_adapter.layers.names import first_names
 from ttq_plugin.nni_adapter.training.checkpoint import Checkpointed
-from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_reports
+from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_length, check_reports
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
@@ -246,8 +246,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         check_types(TernaryCompressor._check_training, locals())
         if self.evaluator is None:
             raise InputError(f"{type(self).__name__} has no evaluator to train with; pass one to train.")
-        if max_steps is None and max_epochs is None:
-            raise InputError("compress needs max_steps or max_epochs, got neither.")
+        check_length("compress", max_steps, max_epochs)
 
     def unwrap_model(self) -> None:
         """Unwrap the layers, as NNI does; they have the parameters again that they had, with today's latent values."""

@@ -10,6 +10,24 @@ from nni.compression.utils import Evaluator, LightningEvaluator, TransformersEva
 from ttq_plugin.errors import InputError
 
 
+def check_length(called: str, max_steps: int | None, max_epochs: int | None) -> None:
+    """Check how long a training is to be.
+
+    Args:
+        called: the function that trains, for the message.
+        max_steps: most training steps, or None.
+        max_epochs: most training epochs, or None.
+
+    Raises:
+        InputError: if neither is given, or one is below zero; zero is a training of no step.
+    """
+    if max_steps is None and max_epochs is None:
+        raise InputError(f"{called} needs max_steps or max_epochs, got neither.")
+    for name, value in (("max_steps", max_steps), ("max_epochs", max_epochs)):
+        if value is not None and value < 0:
+            raise InputError(f"{name} must be at least 0, got {value}.")
+
+
 def check_reports(on_health: object, every: object, evaluator: Evaluator | None) -> None:
     """Check what is to be called of a training's health, and when.
 
