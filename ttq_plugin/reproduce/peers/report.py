@@ -124,6 +124,7 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TABLEAU_COLORS
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     scale = 100 if metric.fraction else 1
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
@@ -161,6 +162,11 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
         xlabel="bytes of the packed file",
         ylabel=f"test {in_picture(metric.label)}{' (%)' if metric.fraction else ''}",
     )
+    bytes_ = [row["bytes"]["mean"] for row in known if row["row"] != FULL]
+    wide = bool(bytes_) and max(bytes_) > 10 * min(bytes_)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else range(1, 10)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title(f"{in_picture(task)}{' (SIMULATED data)' if simulated else ''}: peers at equal training")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7, ncols=2)
