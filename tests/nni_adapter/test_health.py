@@ -82,12 +82,12 @@ def test_pruners_and_channels_have_health_too():
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, "step", None, True])
 def test_an_interval_that_is_none_is_refused_before_the_training(every):
-    with pytest.raises(InputError, match=r'health_every must be a whole number of steps, at least 1, or "epoch", got'):
+    with pytest.raises(InputError, match=r"health_every must be a whole number .*or .epoch., got"):
         make(on_health=print, health_every=every)
 
 
 def test_a_callback_that_cannot_be_called_is_refused():
-    with pytest.raises(InputError, match="on_health must be a function of one Health, got 5"):
+    with pytest.raises(InputError, match="on_health must be a function or None, got 5"):
         make(on_health=5)
 
 

@@ -98,7 +98,7 @@ def test_calibration_of_channels_goes_round():
     "granularity, message",
     [
         ("in_channel", "granularity must be default or out_channel for ternary weights, got 'in_channel'"),
-        ([4, 4], r"granularity must be default or out_channel .* got \[4, 4\]"),
+        ([4, 4], r"granularity must be default or out_channel .* got list of int"),
     ],
 )
 def test_other_granularities(granularity, message):
