@@ -15,7 +15,7 @@ from ttq_plugin.tracking import TrialRecord
 from ttq_plugin.tracking.remake import remake
 from ttq_plugin.trial.run import prepare
 
-QUICK = {"only": ["ttq"], "trials": 4, "stop_early": {}}
+QUICK = {"only": ["ttq"], "trials": 4, "stop_early": {"collapsed": False, "dominated": False, "far_below": None}}
 
 
 @pytest.fixture(scope="module")
