@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -76,9 +77,11 @@ def place_of(path: Path, *, folder: bool = False) -> Path:
     """
     try:
         real = Path(os.path.realpath(path))
-        kind = real.lstat().st_mode
-    except FileNotFoundError:
-        return real
+        try:
+            kind = real.lstat().st_mode
+        except FileNotFoundError:
+            _check_lengths(real)
+            return real
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be written ({reason}); choose another place.") from None
@@ -86,6 +89,14 @@ def place_of(path: Path, *, folder: bool = False) -> Path:
         what = "a folder" if stat.S_ISDIR(kind) else "no file"
         raise InputError(f"{path} cannot be written (it is {what}); choose another place.")
     return real
+
+
+def _check_lengths(path: Path) -> None:
+    """Raise the system's own OSError for a name that is too long in a folder that is not there yet."""
+    there = next(parent for parent in path.parents if parent.is_dir())
+    most = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    if any(len(os.fsencode(part)) > most for part in path.relative_to(there).parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def write_bytes(path: Path, content: bytes | bytearray) -> None:

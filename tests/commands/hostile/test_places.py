@@ -142,7 +142,7 @@ def encodable(name):
 @pytest.mark.skipif(sys.platform == "win32", reason="names of POSIX files")
 def test_a_file_of_any_name_is_written_and_read_back(tmp_path_factory, capfd):
     tried(3)(given(file_names)(lambda name: written(tmp_path_factory, capfd, name)))()
-    for name in ("a 'b' \"c\" $(x); `y` \\ 名", "-x\n", 255 * "a", ".."):
+    for name in ("a 'b' \"c\" $(x); `y` \\ 名", "-x\n", 255 * "a", 256 * "a", ".."):
         written(tmp_path_factory, capfd, name)
 
 
