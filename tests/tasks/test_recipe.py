@@ -25,7 +25,9 @@ def split(*counts):
 
 
 DATA = Data(split(60, 20, 10), split(10, 10, 10), split(1, 1, 1))
-TASK = Task("points", "points in four dimensions", lambda *_: DATA, lambda: nn.Linear(4, 3), F.cross_entropy, None)
+TASK = Task(
+    "points", "points in four dimensions", lambda *_: DATA, lambda: nn.Linear(4, 3), F.cross_entropy, Recipe(1, 0.1)
+)
 
 
 def steps(recipe, tmp_path):

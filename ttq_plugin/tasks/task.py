@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
+from ttq_plugin.support.arguments import check_types, shown
 from ttq_plugin.support.names import check_name
 from ttq_plugin.tasks.forward import PRECISIONS, check_dropout
 from ttq_plugin.tasks.metrics import Metric, get_metric
@@ -113,14 +114,18 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if (value := getattr(self, name)) not in known:
+            if not isinstance(value := getattr(self, name), str) or value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        check_dropout(self.dropout)
         for name in ("epochs", "batch_size"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} of a recipe must be a positive whole number, got {value!r}.")
+        check_types(Recipe, vars(self))
+        check_dropout(self.dropout)
         if not 0 < self.lr < math.inf:
             raise InputError(f"lr of a recipe must be positive and finite, got {self.lr!r}.")
+        for name in ("weight_decay", "width", "warmup"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise InputError(f"{name} of a recipe must be at least 0 and finite, got {value!r}.")
 
     def course(self, lr: float, epochs: int, samples: int) -> Course:
         """What the schedule of a training with this recipe is fitted to."""
@@ -202,6 +207,11 @@ class Task:
         for name in ("load", "model", "loss"):
             if not callable(value := getattr(self, name)):
                 raise InputError(f"{name} of a task must be a function, got {type(value).__name__}.")
+        for name, kind, words in (
+            ("description", str, "a string"), ("recipe", Recipe, "a Recipe"), ("balanced", bool, "True or False")
+        ):  # fmt: skip
+            if not isinstance(value := getattr(self, name), kind):
+                raise InputError(f"{name} of a task must be {words}, got {shown(value)}.")
 
     @property
     def score(self) -> Metric:

@@ -339,6 +339,9 @@ def test_a_model_that_fails_or_is_none():
         ({"loss": "cross_entropy"}, "loss of a task must be a function, got str"),
         ({"load": None}, "load of a task must be a function, got NoneType"),
         ({"metric": "f1"}, "metric must be one of mcc"),
+        ({"description": None}, "description of a task must be a string, got None"),
+        ({"recipe": {"epochs": 3}}, "recipe of a task must be a Recipe, got dict"),
+        ({"balanced": "yes"}, "balanced of a task must be True or False, got 'yes'"),
     ],
 )
 def test_a_task_of_the_wrong_things(changes, message):
@@ -352,6 +355,23 @@ def test_a_task_of_the_wrong_things(changes, message):
 def test_a_recipe_that_cannot_work(changes):
     (name,) = changes
     with pytest.raises(InputError, match=f"^{name} of a recipe must be (a )?positive"):
+        Recipe(**{"epochs": 1, "lr": 0.1} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": "a"}, "lr must be a number, got 'a'"),
+        ({"lr": True}, "lr must be a number, got True"),
+        ({"dropout": "x"}, "dropout must be a number or None, got 'x'"),
+        ({"weight_decay": "x"}, "weight_decay must be a number, got 'x'"),
+        ({"weight_decay": -1}, "weight_decay of a recipe must be at least 0 and finite, got -1"),
+        ({"warmup": -3}, "warmup of a recipe must be at least 0 and finite, got -3"),
+        ({"optimizer": ["adamw"]}, r"optimizer must be one of .*, got \['adamw'\]"),
+    ],
+)
+def test_a_recipe_of_other_types(changes, message):
+    with pytest.raises(InputError, match=message):
         Recipe(**{"epochs": 1, "lr": 0.1} | changes)
 
 
