@@ -11,7 +11,7 @@ from ttq_plugin.commands.parts.console import out as console
 from ttq_plugin.commands.parts.console import print_json, table, working
 from ttq_plugin.commands.parts.lines import see
 from ttq_plugin.commands.parts.model import Asked, find_model
-from ttq_plugin.commands.parts.robustness import check_alone, check_needed
+from ttq_plugin.commands.parts.robustness import check_options
 from ttq_plugin.commands.parts.robustness import robustness as measure_robustness
 from ttq_plugin.commands.train import SIMULATED
 from ttq_plugin.deploy.bench.bench import bench as measure
@@ -50,11 +50,10 @@ def bench(
     """Measure, print two tables, write what was asked for, log everything; ``given`` are the options named."""
     _check(device, batches, seconds, threads)
     asked = Asked(model, trial, task, store, storage, data, seed)
+    check_options(given, robustness=robustness)
     if robustness:
-        check_alone(given)
         measure_robustness(asked, plot, out, cache=cache, weights=weights, noise_seed=noise_seed, as_json=as_json)
         return
-    check_needed(given)
     file, name, source = find_model(asked)
     loaded = source.data()
     opened = open_store(store)

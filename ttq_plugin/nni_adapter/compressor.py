@@ -85,7 +85,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self.lr_scale = check_rate("lr_scale", lr_scale)
         rate = default_rate(self.method.zeros is not None) if lr_threshold == "auto" else lr_threshold
         self.lr_threshold = check_rate("lr_threshold", rate)
-        check_reports(on_health, health_every, evaluator)
+        check_reports(health_every, evaluator)
         self.notes: list[str] = []
         self._parameter_order: dict[str, list[str]] = {}
         configs = self._configs(model, config_list)

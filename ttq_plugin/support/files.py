@@ -91,9 +91,14 @@ def place_of(path: Path, *, folder: bool = False) -> Path:
     return real
 
 
+def folder_on_the_way(path: Path) -> Path:
+    """The path itself if it is a folder, else the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
 def _check_lengths(path: Path) -> None:
     """Raise the system's own OSError for a name that is too long in a folder that is not there yet."""
-    there = next(parent for parent in path.parents if parent.is_dir())
+    there = folder_on_the_way(path)
     most = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
     if any(len(os.fsencode(part)) > most for part in path.relative_to(there).parts):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import place_of
+from ttq_plugin.support.files import folder_on_the_way, place_of
 
 
 class Target(click.Path):
@@ -44,10 +44,8 @@ def check_place(path: Path, *, folder: bool = False) -> None:
         InputError: If it is a folder where a file is wanted, a device, or in a place that refuses new files.
     """
     place = place_of(path, folder=folder)
-    while not place.is_dir():
-        place = place.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=place, prefix=".ttq-"):
+        with tempfile.NamedTemporaryFile(dir=folder_on_the_way(place), prefix=".ttq-"):
             pass
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None

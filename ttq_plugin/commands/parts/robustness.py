@@ -89,29 +89,25 @@ def _told(entry: dict[str, Any], metric: Metric, signed: bool) -> str:
     return f"{value} ({low} to {high})"
 
 
-def check_alone(given: frozenset[str]) -> None:
-    """Refuse options that robustness has no use for.
+TIMED = {"batches": "--batch", "seconds": "--seconds", "threads": "--threads"}
+"""Options that say how time is measured."""
+
+ALONE = {"cache": "--cache", "weights": "--weights", "noise_seed": "--noise-seed"}
+"""Options that only robustness has a use for."""
+
+
+def check_options(given: frozenset[str], *, robustness: bool) -> None:
+    """Refuse options that this kind of measurement has no use for.
 
     Args:
         given: names of the options that the command line has.
-
-    Raises:
-        InputError: if one of them measures time.
-    """
-    names = {"batches": "--batch", "seconds": "--seconds", "threads": "--threads"}
-    if timed := [option for name, option in names.items() if name in given]:
-        raise InputError(f"{timed[0]} says how time is measured and must be left out with --robustness, got both.")
-
-
-def check_needed(given: frozenset[str]) -> None:
-    """Refuse options that only robustness has a use for.
-
-    Args:
-        given: names of the options that the command line has.
+        robustness: whether robustness is measured, and not time.
 
     Raises:
         InputError: if one of them is there.
     """
-    names = {"cache": "--cache", "weights": "--weights", "noise_seed": "--noise-seed"}
-    if alone := [option for name, option in names.items() if name in given]:
-        raise InputError(f"{alone[0]} is of use only with --robustness; add that, or leave {alone[0]} out.")
+    useless = [option for name, option in (TIMED if robustness else ALONE).items() if name in given]
+    if useless and robustness:
+        raise InputError(f"{useless[0]} says how time is measured and must be left out with --robustness, got both.")
+    if useless:
+        raise InputError(f"{useless[0]} is of use only with --robustness; add that, or leave {useless[0]} out.")

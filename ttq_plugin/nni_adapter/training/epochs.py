@@ -28,22 +28,19 @@ def check_length(called: str, max_steps: int | None, max_epochs: int | None) -> 
             raise InputError(f"{name} must be at least 0, got {value}.")
 
 
-def check_reports(on_health: object, every: object, evaluator: Evaluator | None) -> None:
-    """Check what is to be called of a training's health, and when.
+def check_reports(every: int | str, evaluator: Evaluator | None) -> None:
+    """Check when a training's health is to be told.
 
     Args:
-        on_health: the callback, or None.
         every: steps between two calls, or ``"epoch"``.
         evaluator: NNI's.
 
     Raises:
-        InputError: if the callback cannot be called, the interval is none, or the evaluator knows no epochs.
+        InputError: if the interval is none, or the evaluator knows no epochs.
     """
-    if on_health is not None and not callable(on_health):
-        raise InputError(f"on_health must be a function of one Health, got {on_health!r}.")
     if every == "epoch":
         check_knows_epochs(evaluator)
-    elif isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    elif not isinstance(every, int) or every < 1:
         raise InputError(f'health_every must be a whole number of steps, at least 1, or "epoch", got {every!r}.')
 
 

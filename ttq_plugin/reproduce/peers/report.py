@@ -12,6 +12,7 @@ from ttq_plugin.reproduce.peers.rounds import FULL
 from ttq_plugin.support.files import write_text, write_whole
 from ttq_plugin.support.names import in_markdown, in_picture
 from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tracking.pictures.ticks import logarithmic
 
 Summary = Mapping[str, Any]
 
@@ -124,7 +125,6 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TABLEAU_COLORS
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
 
     scale = 100 if metric.fraction else 1
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
@@ -158,15 +158,12 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
                 fontsize=8,
             )
     axes.set(
-        xscale="log",
         xlabel="bytes of the packed file",
         ylabel=f"test {in_picture(metric.label)}{' (%)' if metric.fraction else ''}",
     )
     bytes_ = [row["bytes"]["mean"] for row in known if row["row"] != FULL]
     wide = bool(bytes_) and max(bytes_) > 10 * min(bytes_)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if wide else range(1, 10)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    logarithmic(axes, (1, 2, 5) if wide else range(1, 10))
     axes.set_title(f"{in_picture(task)}{' (SIMULATED data)' if simulated else ''}: peers at equal training")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7, ncols=2)

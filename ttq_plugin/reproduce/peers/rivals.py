@@ -95,10 +95,23 @@ def _pruned(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: 
     _fit(ready, model, optimizer, settings, seed, after)
     with torch.no_grad():
         for weight in weights:
-            rows = weight.reshape(len(weight), -1)
-            scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-            weight.copy_(((rows / scale).round() * scale).reshape(weight.shape))
+            codes, scales = eight_bits(weight)
+            weight.copy_((codes * scales).reshape(weight.shape))
     return model
+
+
+def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight on a grid of eight bits, the same on both sides of zero.
+
+    Args:
+        weight: shape (channels, ...).
+
+    Returns:
+        Whole numbers from -127 to 127, shape (channels, n), and the step of each channel, shape (channels, 1).
+    """
+    rows = weight.detach().reshape(len(weight), -1)
+    scales = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (rows / scales).round(), scales
 
 
 def _parq(ready: Prepared, model: nn.Module, weights: list[Tensor], settings: dict[str, Any], seed: int) -> nn.Module:

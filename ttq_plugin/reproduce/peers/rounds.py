@@ -22,7 +22,7 @@ from ttq_plugin.deploy.file.codes import pack
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.reproduce.peers.entrants import PARQ, PRUNED
-from ttq_plugin.reproduce.peers.rivals import rival
+from ttq_plugin.reproduce.peers.rivals import eight_bits, rival
 from ttq_plugin.reproduce.train import Place
 from ttq_plugin.support.machine import environment
 from ttq_plugin.tasks import get_task
@@ -163,10 +163,8 @@ def size(ready: Prepared, model: nn.Module, layers: Sequence[str], *, eight_bits
 
 def _eight_bits(weight: Tensor) -> int:
     """Bytes of eight-bit weights with many zeros: a scale a channel, and codes deflated or range-coded."""
-    rows = weight.detach().reshape(len(weight), -1)
-    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-    codes = (rows / scale).round().cpu()
+    codes = eight_bits(weight)[0].cpu()
     coded = pack(codes.flatten())
     deflated = len(zlib.compress(codes.to(torch.int8).numpy().tobytes(), 9))
     # The table of values beside the range coder's codes takes a byte for each, not four.
-    return 4 * len(rows) + min(deflated, *([len(coded.payload) + coded.table.numel()] if coded else []), codes.numel())
+    return 4 * len(codes) + min(deflated, *([len(coded.payload) + coded.table.numel()] if coded else []), codes.numel())

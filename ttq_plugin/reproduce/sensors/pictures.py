@@ -13,6 +13,7 @@ from ttq_plugin.reproduce.sensors.examples import decoded
 from ttq_plugin.support.files import write_whole
 from ttq_plugin.support.names import in_picture
 from ttq_plugin.tasks.metrics import Metric
+from ttq_plugin.tracking.pictures.ticks import logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,6 @@ def draw_bytes(tables: Sequence[tuple[str, Metric, Sequence[Row]]], path: Path, 
 
 def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
     from matplotlib.colors import TABLEAU_COLORS
-    from matplotlib.ticker import LogLocator, NullLocator
 
     scale = 100 if metric.fraction else 1
     for row, colour in zip(rows, [*TABLEAU_COLORS.values()] * 2, strict=False):
@@ -78,10 +78,7 @@ def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
         bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
         marker = "s" if row["flash"] is not None else "o"
         axes.errorbar(row["bytes"], value, bars, fmt=marker, capsize=2, color=colour, label=row["row"])
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    logarithmic(axes)
     unit = " (%)" if metric.fraction else ""
     axes.set(title=in_picture(task), xlabel="bytes", ylabel=f"test {in_picture(metric.label)}{unit}")
     axes.grid(alpha=0.3)

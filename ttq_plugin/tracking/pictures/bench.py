@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.support.files import write_whole
 from ttq_plugin.support.names import in_picture
+from ttq_plugin.tracking.pictures.ticks import logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,8 +54,6 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
 
 def _latencies(axes: Axes, measured: list[Mapping[str, Any]], colours: list[str]) -> None:
     """A dot at the median, a line to the 99th percentile."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     for place, m in enumerate(measured):
         median, slow = 1e3 * m["latency_median"], 1e3 * m["latency_p99"]
         axes.plot([median, slow], [place] * 2, color=colours[place], lw=1.5)
@@ -62,10 +61,7 @@ def _latencies(axes: Axes, measured: list[Mapping[str, Any]], colours: list[str]
         axes.plot(slow, place, "|", color=colours[place], ms=9)
         words = f"{median:.3g}; {slow:.3g}"
         axes.annotate(words, (median, place), (0, 6), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
+    logarithmic(axes)
     axes.margins(x=0.18)
     axes.set_xlabel(f"ms a call, batch {measured[0]['batch']}: dot, median; line, to the 99th percentile", fontsize=8)
     axes.tick_params(which="both", labelsize=8)
