@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttq_plugin.core.model.matrices import Layout
-from ttq_plugin.deploy.file.codes import SCHEMES, Bitmaps, Packed, pack, unpack
+from ttq_plugin.deploy.file.codes import SCHEMES, Bitmaps, Packed, pack, read, values
 from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.measures.storage import weight_bits
 from ttq_plugin.measures.ternary import codes_of
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def unpack(packed, shape, layout=None):
+    """As a file is read: the symbols, then their values."""
+    return values(packed, read(packed, shape), shape, layout)
 
 
 def same_bits(a, b):

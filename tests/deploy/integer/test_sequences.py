@@ -10,12 +10,12 @@ from torch import nn
 
 from tests.deploy.integer.sequences import NETS, Tokens, inputs, network, ternary, tokens
 from tests.deploy.integer.test_c_int8 import SANITIZED, any_integers, check_emulated, check_sizes, differing
+from tests.deploy.integer.test_module import check_graph
 from tests.deploy.nets import made
 from ttq_plugin import InputError, integerize
 from ttq_plugin.deploy.c_int8 import sizes
 from ttq_plugin.deploy.c_int8.export import export_int8
 from ttq_plugin.deploy.c_int8.placement import place
-from ttq_plugin.deploy.integer.floats import run
 from ttq_plugin.deploy.integer.graph import build
 from ttq_plugin.deploy.program.lower import trace
 
@@ -24,12 +24,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C co
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_graph_computes_what_the_model_computes(name):
-    model, x = network(name), inputs(3)
-    graph = build(trace(model, x), "model")
-    with torch.no_grad():
-        expected = model.double()(x.double()).flatten(1)
-        found = run(graph, x, lambda key, values: None)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    check_graph(network(name), inputs(3))
 
 
 @needs_gcc

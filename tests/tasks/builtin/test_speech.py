@@ -98,7 +98,7 @@ def test_copies_are_the_training_recordings_said_otherwise(folder):
         assert torch.equal(labels, data.train.y.chunk(4)[0]) and (groups == np.split(data.train.group_ids, 4)[0]).all()
         bands = (copy == 0).all(2).sum(-1)  # those that a stripe covers; two stripes may share bands
         assert ((bands >= 4) & (bands <= 8)).all() and not (own == 0).all(2).any()
-        assert not torch.equal(copy, copies[0]) or copy is copies[0]
+    assert not any(torch.equal(copy, copies[0]) for copy in copies[1:])
     for part in (data.validation, data.test):
         assert len(part) == 20 and not (part.x == 0).all(2).any()
 

@@ -67,23 +67,6 @@ def pack(weight: Tensor, layout: Layout | None = None) -> Packed | None:
     return found if found is not None and found.nbytes + OWN_ENTRY < weight.nbytes else None
 
 
-def unpack(packed: Packed, shape: tuple[int, ...], layout: Layout | None = None) -> Tensor:
-    """The weight that ``pack`` was given, bit for bit.
-
-    Args:
-        packed: what was stored.
-        shape: the weight's.
-        layout: as in ``pack``.
-
-    Returns:
-        The weight, in the table's dtype.
-
-    Raises:
-        Damaged: if the bytes and the shape do not fit together.
-    """
-    return values(packed, read(packed, shape), shape, layout)
-
-
 def read(packed: Packed, shape: tuple[int, ...]) -> Symbols:
     """The symbols of a stored weight, without their values.
 
