@@ -84,9 +84,6 @@ class Number:
 LR_THRESHOLD = 1e-4
 """Learning rate of thresholds where none is given."""
 
-LR_THRESHOLD_ZEROS = 5e-3
-"""The same where a share of zeros is prescribed, which the thresholds only share out between layers."""
-
 
 THRESHOLD_NUMBERS = ("t", "t_min", "t_max")
 """The numbers that say where thresholds lie."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ttq_plugin.core import bake, parameter_groups, project_, ternarize
 from ttq_plugin.core.model import course
-from ttq_plugin.methods import LR_THRESHOLD_ZEROS
+from ttq_plugin.methods import LR_THRESHOLD
 from ttq_plugin.tasks import get_task
 
 DATA = Path("build/zeros-data.npz")
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES))
     parser.add_argument("--starts", nargs="*", type=float, default=list(STARTS))
-    parser.add_argument("--lr-threshold", type=float, default=LR_THRESHOLD_ZEROS)
+    parser.add_argument("--lr-threshold", type=float, default=LR_THRESHOLD)
     parser.add_argument("--lr-free", type=float, default=1e-3)
     parser.add_argument("--course", type=json.loads, default={}, help="constants of ttq_plugin.core.model.course")
     parser.add_argument("--out", type=Path, help="append one JSON line a training")

@@ -46,7 +46,7 @@ def test_its_size_is_known_while_it_trains(ready):
     assert outcome.metrics == plain.metrics, "looking changes nothing"
     assert seen[0].keys() == outcome.metrics.keys() and seen[0]["mcc"] != seen[1]["mcc"]
     # The share is made exact after the last look, which may move a few weights.
-    assert seen[1]["mcc"] == pytest.approx(outcome.metrics["mcc"], abs=0.01)
+    assert seen[1]["mcc"] == pytest.approx(outcome.metrics["mcc"], abs=0.03)
     for look in seen:
         for name in ("srqw", "cr_gain_total", "bits_coo34", "bits_dense2"):
             assert look[name] == outcome.metrics[name], name
@@ -119,13 +119,13 @@ def test_the_command_takes_a_size_and_keeps_it(cache, tmp_path):
     result = CliRunner().invoke(cli, [*common, "--max-bytes", "4200"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told["settings"]["lr_threshold"] == 5e-3
+    assert told["settings"]["lr_threshold"] == 1e-4
     assert told["settings"]["max_bytes"] == 4200
     assert 3000 < target.stat().st_size <= 4200
     assert told["srqw"] > 0.5
 
 
-def test_thresholds_are_faster_where_zeros_are_prescribed(monkeypatch):
+def test_thresholds_are_slower_where_zeros_are_prescribed(monkeypatch):
     asked = []
     monkeypatch.setattr(api, "run", lambda ready, settings, **_: asked.append(settings.lr_threshold))
     monkeypatch.setattr(api.Trained, "with_traces", lambda self, show: None)
@@ -133,5 +133,5 @@ def test_thresholds_are_faster_where_zeros_are_prescribed(monkeypatch):
     api.compress(trained, "pttq", zeros=0.9, show=False)
     api.compress(trained, "pttq", max_bytes=9000, show=False)
     api.compress(trained, "pttq", t_min=1.0, show=False)
-    api.compress(trained, "pttq", zeros=0.9, lr_threshold=1e-4, show=False)
-    assert asked == [5e-3, 5e-3, 1e-3, 1e-4]
+    api.compress(trained, "pttq", zeros=0.9, lr_threshold=5e-3, show=False)
+    assert asked == [1e-4, 1e-4, 1e-3, 5e-3]

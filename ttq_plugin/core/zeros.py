@@ -3,7 +3,8 @@
 Each weight has a height ``r = max(w - D_max, -w - D_min) / unit``, how far it lies beyond its layer's thresholds (the
 unit is a standard deviation, for TTQ ``max|w|``). Growing every distance by ``d`` units makes exactly the weights with
 ``r <= d`` zero, so the d that a share asks for is one order statistic of all heights. What differs between layers and
-signs stays as it was, which is what thresholds that learn have found out. A sign never loses its largest weight: a
+signs stays as it was: how the share was divided among the layers at first (``shares``), and what thresholds that learn
+have found out since. A sign never loses its largest weight: a
 threshold stops before it.
 """
 

@@ -12,11 +12,12 @@ from nni.compression.utils import Evaluator
 from torch import Tensor, nn
 
 from ttq_plugin.core import Params, Ternarizer, get_method
-from ttq_plugin.core.model.attach import check_rate, default_rate
+from ttq_plugin.core.model.attach import check_rate
 from ttq_plugin.core.model.held import check_trainable
 from ttq_plugin.core.model.layers import channel_of, check_layers, tensor_of
 from ttq_plugin.core.model.state import TernaryState, share_thresholds
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LR_THRESHOLD
 from ttq_plugin.nni_adapter.beside import check_free
 from ttq_plugin.nni_adapter.export import effective
 from ttq_plugin.nni_adapter.health import Health, HealthMonitor, Look, frozen
@@ -44,7 +45,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         method: Another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
         lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
         lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
-            ``auto`` is 1e-4, or 5e-3 with ``zeros``.
+            ``auto`` is 1e-4.
         on_health: Called with a ``Health`` every ``health_every`` training steps.
         health_every: Steps between two calls of ``on_health``, or ``"epoch"`` if the evaluator's trainer knows its
             epochs (Lightning's, Transformers'). In a loop of your own, use the steps of an epoch, ``len(loader)``.
@@ -83,7 +84,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
         self.lr_scale = check_rate("lr_scale", lr_scale)
-        rate = default_rate(self.method.zeros is not None) if lr_threshold == "auto" else lr_threshold
+        rate = LR_THRESHOLD if lr_threshold == "auto" else lr_threshold
         self.lr_threshold = check_rate("lr_threshold", rate)
         check_reports(health_every, evaluator)
         self.notes: list[str] = []

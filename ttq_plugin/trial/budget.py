@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ttq_plugin.core.model.copying import copied
 from ttq_plugin.core.model.course import START
 from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
+from ttq_plugin.core.shares import divided
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import measure
 from ttq_plugin.trial.prepared import Prepared
@@ -62,8 +63,9 @@ def _bytes(model: nn.Module, layers: tuple[str, ...]) -> float:
 def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict[str, Any]]) -> float:
     """The least share of zeros with which a model fits the settings' budget.
 
-    The model that is asked is the full-precision one with random codes in its layers, the same share of zeros in each
-    and as many positive as negative ones: no other with as many zeros takes more bits.
+    The model that is asked is the full-precision one with random codes in its layers, as many positive as negative
+    ones. For a budget of bytes or bits each layer has the same share of zeros: no other model with as many zeros takes
+    more bits. For one of energy, the layers have the shares with which a training begins.
 
     Args:
         prepared: what compressions share.
@@ -85,7 +87,7 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
     price = cost_of(prepared, name)
 
     def cost(zeros: float) -> float:
-        return price(_stand_in(prepared.model, names, zeros, channels), names)
+        return price(_stand_in(prepared.model, names, zeros, channels, divide=name == "max_energy"), names)
 
     low, high = START, 1.0
     if cost(low) <= most:
@@ -106,8 +108,8 @@ def known_sizes(
 ) -> dict[str, float]:  # fmt: skip
     """What a model that ends with a share of zeros costs, as far as that is known before its training.
 
-    What depends on the number of zeros alone is exact; the energy depends on where they lie, too, and is that of the
-    same share in each layer.
+    What depends on the number of zeros alone is exact. Shannon's bound and the energy depend on where they lie, too,
+    and are those of the shares with which the training begins.
 
     Args:
         prepared: what compressions share.
@@ -119,7 +121,8 @@ def known_sizes(
     """
     configs = list(config_list)
     names = _layers(prepared.model, configs)
-    stand_in = _stand_in(prepared.model, names, zeros, any("out_channel" in str(config) for config in configs))
+    channels = any("out_channel" in str(config) for config in configs)
+    stand_in = _stand_in(prepared.model, names, zeros, channels, divide=True)
     report = measure(prepared.model, stand_in, prepared.validation.head(1).x, layers=names)
     return {key: float(value) for key, value in report.to_dict().items() if isinstance(value, (int, float))}
 
@@ -139,22 +142,28 @@ def _layers(model: nn.Module, configs: Iterable[dict[str, Any]]) -> tuple[str, .
 
 
 @torch.no_grad()
-def _stand_in(model: nn.Module, names: Iterable[str], zeros: float, channels: bool) -> nn.Module:
-    """A copy whose named layers hold random codes."""
+def _stand_in(model: nn.Module, names: Iterable[str], zeros: float, channels: bool, *, divide: bool) -> nn.Module:
+    """A copy whose named layers hold random codes, with the zeros divided among them or the same share in each."""
     copy, generator = copied(model).cpu(), torch.Generator().manual_seed(0)
     known = matrices(copy)
-    for name in names:
-        for matrix in named_matrices(copy, name, known):
-            matrix.parameter.copy_(_codes(matrix, zeros, channels, generator))
+    found = [matrix for name in names for matrix in named_matrices(copy, name, known)]
+    sizes = [matrix.parameter.numel() for matrix in found]
+    shares = divided(sizes, zeros) if divide and 0 < zeros < 1 else [zeros] * len(found)
+    whole = done = 0.0
+    for matrix, share, size in zip(found, shares, sizes, strict=True):
+        whole += share * size  # rounded so, all layers together have the share to the nearest weight
+        matrix.parameter.copy_(_codes(matrix, round(whole) - round(done), channels, generator))
+        done = whole
     return copy.to(next(model.parameters()).device)
 
 
-def _codes(matrix: Matrix, zeros: float, channels: bool, generator: torch.Generator) -> Tensor:
+def _codes(matrix: Matrix, zeros: int, channels: bool, generator: torch.Generator) -> Tensor:
+    """Random codes with so many zeros, or as many as leave each sign of each group a weight."""
     w = matrix.parameter
     channel = matrix.layout.channel if channels else None
     rows = w.movedim(channel, 0) if channel is not None else w.reshape(matrix.layout.parts, -1)
     groups, n = rows.shape[0], w.numel()
-    kept = max(2 * groups, n - round(zeros * n))
+    kept = max(2 * groups, n - zeros)
     signs = torch.zeros(groups, n // groups)
     signs[:, 0], signs[:, 1:2] = 1, -1
     free = (signs == 0).flatten().nonzero().flatten()

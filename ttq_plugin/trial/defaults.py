@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ttq_plugin.methods import LR_THRESHOLD_ZEROS
+from ttq_plugin.methods import LR_THRESHOLD
 
 COMPRESSION: dict[str, float] = {
     "lr": 2e-3,
@@ -24,7 +24,7 @@ def defaults(given: Mapping[str, Any]) -> dict[str, float]:
         given: those that somebody did, by their names.
 
     Returns:
-        ``COMPRESSION``, with the faster thresholds of a prescribed share of zeros where ``given`` has one.
+        ``COMPRESSION``, with the slower thresholds of a prescribed share of zeros where ``given`` has one.
     """
     prescribed = any(given.get(name) is not None for name in ("zeros", "max_bytes", "max_bits", "max_energy"))
-    return COMPRESSION | ({"lr_threshold": LR_THRESHOLD_ZEROS} if prescribed else {})
+    return COMPRESSION | ({"lr_threshold": LR_THRESHOLD} if prescribed else {})

@@ -115,7 +115,7 @@ def sensitivity(**given: Any) -> None:
     type=float,
     default=COMPRESSION["lr_threshold"],
     show_default=True,
-    help="Learning rate of the thresholds; 0.005 with --zeros, --max-bytes, --max-bits or --max-energy.",
+    help="Learning rate of the thresholds; 0.0001 with --zeros, --max-bytes, --max-bits or --max-energy.",
 )
 @click.option(
     "--epochs",

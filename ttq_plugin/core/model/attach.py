@@ -35,7 +35,7 @@ from ttq_plugin.core.model.select import select_matrices
 from ttq_plugin.core.model.state import share_thresholds
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
-from ttq_plugin.methods import LR_THRESHOLD, LR_THRESHOLD_ZEROS
+from ttq_plugin.methods import LR_THRESHOLD
 from ttq_plugin.support.arguments import check_types, shown
 
 
@@ -119,7 +119,7 @@ def parameter_groups(
         model: A model that ``ternarize`` changed, or a full-precision one, which gives one group.
         lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
         lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
-            ``auto`` is 1e-4, or 5e-3 if a share of zeros is prescribed.
+            ``auto`` is 1e-4.
         rest: Options of the first group, such as ``weight_decay``.
 
     Returns:
@@ -141,7 +141,7 @@ def parameter_groups(
     check_types(parameter_groups, {"model": model})
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
     if lr_threshold == "auto":
-        lr_threshold = default_rate(any(state.method.zeros is not None for state in states(model)))
+        lr_threshold = LR_THRESHOLD
     for state in states(model):
         own["scales"] += [p for n, p in state.named_parameters(recurse=False) if n == "scales"]
         own["thresholds"] += [p for n, p in state.named_parameters(recurse=False) if n != "scales"]
@@ -235,18 +235,6 @@ def plain_model(model: nn.Module) -> nn.Module:
     """The model that ``torch.compile`` has wrapped, or the model itself."""
     plain: nn.Module = getattr(model, "_orig_mod", model)
     return plain
-
-
-def default_rate(zeros: bool) -> float:
-    """The learning rate of thresholds where none is given.
-
-    Args:
-        zeros: whether a share of zeros is prescribed, which they then only share out.
-
-    Returns:
-        The rate.
-    """
-    return LR_THRESHOLD_ZEROS if zeros else LR_THRESHOLD
 
 
 def check_rate(name: str, value: float | None) -> float | None:

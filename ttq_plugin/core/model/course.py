@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttq_plugin.core.model.state import TernaryState, check_shareable
+from ttq_plugin.core.shares import divided
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.core.zeros import Member, check_reachable, move_to_share, settle
 from ttq_plugin.errors import InputError
@@ -159,6 +160,10 @@ def begin(method: Ternarizer, members: Sequence[Member]) -> None:
         for member in members:
             member.params["thresholds"].copy_(lowest)
     check_reachable(members, method.zeros)
+    if not method.share_thresholds:
+        # The common shift that follows keeps these differences between layers, until training changes them.
+        for member, share in zip(members, divided([m.weight.numel() for m in members], method.zeros), strict=True):
+            move_to_share([member], share)
     move_to_share(members, share_at(method.zeros, 0.0))
     for member in members:
         params, _ = member.method.init(member.weight, member.name, member.params["thresholds"])

@@ -9,10 +9,9 @@ from typing import Any
 from torch import nn
 
 from ttq_plugin.core import get_method
-from ttq_plugin.core.model.attach import default_rate
 from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
 from ttq_plugin.errors import InputError
-from ttq_plugin.methods import LSQ_QUANTIZER
+from ttq_plugin.methods import LR_THRESHOLD, LSQ_QUANTIZER
 from ttq_plugin.nni_adapter.links import TERNARY, AnyLink, Config, PlainLink
 
 RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
@@ -100,7 +99,7 @@ def _attachment(link: AnyLink, config: Config, names: Sequence[str], options: di
     method = options.pop("method", None) or TERNARY[link.compressor].method_name
     rates = {key: options.pop(key, None) for key in RATES}
     if rates["lr_threshold"] == "auto":
-        rates["lr_threshold"] = default_rate(options.get("zeros") is not None)
+        rates["lr_threshold"] = LR_THRESHOLD
     for key in ("on_health", "health_every"):
         options.pop(key, None)
     return Attachment(tuple(names), method, granularity, options, rates)
