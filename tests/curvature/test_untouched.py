@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from ttq_plugin.curvature import layer_traces
+from ttq_plugin.curvature import generate_config, layer_traces
+from ttq_plugin.curvature.layers import passed_over
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures.untouched import untouched
 
@@ -282,3 +284,13 @@ def test_after_a_bad_question(change, options, message):
     with pytest.raises(InputError, match=message):
         layer_traces(model, CE, (x, y))
     assert isinstance(model[1], nn.LazyLinear) and model[0].training
+
+
+def test_a_normalised_weight_takes_no_step_when_layers_are_listed():
+    """Reading a spectrally normalised weight in training mode moves its vectors."""
+    torch.manual_seed(0)
+    model = nn.Sequential(spectral_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert passed_over(model) == [("0", "the weight is computed from other tensors (parametrized, or by a hook)")]
+    generate_config(model, CE, [(torch.randn(8, 4), torch.randint(2, (8,)))], max_probes=2, show=False)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -67,6 +67,27 @@ def test_positions_of_a_picture_stay_with_their_picture():
     assert found.units == 6 and found.value == pytest.approx(METRICS["dice"].function(outputs, truth), abs=1e-12)
 
 
+def test_positions_that_are_left_out_move_none_to_another_picture():
+    """Each picture leaves out another number of positions, which add up to a whole number of pictures."""
+    truth = torch.zeros(4, 12, dtype=torch.long)
+    outputs = torch.nn.functional.one_hot(truth, 2).movedim(-1, 1).float()
+    for picture, left_out in enumerate((0, 11, 9, 4)):
+        truth[picture, 12 - left_out :] = -100
+    outputs[0] = outputs[0].flip(0)  # all of the first picture is wrong, and nothing else
+    found = interval(ACCURACY, Answers(outputs, truth))
+    shares = np.array([[0, 12], [1, 1], [3, 3], [8, 8]])
+    drawn = np.array(np.meshgrid(*[range(4)] * 4)).reshape(4, -1).T  # all resamples there are
+    scores = shares[drawn, 0].sum(1) / shares[drawn, 1].sum(1)
+    assert found.value == 0.5
+    assert found.error == pytest.approx(np.std(scores) * math.sqrt(4 / 3), rel=0.06)
+
+
+def test_a_picture_of_which_nothing_counts_gives_no_score():
+    truth = torch.tensor([[0, 0], [-100, -100]])
+    outputs = torch.tensor([[[2.0, 2.0], [1.0, 1.0]]] * 2)
+    assert interval(ACCURACY, Answers(outputs, truth)) is None  # one resample in four has no position
+
+
 def test_a_change_is_measured_on_the_same_samples():
     right = np.arange(300) % 5 > 0
     worse = right.copy()

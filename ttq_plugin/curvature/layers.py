@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from ttq_plugin.core.model.matrices import Matrix, layouts, matrices, matrix_name, named_matrices
 from ttq_plugin.errors import InputError
@@ -72,13 +73,19 @@ def passed_over(model: nn.Module) -> list[tuple[str, str]]:
         for key in layouts(module):
             name = matrix_name(path, key)
             if module._parameters.get(key) is None:
-                if getattr(module, key, None) is not None:
+                if _is_computed(module, key):
                     found.append((name, "the weight is computed from other tensors (parametrized, or by a hook)"))
             elif name in known and not known[name].parameter.requires_grad:
                 found.append((name, "the weight is frozen (requires_grad is False)"))
             elif isinstance(module, nn.EmbeddingBag):
                 found.append((name, "an nn.EmbeddingBag has no second derivative"))
     return found
+
+
+def _is_computed(module: nn.Module, key: str) -> bool:
+    """Whether a tensor is no parameter but there. It is not read: spectral normalisation would take a step."""
+    held = (module.__dict__.get(key), module._buffers.get(key))
+    return is_parametrized(module, key) or any(tensor is not None for tensor in held)
 
 
 def expanded(model: nn.Module, known: dict[str, Matrix], names: Iterable[str]) -> list[str]:

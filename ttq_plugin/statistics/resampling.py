@@ -188,11 +188,10 @@ def _counted(
 
 def _tables(reading: Reading, names: NDArray[Any], units: int) -> Floats | None:
     """Confusion matrices (units, classes, classes); None where classes do not exclude each other, or of many."""
-    positions, rest = divmod(len(reading.truth), len(names))
     classes = reading.classes
-    if reading.kind == MULTILABEL or rest or not positions or units * classes**2 > MOST_CELLS:
+    if reading.kind == MULTILABEL or not len(reading.truth) or units * classes**2 > MOST_CELLS:
         return None
-    unit = np.repeat(names, positions)
+    unit = names[reading.rows.numpy()]
     cells = (unit * classes + reading.truth.numpy()) * classes + reading.predicted.numpy()
     counted = np.bincount(cells, minlength=units * classes**2).astype(float)
     return counted.reshape(units, classes, classes)
@@ -200,15 +199,19 @@ def _tables(reading: Reading, names: NDArray[Any], units: int) -> Floats | None:
 
 def _from_tables(
     formula: Callable[[Floats], Floats], tables: list[Floats], units: int, generator: np.random.Generator
-) -> tuple[list[float], Floats, int]:
+) -> tuple[list[float], Floats, int] | None:
     shapes = [table.shape[1:] for table in tables]
     flat = np.concatenate([table.reshape(units, -1) for table in tables], axis=1)
     # Samples that stand alone come in few kinds: their numbers are drawn instead of the samples.
     kinds, counts = np.unique(flat, axis=0, return_counts=True)
     drawn = generator.multinomial(units, counts / units, size=RESAMPLES).astype(float) @ kinds
     ends = np.cumsum([0, *(rows * columns for rows, columns in shapes)])
-    scores = [formula(drawn[:, a:b].reshape(-1, *s)) for a, b, s in zip(ends, ends[1:], shapes, strict=False)]
-    return [float(formula(table.sum(0))) for table in tables], np.stack(scores, axis=1), units
+    columns = [formula(drawn[:, a:b].reshape(-1, *s)) for a, b, s in zip(ends, ends[1:], shapes, strict=False)]
+    scores = np.stack(columns, axis=1)
+    scores = scores[np.isfinite(scores).all(axis=1)]  # groups of which no position counts give no score
+    if len(scores) < (1 - MOST_UNDEFINED) * RESAMPLES:
+        return None
+    return [float(formula(table.sum(0))) for table in tables], scores, units
 
 
 def _from_samples(

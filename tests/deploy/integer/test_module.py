@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.deploy.integer import oracle
@@ -137,6 +138,7 @@ def test_ranges_that_saturate_are_told_with_their_share():
             Of(lambda x: x.masked_fill(torch.ones(4) > 0, -torch.inf).amax(1)),
             "uses a mask that no softmax follows, which has no integer form",
         ),
+        (Of(lambda x: F.interpolate(x, scale_factor=2, mode="linear")), "uses linear upsampling, which has no integer"),
         (Of(lambda x: torch.maximum(x, x[:, :1])), "uses maximum of two tensors, which has no integer form"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e19)),

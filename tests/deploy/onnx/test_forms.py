@@ -132,3 +132,17 @@ def test_what_onnx_cannot_hold_is_named():
     with pytest.warns(UserWarning, match="stays float in the ONNX graph: its ternary scales vary along two dimensions"):
         packed = to_int2(proto)
     assert agrees(OnnxModule(packed), model, torch.randn(3, 5, 16))
+
+
+def test_codes_of_half_precision_and_a_word_about_other_types():
+    """In float16 two bits give the same weights; double and bfloat16, which codes cannot give, are named."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8, bias=False), nn.ReLU()).eval()
+    ternarise(model[0].weight, 0.5)
+    x = torch.randn(3, 16)
+    half = to_int2(to_onnx(model.half(), x.half()))
+    assert codes(half) == {"0.weight"}
+    assert agrees(OnnxModule(half), model, x.half(), 1e-3)
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.warns(UserWarning, match=f"0.weight stays float in the ONNX graph: it holds {str(dtype)[6:]}, and"):
+            assert codes(to_int2(to_onnx(model.to(dtype), x.to(dtype)))) == set()

@@ -29,21 +29,21 @@ class Ternary:
     Attributes:
         name: of its initialiser.
         codes: int8, -1, 0 or 1, the weight's shape.
-        positive: W_p, float32: a scalar, or one an output channel.
+        positive: W_p, float32 or float16: a scalar, or one an output channel.
         negative: W_n, the same.
         axis: the dimension of output channels.
     """
 
     name: str
     codes: NDArray[np.int8]
-    positive: NDArray[np.float32]
-    negative: NDArray[np.float32]
+    positive: NDArray[Any]
+    negative: NDArray[Any]
     axis: int
 
     @property
     def bytes(self) -> int:
         """Of codes and scales."""
-        return -(-self.codes.size // 4) + 4 * (self.positive.size + self.negative.size)
+        return -(-self.codes.size // 4) + self.positive.nbytes + self.negative.nbytes
 
 
 def to_int2(proto: ModelProto) -> ModelProto:
@@ -56,7 +56,7 @@ def to_int2(proto: ModelProto) -> ModelProto:
 
     Returns:
         The graph. A tensor that is not ternary, or too small for codes to be smaller, stays; so does one whose scales
-        vary along two dimensions, which ONNX cannot hold, and a warning names it.
+        vary along two dimensions, which ONNX cannot hold, or whose numbers are neither float32 nor float16; a warning names it.
     """
     [onnx] = need("onnx")
     packed: ModelProto = onnx.ModelProto()
@@ -74,36 +74,39 @@ def to_int2(proto: ModelProto) -> ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(packed, full_check=True)
-    if left:
-        warnings.warn(
-            f"{', '.join(left)} stays float in the ONNX graph: its ternary scales vary along two dimensions, and ONNX "
-            "dequantises along one.",
-            stacklevel=2,
-        )
+    for reason in dict.fromkeys(left.values()):
+        named = ", ".join(name for name, why in left.items() if why == reason)
+        warnings.warn(f"{named} stays float in the ONNX graph: {reason}.", stacklevel=2)
     return packed
 
 
-def _ternary_weights(proto: ModelProto) -> tuple[list[Ternary], list[str]]:
-    """Each once, in the order of their use; and the names of those that are ternary in a way that ONNX has not."""
+def _ternary_weights(proto: ModelProto) -> tuple[list[Ternary], dict[str, str]]:
+    """Each once, in the order of their use; and the names of those that stay, with the reason."""
     [numpy_helper] = need("onnx.numpy_helper")
-    floats = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.data_type == tensor.FLOAT}
-    found, left = [], []
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer if len(tensor.dims) >= 2}
+    found: list[Ternary] = []
+    left: dict[str, str] = {}
     for node in proto.graph.node:
         for place, name in enumerate(node.input):
-            if name not in floats:
+            if name not in tensors:
                 continue
-            values = numpy_helper.to_array(floats.pop(name))
-            if values.ndim < 2:
+            tensor = tensors.pop(name)
+            if tensor.data_type not in {tensor.FLOAT, tensor.FLOAT16, tensor.DOUBLE, tensor.BFLOAT16}:
                 continue
-            weight = _ternary(name, values, _output_axis(node, place))
-            if weight is None and _rows_are_ternary(values):
-                left.append(name)
+            values = numpy_helper.to_array(tensor)
+            wide = tensor.data_type not in {tensor.FLOAT, tensor.FLOAT16}
+            weight = _ternary(name, values.astype(np.float32) if wide else values, _output_axis(node, place))
+            if weight is None and not wide and _rows_are_ternary(values):
+                left[name] = "its ternary scales vary along two dimensions, and ONNX dequantises along one"
             elif weight is not None and weight.bytes < values.nbytes:
-                found.append(weight)
+                if wide:
+                    left[name] = f"it holds {values.dtype.name}, and two-bit codes stand for float32 or float16"
+                else:
+                    found.append(weight)
     return found, left
 
 
-def _ternary(name: str, values: NDArray[np.float32], axis: int) -> Ternary | None:
+def _ternary(name: str, values: NDArray[Any], axis: int) -> Ternary | None:
     """The codes with one pair of scales, or one along some dimension, the likeliest one first."""
     for dim in dict.fromkeys((axis % values.ndim, *range(values.ndim))):
         codes = codes_of(torch.from_numpy(values.copy()), dim)
@@ -117,7 +120,7 @@ def _ternary(name: str, values: NDArray[np.float32], axis: int) -> Ternary | Non
     return None
 
 
-def _rows_are_ternary(values: NDArray[np.float32]) -> bool:
+def _rows_are_ternary(values: NDArray[Any]) -> bool:
     """Whether each row along the last dimension is, with zeros among them, and long enough for that to mean much."""
     rows = torch.from_numpy(values.reshape(-1, values.shape[-1]).copy())
     return values.shape[-1] >= 8 and bool((rows == 0).any()) and codes_of(rows) is not None
@@ -138,7 +141,7 @@ def _unpacked(weight: Ternary) -> tuple[list[TensorProto], list[NodeProto]]:
     channels: dict[str, Any] = {"axis": weight.axis} if weight.positive.ndim else {}
     tensors = [codes]
 
-    def dequantised(scale: NDArray[np.float32], suffix: str, result: str) -> NodeProto:
+    def dequantised(scale: NDArray[Any], suffix: str, result: str) -> NodeProto:
         tensors.append(numpy_helper.from_array(scale, f"{weight.name}.{suffix}"))
         node: NodeProto = helper.make_node("DequantizeLinear", [codes.name, tensors[-1].name], [result], **channels)
         return node
@@ -154,7 +157,7 @@ def _unpacked(weight: Ternary) -> tuple[list[TensorProto], list[NodeProto]]:
         return tensors, [*nodes, helper.make_node("Max", both, [weight.name])]
     if (weight.positive <= weight.negative).all():
         return tensors, [*nodes, helper.make_node("Min", both, [weight.name])]
-    tensors.append(numpy_helper.from_array(np.float32(0), f"{weight.name}.zero"))
+    tensors.append(numpy_helper.from_array(weight.positive.dtype.type(0), f"{weight.name}.zero"))
     kept = [f"{name}.kept" for name in both]
     nodes += [
         helper.make_node(kind, [name, tensors[-1].name], [result])

@@ -27,6 +27,7 @@ class Reading:
         predicted: class indices (samples,), or for ``multi-label`` zeros and ones (samples, labels).
         truth: of the same shape.
         classes: how many classes or labels there are; 2 for ``binary``.
+        rows: which row of the outputs each of these samples is a position of; those left out belong to none.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Reading:
     predicted: Tensor
     truth: Tensor
     classes: int
+    rows: Tensor
 
 
 def main_output(outputs: Any) -> Tensor:
@@ -121,18 +123,23 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
 
 
 def _binary(logits: Tensor, truth: Tensor) -> Reading:
-    scores, truth = logits.reshape(-1), truth.reshape(-1)
+    scores, rows, truth = logits.reshape(-1), _rows(truth), truth.reshape(-1)
     _check_binary(truth)
-    return Reading(BINARY, scores, (scores > 0).long(), truth.long(), 2)
+    return Reading(BINARY, scores, (scores > 0).long(), truth.long(), 2, rows)
 
 
 def _several(logits: Tensor, truth: Tensor) -> Reading:
     """Equal shapes (..., k): labels that go together, or probabilities of classes."""
-    scores, truth = logits.flatten(0, -2), truth.flatten(0, -2)
+    scores, rows, truth = logits.flatten(0, -2), _rows(truth[..., 0]), truth.flatten(0, -2)
     if _are_shares(truth):
-        return Reading(MULTICLASS, scores, scores.argmax(1), truth.argmax(1), scores.shape[1])
+        return Reading(MULTICLASS, scores, scores.argmax(1), truth.argmax(1), scores.shape[1], rows)
     _check_binary(truth)
-    return Reading(MULTILABEL, scores, (scores > 0).long(), truth.long(), scores.shape[1])
+    return Reading(MULTILABEL, scores, (scores > 0).long(), truth.long(), scores.shape[1], rows)
+
+
+def _rows(truth: Tensor) -> Tensor:
+    """The row of each position, (rows, ...) -> (positions,)."""
+    return torch.arange(len(truth)).repeat_interleave(truth[:1].numel())
 
 
 def _are_shares(truth: Tensor) -> bool:
@@ -145,11 +152,11 @@ def _multiclass(logits: Tensor, truth: Tensor) -> Reading:
         raise InputError(
             f"Class targets must be whole numbers (int64), got {_shapes(logits, truth)}; convert them with .long()."
         )
-    scores, truth = logits.flatten(0, -2), truth.reshape(-1).long()
+    scores, rows, truth = logits.flatten(0, -2), _rows(truth), truth.reshape(-1).long()
     kept = truth != IGNORED
-    scores, truth = scores[kept], truth[kept]
+    scores, rows, truth = scores[kept], rows[kept], truth[kept]
     check_indices(truth, scores.shape[1])
-    return Reading(MULTICLASS, scores, scores.argmax(1), truth, scores.shape[1])
+    return Reading(MULTICLASS, scores, scores.argmax(1), truth, scores.shape[1], rows)
 
 
 def check_indices(truth: Tensor, classes: int) -> None:

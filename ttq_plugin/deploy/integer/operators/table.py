@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ttq_plugin.deploy.integer.operators import attention, embedding, norms, recurrent
+from ttq_plugin.deploy.integer.operators import attention, embedding, norms, picks, recurrent
 from ttq_plugin.deploy.integer.operators.form import Emitter, Form
 
 EMITTERS: dict[str, Emitter] = {
     **{"normalise": norms.emit, "attend": attention.attend, "product": attention.product, "embed": embedding.emit},
-    **{"softmax": attention.softmax, "recur": recurrent.emit},
+    **{"softmax": attention.softmax, "recur": recurrent.emit, "pick": picks.emit},
 }
 """By the kind of a step."""
 
