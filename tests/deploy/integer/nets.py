@@ -82,7 +82,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "stacked": lambda: Of(lambda x: torch.stack([x.abs(), F.relu(x)], 1).flatten(1, 2)),
     "padded by a number": lambda: nn.Sequential(nn.ConstantPad2d((2, 1, 0, 3), 0.5), nn.Conv2d(4, 3, 3, stride=2)),
     "moved": lambda: nn.Sequential(
-        nn.Conv2d(4, 3, 3, stride=2), nn.UpsamplingNearest2d((7, 10)), Of(lambda x: x.roll(2, 3) + x.flip(2)[:, [2, 0, 0]])
+        nn.Conv2d(4, 3, 3, stride=2),
+        nn.UpsamplingNearest2d((7, 10)),
+        Of(lambda x: x.roll(2, 3) + x.flip(2)[:, [2, 0, 0]]),
     ),
     "separable": _separable,
     "residual": _residual,

@@ -56,7 +56,8 @@ def to_int2(proto: ModelProto) -> ModelProto:
 
     Returns:
         The graph. A tensor that is not ternary, or too small for codes to be smaller, stays; so does one whose scales
-        vary along two dimensions, which ONNX cannot hold, or whose numbers are neither float32 nor float16; a warning names it.
+        vary along two dimensions, which ONNX cannot hold, or whose numbers are neither float32 nor float16; a warning
+        names it.
     """
     [onnx] = need("onnx")
     packed: ModelProto = onnx.ModelProto()
