@@ -12,7 +12,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from filelock import FileLock
 
+from ttq_plugin.support import processes
 from ttq_plugin.support.names import file_name
 
 # Of every program that the tests start too: two threads a process on two busy cores spend their time waiting.
@@ -33,6 +35,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_program():
+    """Commands called in this process do not make it one of the package's own: some tests need all of NNI."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "own_process", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real data and published numbers for development; a user has none of it."""
@@ -41,19 +51,24 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Where this run of the tests keeps trained full-precision models: each is trained once, by whichever process."""
+def common(tmp_path_factory, name: str) -> Path:
+    """A folder of this run of the tests, the same one in all its processes."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return tmp_path_factory.mktemp("cache")
-    folder = tmp_path_factory.getbasetemp().parent / "cache"
+        return tmp_path_factory.mktemp(name)
+    folder = tmp_path_factory.getbasetemp().parent / name
     folder.mkdir(exist_ok=True)
     return folder
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Where this run of the tests keeps trained full-precision models: each is trained once, by whichever process."""
+    return common(tmp_path_factory, "cache")
+
+
 @dataclass(frozen=True)
 class Search:
-    """A real search of a few short trials, made once for all tests that look at one."""
+    """A real search of a few short trials, made once for all tests that look at one; none of them changes it."""
 
     folder: Path
     store: Path
@@ -87,16 +102,19 @@ paper:
 
 @pytest.fixture(scope="session")
 def search(tmp_path_factory, cache) -> Search:
-    """`ttq search` with two workers on the real digits."""
-    folder = tmp_path_factory.mktemp("search")
-    space = folder / "space.yaml"
-    space.write_text(SMALL_SPACE)
-    command = [sys.executable, "-m", "ttq_plugin", "search", str(space), "--study", STUDY, "--workers", "2"]
-    result = subprocess.run(
-        [*command, "--cache", str(cache), "--json"], capture_output=True, text=True, cwd=folder, timeout=600
-    )
-    assert result.returncode == 0, result.stderr
+    """`ttq search` with two workers on the real digits, by whichever process of the tests asks first."""
+    folder = common(tmp_path_factory, "search")
+    space, log, found = folder / "space.yaml", folder / "log.txt", folder / "found.json"
+    with FileLock(folder.with_suffix(".lock")):
+        if not found.is_file():
+            space.write_text(SMALL_SPACE)
+            command = [sys.executable, "-m", "ttq_plugin", "search", str(space), "--study", STUDY, "--workers", "2"]
+            result = subprocess.run(
+                [*command, "--cache", str(cache), "--json"], capture_output=True, text=True, cwd=folder, timeout=600
+            )
+            assert result.returncode == 0, result.stderr
+            log.write_text(result.stderr)
+            found.write_text(result.stdout)
     store = folder / "mlflow_runs"
-    return Search(
-        folder, store, space, STUDY, store / "models" / file_name(STUDY), json.loads(result.stdout), result.stderr
-    )
+    models = store / "models" / file_name(STUDY)
+    return Search(folder, store, space, STUDY, models, json.loads(found.read_text()), log.read_text())

@@ -12,6 +12,7 @@ import click
 from ttq_plugin.commands import options
 from ttq_plugin.commands.wiring import devices, models, searching
 from ttq_plugin.errors import Diverged, InputError
+from ttq_plugin.support import processes
 from ttq_plugin.support.frames import explain, user_frame
 from ttq_plugin.support.names import line, redact, visible
 from ttq_plugin.tasks import TASKS
@@ -52,6 +53,7 @@ for command in (
 
 def main() -> None:
     """The console script: 0, 1 for what failed, 2 for what cannot be done as asked, 130 after Ctrl-C."""
+    processes.own_process()
     try:
         code = cli(standalone_mode=False)
     except SystemExit as error:

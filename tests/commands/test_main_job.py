@@ -167,9 +167,9 @@ def test_a_real_server_shows_the_study_over_http(search):
 def fresh(tmp_path) -> Path:
     """A folder with a space whose trials last long enough to be disturbed."""
     text = (
-        SMALL_SPACE.replace("trials: 6", "trials: 4")
-        .replace("{low: 1, high: 2}", "12")
-        .replace("epochs: 2", "epochs: 12")
+        SMALL_SPACE.replace("trials: 6", "trials: 3")
+        .replace("{low: 1, high: 2}", "8")
+        .replace("epochs: 2", "epochs: 8")
     )
     (tmp_path / "space.yaml").write_text(text)
     return tmp_path
@@ -216,11 +216,11 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(fresh, cache):
     kept = json.loads(out)
     assert kept["trials"]["complete"] >= 1 and kept["front"] and all(r["test_mcc"] is not None for r in kept["front"])
     assert not [c for c in psutil.process_iter(["cmdline"]) if str(fresh) in " ".join(c.info["cmdline"] or [])]
-    resume = command("search", "space.yaml", "--resume", "s", "--cache", cache, "--json", "--trials", 4)
+    resume = command("search", "space.yaml", "--resume", "s", "--cache", cache, "--json", "--trials", 3)
     result = subprocess.run(resume, cwd=fresh, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     value = json.loads(result.stdout)
-    assert value["trials"]["complete"] == 4
+    assert value["trials"]["complete"] == 3
     done = {t.number: t.values for t in trials(fresh) if t.state.name == "COMPLETE"}
     for row in kept["front"]:
         assert done[row["trial"]] == [row[k] for k in OBJECTIVES]
@@ -236,9 +236,9 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(fresh, cache):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     value = json.loads(out)
-    assert value["trials"]["complete"] == 4 and value["trials"]["lost"] == 1
+    assert value["trials"]["complete"] == 3 and value["trials"]["lost"] == 1
     again = next(t for t in trials(fresh) if t.number == running[0].number)
-    assert again.state.name == "COMPLETE" and again.params == running[0].params and len(trials(fresh)) == 4
+    assert again.state.name == "COMPLETE" and again.params == running[0].params and len(trials(fresh)) == 3
     assert again.user_attrs["worker"]["pid"] != running[0].user_attrs["worker"]["pid"]
 
 

@@ -55,7 +55,9 @@ def commands(document: Path) -> list[list[str]]:
 def run(document: Path) -> None:
     """Do what the document says, in the working directory."""
     from ttq_plugin.cli import cli
+    from ttq_plugin.support.processes import own_process
 
+    own_process()
     sys.path.insert(0, ".")
     for block in blocks(document):
         if block.title:

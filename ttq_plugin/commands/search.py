@@ -26,6 +26,7 @@ from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.space.schema import schema_text
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.check import check_study
+from ttq_plugin.search.study.storage import check_folder
 from ttq_plugin.search.study.warm import starts
 from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks.task import Task
@@ -154,6 +155,7 @@ def _open(asked: Asked, space: Space | None) -> Opened:
     store = open_store(asked.store) if "://" in asked.store else asked.store
     check_place(asked.folder / "models", folder=True)
     get_engine(asked.engine, storage)
+    check_folder(storage, asked.folder)
     seed = check_study(storage, name, space, resume=asked.resume is not None, seed=asked.seed)
     first = starts(asked.warm_start, space, storage)
     return Opened(asked, space, name, storage, store, seed, first, asked.trials or space.trials)

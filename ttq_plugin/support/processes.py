@@ -1,14 +1,22 @@
-"""Worker processes of this package: how many, and what each does first."""
+"""The processes of this package, its commands and its workers: how many, and what each does first."""
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
+
+INTEGRATIONS = frozenset({"pytorch_lightning", "deepspeed", "transformers"})
+"""What NNI imports wherever it is installed, seconds long, for evaluators that our commands and workers never use."""
 
 
 def cores() -> int:
@@ -57,6 +65,39 @@ def become_worker() -> None:
     """Leave Ctrl-C to the parent, end with it, and compute in one thread: there are as many workers as cores."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    own_process()
     import torch
 
     torch.set_num_threads(1)
+
+
+def own_process() -> None:
+    """Declare that this process is a command or a worker of this package, not a user's script that imports it."""
+    if not any(isinstance(finder, _Spared) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Spared())
+        # At its end Python looks for circles through every object of every imported library, which takes a second.
+        atexit.register(gc.freeze)
+
+
+class _Spared(MetaPathFinder):
+    """Hides the integrations from NNI where this package imports NNI; the user's own code finds everything."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Refuse an integration, else leave the search to the others."""
+        if fullname in INTEGRATIONS and _imported_by_nni_for_us(sys._getframe(1)):
+            raise ModuleNotFoundError(f"{fullname} is of no use to NNI in this process", name=fullname)
+        return None
+
+
+def _imported_by_nni_for_us(frame: FrameType | None) -> bool:
+    """Whether NNI asks for a module because a module of this package asks for NNI."""
+    through_nni = False
+    while frame is not None:
+        root = frame.f_globals.get("__name__", "").partition(".")[0]
+        if root not in {"nni", "importlib", "_frozen_importlib", "_frozen_importlib_external"}:
+            return through_nni and root == "ttq_plugin"
+        through_nni |= root == "nni"
+        frame = frame.f_back
+    return False

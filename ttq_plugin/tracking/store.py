@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -225,6 +225,20 @@ def _create_schema(store: Store, lock: Path) -> None:
 
 def _empty_database() -> bytes:
     """A database with MLflow's tables, made elsewhere: half of one in the store could neither be used nor mended."""
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.db"
+        whole.write_bytes(_migrated())
+        with closing(sqlite3.connect(whole)) as target:
+            first = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
+            target.execute(first, ((Path.cwd() / "mlruns" / "0").as_uri(),))
+            target.commit()
+        _write_ahead(whole)
+        return whole.read_bytes()
+
+
+@cache
+def _migrated() -> bytes:
+    """What MLflow makes in a second by all the migrations since its first version; the same for every store."""
     _hush()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -235,10 +249,6 @@ def _empty_database() -> bytes:
         # MLflow keeps its own open: what it has not yet moved into the file is in the copy.
         with closing(sqlite3.connect(str(made.database))) as source, closing(sqlite3.connect(whole)) as target:
             source.backup(target)
-            first = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
-            target.execute(first, ((Path.cwd() / "mlruns" / "0").as_uri(),))
-            target.commit()
-        _write_ahead(whole)
         return whole.read_bytes()
 
 

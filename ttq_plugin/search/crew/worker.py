@@ -38,7 +38,7 @@ from ttq_plugin.search.study.storage import Unavailable, cause
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.search.study.weights import send
 from ttq_plugin.support.frames import explain
-from ttq_plugin.support.processes import die_with_parent
+from ttq_plugin.support.processes import die_with_parent, own_process
 
 STOP = 3
 """The exit code of a worker that says why no other one needs to be started."""
@@ -61,6 +61,7 @@ def worker_main(job: Job, channel: Any) -> None:
     # Ctrl-C reaches every process of the terminal; the search decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
+    own_process()
     try:
         work(job)
     except InputError as error:

@@ -154,8 +154,7 @@ def _probe_sqlite(url: URL, create: bool) -> None:
     if name in {"", ":memory:"} or name.startswith("file:"):
         raise InputError(f"The storage {url.render_as_string()} must name a file: every worker opens it by its path.")
     path = Path(name)
-    if not path.parent.is_dir():
-        raise InputError(f"The study database {path} cannot be opened: there is no folder {path.parent}.")
+    _check_parent(path)
     if path.is_dir() or (not create and not path.exists()):
         raise InputError(f"The study database {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
     try:
@@ -165,6 +164,26 @@ def _probe_sqlite(url: URL, create: bool) -> None:
         raise kind(f"The study database {path} cannot be used: {_explain(error)}.") from None
     if tables and "studies" not in tables:
         raise InputError(f"The database {path} holds something else than Optuna studies; name a file of its own.")
+
+
+def check_folder(storage: str, made: Path) -> None:
+    """Check that a local database has a folder to lie in; the file itself need not exist yet.
+
+    Args:
+        storage: a database URL.
+        made: the folder that the search makes.
+
+    Raises:
+        InputError: the folder is missing.
+    """  # noqa: DOC502 - raised by what it calls
+    name = _parsed(storage).database
+    if name and is_local(storage) and Path(name).parent.absolute() != made.absolute():
+        _check_parent(Path(name))
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"The study database {path} cannot be opened: there is no folder {path.parent}.")
 
 
 def _tables(path: Path) -> set[str]:
