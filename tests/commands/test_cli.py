@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.support.hostile import typed
 from ttq_plugin import cli, load_packed, packed_info
 from ttq_plugin.support.files import load_weights
 from ttq_plugin.tasks.builtin.mnist import MnistCNN
@@ -33,6 +34,18 @@ def ttq(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
         env=os.environ | environment,
         timeout=300,
     )
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capfd):
+    """The same program in this process and the test's folder: a refusal needs no imports of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        told = typed(capfd, *arguments)
+        return subprocess.CompletedProcess(arguments, told.code, told.out, told.err)
+
+    return run
 
 
 def refused(result: subprocess.CompletedProcess[str], message: str) -> None:
@@ -99,8 +112,8 @@ def test_every_command_has_help_json_seed_and_device(command):
         (["search", "--store", "a?b", "--storage", "sqlite:///s.db"], "must be a folder without ? and % codes"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, arguments, message):
-    refused(ttq(*arguments, cwd=tmp_path), message)
+def test_bad_input_is_one_sentence_and_leaves_nothing(here, tmp_path, arguments, message):
+    refused(here(*arguments), message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,9 +141,9 @@ paper: []
         ("task: mnist-cnn", "task: cifar", "cifar"),
     ],
 )
-def test_a_wrong_space_file_names_file_key_and_what_is_allowed(tmp_path, old, new, message):
+def test_a_wrong_space_file_names_file_key_and_what_is_allowed(here, tmp_path, old, new, message):
     space = write_space(tmp_path / "space.yaml", new, old)
-    result = ttq("search", str(space), cwd=tmp_path)
+    result = here("search", str(space))
     refused(result, message)
     assert "space.yaml" in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["space.yaml"]
@@ -306,9 +319,9 @@ def test_compress_runs_a_chain_and_writes_what_it_was(tmp_path, cache):
         ('[{"compressor": "Twist", "config_list": [{}], "options": {}}]', "c.json: `compressor` of link 0 must be"),
     ],
 )
-def test_a_wrong_config_file_is_one_sentence(tmp_path, text, message):
+def test_a_wrong_config_file_is_one_sentence(here, tmp_path, text, message):
     (tmp_path / "c.json").write_text(text)
-    refused(ttq("compress", "mnist-cnn", "--config", "c.json", cwd=tmp_path), message)
+    refused(here("compress", "mnist-cnn", "--config", "c.json"), message)
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
 
 
@@ -321,15 +334,15 @@ def test_a_wrong_config_file_is_one_sentence(tmp_path, text, message):
         (["--lr", "0"], "lr must be positive, got 0"),
     ],
 )
-def test_options_that_contradict_a_chain(tmp_path, option, message):
+def test_options_that_contradict_a_chain(here, tmp_path, option, message):
     write_chain(tmp_path / "chain.json")
-    refused(ttq("compress", "mnist-cnn", "--config", "chain.json", *option, cwd=tmp_path), message)
+    refused(here("compress", "mnist-cnn", "--config", "chain.json", *option), message)
 
 
-def test_what_a_config_list_says_itself_contradicts_it(tmp_path):
+def test_what_a_config_list_says_itself_contradicts_it(here, tmp_path):
     (tmp_path / "c.json").write_text('[{"op_names": ["fc1"]}]')
     for option in (["--share", "0.5"], ["--granularity", "out_channel"]):
-        result = ttq("compress", "mnist-cnn", "--config", "c.json", *option, cwd=tmp_path)
+        result = here("compress", "mnist-cnn", "--config", "c.json", *option)
         refused(result, f"{option[0]} contradicts the config list c.json, which says it; leave it out.")
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.support.hostile import typed
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
 from ttq_plugin.errors import InputError
@@ -118,7 +119,7 @@ def ttq(*arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
-def test_the_command(store, tmp_path):
+def test_the_command(store, tmp_path, monkeypatch, capfd):
     database = store.directory / "studies.db"
     fill_study(database, "ttq", 12, methods="ttq")
     fill_study(database, "pttq", 12, methods="pttq", better=0.01)
@@ -134,11 +135,12 @@ def test_the_command(store, tmp_path):
     [run] = store.client.search_runs([store.client.get_experiment_by_name("comparisons").experiment_id])
     assert f"/runs/{run.info.run_id}/artifacts/fronts.png" in result.stdout
     assert run.data.params == {"objectives": "mcc,cr_gain_total", "task": "mnist-cnn", "studies": "ttq,pttq,pair"}
+    monkeypatch.chdir(tmp_path)
     for names, message in (
         (("ttq", "ttq"), "needs at least two different studies, got ttq"),
         (("ttq", "other"), "must search the same task, got ttq (mnist-cnn), other (esr-2dcnn)"),
         (("ttq", "lonely"), "must share at least two objectives"),
     ):
-        result = ttq("compare", *names, *where, cwd=tmp_path)
-        assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+        told = typed(capfd, "compare", *names, *map(str, where))
+        assert told.code == 2 and message in told.err and len(told.err.splitlines()) == 1
     assert len(store.client.search_runs([run.info.experiment_id])) == 1
