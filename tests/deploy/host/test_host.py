@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.deploy.integer.nets import NETS, inputs, network
 from tests.deploy.nets import ternarise
-from ttq_plugin import integerize
+from ttq_plugin import InputError, integerize
 from ttq_plugin.deploy.host import module as hosts
 from ttq_plugin.deploy.host.module import HostModule
 from ttq_plugin.deploy.host.plan import Way
@@ -171,3 +171,15 @@ def test_a_way_that_is_wrong_is_left_to_torch(monkeypatch):
     q = samples(module, 4)
     assert torch.equal(host.integers(q), module.integers(q))
     assert all(timed.way is None for timed in host.schedules[4].layers.values())
+
+
+def test_integers_of_another_type_or_number_are_refused_by_module_and_kernels():
+    """Copied into int8 they would lose their fractions, and one number would stand for all."""
+    assert KERNELS is not None
+    x = torch.randn(8, 4)
+    integer = integerize(nn.Linear(4, 2), x)
+    for made in (integer, HostModule(integer, KERNELS, integer.quantised(x))):
+        assert torch.equal(made.integers(integer.quantised(x)), integer.integers(integer.quantised(x)))
+        for wrong in (x, x.long(), integer.quantised(x)[:, :1], integer.quantised(x)[0]):
+            with pytest.raises(InputError, match=r"integers must be int8 of the shape \(batch, 4\), got"):
+                made.integers(wrong)

@@ -12,7 +12,7 @@ from torch import nn
 from tests.deploy.integer import oracle
 from tests.deploy.integer.nets import NETS, Of, inputs, network
 from tests.deploy.nets import trained
-from ttq_plugin import InputError, integerize
+from ttq_plugin import InputError, integerize, save_packed
 from ttq_plugin.deploy.integer import execute
 from ttq_plugin.deploy.integer.floats import run
 from ttq_plugin.deploy.integer.graph import build
@@ -167,3 +167,12 @@ def test_other_bad_calibrations():
         integerize(nn.Linear(4, 2), x / 0)
     with pytest.raises(InputError, match="a sample must have 4 numbers, as in calibration, got 5"):
         integerize(nn.Linear(4, 2), x)(torch.zeros(1, 5))
+
+
+def test_a_network_on_integers_is_neither_made_again_nor_saved_without_weights(tmp_path):
+    integer = integerize(nn.Linear(4, 2), torch.randn(8, 4))
+    with pytest.raises(InputError, match="the model is on integers already; integerize the network"):
+        integerize(integer, torch.randn(8, 4))
+    with pytest.raises(InputError, match="IntegerModule has no weights to write; save the network that it was made of"):
+        save_packed(integer, tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -84,8 +84,8 @@ def save_packed(
         What was written, including its size.
 
     Raises:
-        InputError: If the task or ``rest`` is unknown, the model is still in training, a tensor cannot be stored, or
-            the file cannot be written.
+        InputError: If the task or ``rest`` is unknown, the model has no weights or is still in training, a tensor
+            cannot be stored, or the file cannot be written.
 
     Examples:
         >>> import torch
@@ -105,6 +105,11 @@ def save_packed(
     model = plain_model(model)
     _check_baked(model)
     state = model.state_dict()
+    if not state:
+        raise InputError(
+            f"{type(model).__name__} has no weights to write; save the network that it was made of, before integerize "
+            "or the like."
+        )
     layouts = _layouts(model)
     entries: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}

@@ -148,7 +148,11 @@ class HostModule(IntegerModule):
 
         Returns:
             int8 (batch, numbers of all outputs).
-        """
+
+        Raises:
+            InputError: If they are no integers of this type, or another number of them.
+        """  # noqa: DOC502 - raised by what it calls
+        self.check_integers(q)
         found = torch.empty(len(q), self.program.output.meta.numel(), dtype=torch.int8)
 
         def write(first: int, count: int, room: Room) -> None:

@@ -19,7 +19,7 @@ from ttq_plugin.deploy.integer.records import IntegerProgram
 from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.arguments import check_types
-from ttq_plugin.support.inputs import call, length, map_tensors, tensors, to_device
+from ttq_plugin.support.inputs import call, kind, length, map_tensors, tensors, to_device
 
 
 class IntegerModule(nn.Module):
@@ -71,8 +71,28 @@ class IntegerModule(nn.Module):
 
         Returns:
             int8 (batch, numbers of all outputs): what the C function gives.
-        """
+
+        Raises:
+            InputError: If they are no integers of this type, or another number of them.
+        """  # noqa: DOC502 - raised by what it calls
+        self.check_integers(q)
         return run_integers(self.program, q)
+
+    def check_integers(self, q: Any) -> None:
+        """Check samples before others are computed in their place: a copy into int8 would cut off fractions.
+
+        Args:
+            q: What ``integers`` was given.
+
+        Raises:
+            InputError: If they are no integers of this type, or another number of them.
+        """
+        size = self.program.input.size
+        if not isinstance(q, Tensor) or q.dtype != torch.int8 or q.dim() != 2 or q.shape[1] != size:
+            raise InputError(
+                f"integers must be int8 of the shape (batch, {size}), got {kind(q)}; quantised() makes them of a "
+                "model's inputs."
+            )
 
     def _nested(self, flat: Tensor) -> Any:
         sizes = [torch.Size(shape).numel() for shape in self.program.shapes[1]]
@@ -140,6 +160,8 @@ def integerize(
         torch.Size([2, 3])
     """  # noqa: DOC502 - raised by what it calls
     check_types(integerize, locals())
+    if isinstance(model, IntegerModule):
+        raise InputError("the model is on integers already; integerize the network that it was made of.")
     check_values(model)
     given = [map_tensors(_float32, batch) for batch in _batches(batches)]
     if not given or not any(length(batch) for batch in given):
