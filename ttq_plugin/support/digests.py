@@ -25,23 +25,22 @@ OWN_ENTRY = re.compile(rb'(?<!\\)"ttq_digest":"([0-9a-f]{64})"')
 """The digest as an entry of the header's metadata."""
 
 IN_JSON = re.compile(rb'\\"digest\\":\\"([0-9a-f]{64})\\"')
-"""The digest within an entry that is JSON itself, as packed files have it."""
+"""The digest within an entry that is JSON itself, as packed files of format 1 have it."""
 
 _CHUNK = 1 << 20
 
 
-def seal(data: bytearray, place: re.Pattern[bytes]) -> None:
+def seal(data: bytearray) -> None:
     """Put the digest in the place of the zeros that stand for it.
 
     Args:
         data: a safetensors file; changed in place.
-        place: how the digest is written, ``OWN_ENTRY`` or ``IN_JSON``.
 
     Raises:
         InputError: if the header is too long, or does not have exactly one place for a digest.
     """
     end = 8 + int.from_bytes(data[:8], "little")
-    places = list(place.finditer(data, 8, end))
+    places = list(OWN_ENTRY.finditer(data, 8, end))
     if end - 8 > LARGEST_HEADER or len(places) != 1:
         raise InputError(
             f"the header must have at most {LARGEST_HEADER} bytes and one digest, got {end - 8} bytes and "

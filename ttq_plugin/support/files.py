@@ -190,7 +190,7 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
     data[:end] = len(text).to_bytes(8, "little") + text
-    seal(data, OWN_ENTRY)
+    seal(data)
     write_bytes(path, data)
 
 

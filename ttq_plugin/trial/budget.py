@@ -19,7 +19,7 @@ from ttq_plugin.measures import measure
 from ttq_plugin.trial.prepared import Prepared
 from ttq_plugin.trial.settings import LIMITS, Settings
 
-HEADER, ENTRY = 1024, 40
+HEADER, ENTRY = 400, 8
 """Bytes that a packed file's report may take beside the weights, and what it says of each layer."""
 
 STEPS = 14

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import re
-import struct
 import subprocess
 import sys
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_twin
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
-from tests.mutations import mutated
 from ttq_plugin import InputError, PTTQQuantizer, bake, load_packed, packed_info, save_packed, ternarize
 from ttq_plugin.deploy.file.codes import SCHEMES
 from ttq_plugin.support.files import save_weights
@@ -192,148 +186,6 @@ def test_real_bytes_of_the_published_rows(tmp_path, model, method, row):
     assert gain >= (0.985 if zeros >= 0.94 else 0.95)
 
 
-# Damage ---------------------------------------------------------------------------------------------------------------
-
-
-def refused(path, data, net):
-    """Whether the bytes are refused, and the network is as it was."""
-    path.write_bytes(data)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(InputError) as caught:
-        load_packed(path, net)
-    assert "\n" not in str(caught.value)
-    return all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-def test_ten_thousand_corruptions_and_none_is_silent(small, tmp_path):
-    """Changed, lost, doubled, swapped and inserted bytes at random places, header and payload alike."""
-    data = small.read_bytes()
-    generator = np.random.default_rng(7)
-    victim, net = tmp_path / "victim.safetensors", get_task("mnist-cnn").model()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    silent, tried = [], 0
-    file = victim.open("wb", buffering=0)  # opening it 10 000 times would take longer than all the rest
-    while tried < 10_000:
-        changed = mutated(data, generator)
-        if changed == data:
-            continue
-        tried += 1
-        file.seek(0)
-        file.write(changed)
-        file.truncate()
-        try:
-            load_packed(victim, net)
-            silent.append(changed)
-        except InputError:
-            pass
-    file.close()
-    assert not silent
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-def test_every_single_byte_of_the_header_is_guarded(small, tmp_path):
-    data = small.read_bytes()
-    victim = tmp_path / "victim.safetensors"
-    victim.write_bytes(data)
-    with victim.open("r+b", buffering=0) as file:
-        for place in range(8 + struct.unpack("<Q", data[:8])[0]):
-            for byte in (data[place] ^ 1 << place % 8, data[place]):
-                file.seek(place)
-                file.write(bytes([byte]))
-                if byte != data[place]:
-                    with pytest.raises(InputError):
-                        packed_info(victim)
-    assert packed_info(victim) == packed_info(small)
-
-
-def resealed(data, change):
-    """The file with its header's JSON changed, and a digest that fits again: what an attacker would write."""
-    length = struct.unpack("<Q", data[:8])[0]
-    header = json.loads(data[8 : 8 + length])
-    content = json.loads(header["__metadata__"]["ttq_packed"])
-    body = bytearray(data[8 + length :])
-    change(header, content, body)
-    content["digest"] = "0" * 64
-    header["__metadata__"]["ttq_packed"] = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    out = bytearray(struct.pack("<Q", len(text)) + text + body)
-    [place] = re.finditer(rb'\\"digest\\":\\"(0{64})\\"', out)
-    out[slice(*place.span(1))] = hashlib.sha256(out).hexdigest().encode()
-    return bytes(out)
-
-
-def change_body(place):
-    def change(_header, _content, body):
-        body[place] ^= 0x10
-
-    return change
-
-
-def change_entry(name, **values):
-    def change(_header, content, _body):
-        content["entries"][name] |= values
-
-    return change
-
-
-CRAFTED = {
-    "a payload byte": change_body(200),
-    "the last byte": change_body(-1),
-    "an absurd shape": change_entry("conv2.weight", shape=[1 << 40, 1 << 40]),
-    "a negative size": change_entry("conv2.weight", shape=[-1, 5000]),
-    "a size that is no number": change_entry("conv2.weight", shape=["a"]),
-    "another shape of the same size": change_entry("conv2.weight", shape=[10, 20, 5, 5]),
-    "another dtype": change_entry("conv2.weight", dtype="F64"),
-    "an unknown dtype": change_entry("conv2.weight", dtype="F3"),
-    "an unknown scheme": change_entry("conv2.weight", **{"as": "zip"}),
-    "another scheme": change_entry("conv2.weight", **{"as": "base3"}),
-    "another kind": change_entry("conv2.weight", kind="binary"),
-    "another identity": change_entry("conv2.weight", id="00"),
-    "another checksum": change_entry("conv2.weight", crc=1),
-    "an entry without a tensor": lambda _h, content, _b: content["raw"].update(ghost=1),
-    "a tensor without an entry": lambda _h, content, _b: content["raw"].pop("fc1.bias"),
-    "an entry that is itself": change_entry("conv2.weight", **{"as": "same", "of": "conv2.weight"}),
-    "no entries": lambda _h, content, _b: content.pop("entries"),
-    "entries that are a list": lambda _h, content, _b: content.update(entries=[]),
-    "a report that is none": lambda _h, content, _b: content.update(report=3),
-    "version 2": lambda _h, content, _b: content.update(version=2),
-    "version true": lambda _h, content, _b: content.update(version=True),
-    "a tensor of absurd size": lambda header, _c, _b: header["fc1.weight"].update(shape=[1 << 50, 80]),
-    "offsets beyond the file": lambda header, _c, _b: header["fc1.weight"].update(data_offsets=[0, 1 << 40]),
-    "offsets that overlap": lambda header, _c, _b: header["fc1.bias"].update(
-        data_offsets=header["fc2.bias"]["data_offsets"]
-    ),
-    "a tensor of another type": lambda header, _c, _b: header["fc1.weight"].update(dtype="I32"),
-}
-
-
-@pytest.mark.parametrize("what", CRAFTED)
-def test_a_file_forged_with_a_fitting_digest_is_refused(small, tmp_path, what):
-    data = small.read_bytes()
-    victim = tmp_path / "victim.safetensors"
-    victim.write_bytes(resealed(data, lambda *_: None))
-    load_packed(victim, get_task("mnist-cnn").model())  # only the change makes it refused
-    assert refused(victim, resealed(data, CRAFTED[what]), get_task("mnist-cnn").model())
-
-
-def test_an_absurd_size_takes_no_memory(small, tmp_path):
-    """A whole process that reads such files stays under its limit."""
-    for n, change in enumerate(CRAFTED.values()):
-        (tmp_path / f"{n}.safetensors").write_bytes(resealed(small.read_bytes(), change))
-    (tmp_path / "long.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
-    code = (
-        "import resource, sys, pathlib; from ttq_plugin import load_packed, InputError\n"
-        "import torch; from ttq_plugin.tasks import get_task; net = get_task('mnist-cnn').model()\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "for p in pathlib.Path(sys.argv[1]).glob('*.safetensors'):\n"
-        "    for model in (net, None):\n"
-        "        try:\n            load_packed(p, model)\n        except InputError:\n            pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 20_000  # KiB
-
-
 def test_loading_takes_the_memory_of_a_layer(tmp_path):
     """12 layers of 4 MB of weights: reading them never holds a second model."""
     model = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(12)))
@@ -379,11 +231,6 @@ def test_without_a_model_only_builtin_tasks_are_rebuilt(small, tmp_path):
     save_packed(compressed(), tmp_path / "own.safetensors")
     with pytest.raises(InputError, match="does not name a built-in task; give load_packed a model"):
         load_packed(tmp_path / "own.safetensors")
-    for task in ("os", "ttq_plugin.cli", ["mnist-cnn"], {"a": 1}, 3):
-        data = resealed(small.read_bytes(), lambda _h, content, _b, task=task: content.update(task=task))
-        (tmp_path / "x.safetensors").write_bytes(data)
-        with pytest.raises(InputError):
-            load_packed(tmp_path / "x.safetensors")
 
 
 def test_wrong_arguments(tmp_path):

@@ -24,8 +24,8 @@ _DIGITS = np.array([[byte // 3**i % 3 for i in range(5)] for byte in range(243)]
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-OWN_ENTRY = 160
-"""Bytes that a packed tensor's own entries in a file's header take, about; below, packing would not pay."""
+OWN_ENTRY = 16
+"""Bytes that packing adds to a tensor's line in a file's directory, at most; below, packing would not pay."""
 
 
 @dataclass(frozen=True)

@@ -1,122 +1,159 @@
-"""A safetensors file that knows itself: format, version, and a digest of every byte, the header's included.
+"""A safetensors file of one tensor of bytes, which are a directory, the stored parts and two digests.
 
-The header's one metadata entry, ``ttq_packed``, is JSON. Its ``digest`` is the SHA-256 of the whole file with the 64
-characters of the digest itself as zeros, so that no byte of the file can change unnoticed.
+The tensor ``model`` holds, one after the other: the length of the deflated directory (LEB128), the directory (JSON,
+deflated with ``DICTIONARY``), the parts of all weights, a short hash of the values that codes stand for, and the
+SHA-256 of all of the file that comes before it. The metadata entry ``ttq_packed`` is the format's version.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
+from ttq_plugin.deploy.file.entropy import Damaged, varint
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.digests import IN_JSON, NOTHING, read_header, seal, verify
-from ttq_plugin.support.files import write_bytes
+from ttq_plugin.support.digests import LARGEST_HEADER
+from ttq_plugin.support.files import write_whole
 
 KEY = "ttq_packed"
-VERSION = 1
+VERSION = 2
+
+HEADER = '{"__metadata__":{"ttq_packed":"2"},"model":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
+"""The header of every file of this version, but for the number of bytes."""
+
+IDENTITY, SHA = 8, 32
+"""Bytes of the two digests at the file's end."""
+
+_CHUNK = 1 << 20
+
+DICTIONARY = (
+    b'"bits_base3":"bits_coo34":"bits_dense2":"bits_entropy":"bits_fp32":"cr_gain_base3":"cr_gain_dense2":'
+    b'"cr_gain_entropy":"cr_gain_quantized":0.9"cr_gain_total":0.9"ec_gain_total":0.9"ec_total":e-0"ec_total_fp32":'
+    b'"energy_model":"3.7e-12 J a mult-add, 1e-09 J a transfer","mult_adds":"mult_adds_fp32":"srqw":0.9'
+    b'"kinds":"layers":["seed":0"accuracy":"macro_f1":"mcc":0.9},"task":"float16"],["int8"],["same","'
+    b'"gathered":["method":"pttq","more":{"report":{"self_attn.in_proj_bias"out_proj.encoder.layers.0.linear1.'
+    b'"F64",[],"num_batches_tracked","I64",[]],["running_mean","F32",[norm1.running_var","F32",['
+    b'"binary",1,"bits"],"palette","base3"],["F16",[,"ternary",1,"entropy",1'
+    b'{"architecture":"ttq_plugin.tasks.builtin.,"tensors":[["conv1.bias","F32",[10]],["fc2.weight","F32",[10,5,5],'
+    b'"ternary",1,"pattern",'
+)
+"""What directories are deflated with (zlib's ``zdict``), the most common words last; part of the format."""
 
 
-class Stored(NamedTuple):
-    """The form of a stored tensor: safetensors' word for its dtype, shape, first byte and the one after its last."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def write(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> int:
+def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], identity: bytes) -> None:
     """Write the file, whole or not at all.
 
     Args:
         path: where to; its folder is made if needed.
-        tensors: contiguous, on the CPU.
-        content: JSON, kept in the header.
-
-    Returns:
-        The file's size in bytes.
+        directory: what JSON holds; keys are sorted.
+        parts: the bytes of the weights.
+        identity: a hash of the values that codes stand for, ``IDENTITY`` bytes.
 
     Raises:
-        InputError: if the place cannot be written, or the header would be too long.
+        InputError: if the place cannot be written, or the directory would be too long.
     """
-    text = json.dumps({"digest": NOTHING, "version": VERSION, **content}, sort_keys=True, separators=(",", ":"))
-    apart = {name: t if _alone(t) else t.clone() for name, t in tensors.items()}
-    data = bytearray(save(apart, {KEY: text}))
-    try:
-        seal(data, IN_JSON)
-    except InputError as error:
-        raise InputError(f"{path} cannot be written: {error} A shorter report makes the header shorter.") from None
-    write_bytes(path, data)
-    return len(data)
+    text = json.dumps(directory, sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > LARGEST_HEADER:
+        raise InputError(
+            f"{path} cannot be written: what it says about itself must have at most {LARGEST_HEADER} bytes, got "
+            f"{len(text)}; a shorter report makes it shorter."
+        )
+    coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    coded = coder.compress(text) + coder.flush()
+    pieces: list[bytes | memoryview] = [varint(len(coded)), coded, *parts, identity]
+    size = sum(map(len, pieces)) + SHA
+    header = (HEADER % (size, size)).encode()
+    digest = hashlib.sha256()
+
+    def fill(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            for piece in (len(header).to_bytes(8, "little"), header, *pieces):
+                file.write(piece)
+                digest.update(piece)
+            file.write(digest.digest())
+
+    write_whole(path, fill)
 
 
-def _alone(tensor: Tensor) -> bool:
-    """Whether no other tensor can lie in the same memory: safetensors refuses two that overlap."""
-    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """The header's content, after every byte of the file was checked.
+def check(path: Path, file: IO[bytes], header: bytes) -> None:
+    """Compare a file's digest with its bytes, and leave the file where its directory begins.
 
     Args:
-        path: a file that ``write`` wrote.
-
-    Returns:
-        The content, and the form of each tensor.
+        path: for the error.
+        file: opened.
+        header: its safetensors header.
 
     Raises:
-        InputError: if the file is missing, foreign, of another version, cut off or damaged.
+        InputError: if a byte of the file is not as it was written.
     """
-    if not path.is_file():
-        raise InputError(f"the packed file {path} does not exist; `save_packed` and `ttq compress --out` write one.")
-    header = read_header(path, "packed file")
-    content, stored = _content(path, header)
-    verify(path, header, IN_JSON, "get another copy of the file")
-    return content, stored
+    size = file.seek(0, 2)
+    rest = size - SHA
+    inside = size - 8 - len(header)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while chunk := file.read(min(_CHUNK, max(rest, 0))):
+        digest.update(chunk)
+        rest -= len(chunk)
+    if header != (HEADER % (inside, inside)).encode() or rest or file.read() != digest.digest():
+        raise InputError(f"{path} is damaged: its bytes do not fit its digest; get another copy of the file.")
+    file.seek(8 + len(header))
 
 
-def tensors(path: Path) -> Any:
-    """The file's tensors, opened lazily (safetensors' ``safe_open``).
+def read_directory(file: IO[bytes]) -> tuple[dict[str, Any], int, int, bytes]:
+    """What the file says of its parts.
 
     Args:
-        path: a file that ``read`` has checked.
+        file: as ``check`` left it.
 
     Returns:
-        A context manager.
+        The directory, the first byte of the parts, the one after their last, and the hash of their values.
 
     Raises:
-        InputError: if safetensors refuses the header.
+        Damaged: if it is none.
     """
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or not a safetensors file ({error}).") from None
+    start = file.tell()
+    end = file.seek(-IDENTITY - SHA, 2)
+    identity = file.read(IDENTITY)
+    file.seek(start)
+    length = shift = 0
+    while shift < 35:
+        [byte] = file.read(1)
+        length |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    begin = file.tell() + length
+    if not start < begin <= end:
+        raise Damaged("the directory's length")
+    directory = json.loads(inflate(file.read(length), LARGEST_HEADER, DICTIONARY))
+    if not isinstance(directory, dict):
+        raise Damaged("the directory")
+    return directory, begin, end, identity
 
 
-def _content(path: Path, header: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """The JSON of the metadata entry and the tensors' forms; raises InputError unless this version wrote them."""
+def inflate(coded: bytes, most: int, dictionary: bytes = b"") -> bytes:
+    """What was deflated.
+
+    Args:
+        coded: a raw stream of deflate.
+        most: bytes that may come out; no more are ever held.
+        dictionary: that it was deflated with.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        Damaged: if it is no such stream, or there would be more.
+    """
+    decoder = zlib.decompressobj(-15, zdict=dictionary)
     try:
-        parsed = json.loads(header)
-        metadata = parsed.pop("__metadata__", {})
-        stored = {name: Stored(e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in parsed.items()}
-        content = json.loads(metadata[KEY]) if KEY in metadata else None
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{path} is damaged or not a safetensors file (its header is not one).") from None
-    if content is None:
-        raise InputError(
-            f"{path} is not a packed file: its header has no entry {KEY!r}; `save_packed` and `ttq compress --out` "
-            "write one."
-        )
-    version = content.get("version") if isinstance(content, dict) else None
-    if type(version) is not int or version != VERSION:
-        raise InputError(
-            f"{path} must have packed format {VERSION}, got {str(version)[:20]!r}; it is damaged, or needs the "
-            "ttq-plugin that wrote it."
-        )
-    return content, stored
+        found = decoder.decompress(coded, most + 1)
+    except zlib.error as error:
+        raise Damaged(f"a deflated stream ({error})") from None
+    if len(found) > most or not decoder.eof or decoder.unused_data:
+        raise Damaged("the length of a deflated stream")
+    return found

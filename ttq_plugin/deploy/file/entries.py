@@ -1,22 +1,22 @@
-"""One tensor of a packed file: what is stored of it, what its header entry says, and how both are checked."""
+"""One tensor of a packed file: what is stored of it, what the directory says of it, and how both are checked."""
 
 from __future__ import annotations
 
 import hashlib
-import zlib
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ttq_plugin.core.model.matrices import Layout
-from ttq_plugin.deploy.file.codes import Bitmaps, Packed, pack, read, values
-from ttq_plugin.deploy.file.container import Stored
+from ttq_plugin.core.model.matrices import Layout, matrices
+from ttq_plugin.deploy.file import gathered
+from ttq_plugin.deploy.file.codes import SCHEMES, Bitmaps, Packed, pack, read, values
 from ttq_plugin.deploy.file.entropy import Damaged
 from ttq_plugin.deploy.file.rest import restore, shrink
 
 TABLE = "#table"
-"""Ends the name of the tensor that holds a packed weight's scales."""
+"""Ends the name of the part that holds a packed weight's scales."""
 
 DTYPES = {
     "F32": torch.float32,
@@ -34,100 +34,183 @@ DTYPES = {
 
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
+COLUMNS = {"ternary": (2,), "binary": (1,), "palette": ()}
+"""A kind of codes, and what follows the number of rows in the shape of its table."""
 
-def make_entry(name: str, value: Tensor, layout: Layout | None, rest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors that one tensor is stored as, and its entry in the header; see ``save_packed`` for ``rest``."""
+
+class Part(NamedTuple):
+    """A tensor that is stored.
+
+    Attributes:
+        name: the tensor's in the state dict, or this and ``TABLE``.
+        dtype: safetensors' word.
+        shape: of what is stored.
+        own: whether these are the tensor's own values, not codes or scales.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    own: bool = False
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all."""
+        return math.prod(self.shape) * self.width
+
+    @property
+    def small(self) -> bool:
+        """Whether it lies in a stream with others; codes and scales never do, so that their bytes can be told."""
+        return self.own and len(self.shape) <= 1 and self.nbytes <= gathered.LARGEST
+
+
+class Identity:
+    """A short hash of tensors: their dtypes, shapes and values."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+
+    def add(self, value: Tensor) -> None:
+        """Let one more tensor count."""
+        self._hash.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        self._hash.update(data_of(value))
+
+    def digest(self) -> bytes:
+        """Eight bytes."""
+        return self._hash.digest()
+
+
+class Stored(NamedTuple):
+    """What a file keeps of a tensor.
+
+    Attributes:
+        line: in the directory.
+        parts: the tensors that are stored.
+    """
+
+    line: list[Any]
+    parts: dict[str, Tensor]
+
+
+def make(name: str, value: Tensor, layout: Layout | None, rest: str, identity: Identity) -> Stored:
+    """What is stored of one tensor; see ``save_packed`` for ``rest``.
+
+    Args:
+        name: in the state dict.
+        value: on the CPU, contiguous.
+        layout: how its channels lie, if it is a weight matrix.
+        rest: one of ``REST``.
+        identity: what loading makes of it counts there, if it is not simply what is stored.
+
+    Returns:
+        Its line and its parts.
+    """
+    line: list[Any] = [name, WORDS[value.dtype], list(value.shape)]
     packed = pack(value, layout)
     if packed is not None:
-        parts = {name: torch.from_numpy(packed.payload.copy()), name + TABLE: packed.table}
-        entry: dict[str, Any] = {"as": packed.scheme, "kind": packed.kind}
-        back = value
-    else:
-        entry, small, scales = shrink(name, value, rest)
-        parts = {name: small} | ({} if scales is None else {name + TABLE: scales})
-        back = restore(entry["as"], small, scales, value.dtype)
-    entry["crc"] = _crc(list(parts.values()))
-    if entry["as"] != "raw":
-        entry |= {"shape": list(value.shape), "dtype": WORDS[value.dtype], "id": _identity(back)}
-    return parts, entry
-
-
-def complete(name: str, entry: dict[str, Any], stored: dict[str, Stored]) -> dict[str, Any]:
-    """The entry with what the tensors' forms add; raises ValueError or KeyError unless it is one of ours."""
-    if entry["as"] == "same":
-        return {"as": "same", "of": entry["of"]}
+        line += [packed.kind, len(packed.table), packed.scheme, packed.payload.nbytes]
+        identity.add(value)
+        return Stored(line, {name + TABLE: packed.table, name: torch.from_numpy(packed.payload.copy())})
+    entry, small, scales = shrink(name, value, rest)
     if entry["as"] == "raw":
-        entry |= {"shape": list(stored[name].shape), "dtype": stored[name].dtype, "id": None}
-    parts = [stored[part] for part in (name, name + TABLE) if part in stored]
-    entry["bytes"] = sum(part.end - part.begin for part in parts)
-    sizes = [*entry["shape"], entry["bytes"], entry["crc"]]
-    if entry["dtype"] not in DTYPES or not all(type(size) is int and size >= 0 for size in sizes):
+        return Stored(line, {name: small})
+    parts = ({} if scales is None else {name + TABLE: scales}) | {name: small}
+    identity.add(restore(entry["as"], small, scales, value.dtype))
+    return Stored([*line, entry["as"]], parts)
+
+
+def entry_of(line: list[Any]) -> tuple[str, dict[str, Any], list[Part]]:
+    """A tensor's name, its entry and its parts, in the order in which these lie in the file.
+
+    Args:
+        line: of the directory.
+
+    Returns:
+        The entry is as in ``PackedInfo``.
+
+    Raises:
+        Damaged: if ``make`` cannot have written the line.
+        ValueError: likewise.
+        TypeError: likewise.
+        KeyError: likewise.
+    """  # noqa: DOC502 - raised by the unpacking of what has another form
+    name, dtype, shape, *coding = line
+    if not isinstance(name, str) or TABLE in name:
+        raise Damaged("the name of a tensor")
+    if dtype == "same":
+        return name, {"as": "same", "of": shape}, []
+    entry: dict[str, Any] = {"as": "raw", "shape": list(shape), "dtype": dtype}
+    parts = [Part(name, dtype, tuple(shape), own=True)]
+    if len(coding) > 1:
+        kind, rows, scheme, payload = coding
+        entry |= {"as": scheme, "kind": kind}
+        parts = [Part(name + TABLE, dtype, (rows, *COLUMNS[kind])), Part(name, "U8", (payload,))]
+    elif coding:
+        entry["as"] = coding[0]
+        parts = [Part(name, {"float16": "F16", "int8": "I8"}[coding[0]], tuple(shape), own=True)]
+        parts = [Part(name + TABLE, "F32", tuple(shape[:1])), *parts] if coding[0] == "int8" else parts
+    sizes = [*shape, *(size for part in parts for size in part.shape)]
+    known = dtype in DTYPES and ("kind" not in entry or entry["as"] in SCHEMES)
+    if not known or not all(type(size) is int and size >= 0 for size in sizes):
         raise Damaged(f"the form of {name}")
-    if "kind" in entry and (stored[name].dtype != "U8" or len(stored[name].shape) != 1 or len(parts) != 2):
-        raise Damaged(f"the codes of {name}")
-    return entry
-
-
-def check_names(entries: dict[str, dict[str, Any]], stored: set[str]) -> None:
-    """Raise Damaged unless entries and stored tensors belong together."""
-    held = {name for name, entry in entries.items() if entry["as"] != "same"}
-    tables = {name for name in stored if name.endswith(TABLE)}
-    if odd := ((stored - tables) ^ held) | ({name.removesuffix(TABLE) for name in tables} - held):
-        raise Damaged(min(odd))
-    if wrong := [name for name, entry in entries.items() if entry["as"] == "same" and entry["of"] not in held]:
-        raise Damaged(wrong[0])
+    entry["bytes"] = sum(part.nbytes for part in parts)
+    return name, entry, parts
 
 
 def decode(
-    file: Any, name: str, entry: dict[str, Any], layout: Layout | None, known: Bitmaps | None = None
-) -> tuple[Tensor, Bitmaps | None]:  # fmt: skip
-    """One tensor of the file.
+    entry: dict[str, Any], stored: Tensor | None, table: Tensor | None, layout: Layout | None, known: Bitmaps | None
+) -> tuple[Tensor, Bitmaps | None]:
+    """One tensor of a file.
 
     Args:
-        file: safetensors' open file.
-        name: of the tensor.
-        entry: its entry, from ``complete``.
+        entry: what the file says of it.
+        stored: the part that has its name; not needed if its codes are known.
+        table: its scales, if it has such.
         layout: how its channels lie, if it is a weight matrix.
-        known: what an earlier call gave: the codes are then neither read nor compared with their checksums again.
+        known: what an earlier call gave: the codes are then not decoded again.
 
     Returns:
-        The tensor, compared with its checksums, and its codes at two bits a weight, where it has such.
+        The tensor, and its codes at two bits a weight, where it has such.
 
     Raises:
-        Damaged: if anything does not fit.
+        Damaged: if these do not fit together.
     """
-    stored = file.get_tensor(name)
-    table = file.get_tensor(name + TABLE) if name + TABLE in file.keys() else None  # noqa: SIM118 - not a mapping
     shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
-    if known is not None and table is not None:
-        return values(Packed(entry["as"], entry["kind"], stored.numpy(), table), known.symbols(), shape, layout), known
-    if _crc([part for part in (stored, table) if part is not None]) != entry["crc"]:
-        raise Damaged("its bytes do not fit their checksum")
-    maps = None
+    maps = known
     if "kind" not in entry:
+        if stored is None:
+            raise Damaged("nothing is stored of it")
         value = restore(entry["as"], stored, table, dtype)
     elif table is None or table.dtype != dtype:
         raise Damaged("its scales have another form")
     else:
-        packed = Packed(entry["as"], entry["kind"], stored.numpy(), table)
-        codes = read(packed, shape)
-        value, maps = values(packed, codes, shape, layout), Bitmaps.of(packed, codes)
-    same = entry["id"] is None or _identity(value) == entry["id"]
-    if tuple(value.shape) != shape or value.dtype != dtype or not same:
-        raise Damaged("its values do not fit their checksum")
+        payload = torch.empty(0, dtype=torch.uint8) if stored is None else stored
+        packed = Packed(entry["as"], entry["kind"], payload.numpy(), table)
+        codes = read(packed, shape) if known is None else known.symbols()
+        value = values(packed, codes, shape, layout)
+        maps = Bitmaps.of(packed, codes) if known is None else known
+    if tuple(value.shape) != shape or value.dtype != dtype:
+        raise Damaged("its values have another form")
     return value, maps
 
 
-def _identity(value: Tensor) -> str:
-    """A short hash of a tensor's dtype, shape and values."""
-    digest = hashlib.blake2b(f"{value.dtype}{tuple(value.shape)}".encode(), digest_size=8)
-    digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
-    return digest.hexdigest()
+def layouts(model: nn.Module) -> dict[str, Layout]:
+    """Name of a weight matrix in the state dict -> how its channels lie."""
+    # Dimension 1 of a grouped transposed convolution holds the channels of one group, which files may tell apart.
+    return {
+        path: Layout(1 if matrix.layout.channel is None else matrix.layout.channel, matrix.layout.parts)
+        for matrix in matrices(model).values()
+        for path in matrix.paths
+    }
 
 
-def _crc(parts: list[Tensor]) -> int:
-    """CRC-32 of the stored bytes."""
-    value = 0
-    for part in parts:
-        value = zlib.crc32(part.contiguous().reshape(-1).view(torch.uint8).numpy().data if part.numel() else b"", value)
-    return value
+def data_of(value: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU."""
+    if not value.numel():
+        return memoryview(b"")
+    return value.contiguous().reshape(-1).view(torch.uint8).numpy().data

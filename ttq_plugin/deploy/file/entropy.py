@@ -29,7 +29,7 @@ def encode(symbols: Symbols, count: int) -> Symbols:
         How often each symbol but the last occurs (LEB128), then the range coder's words, high byte first.
     """
     counts = np.bincount(symbols, minlength=count)
-    head = b"".join(_varint(int(c)) for c in counts[:-1])
+    head = b"".join(varint(int(c)) for c in counts[:-1])
     if counts.max() == len(symbols):
         return np.frombuffer(head, dtype=np.uint8)
     model, encoder = _model(counts), _constriction().queue.RangeEncoder()
@@ -116,7 +116,7 @@ def _counts(payload: Symbols, n: int, count: int) -> tuple[NDArray[np.int64], in
     return counts, place
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """LEB128: seven bits a byte, low ones first, the top bit set where more follow."""
     out = bytearray()
     while value > 127:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from ttq_plugin.core.model.attach import plain_model
 from ttq_plugin.core.model.held import check_values, check_written
-from ttq_plugin.core.model.matrices import Layout, matrices
+from ttq_plugin.core.model.matrices import Layout
 from ttq_plugin.core.model.state import TernaryState
-from ttq_plugin.deploy.file import container
 from ttq_plugin.deploy.file.codes import Bitmaps
-from ttq_plugin.deploy.file.entries import TABLE, WORDS, check_names, complete, decode, make_entry
+from ttq_plugin.deploy.file.entries import WORDS, layouts
 from ttq_plugin.deploy.file.entropy import Damaged
+from ttq_plugin.deploy.file.reader import Reader, opened
 from ttq_plugin.deploy.file.rest import REST
+from ttq_plugin.deploy.file.writer import stored, write
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.arguments import check_types
 
@@ -34,7 +35,8 @@ class PackedInfo:
         more: Further entries of the writer.
         architecture: Name of the model's class.
         entries: name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
-            as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes.
+            as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes (of small
+            vectors, before they are deflated together).
         nbytes: of the file.
     """
 
@@ -104,35 +106,14 @@ def save_packed(
         raise InputError(f"rest must be one of {', '.join(REST)}, got {rest!r}.")
     model = plain_model(model)
     _check_baked(model)
-    state = model.state_dict()
-    if not state:
+    if not model.state_dict():
         raise InputError(
             f"{type(model).__name__} has no weights to write; save the network that it was made of, before integerize "
             "or the like."
         )
-    layouts = _layouts(model)
-    entries: dict[str, dict[str, Any]] = {}
-    tensors: dict[str, Tensor] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.dtype not in WORDS:
-            what = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(f"a packed file holds plain tensors, got {name!r} of {what}; convert the model first.")
-        if TABLE in name:
-            raise InputError(f"a tensor's name must not contain {TABLE!r}, got {name!r}; rename it.")
-        same = (value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and same in first:
-            entries[name] = {"as": "same", "of": first[same]}
-            continue
-        first[same] = name
-        stored, entry = make_entry(name, value.detach().cpu().contiguous(), layouts.get(name), rest)
-        entries[name] = entry
-        tensors |= stored
-    about: dict[str, Any] = {"task": task, "method": method, "architecture": _architecture(model)}
-    about |= {"report": dict(report or {}), "more": dict(more or {})}
-    raw = {name: entry["crc"] for name, entry in entries.items() if entry["as"] == "raw"}
-    others = {name: entry for name, entry in entries.items() if name not in raw}
-    container.write(Path(path), tensors, {**about, "raw": raw, "entries": others})
+    about: dict[str, Any] = {"task": task, "method": method, "report": dict(report or {}), "more": dict(more or {})}
+    directory = {"architecture": _architecture(model), **{key: value for key, value in about.items() if value}}
+    write(Path(path), directory, *stored(model, rest))
     return packed_info(path)
 
 
@@ -172,31 +153,38 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     """
     check_types(load_packed, locals())
     path = Path(path)
-    info = packed_info(path)
-    if model is None:
-        model = _rebuilt(path, info.task).eval()
-    check_values(model)
-    plain = plain_model(model)
-    state = plain.state_dict()
-    check_written(state.items())
-    layouts = _layouts(plain)
-    _check_architecture(path, info, state, type(plain).__name__)
-    with container.tensors(path) as file:
-        # All is decoded and checked before the first tensor is touched; two bits a weight remain of it until then.
-        maps: dict[str, Bitmaps | None] = {}
-        for writing in (False, True):
-            for name, entry in info.entries.items():
-                if entry["as"] != "same":
-                    value, maps[name] = _decoded(path, file, name, entry, layouts.get(name), maps.get(name))
-                    if writing:
-                        maps[name] = None
-                        with torch.no_grad():
-                            state[name].copy_(value)
-        for name, entry in info.entries.items():
-            if entry["as"] == "same" and state[name].data_ptr() != state[entry["of"]].data_ptr():
-                with torch.no_grad():
-                    state[name].copy_(state[entry["of"]])
+    with opened(path) as file:
+        if model is None:
+            model = _rebuilt(path, file.about["task"]).eval()
+        check_values(model)
+        plain = plain_model(model)
+        state = plain.state_dict()
+        check_written(state.items())
+        _check_architecture(path, file, state, type(plain).__name__)
+        _fill(path, file, state, layouts(plain))
     return model
+
+
+def _fill(path: Path, file: Reader, state: dict[str, Tensor], known: dict[str, Layout]) -> None:
+    """Copy all tensors into the model's; raises InputError before the first is touched."""
+    # All is decoded and checked before; two bits a weight remain of it until then.
+    maps: dict[str, Bitmaps | None] = {}
+    for writing in (False, True):
+        for name, entry in file.entries.items():
+            if entry["as"] != "same":
+                value, maps[name] = _decoded(path, file, name, known.get(name), maps.get(name))
+                if writing:
+                    maps[name] = None
+                    with torch.no_grad():
+                        state[name].copy_(value)
+        try:
+            file.check()
+        except Damaged as error:
+            raise InputError(f"{path} is damaged: {error}.") from None
+    for name, entry in file.entries.items():
+        if entry["as"] == "same" and state[name].data_ptr() != state[entry["of"]].data_ptr():
+            with torch.no_grad():
+                state[name].copy_(state[entry["of"]])
 
 
 def packed_info(path: Path | str) -> PackedInfo:
@@ -221,35 +209,17 @@ def packed_info(path: Path | str) -> PackedInfo:
     """
     check_types(packed_info, locals())
     path = Path(path)
-    content, stored = container.read(path)
-    try:
-        raw = {name: {"as": "raw", "crc": crc} for name, crc in content["raw"].items()}
-        entries = {name: complete(name, dict(entry), stored) for name, entry in (content["entries"] | raw).items()}
-        check_names(entries, set(stored))
-        about = {key: content[key] for key in ("task", "method", "architecture")}
-        about |= {key: dict(content[key]) for key in ("report", "more")}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: its header lacks or confuses {error}.") from None
-    return PackedInfo(**about, entries=entries, nbytes=path.stat().st_size)
-
-
-def _layouts(model: nn.Module) -> dict[str, Layout]:
-    """Name of a weight matrix in the state dict -> how its channels lie."""
-    # Dimension 1 of a grouped transposed convolution holds the channels of one group, which files may tell apart.
-    return {
-        path: Layout(1 if matrix.layout.channel is None else matrix.layout.channel, matrix.layout.parts)
-        for matrix in matrices(model).values()
-        for path in matrix.paths
-    }
+    with opened(path) as file:
+        return PackedInfo(**file.about, entries=file.entries, nbytes=path.stat().st_size)
 
 
 def _architecture(model: nn.Module) -> str:
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def _check_architecture(path: Path, info: PackedInfo, state: dict[str, Tensor], given: str) -> None:
+def _check_architecture(path: Path, file: Reader, state: dict[str, Tensor], given: str) -> None:
     """Raise InputError unless names, shapes and dtypes are the model's; before anything is allocated."""
-    theirs = {name: _form(info.entries, entry) for name, entry in info.entries.items()}
+    theirs = {name: _form(file.entries, entry) for name, entry in file.entries.items()}
     own = {name: (tuple(value.shape), WORDS.get(value.dtype, str(value.dtype))) for name, value in state.items()}
     if theirs == own:
         return
@@ -257,8 +227,8 @@ def _check_architecture(path: Path, info: PackedInfo, state: dict[str, Tensor], 
         if theirs.get(name) != own.get(name):
             here, there = (_words(forms.get(name)) for forms in (own, theirs))
             raise InputError(
-                f"{path} holds a {info.architecture}, and the model must be the same, got a {given}: its {name} is "
-                f"{here}, the file's {there}."
+                f"{path} holds a {file.about['architecture']}, and the model must be the same, got a {given}: its "
+                f"{name} is {here}, the file's {there}."
             )
 
 
@@ -272,11 +242,11 @@ def _words(form: tuple[tuple[int, ...], str] | None) -> str:
 
 
 def _decoded(
-    path: Path, file: Any, name: str, entry: dict[str, Any], layout: Layout | None, known: Bitmaps | None
-) -> tuple[Tensor, Bitmaps | None]:  # fmt: skip
+    path: Path, file: Reader, name: str, layout: Layout | None, known: Bitmaps | None
+) -> tuple[Tensor, Bitmaps | None]:
     try:
-        return decode(file, name, entry, layout, known)
-    except (Damaged, IndexError, RuntimeError) as error:
+        return file.get(name, layout, known)
+    except (Damaged, IndexError, RuntimeError, OSError) as error:
         raise InputError(f"{path} is damaged: {name}: {error}.") from None
 
 
