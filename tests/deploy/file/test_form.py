@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.conftest import ROOT
 from tests.deploy.file.forged import unpacked
 from tests.deploy.file.test_packed import states_equal
 from tests.measures.nets import ternary_twin
@@ -30,12 +32,17 @@ def digits(zeros):
     return ternary_twin(get_task("mnist-cnn").model().eval(), DIGITS, round(zeros * 9750))
 
 
-@pytest.mark.parametrize("zeros, most", [(0.75, 2000), (0.9, 1400), (0.95, 1100)])
-def test_a_tiny_network_is_hardly_larger_than_its_numbers(tmp_path, zeros, most):
+@pytest.mark.parametrize("zeros", [0.75, 0.9, 0.95])
+def test_a_tiny_network_is_hardly_larger_than_its_numbers(tmp_path, zeros):
     """Beside codes and scales there are 90 biases in full precision, and at most 300 bytes of everything else."""
     info = save_packed(digits(zeros), tmp_path / "m.safetensors")
     codes = sum(info.packed_bytes.values())
-    assert codes + 4 * 90 * 0.75 < info.nbytes <= min(most, codes + 4 * 90 + 300)
+    assert codes + 4 * 90 * 0.75 < info.nbytes <= codes + 4 * 90 + 300
+    assert zeros < 0.95 or info.nbytes <= 1200
+    [told] = re.findall(
+        rf"^\| {100 * zeros:.0f} % \| (\d+) \| (\d+) \|", (ROOT / "docs/deployment.md").read_text(), re.M
+    )
+    assert (info.nbytes, codes) == pytest.approx(tuple(map(int, told)), rel=0.02)  # other zlibs take some bytes more
 
 
 def test_a_file_is_one_tensor_with_a_directory_that_zlib_and_json_read(tmp_path):

@@ -173,6 +173,8 @@ class _Reader:
 
     def _part(self, name: str) -> Tensor:
         part = self._parts[name]
+        if not part.nbytes:
+            return torch.empty(part.shape, dtype=DTYPES[part.dtype])
         data = self._gathered(name) if name in self._block_of else _read(self._file, self._places[name], part.nbytes)
         return torch.from_numpy(data).view(DTYPES[part.dtype]).reshape(part.shape)
 
