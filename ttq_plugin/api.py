@@ -194,7 +194,7 @@ def identified(task: str | Task) -> Task:
     """A task under a name that studies and files can keep.
 
     Args:
-        task: a task, or its name.
+        task: A task, or its name.
 
     Returns:
         A built-in task as it is; one of the user's own as ``module:attribute``, found by where the object is kept. A

@@ -15,10 +15,10 @@ class Objective(str):
     hold the natural ones. A plain string is the name of an objective that is better when higher.
 
     Args:
-        name: the name.
-        higher: whether a higher value is better.
-        label: how people call it; empty for what is known of the name.
-        fraction: whether people read it in percent; None for what is known of the name.
+        name: The name.
+        higher: Whether a higher value is better.
+        label: How people call it; empty for what is known of the name.
+        fraction: Whether people read it in percent; None for what is known of the name.
     """
 
     higher: bool
@@ -49,8 +49,8 @@ def upward(name: str, value: float) -> float:
     """A value of an objective as a number of which more is better: the only place that flips a direction.
 
     Args:
-        name: the objective, an ``Objective`` where lower is better.
-        value: its natural value.
+        name: The objective, an ``Objective`` where lower is better.
+        value: Its natural value.
 
     Returns:
         The value where higher is better. Else a strictly decreasing function of it, which for errors lies in (0, 1]:
@@ -73,14 +73,14 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float] | 
     objectives: no skill and no gain span nothing, a perfect network of no size spans 1.
 
     Args:
-        points: objective vectors, every objective maximised, shape (points, objectives); dominated ones add nothing.
-        reference: the corner that a point must exceed in every objective to count, or one number for all of them.
+        points: Objective vectors, every objective maximised, shape (points, objectives); dominated ones add nothing.
+        reference: The corner that a point must exceed in every objective to count, or one number for all of them.
 
     Returns:
         The volume; 0.0 without a point beyond the reference.
 
     Raises:
-        InputError: if the points differ in length, or the reference has another length.
+        InputError: If the points differ in length, or the reference has another length.
     """
     if not points:
         return 0.0
@@ -105,11 +105,11 @@ def hypervolume_over_trials(
     """The hypervolume after each trial of a search: what it still gains, and whether it has stagnated.
 
     Args:
-        points: each trial's objective vector in the order of the trials; None for a trial that has none.
-        reference: as in ``hypervolume``.
+        points: Each trial's objective vector in the order of the trials; None for a trial that has none.
+        reference: As in ``hypervolume``.
 
     Returns:
-        A volume a trial; it never falls.
+        A volume for each trial; it never falls.
     """
     front: list[Sequence[float]] = []
     volumes: list[float] = []
@@ -127,8 +127,8 @@ def coverage(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -
     """The share of the other front that one front weakly dominates (C-metric, Zitzler & Thiele 1998).
 
     Args:
-        one: objective vectors, every objective maximised.
-        other: likewise.
+        one: Objective vectors, every objective maximised.
+        other: Likewise.
 
     Returns:
         A share in [0, 1]; not symmetric. None when the other front is empty.
@@ -141,7 +141,7 @@ def knee(points: Sequence[Sequence[float]]) -> int:
     """The point nearest to the best value of every objective, each scaled to its range over the points.
 
     Args:
-        points: objective vectors of a front, every objective maximised; at least one.
+        points: Objective vectors of a front, every objective maximised; at least one.
 
     Returns:
         The index of the point; of the first of them where several are as near.
@@ -157,8 +157,8 @@ def edge(points: Sequence[Sequence[float]], objectives: Sequence[str] = ("", "")
     """The points that are best in two objectives alone: where a projection of a front ends.
 
     Args:
-        points: pairs of natural values.
-        objectives: the two objectives; both are maximised unless an ``Objective`` says otherwise.
+        points: Pairs of natural values.
+        objectives: The two objectives; both are maximised unless an ``Objective`` says otherwise.
 
     Returns:
         The pairs that no other one covers, each once, the first objective getting worse and the second better.

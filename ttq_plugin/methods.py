@@ -60,12 +60,12 @@ class Number:
     """One of a method's own numbers.
 
     Attributes:
-        name: its name as an option, in settings and in space files.
-        start: its value where nobody gives another.
-        low: lower end of the range that a search takes by default.
-        high: upper end of that range.
-        log: whether the search draws its logarithm.
-        bound: the values that it may take at all.
+        name: Its name as an option, in settings and in space files.
+        start: Its value where nobody gives another.
+        low: Lower end of the range that a search takes by default.
+        high: Upper end of that range.
+        log: Whether the search draws its logarithm.
+        bound: The values that it may take at all.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Method:
         """The names of its own numbers, or of those that are left where a share of zeros stands for its thresholds.
 
         Args:
-            zeros: whether it does.
+            zeros: Whether a share of zeros stands for the thresholds.
 
         Returns:
             The names, in the table's order.
@@ -152,7 +152,7 @@ class Method:
         """The number of that name.
 
         Args:
-            name: one of ``names``.
+            name: One of ``names``.
 
         Returns:
             The number.

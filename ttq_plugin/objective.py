@@ -162,15 +162,15 @@ def as_space(task: Task, space: Space | str | Path | None, changes: Mapping[str,
     """What is searched.
 
     Args:
-        task: whose models are compressed.
-        space: a space, a space file's path or name, or None for the task's default.
-        changes: keys of the space that are to have other values, as ``load_space`` takes them.
+        task: The task whose models are compressed.
+        space: A space, a space file's path or name, or None for the task's default.
+        changes: Keys of the space that are to have other values, as ``load_space`` takes them.
 
     Returns:
         The space.
 
     Raises:
-        InputError: if the space is another task's.
+        InputError: If the space is another task's.
     """
     if space is None and task.name not in built_in():
         return parse_space(default_text(task), f"the default space of {task.name}", changes)

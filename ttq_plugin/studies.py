@@ -33,9 +33,9 @@ class StudyTrial:
     """One finished trial of a study.
 
     Attributes:
-        record: its settings and its numbers.
-        task: whose model was compressed.
-        path: its weights, which front members keep.
+        record: Its settings and its numbers.
+        task: The task whose model was compressed.
+        path: Its weights, which front members keep.
     """
 
     record: TrialRecord
@@ -75,14 +75,14 @@ class Study:
     """A finished or interrupted search.
 
     Attributes:
-        name: the study's name, which `ttq report` and `ttq search --resume` take.
-        task: what was compressed.
-        space: what was searched.
+        name: The study's name, which `ttq report` and `ttq search --resume` take.
+        task: What was compressed.
+        space: What was searched.
         storage: Optuna's database URL.
         store: MLflow's folder or address.
-        folder: where weights, pictures and reports lie.
-        result: the front and what happened, as ``ttq search --json`` prints them.
-        interrupted: whether Ctrl-C ended it.
+        folder: Where weights, pictures and reports lie.
+        result: The front and what happened, as ``ttq search --json`` prints them.
+        interrupted: Whether Ctrl-C ended it.
     """
 
     name: str
@@ -215,7 +215,7 @@ def search(
         methods: Search these methods of the space only.
         objectives: Two or more quantities, instead of the space's.
         constraints: Limits such as "macro_f1 >= 0.8", instead of the space's.
-        sampler: tpe, gp, nsga2, random or grid; None for the space's.
+        sampler: Tpe, gp, nsga2, random or grid; None for the space's.
         timeout: Seconds after which no trial begins.
         halving: Whether to stop trials early by successive halving, whatever the space says.
         seed: Random seed shared by all trials.

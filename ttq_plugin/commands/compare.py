@@ -86,13 +86,13 @@ def _common(spaces: dict[str, Space]) -> list[str]:
     """The objectives that all studies have, in the first one's order.
 
     Args:
-        spaces: name -> what the study searched.
+        spaces: Name -> what the study searched.
 
     Returns:
         At least two names.
 
     Raises:
-        InputError: the studies are of different tasks or metrics, or share fewer than two objectives.
+        InputError: The studies are of different tasks or metrics, or share fewer than two objectives.
     """
     tasks = {name: space.task for name, space in spaces.items()}
     if len(set(tasks.values())) > 1:

@@ -166,7 +166,7 @@ def storage_of(store: str, storage: str | None) -> str:
         Its URL.
 
     Raises:
-        InputError: if the store is a server and there is no database in this folder.
+        InputError: If the store is a server and there is no database in this folder.
     """
     folder = store_folder(store)
     if storage is None and "://" in store and not (folder / "studies.db").is_file():
@@ -181,15 +181,15 @@ def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequen
     """The trials on a study's front.
 
     Args:
-        study: its name.
-        records: its finished trials.
-        objectives: what spans the front.
+        study: The study's name.
+        records: Its finished trials.
+        objectives: What spans the front.
 
     Returns:
         The members in the order of their numbers.
 
     Raises:
-        InputError: the study has none yet.
+        InputError: The study has none yet.
     """
     numbers = front(records, objectives)
     if not numbers:
@@ -206,16 +206,16 @@ def recommended(
     """The front's knee, among its members of enough accuracy.
 
     Args:
-        members: of the front.
-        objectives: its axes.
-        floor: the least score on validation data, of an error the most; None for any.
-        score: the task's metric.
+        members: The members of the front.
+        objectives: Its axes.
+        floor: The least score on validation data, of an error the most; None for any.
+        score: The task's metric.
 
     Returns:
         The member, and why it is the one.
 
     Raises:
-        InputError: no member reaches the floor.
+        InputError: No member reaches the floor.
     """
     reached = {record.number: upward(score, record.metrics[score]) for record in members}
     able = [record for record in members if floor is None or reached[record.number] >= upward(score, floor)]

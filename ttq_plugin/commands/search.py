@@ -70,10 +70,10 @@ class Conducted:
     """A search that has ended.
 
     Attributes:
-        opened: what was searched, and where.
-        watch: followed it, and has its records.
-        summary: how it ended.
-        result: its front as plain data.
+        opened: What was searched, and where.
+        watch: Followed it, and has its records.
+        summary: How it ended.
+        result: Its front as plain data.
     """
 
     opened: Opened
@@ -112,16 +112,16 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
     """Run or resume a search and test its front once; nothing is printed but progress.
 
     Args:
-        asked: what was asked for.
-        task: the task itself, where workers could not import it by its name.
-        space: what is searched, instead of the space that ``asked`` names.
+        asked: What was asked for.
+        task: The task itself, where workers could not import it by its name.
+        space: What is searched, instead of the space that ``asked`` names.
 
     Returns:
         The ended search.
 
     Raises:
-        InputError: if something that was asked for cannot be done; nothing has been trained then.
-        Unrecorded: if MLflow cannot be written in the end.
+        InputError: If something that was asked for cannot be done; nothing has been trained then.
+        Unrecorded: If MLflow cannot be written in the end.
     """  # noqa: DOC502 - raised by what it calls
     started = time.perf_counter()
     opened = _open(asked, space)

@@ -52,10 +52,10 @@ def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **aske
     """``api.train``, which says what is trained and where the model is from.
 
     Args:
-        task: a task or its name.
-        seed: of splits and training.
-        places: data, cache, device and weights.
-        **asked: retrain, test and curvature.
+        task: A task or its name.
+        seed: Random seed of splits and training.
+        places: Data, cache, device and weights.
+        **asked: Retrain, test and curvature.
 
     Returns:
         The full-precision model.
@@ -78,9 +78,9 @@ def print_parts(title: str, columns: Mapping[str, Mapping[str, float]], task: Ta
     """A table of what scores are made of, a class (an output) a row.
 
     Args:
-        title: of the table.
-        columns: heading -> parts of a score, all on data of one task.
-        task: names the classes.
+        title: Title of the table.
+        columns: Heading -> parts of a score, all on data of one task.
+        task: Names the classes.
     """
     names = list(dict.fromkeys(name for parts in columns.values() for name in parts))
     if not names:

@@ -18,14 +18,14 @@ def check_weight(w: Tensor, name: str) -> Tensor:
     """``w`` in float32 at least, if a method can ternarise it.
 
     Args:
-        w: a layer's latent weight.
-        name: the layer's name, for messages.
+        w: A layer's latent weight.
+        name: The layer's name, for messages.
 
     Returns:
         ``w`` itself, or its float32 copy if it is in half precision.
 
     Raises:
-        InputError: if it is not floating point, has fewer than two values, or holds NaN or infinity.
+        InputError: If it is not floating point, has fewer than two values, or holds NaN or infinity.
     """
     if not w.is_floating_point():
         raise InputError(f"{name}: weights must be real floating point, got {w.dtype}.")
@@ -40,11 +40,11 @@ def check_spread(s: Statistics, name: str) -> None:
     """Check that a weight's standard deviation can be computed, for each group that has one.
 
     Args:
-        s: the weight's statistics, before any division, with whole tensors for values.
-        name: the layer's name, for messages.
+        s: The weight's statistics, before any division, with whole tensors for values.
+        name: The layer's name, for messages.
 
     Raises:
-        InputError: if a group has one weight only, weights that are all equal, or a spread whose square its precision
+        InputError: If a group has one weight only, weights that are all equal, or a spread whose square its precision
             cannot hold.
     """
     ones = torch.ones_like(s.w)
@@ -77,10 +77,10 @@ def check_scales(scales: Tensor, name: str) -> None:
 
     Args:
         scales: ``(W_p, W_n)``.
-        name: the layer's name, for messages.
+        name: The layer's name, for messages.
 
     Raises:
-        InputError: if one does not: the first training step would multiply it.
+        InputError: If one does not: the first training step would multiply it.
     """
     if bool((scales < SMALLEST).any()):
         raise InputError(
@@ -93,13 +93,13 @@ def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -
     """Check a prescribed share of zeros, if there is one.
 
     Args:
-        method: its method's name, for messages.
-        zeros: the share.
+        method: Its method's name, for messages.
+        zeros: The share.
         steps: ``zeros_steps``, over which it rises.
-        why_not: why this method cannot meet any share; empty where it can.
+        why_not: Why this method cannot meet any share; empty where it can.
 
     Raises:
-        InputError: if the share is none, the method cannot meet any, or ``zeros_steps`` is no number of steps.
+        InputError: If the share is none, the method cannot meet any, or ``zeros_steps`` is no number of steps.
     """
     if zeros is None:
         if steps is not None:
@@ -117,14 +117,14 @@ def number(name: str, value: object) -> float:
     """An option's value as a float.
 
     Args:
-        name: what it is called, for the message.
-        value: what was given.
+        name: What it is called, for the message.
+        value: What was given.
 
     Returns:
         The value.
 
     Raises:
-        InputError: if it is no number, or larger than any float.
+        InputError: If it is no number, or larger than any float.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name} must be a number, got {shown(value)}.")

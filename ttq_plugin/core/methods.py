@@ -30,9 +30,9 @@ def define(name: str, rule: ThresholdRule, **equations: Any) -> Ternarizer:
     """Give a row of the table its equations, and make it known by its name.
 
     Args:
-        name: a key of ``ttq_plugin.methods.METHODS``; that row says what the numbers are and what learns.
-        rule: how thresholds follow from the row's numbers.
-        equations: other fields of ``Ternarizer``, such as ``step`` and ``normalize``.
+        name: A key of ``ttq_plugin.methods.METHODS``; that row says what the numbers are and what learns.
+        rule: How thresholds follow from the row's numbers.
+        equations: Other fields of ``Ternarizer``, such as ``step`` and ``normalize``.
 
     Returns:
         The method.
@@ -68,13 +68,13 @@ def get_method(name: str) -> Ternarizer:
     """The method of that name.
 
     Args:
-        name: a key of ``METHODS``.
+        name: A key of ``METHODS``.
 
     Returns:
         The method with its default options.
 
     Raises:
-        InputError: if there is none; the message lists those there are.
+        InputError: If there is none; the message lists those there are.
     """
     try:
         return METHODS[name]

@@ -60,10 +60,10 @@ def prune(x: Tensor, w: Tensor, params: Params, method: StepOptions) -> Tensor:
     """Zero what the method's dead zone holds.
 
     Args:
-        x: the tensor to prune, of w's shape.
-        w: the latent weight that decides.
-        params: the method's, as from ``StepOptions.init``.
-        method: the ternary method.
+        x: The tensor to prune, of w's shape.
+        w: The latent weight that decides.
+        params: The method's, as from ``StepOptions.init``.
+        method: The ternary method.
 
     Returns:
         ``x`` where the code of w is not 0, else 0; differentiable in x and in thresholds and alpha.

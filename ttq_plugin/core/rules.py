@@ -158,14 +158,14 @@ class ThresholdRule:
     """How a method's thresholds follow from its numbers ``t``: the equation, its inverse, and what ``t`` may be.
 
     Attributes:
-        names: the numbers' names, in the order in which they are stacked.
+        names: The numbers' names, in the order in which they are stacked.
         distances: ``(statistics, t) -> (D_min, D_max)``.
         invert: ``(statistics, D) -> t`` on stacked tensors, used to clip a threshold that would empty a sign.
-        check: raises InputError for values that the method does not allow.
+        check: Raises InputError for values that the method does not allow.
         pull_back: ``(statistics, t, dL/dD) -> dL/dt``, for rules whose thresholds can learn.
         start: ``(statistics, numbers) -> t``, for rules whose ``t`` is something else than the numbers it begins from.
-        native: the rule's number in ``native/training.c``, for rules of the ternary step with learned scales.
-        shift: how the numbers move together, for rules that can meet a prescribed share of zeros.
+        native: The rule's number in ``native/training.c``, for rules of the ternary step with learned scales.
+        shift: How the numbers move together, for rules that can meet a prescribed share of zeros.
     """
 
     names: tuple[str, ...]

@@ -15,8 +15,8 @@ def divided(sizes: Sequence[int], share: float) -> list[float]:
     """The share of zeros of each layer.
 
     Args:
-        sizes: numbers of weights of the layers, each at least 1.
-        share: of zeros over all of them, in (0, 1).
+        sizes: Numbers of weights of the layers, each at least 1.
+        share: The share of zeros over all of them, in (0, 1).
 
     Returns:
         A share for each layer, at least half of ``share``; weighted by the sizes, their mean is ``share``.

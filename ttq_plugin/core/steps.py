@@ -22,8 +22,8 @@ class Step:
         weights: ``(w, params, method) -> q``, differentiable.
         codes: ``(w, params, method) -> int8 signs of q``.
         scales: ``(w, params, method) -> (W_p, W_n)`` stacked, as q has them.
-        channels: whether a channel can have scales and thresholds of its own.
-        compares: whether its zeros are the weights between the two distances.
+        channels: Whether a channel can have scales and thresholds of its own.
+        compares: Whether its zeros are the weights between the two distances.
     """
 
     weights: Callable[[Tensor, Params, StepOptions], Tensor]

@@ -16,12 +16,12 @@ def soft_step_gradients(
     """Chain rule through ``q = W_p S(a (w - D_max)) - W_n S(a (-w - D_min))``, S the logistic sigmoid, a the slope.
 
     Args:
-        s: the latent weight and its groups.
+        s: The latent weight and its groups.
         distances: ``(D_min, D_max)``.
         slope: ``a = alpha / sigma``, in 1 / units of w.
         scales: ``(W_p, W_n)``.
         g: dL/dq, the gradient that reached the ternary weight, of w's shape.
-        need_slope: whether dL/da is wanted.
+        need_slope: Whether dL/da is wanted.
 
     Returns:
         ``(dL/dD_min, dL/dD_max)``, and dL/da or None.
@@ -58,12 +58,12 @@ def weak_derivative_gradients(
     ``W_p g``, ``g``, ``W_n g``.
 
     Args:
-        s: the latent weight and its groups.
+        s: The latent weight and its groups.
         distances: ``(D_min, D_max)``.
         slope: ``a = alpha / sigma``, in 1 / units of w.
         scales: ``(W_p, W_n)``.
         g: dL/dq, the gradient that reached the ternary weight, of w's shape.
-        need_slope: whether dL/da is wanted.
+        need_slope: Whether dL/da is wanted.
 
     Returns:
         ``(dL/dD_min, dL/dD_max)``, and dL/da or None.

@@ -113,13 +113,13 @@ class Ternarizer:
         """The same method with other options or other initial numbers ``t``; ``None`` leaves an option as it is.
 
         Args:
-            options: fields of this class or names of the rule's numbers, such as ``t_min=1.5``.
+            options: Fields of this class or names of the rule's numbers, such as ``t_min=1.5``.
 
         Returns:
             A new value; this one is unchanged.
 
         Raises:
-            InputError: for an option that the method does not have, or a value it does not allow.
+            InputError: For an option that the method does not have, or a value it does not allow.
         """
         given = {k: v for k, v in options.items() if v is not None}
         t = dict(self.t) | {k: number(k, v) for k, v in given.items() if k in self.rule.names}
@@ -152,16 +152,16 @@ class Ternarizer:
         """Initial parameters for a layer.
 
         Args:
-            w: the layer's latent weight, floating point, any shape; not changed.
-            name: the layer's name, for messages.
-            thresholds: those to begin with, shape (k, *group), whichever signs they leave empty; None for the method's
+            w: The layer's latent weight, floating point, any shape; not changed.
+            name: The layer's name, for messages.
+            thresholds: Those to begin with, shape (k, *group), whichever signs they leave empty; None for the method's
                 numbers ``t``.
 
         Returns:
             The parameters, each of shape (k, *group) in float32 at least, and a sentence for each clipped threshold.
 
         Raises:
-            InputError: if the weight cannot be ternarised, or a threshold leaves a sign empty and
+            InputError: If the weight cannot be ternarised, or a threshold leaves a sign empty and
                 ``on_empty="error"``, or even the lowest does.
         """
         w = check_weight(w.detach(), name)
@@ -185,14 +185,14 @@ class Ternarizer:
         """The statistics of a weight that ``check_weight`` accepted, with whole tensors for values, and their sigma.
 
         Args:
-            w: the layer's latent weight.
-            name: the layer's name, for messages.
+            w: The layer's latent weight.
+            name: The layer's name, for messages.
 
         Returns:
             The statistics as the rule sees them, and the standard deviation of each group.
 
         Raises:
-            InputError: if a group has one weight only, weights that are all equal, or too small or large a spread.
+            InputError: If a group has one weight only, weights that are all equal, or too small or large a spread.
         """
         # Whole tensors here, floats or not in training: this runs once, on any device.
         raw = Statistics(w, self.dims(w), numbers=False)
@@ -204,8 +204,8 @@ class Ternarizer:
         """The ternary weight, differentiable in ``w`` and in every learnable parameter.
 
         Args:
-            w: latent weight.
-            params: as from ``init``.
+            w: Latent weight.
+            params: As from ``init``.
 
         Returns:
             A tensor of w's shape and dtype that holds exactly ``{-W_n, 0, +W_p}`` (a group).
@@ -287,7 +287,7 @@ def keep_positive_(learned: Iterable[Any]) -> None:
     """Raise what has fallen below 1e-8 to that, in place.
 
     Args:
-        learned: scales, thresholds, alpha.
+        learned: Scales, thresholds, alpha.
     """
     rest = []
     for value in learned:

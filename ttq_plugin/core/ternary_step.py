@@ -28,7 +28,7 @@ def decide(w: Tensor, distances: Pair) -> tuple[Tensor, Tensor]:
     Written into floating point at once: on the CPU that is twice as fast as booleans, and so is all that follows.
 
     Args:
-        w: latent weight, float32 or float64.
+        w: Latent weight, float32 or float64.
         distances: ``(D_min, D_max)``.
 
     Returns:
@@ -197,12 +197,12 @@ def ternary_step(
     """Apply ``TernaryStep``, by the native kernels where they can take the layer.
 
     Args:
-        w: latent weight.
+        w: Latent weight.
         scales: ``(W_p, W_n)``, shape (2, *group).
-        thresholds: the rule's numbers, shape (k, *group).
-        alpha: dimensionless slope of the surrogate, of the group's shape.
-        method: what to do with them.
-        project: whether what is learned is first brought back to where the method allows it, in place and unseen by
+        thresholds: The rule's numbers, shape (k, *group).
+        alpha: Dimensionless slope of the surrogate, of the group's shape.
+        method: What to do with them.
+        project: Whether what is learned is first brought back to where the method allows it, in place and unseen by
             autograd, see ``Ternarizer.project_``.
 
     Returns:

@@ -38,11 +38,11 @@ class Member:
     """One of the layers over which a share of zeros is counted.
 
     Attributes:
-        name: the layer's, for messages.
-        method: its method, with its granularity.
-        params: its scales and thresholds; the thresholds are changed in place.
-        weight: its latent weight, as the ternary step sees it.
-        push: adds a tensor to the latent weight, in place.
+        name: The layer's name, for messages.
+        method: Its method, with its granularity.
+        params: Its scales and thresholds; the thresholds are changed in place.
+        weight: Its latent weight, as the ternary step sees it.
+        push: Adds a tensor to the latent weight, in place.
     """
 
     name: str
@@ -61,15 +61,15 @@ class _Heights:
     """A member's weights as seen from its thresholds; the first of two is the negative side.
 
     Attributes:
-        member: whose they are.
-        shift: how the numbers of its rule move.
-        s: its statistics.
+        member: The layer that they belong to.
+        shift: How the numbers of its rule move.
+        s: Its statistics.
         distances: (D_min, D_max), unfolded, shape (2, *group).
-        unit: one unit, of the group's shape.
-        sides: how far each weight lies beyond the threshold of either side, in units.
-        low: the least shift of each side, shape (2, *group).
-        cap: the shift at which each side would lose its last weight, likewise.
-        stride: one of so many weights is ranked; ``sides`` of a layer without channels of its own has no more.
+        unit: One unit, of the group's shape.
+        sides: How far each weight lies beyond the threshold of either side, in units.
+        low: The least shift of each side, shape (2, *group).
+        cap: The shift at which each side would lose its last weight, likewise.
+        stride: One of so many weights is ranked; ``sides`` of a layer without channels of its own has no more.
     """
 
     member: Member
@@ -176,8 +176,8 @@ def move_to_share(members: Sequence[Member], share: float) -> None:
     """Move all thresholds so that about this share of the weights is zero; costs one pass over a sample of them.
 
     Args:
-        members: the layers over which it is counted.
-        share: in (0, 1); what the layers cannot have, they come as near to as they can.
+        members: The layers over which it is counted.
+        share: The share, in (0, 1); what the layers cannot have, they come as near to as they can.
     """
     total = sum(member.weight.numel() for member in members)
     stride = next((n for n in _STRIDES if n * SAMPLE >= total), _STRIDES[-1])
@@ -192,11 +192,11 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
     """Check that these layers can have this share of zeros.
 
     Args:
-        members: the layers over which it is counted, with any thresholds.
-        share: in (0, 1).
+        members: The layers over which it is counted, with any thresholds.
+        share: The share, in (0, 1).
 
     Raises:
-        InputError: if they cannot, because each sign keeps its largest weight, or because of the weights' mean.
+        InputError: If they cannot, because each sign keeps its largest weight, or because of the weights' mean.
     """
     found = _all_heights(members)
     n = sum(member.weight.numel() for member in members)
@@ -229,8 +229,8 @@ def settle(members: Sequence[Member], share: float) -> int:
     several sides, the largest weight of the weaker ones is pushed beyond it.
 
     Args:
-        members: the layers over which it is counted.
-        share: in (0, 1).
+        members: The layers over which it is counted.
+        share: The share, in (0, 1).
 
     Returns:
         By how many weights it was missed: 0 unless the layers cannot have it.

@@ -18,15 +18,15 @@ def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
     """Batches to pass over; a single pair of tensors (x, y) is one batch.
 
     Args:
-        batches: pairs (x, y), or one pair whose x is a tensor.
-        keep: whether they are passed over more than once. What is not a list or tuple is then read into memory: a
+        batches: Pairs (x, y), or one pair whose x is a tensor.
+        keep: Whether they are passed over more than once. What is not a list or tuple is then read into memory: a
             second pass over a shuffling loader would give other batches, and none over an iterator.
 
     Returns:
         Something that gives the batches.
 
     Raises:
-        InputError: something that gives none, or a data set, which gives samples.
+        InputError: Something that gives none, or a data set, which gives samples.
     """
     if isinstance(batches, (tuple, list)) and len(batches) == 2 and _is_one_pair(*batches):
         return [tuple(batches)]
@@ -46,15 +46,15 @@ def checked(batch: Any, index: int, device: torch.device) -> tuple[Any, Any]:
     """One batch as (x, y).
 
     Args:
-        batch: what the loader gave.
-        index: its number, for the message.
-        device: the model's.
+        batch: What the loader gave.
+        index: Its number, for the message.
+        device: The model's device.
 
     Returns:
         x, tensors (batch, ...) nested in any way, and y, which may be anything.
 
     Raises:
-        InputError: no pair, an x without samples, or a tensor of x or y on another device.
+        InputError: No pair, an x without samples, or a tensor of x or y on another device.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not inputs.tensors(batch[0]):
         raise InputError(

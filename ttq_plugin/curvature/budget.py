@@ -81,13 +81,13 @@ def as_budget(value: object) -> Budget:
     """The budget itself, or a number as a share of weights.
 
     Args:
-        value: what a user gave.
+        value: What a user gave.
 
     Returns:
         The budget.
 
     Raises:
-        InputError: for a value of another type or outside its range.
+        InputError: For a value of another type or outside its range.
     """
     if isinstance(value, Budget):
         return value

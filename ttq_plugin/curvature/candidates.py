@@ -33,9 +33,9 @@ class Candidate:
     Attributes:
         method: `fp32`, a key of `WIDTHS`, or of `METHODS`.
         distance: ||w - Q(w)||^2, in units of the weight squared.
-        bits: of the stored weight, scales included.
+        bits: Number of bits of the stored weight, scales included.
         words: 32-bit words moved for the weight (pTTQ paper, eq. 8).
-        mult_adds: of the whole layer a sample; 0 where no example input was given.
+        mult_adds: Multiply-accumulates of the whole layer a sample; 0 where no example input was given.
     """
 
     method: str
@@ -50,11 +50,11 @@ class Catalogue:
     """Every candidate of every layer, and what the rest of the model costs.
 
     Attributes:
-        layers: layer -> its candidates, full precision first.
-        bits: of the parameters that no candidate changes.
+        layers: Layer -> its candidates, full precision first.
+        bits: Number of bits of the parameters that no candidate changes.
         words: 32-bit words moved for them.
-        mult_adds: a sample, of the modules that no candidate changes; None where no example input was given.
-        notes: what a reader must know: candidates that are missing, thresholds that were lowered.
+        mult_adds: A sample, of the modules that no candidate changes; None where no example input was given.
+        notes: What a reader must know: candidates that are missing, thresholds that were lowered.
     """
 
     layers: dict[str, tuple[Candidate, ...]]
@@ -81,8 +81,8 @@ def integer_weight(w: Tensor, bits: int) -> Tensor:
     As NNI's `QATQuantizer` quantises weights in its symmetric scheme (after Jacob et al. 2018).
 
     Args:
-        w: any shape, floating point.
-        bits: of a code, at least 2.
+        w: Any shape, floating point.
+        bits: Number of bits of a code, at least 2.
 
     Returns:
         At most 2^bits - 1 values, in w's shape and dtype.
@@ -98,14 +98,14 @@ def read_methods(
     """The methods to choose from, without full precision, and their options; duplicates count once.
 
     Args:
-        methods: names; `fp32` may be among them and changes nothing.
-        options: method -> keywords of its quantizer, `granularity` among them.
+        methods: Names; `fp32` may be among them and changes nothing.
+        options: Method -> keywords of its quantizer, `granularity` among them.
 
     Returns:
         Both, checked.
 
     Raises:
-        InputError: for an unknown method, none at all, or options that do not belong to one of them.
+        InputError: For an unknown method, none at all, or options that do not belong to one of them.
     """
     known = (FULL_PRECISION, *WIDTHS, *METHODS)
     names = tuple(dict.fromkeys([methods] if isinstance(methods, str) else methods))
@@ -137,11 +137,11 @@ def catalogue(
     """Try every method on every layer; the model is only read.
 
     Args:
-        model: in full precision.
-        layers: names of weight matrices.
-        methods: as `read_methods` returns them, and `options` likewise.
-        options: method -> keywords of its quantizer.
-        scheme: one of `storage.SCHEMES`, for ternary weights.
+        model: The model, in full precision.
+        layers: Names of weight matrices.
+        methods: As `read_methods` returns them, and `options` likewise.
+        options: Method -> keywords of its quantizer.
+        scheme: One of `storage.SCHEMES`, for ternary weights.
         example_input: (batch, ...); None leaves mult-adds out.
 
     Returns:

@@ -57,27 +57,27 @@ def layer_traces(
         model: float32 or float64, autocast is switched off; attention runs under the `MATH` back end, the only one
             with second derivatives.
         loss_fn: (output, y) -> scalar; output and y may be anything.
-        batches: pairs (x, y) with tensors x of shape (batch, ...), on the model's device, or one such pair. Passed
+        batches: Pairs (x, y) with tensors x of shape (batch, ...), on the model's device, or one such pair. Passed
             over once, with one batch's graph in memory at a time; with `tol` the batches of a loader are kept. Each
             has probes of its own: for the same data, batches of 32 to 64 and few probes give the smaller error.
-        layers: names of the layers; None takes every weight matrix that is trained.
-        max_probes: probes to draw; with `tol`, at most.
-        tol: stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
+        layers: Names of the layers; None takes every weight matrix that is trained.
+        max_probes: Probes to draw; with `tol`, at most.
+        tol: Stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
         joint: None for as many blocks of layers, a product each, as make a probe of a batch cost at most about eight
             training steps; the number follows from operations counted on the first batch, so it is the same on each
             run. True for one product over all layers (1.3 to 4 training steps), False for one a layer (1.6 steps for
             3 layers, 110 for 78), both without scaled vectors. At equal time the default has at most about twice the
             squared error of the better of these two, and a tenth of the worse one's where layers differ in steepness.
-        seed: of the probes; the global random state is neither used nor moved.
-        probes: another name of `max_probes`.
-        on_probe: called with the expected cost before the first probe of the first batch, and after each probe of a
+        seed: Random seed of the probes; the global random state is neither used nor moved.
+        probes: Another name of `max_probes`.
+        on_probe: Called with the expected cost before the first probe of the first batch, and after each probe of a
             batch with the number of those done.
 
     Returns:
         A trace a layer; layers that the loss does not depend on are left out and named in `.unused`.
 
     Raises:
-        InputError: no such layer, an unusable batch, a loss that is not a finite scalar or not twice differentiable.
+        InputError: No such layer, an unusable batch, a loss that is not a finite scalar or not twice differentiable.
     """
     limit = max_probes if probes is None else probes
     if limit < 2:
@@ -104,10 +104,10 @@ class _Estimate:
     """Samples v_l . (H v)_l of a growing number of probes.
 
     Attributes:
-        drawn: the samples, (probes, layers) in float64.
-        used: which layers the loss depends on.
-        samples: data points of a pass.
-        probes: how they are drawn; the first batch decides, unless the caller has.
+        drawn: The samples, (probes, layers) in float64.
+        used: Which layers the loss depends on.
+        samples: Data points of a pass.
+        probes: How they are drawn; the first batch decides, unless the caller has.
     """
 
     model: nn.Module

@@ -18,14 +18,14 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
     and so are `nn.EmbeddingBag`s, which have no second derivative.
 
     Args:
-        model: any module.
-        layers: names to keep, in the model's order, as `ternarize` takes them; None keeps all.
+        model: Any module.
+        layers: Names to keep, in the model's order, as `ternarize` takes them; None keeps all.
 
     Returns:
         Name -> matrix, in the model's order; a layer whose one matrix it is gives it its name.
 
     Raises:
-        InputError: no layer is left, a name is not a candidate, or a weight has half precision or no shape yet.
+        InputError: No layer is left, a name is not a candidate, or a weight has half precision or no shape yet.
     """
     known = matrices(model)
     found = {
@@ -62,7 +62,7 @@ def passed_over(model: nn.Module) -> list[tuple[str, str]]:
     """The weight matrices that are no candidates, each with the reason.
 
     Args:
-        model: any module.
+        model: Any module.
 
     Returns:
         Names and reasons, in the model's order.
@@ -92,9 +92,9 @@ def expanded(model: nn.Module, known: dict[str, Matrix], names: Iterable[str]) -
     """Names of matrices in place of names of modules that hold several; what stands for none stays as it is.
 
     Args:
-        model: the model.
-        known: its `matrices`.
-        names: as a user gave them.
+        model: The model.
+        known: Its `matrices`.
+        names: The names, as the user gave them.
 
     Returns:
         The names, each once.

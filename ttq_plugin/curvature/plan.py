@@ -15,7 +15,7 @@ class Link:
     Attributes:
         compressor: NNI's `QATQuantizer` or `LsqQuantizer`, or the name of a quantizer of this plugin.
         config_list: NNI 3.0's config entries.
-        options: keywords of the plugin's quantizer, such as `{"t_min": 1.5}`; empty for NNI's.
+        options: Keywords of the plugin's quantizer, such as `{"t_min": 1.5}`; empty for NNI's.
     """
 
     compressor: str
@@ -43,9 +43,9 @@ def build_chain(
     """The compressors that make a choice true: QAT_QUANTIZER first, then one link a ternary method.
 
     Args:
-        widths: bits -> layers on an integer grid.
-        methods: key of `METHODS` -> its layers.
-        options: method -> keywords of its quantizer; `granularity` goes into the config entry, where NNI reads it.
+        widths: Bits -> layers on an integer grid.
+        methods: Key of `METHODS` -> its layers.
+        options: Method -> keywords of its quantizer; `granularity` goes into the config entry, where NNI reads it.
 
     Returns:
         The links; none for a choice that quantises nothing.
@@ -73,13 +73,13 @@ def chain_from_json(data: object) -> tuple[Link, ...]:
     """A chain from what `chain_to_json` made.
 
     Args:
-        data: parsed JSON.
+        data: Parsed JSON.
 
     Returns:
         The links.
 
     Raises:
-        InputError: for any other form, or a compressor that cannot be chained.
+        InputError: For any other form, or a compressor that cannot be chained.
     """
     if not isinstance(data, list) or not data:
         raise InputError(f"A chain must be a list with at least one compressor, got {_brief(data)}.")

@@ -66,15 +66,15 @@ class Problem:
     """Everything about the choice that needs no curvature.
 
     Attributes:
-        layers: layer -> what it may get; full precision is missing where `include` names the layer.
-        weights: layer -> number of weights.
-        catalogue: all candidates, and what the rest of the model costs.
-        budget: the limit.
-        include: layers that must be quantised.
-        options: method -> keywords of its quantizer.
-        scheme: how ternary weights are stored.
-        energy_model: joules an operation.
-        notes: what a reader must know of layers that are no candidates.
+        layers: Layer -> what it may get; full precision is missing where `include` names the layer.
+        weights: Layer -> number of weights.
+        catalogue: All candidates, and what the rest of the model costs.
+        budget: The limit.
+        include: Layers that must be quantised.
+        options: Method -> keywords of its quantizer.
+        scheme: How ternary weights are stored.
+        energy_model: Joules an operation.
+        notes: What a reader must know of layers that are no candidates.
     """
 
     layers: dict[str, tuple[Candidate, ...]]
@@ -171,15 +171,15 @@ def kept_layers(model: nn.Module, layers: Iterable[str], rules: Rules) -> set[st
     """Layers that stay in full precision by the rules; also without any weights of interest, to check the names early.
 
     Args:
-        model: the model.
-        layers: names of those that could be quantised.
-        rules: what the user wants.
+        model: The model.
+        layers: Names of those that could be quantised.
+        rules: What the user wants.
 
     Returns:
         Names, those of attention's projections among them that `include` does not name.
 
     Raises:
-        InputError: for rules that name other layers or contradict each other.
+        InputError: For rules that name other layers or contradict each other.
     """
     rules = _in_matrices(model, rules)
     layers = list(layers)
@@ -223,15 +223,15 @@ def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> I
     """The budget in numbers.
 
     Args:
-        problem: the question.
-        layers: those to choose for; all others stay in full precision.
-        omegas: sensitivity of each of their candidates, at least 0.
+        problem: The question.
+        layers: Those to choose for; all others stay in full precision.
+        omegas: Sensitivity of each of their candidates, at least 0.
 
     Returns:
         The program, which the candidates of the smallest sizes meet.
 
     Raises:
-        InputError: if no choice meets the budget; the message says what can be met.
+        InputError: If no choice meets the budget; the message says what can be met.
     """
     kind, limit = problem.budget.kind, problem.budget.limit
     rows = [problem.layers[name] for name in layers]

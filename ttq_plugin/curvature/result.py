@@ -18,9 +18,9 @@ class Option:
         method: `fp32`, `int8`, `int4` or a key of `METHODS`.
         sensitivity: Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al. 2020), in units of the loss; below 0 where
             the trace is: far from a minimum.
-        standard_error: of the sensitivity, from the trace's.
+        standard_error: Standard error of the sensitivity, from the trace's.
         distance: ||w - Q(w)||^2.
-        bits: of the stored weight, scales included.
+        bits: Number of bits of the stored weight, scales included.
     """
 
     method: str
@@ -63,21 +63,21 @@ class Selection:
     """A method for each layer, chosen by curvature.
 
     Attributes:
-        rows: every layer that could be quantised, flattest first.
-        budget: what limited the choice.
-        methods: layer -> method, of every layer with a trace.
-        chain: the compressors that make it true, NNI's QATQuantizer first.
-        sensitivity: sum of the chosen Omegas, negative ones counted as 0, as the budget counts them.
-        sensitivity_error: sum of their standard errors: probes are shared, so errors need not cancel.
+        rows: Every layer that could be quantised, flattest first.
+        budget: What limited the choice.
+        methods: Layer -> method, of every layer with a trace.
+        chain: The compressors that make it true, NNI's QATQuantizer first.
+        sensitivity: Sum of the chosen Omegas, negative ones counted as 0, as the budget counts them.
+        sensitivity_error: Sum of their standard errors: probes are shared, so errors need not cancel.
         gap: (sensitivity - proved lower bound) / sensitivity, or of bits under a sensitivity budget; 0: proved optimal.
-        bits: of the whole stored model, ternary weights under `scheme`; as quantised now, before any training, which
-            moves bits under `coo34` and `entropy`, and energy, with the number of zeros.
-        bits_fp32: of the full-precision model.
-        energy: joules per sample, None where no example input was given.
-        energy_fp32: of the full-precision model.
-        scheme: how ternary weights are stored.
-        traces: the traces behind it, for `select` with another budget.
-        notes: what a reader must know: negative traces, candidates that are missing, thresholds that were lowered.
+        bits: Number of bits of the whole stored model, ternary weights under `scheme`; as quantised now, before any
+            training, which moves bits under `coo34` and `entropy`, and energy, with the number of zeros.
+        bits_fp32: Number of bits of the full-precision model.
+        energy: Joules per sample, None where no example input was given.
+        energy_fp32: Energy of the full-precision model.
+        scheme: How ternary weights are stored.
+        traces: The traces behind it, for `select` with another budget.
+        notes: What a reader must know: negative traces, candidates that are missing, thresholds that were lowered.
     """
 
     rows: tuple[Row, ...]

@@ -53,7 +53,7 @@ class Choice:
     """A solution.
 
     Attributes:
-        picks: one candidate a layer.
+        picks: One candidate for each layer.
         gap: (total cost - proved lower bound) / total cost; 0 where the optimum is proved.
     """
 
@@ -75,11 +75,11 @@ def choose(costs: Numbers, sizes: Numbers, limit: float, ties: Numbers, fits: Ca
     """Minimise the sum of `costs` with the sum of `sizes` at most `limit`; among equals, the sum of `ties`.
 
     Args:
-        costs: at least 0.
-        sizes: any sign.
-        limit: of the sizes' sum.
-        ties: what decides between solutions whose costs agree within `TIE`.
-        fits: whether picks meet the limit, exactly; those of the smallest sizes must.
+        costs: The costs, at least 0.
+        sizes: Any sign.
+        limit: The limit of the sizes' sum.
+        ties: What decides between solutions whose costs agree within `TIE`.
+        fits: Whether picks meet the limit, exactly; those of the smallest sizes must.
 
     Returns:
         The choice, proved optimal unless `gap` says otherwise.

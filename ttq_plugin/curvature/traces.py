@@ -10,12 +10,12 @@ class LayerTrace:
     """The Hessian trace of one layer's weight.
 
     Attributes:
-        name: the layer's name.
-        type: its class.
-        weights: number of weights.
-        trace: estimate of sum_i d2L / dw_i2, in units of loss / weight^2.
-        standard_error: of the trace, from the spread of the probes.
-        probes: probes drawn.
+        name: The layer's name.
+        type: Its class.
+        weights: Number of weights.
+        trace: Estimate of sum_i d2L / dw_i2, in units of loss / weight^2.
+        standard_error: Standard error of the trace, from the spread of the probes.
+        probes: Probes drawn.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Traces:
     """The traces of all measured layers, in the model's order; a sequence, and a mapping by name.
 
     Attributes:
-        layers: one entry a layer.
-        unused: layers left out because the loss does not depend on them.
-        samples: data points the loss was averaged over.
-        seed: of the probes.
+        layers: One entry for each layer.
+        unused: Layers left out because the loss does not depend on them.
+        samples: Data points the loss was averaged over.
+        seed: Random seed of the probes.
         products: Hessian-vector products a probe and batch: 1 ran over all layers.
-        tol: the relative standard error that was asked for; None if a number of probes was.
+        tol: The relative standard error that was asked for; None if a number of probes was.
     """
 
     layers: tuple[LayerTrace, ...]

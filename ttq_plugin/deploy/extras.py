@@ -12,13 +12,13 @@ def need(*names: str) -> tuple[ModuleType, ...]:
     """Import modules of the optional extra ``deploy``.
 
     Args:
-        names: importable names.
+        names: Importable names.
 
     Returns:
         The modules, in that order.
 
     Raises:
-        InputError: if one is not installed; the message says what installs it.
+        InputError: If one is not installed; the message says what installs it.
     """
     try:
         return tuple(importlib.import_module(name) for name in names)

@@ -81,7 +81,7 @@ def reason(error: BaseException) -> str:
     """Why torch could not export a model, and what to do.
 
     Args:
-        error: what it raised.
+        error: What it raised.
 
     Returns:
         Clauses without a full stop.

@@ -29,12 +29,12 @@ class Source:
     """A model and where it comes from.
 
     Attributes:
-        model: on the CPU, in evaluation mode.
-        task: what it was trained for.
-        packed: what a packed file says of itself; None for another file.
-        where: the user's data file or folder; None for the task's own.
-        seed: of the data's splits.
-        notes: what a reader of any result must know.
+        model: The model, on the CPU, in evaluation mode.
+        task: What it was trained for.
+        packed: What a packed file says of itself; None for another file.
+        where: The user's data file or folder; None for the task's own.
+        seed: Random seed of the data's splits.
+        notes: What a reader of any result must know.
     """
 
     model: nn.Module
@@ -54,14 +54,14 @@ class Source:
         """Inputs that the model takes, always the same.
 
         Args:
-            batch: how many samples.
+            batch: How many samples.
 
         Returns:
             Standard normal samples of the task's shape, whose values mean nothing; training samples where the task
             tells no shape, or the model does not take such samples.
 
         Raises:
-            InputError: if samples are needed and cannot be read.
+            InputError: If samples are needed and cannot be read.
         """  # noqa: DOC502 - raised by `data`
         if self.task.shape:
             x = self.task.noise(batch)
@@ -75,13 +75,13 @@ class Source:
         """The task's data, loaded once.
 
         Args:
-            needed: whether to fail where there are none.
+            needed: Whether to fail where there are none.
 
         Returns:
             The splits; None where none were named, none are at hand and none are needed.
 
         Raises:
-            InputError: if they were named or are needed, and cannot be read.
+            InputError: If they were named or are needed, and cannot be read.
         """
         if "data" not in self._loaded:
             try:
@@ -104,7 +104,7 @@ def task_entries(name: str) -> tuple[str | None, dict[str, str]]:
     """How a packed file says its task.
 
     Args:
-        name: of the task.
+        name: Name of the task.
 
     Returns:
         The name of a built-in task, which a reader may open; what is kept for people of another one.
@@ -126,18 +126,18 @@ def open_model(
     A file never makes anything be imported: a task of the user's own is opened only where ``task`` names it.
 
     Args:
-        path: the safetensors file, packed or plain.
-        task: what it was made for; None for the built-in task that the file names.
-        data: the user's data file or folder; None for the task's own.
-        seed: of the data's splits; None for the one that the file tells.
-        command: words of the command line that asks, to be told with ``--task``.
-        signed: whether the file must have a digest, as each that this package wrote has.
+        path: The safetensors file, packed or plain.
+        task: What it was made for; None for the built-in task that the file names.
+        data: The user's data file or folder; None for the task's own.
+        seed: Random seed of the data's splits; None for the one that the file tells.
+        command: Words of the command line that asks, to be told with ``--task``.
+        signed: Whether the file must have a digest, as each that this package wrote has.
 
     Returns:
         The filled model with its task.
 
     Raises:
-        InputError: if the file is missing, damaged, names no task or another one, or holds another architecture's
+        InputError: If the file is missing, damaged, names no task or another one, or holds another architecture's
             weights.
     """
     metadata = read_metadata(path)

@@ -22,15 +22,15 @@ def integer_codes(weight: Tensor, bits: int, dim: int = 0) -> Codes | None:
     which changes nothing in what they cost; so may, in float32, a grid of more than 11 bits.
 
     Args:
-        weight: any floating-point dtype; a value may miss its place by the rounding of its dtype (at least float32's).
-        bits: of a code, in `BITS`.
-        dim: the dimension of output channels.
+        weight: Any floating-point dtype; a value may miss its place by the rounding of its dtype (at least float32's).
+        bits: Number of bits of a code, in `BITS`.
+        dim: The dimension of output channels.
 
     Returns:
         The codes (int8, beyond 8 bits int16), or None if the values lie on no such grid.
 
     Raises:
-        InputError: if the dtype is too coarse to tell such a grid from any other values.
+        InputError: If the dtype is too coarse to tell such a grid from any other values.
     """
     values = weight.detach().cpu()
     if values.numel() == 0 or not bool(torch.isfinite(values).all()):

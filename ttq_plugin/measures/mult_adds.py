@@ -40,10 +40,10 @@ class Tally:
     """What one run of a model took.
 
     Attributes:
-        mult_adds: name of module -> mult-adds a sample. A product belongs to the module that holds its weight, else to
+        mult_adds: Name of module -> mult-adds a sample. A product belongs to the module that holds its weight, else to
             the one that computes it.
-        uncounted: modules, each with an operator that multiplies there and is not counted.
-        parameters: name of parameter -> how many of its module's mult-adds are made with it, rounded down; parameters
+        uncounted: Modules, each with an operator that multiplies there and is not counted.
+        parameters: Name of parameter -> how many of its module's mult-adds are made with it, rounded down; parameters
             that are not used as they are, such as a masked weight's, are not among them.
     """
 
@@ -61,8 +61,8 @@ def count(model: nn.Module, example_input: Any) -> dict[str, int]:
     """Mult-adds of each module for one sample; see ``tally``.
 
     Args:
-        model: a plain module.
-        example_input: what the model takes.
+        model: A plain module.
+        example_input: What the model takes.
 
     Returns:
         Name of module -> mult-adds a sample.
@@ -74,8 +74,8 @@ def tally(model: nn.Module, example_input: Any) -> Tally:
     """Count by running the model once; it comes back as it was.
 
     Args:
-        model: a plain module.
-        example_input: what the model takes: a tensor (batch, ...), a tuple of positional or a dict of keyword
+        model: A plain module.
+        example_input: What the model takes: a tensor (batch, ...), a tuple of positional or a dict of keyword
             arguments. The leading dimension is the batch, which is divided out (rounded up, where work is shared by its
             samples).
 
@@ -83,7 +83,7 @@ def tally(model: nn.Module, example_input: Any) -> Tally:
         Mult-adds a sample, and what was not counted.
 
     Raises:
-        InputError: the model does not run on `example_input`.
+        InputError: The model does not run on `example_input`.
     """
     if not inputs.tensors(example_input) or not inputs.batch_size(example_input):
         raise InputError(

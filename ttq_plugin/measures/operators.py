@@ -37,10 +37,10 @@ def product(a: Tensor, b: Tensor, weights: Weights) -> Part:
     Args:
         a: (..., m, k).
         b: (..., k, n), with the same leading dimensions.
-        weights: what is a weight.
+        weights: What is a weight.
 
     Returns:
-        m k n for dense matrices.
+        M k n for dense matrices.
     """
     m, n = a.shape[-2], b.shape[-1]
     if weights.is_weight(a) and weights.is_weight(b):
@@ -63,9 +63,9 @@ def convolution(arguments: Sequence[Any], out: Tensor, weights: Weights) -> list
     A transposed convolution spreads each input by the whole kernel: nnz(w) x input positions.
 
     Args:
-        arguments: input (batch, channels, ...), weight, bias, stride, padding, dilation, whether it is transposed.
+        arguments: Input (batch, channels, ...), weight, bias, stride, padding, dilation, whether it is transposed.
         out: (batch, channels, ...).
-        weights: what is a weight.
+        weights: What is a weight.
 
     Returns:
         The mult-adds of the whole batch.
@@ -85,9 +85,9 @@ def recurrent(parameters: Sequence[Tensor], x: Tensor, weights: Weights) -> list
     """Steps x (nnz of the matrices and biases); the gates' products of activations are not counted.
 
     Args:
-        parameters: input and recurrent matrices and biases.
+        parameters: Input and recurrent matrices and biases.
         x: (steps, batch, features), in any order of the first dimensions.
-        weights: what is a weight.
+        weights: What is a weight.
 
     Returns:
         The mult-adds of the whole batch.
@@ -179,8 +179,8 @@ def rule_of(namespace: str, name: str) -> Rule | None:
     """The rule of an operator.
 
     Args:
-        namespace: such as ``aten``.
-        name: without its overload.
+        namespace: A namespace such as ``aten``.
+        name: The name without its overload.
 
     Returns:
         The rule, or None if there is none.

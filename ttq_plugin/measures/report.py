@@ -84,8 +84,8 @@ class CompressionReport:
         """The report with what a file really takes beside what the schemes say.
 
         Args:
-            size: of the file, in bytes.
-            layers: bytes of codes and scales of each packed layer, by name.
+            size: Size of the file, in bytes.
+            layers: Bytes of codes and scales of each packed layer, by name.
 
         Returns:
             The same report with `bits_disk`.

@@ -24,17 +24,17 @@ def select_layers(
     grids are never detected.
 
     Args:
-        full_precision: the model before.
-        compressed: its twin, with the same parameters.
-        layers: names of the ternary and binary layers (those in `widths` may be among them), as `ternarize` takes
+        full_precision: The model before.
+        compressed: Its twin, with the same parameters.
+        layers: Names of the ternary and binary layers (those in `widths` may be among them), as `ternarize` takes
             them: one that stands for several matrices means all of them; None detects them.
-        widths: name of module -> bits of the integer grid that its weight lies on.
+        widths: Name of module -> bits of the integer grid that its weight lies on.
 
     Returns:
         Parameter of `compressed` -> its codes.
 
     Raises:
-        InputError: an unknown layer, one that cannot be quantised, one that is not, a width outside `BITS`, or no
+        InputError: An unknown layer, one that cannot be quantised, one that is not, a width outside `BITS`, or no
             layer at all.
     """
     known = matrices(compressed)

@@ -37,7 +37,7 @@ def entropy(counts: Sequence[int], scales: int = 2) -> float:
     """Shannon's bound for independent trits: n H(p) + 32 a scale, H in bits, p = counts / n (Shannon 1948).
 
     Args:
-        counts: how often each code occurs (-1, 0, +1).
+        counts: How often each code occurs (-1, 0, +1).
         scales: 32-bit scales stored.
 
     Returns:
@@ -61,7 +61,7 @@ def weight_bits(codes: Codes) -> dict[str, float]:
     """Bits of one quantised weight under every scheme, scales included, bias not.
 
     Args:
-        codes: the weight's codes.
+        codes: The weight's codes.
 
     Returns:
         Scheme -> bits.

@@ -17,7 +17,7 @@ class Codes:
         values: int8, -1, 0 or +1, the shape of the weight; on an integer grid the multiples of its step.
         kind: `ternary`, `binary` (no zero, and both signs share one scale), or an integer grid's.
         scales: 32-bit scales stored: ternary 2, binary and integer 1, a layer, a part of it or an output channel.
-        smallest_group: weights of the smallest group that shares scales (the layer, one part or one channel).
+        smallest_group: Weights of the smallest group that shares scales (the layer, one part or one channel).
     """
 
     values: Tensor
@@ -37,9 +37,9 @@ def codes_of(weight: Tensor, dim: int | None = 0, parts: int = 1) -> Codes | Non
     A layer without zeros whose two scales are equal is binary, however it was made.
 
     Args:
-        weight: any floating-point dtype; compared exactly, no tolerance.
-        dim: the dimension of output channels; None where there is none.
-        parts: equal parts along dimension 0 that are matrices of their own, such as attention's three projections.
+        weight: Any floating-point dtype; compared exactly, no tolerance.
+        dim: The dimension of output channels; None where there is none.
+        parts: Equal parts along dimension 0 that are matrices of their own, such as attention's three projections.
 
     Returns:
         The codes, or None if some group has two distinct values of one sign, or a NaN or infinite value.

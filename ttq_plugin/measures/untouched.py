@@ -15,7 +15,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     state, and torch's switch for fused attention, which is off inside.
 
     Args:
-        model: any module; flags are set directly, because a user's own `train()` may do more than set them.
+        model: Any module; flags are set directly, because a user's own `train()` may do more than set them.
 
     Yields:
         Nothing; the model is in evaluation mode inside.

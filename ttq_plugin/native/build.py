@@ -47,8 +47,8 @@ def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
     """Compile the kernels.
 
     Args:
-        library: where to; replaced in one step, so that running programs keep theirs.
-        source: what to compile.
+        library: Where to; replaced in one step, so that running programs keep theirs.
+        source: What to compile.
 
     Returns:
         None, or in one line why there is no library.

@@ -40,11 +40,11 @@ class CudaKernels:
     """The kernels on one device.
 
     Args:
-        index: the device's.
+        index: The device's.
 
     Raises:
-        OSError: if NVRTC or the driver cannot be loaded.
-        RuntimeError: if one of them fails.
+        OSError: If NVRTC or the driver cannot be loaded.
+        RuntimeError: If one of them fails.
     """
 
     def __init__(self, index: int) -> None:
@@ -145,12 +145,12 @@ class Lie(NamedTuple):
     """How a weight's groups lie, and how the kernels go through them.
 
     Attributes:
-        outer: with ``channels`` and ``inner`` the weight's shape.
-        channels: the groups.
-        inner: see ``outer``.
-        blocks: how many a group has.
-        group: the shape of one number a group.
-        offset: where in bytes, of what a forward pass leaves, the numbers of the backward pass begin: after the sums
+        outer: With ``channels`` and ``inner`` the weight's shape.
+        channels: The groups.
+        inner: See ``outer``.
+        blocks: How many a group has.
+        group: The shape of one number a group.
+        offset: Where in bytes, of what a forward pass leaves, the numbers of the backward pass begin: after the sums
             of each block.
     """
 
@@ -182,7 +182,7 @@ def nvrtc() -> ctypes.CDLL:
         The library.
 
     Raises:
-        OSError: if there is none.
+        OSError: If there is none.
     """
     major = (torch.version.cuda or "").split(".")[0]
     folder = Path(torch.__file__).resolve().parents[1]
@@ -202,8 +202,8 @@ def compiled(architecture: str) -> bytes:
         The binary.
 
     Raises:
-        OSError: if NVRTC cannot be loaded.
-        RuntimeError: if the source cannot be compiled.
+        OSError: If NVRTC cannot be loaded.
+        RuntimeError: If the source cannot be compiled.
     """
     library, program, size = nvrtc(), c_void_p(), ctypes.c_size_t()
 

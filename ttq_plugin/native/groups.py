@@ -141,8 +141,8 @@ def group_kernels_for(channel: int | None, *tensors: Tensor) -> GroupKernels | N
     """The kernels, if they can take a layer's groups.
 
     Args:
-        channel: the dimension that has groups; None for one group, which on the CPU has kernels of its own.
-        tensors: the weight, and what else is given to them.
+        channel: The dimension that has groups; None for one group, which on the CPU has kernels of its own.
+        tensors: The weight, and what else is given to them.
 
     Returns:
         None where torch has to do it.

@@ -49,8 +49,8 @@ class Kernels:
     Sums run in float64.
 
     Raises:
-        OSError: if the library cannot be loaded.
-        AttributeError: if it is another one.
+        OSError: If the library cannot be loaded.
+        AttributeError: If it is another one.
     """
 
     def __init__(self, library: Path) -> None:
@@ -82,10 +82,10 @@ class Kernels:
         """The ternary weight.
 
         Args:
-            w: latent weight.
+            w: Latent weight.
             scales: ``(W_p, W_n)``, shape (2,), accepted by ``kernels_for`` as the next.
-            thresholds: the rule's numbers, shape (k,).
-            method: whose rule has a number here.
+            thresholds: The rule's numbers, shape (k,).
+            method: Whose rule has a number here.
 
         Returns:
             The ternary weight, and what the backward pass has to know.
@@ -118,14 +118,14 @@ class Kernels:
         """Gradients of all that may learn.
 
         Args:
-            w: latent weight.
+            w: Latent weight.
             g: dL/dq, contiguous.
-            known: from ``forward``.
-            scales: as in ``forward``, only for their shape.
-            thresholds: likewise.
-            alpha: the surrogate's dimensionless slope, shape ().
-            method: as in ``forward``.
-            soft: whether the surrogate is needed: 0 no, 1 for the thresholds, 2 for alpha too.
+            known: What ``forward`` returned.
+            scales: As in ``forward``, only for their shape.
+            thresholds: Likewise.
+            alpha: The surrogate's dimensionless slope, shape ().
+            method: As in ``forward``.
+            soft: Whether the surrogate is needed: 0 no, 1 for the thresholds, 2 for alpha too.
 
         Returns:
             dL/dw, dL/dscales, dL/dthresholds or None, dL/dalpha or None.

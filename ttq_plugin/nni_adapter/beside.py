@@ -33,12 +33,12 @@ def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrappe
     """Refuse weights that earlier compressors have, or scale.
 
     Args:
-        names: the layers whose weights a ternary compressor is to have.
+        names: The layers whose weights a ternary compressor is to have.
         existed_wrappers: NNI's wrappers of the compressors that it joins.
         mode: ``quantization`` or ``pruning``.
 
     Raises:
-        InputError: for a weight of another compressor of this kind: NNI would leave it to the first without a word to
+        InputError: For a weight of another compressor of this kind: NNI would leave it to the first without a word to
             the second; and for one with SlimPruner's factors.
     """
     for name in names:

@@ -49,18 +49,18 @@ class QuantizerChain:
     from a moving average of max|w| (0.99 a training forward), so weights that grow are clipped for a while.
 
     Args:
-        model: the model to compress, full precision; wrapped in place by NNI.
-        links: see ``links.AnyLink``: attributes ``compressor``, ``config_list``, ``options``.
-        evaluator: an NNI evaluator with traced optimisers.
-        on_empty: as of this plugin's quantizers, for those whose link does not say otherwise; likewise the rest. Here
+        model: The model to compress, full precision; wrapped in place by NNI.
+        links: See ``links.AnyLink``: attributes ``compressor``, ``config_list``, ``options``.
+        evaluator: An NNI evaluator with traced optimisers.
+        on_empty: As of this plugin's quantizers, for those whose link does not say otherwise; likewise the rest. Here
             ``clip`` is the default, as in the choice that curvature made.
-        lr_scale: learning rate of the scales.
-        lr_threshold: learning rate of the thresholds.
+        lr_scale: Learning rate of the scales.
+        lr_threshold: Learning rate of the thresholds.
 
     A link's ``zeros`` is the share of the layers that NNI wraps, and again of those of the link that it cannot wrap.
 
     Raises:
-        InputError: for an empty chain, an unknown compressor, a layer that is in two links, not in the model or
+        InputError: For an empty chain, an unknown compressor, a layer that is in two links, not in the model or
             already wrapped, and whatever the quantizers refuse; the model is left as it was.
     """
 
@@ -140,14 +140,14 @@ class QuantizerChain:
         """Train the wrapped model through the evaluator, all layers at once.
 
         Args:
-            max_steps: training steps, or None.
-            max_epochs: training epochs, or None.
+            max_steps: Training steps, or None.
+            max_epochs: Training epochs, or None.
 
         Returns:
             The wrapped model and the calibration config of all layers.
 
         Raises:
-            InputError: if neither limit is given.
+            InputError: If neither limit is given.
         """
         check_types(QuantizerChain.compress, locals())
         check_length("compress", max_steps, max_epochs)
@@ -162,7 +162,7 @@ class QuantizerChain:
         """Move the thresholds of trained layers to another share of zeros, where one was prescribed.
 
         Args:
-            zeros: the share; what the layers cannot have, they come as near to as they can.
+            zeros: The share; what the layers cannot have, they come as near to as they can.
         """
         for part in self._parts():
             part.prescribe(zeros)
@@ -179,7 +179,7 @@ class QuantizerChain:
             A deep copy without NNI's wrappers that computes, in eval mode, what the wrapped model does.
 
         Raises:
-            InputError: if an integer layer has no scale yet, or none was used.
+            InputError: If an integer layer has no scale yet, or none was used.
         """
         for name, space in self._integer_spaces():
             if space.scale is None or space.apply_method == "bypass":

@@ -115,10 +115,10 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         """A compressor that joins another one's model and training; see NNI's method of the same name.
 
         Args:
-            compressor: the compressor to join.
-            new_config_list: this one's config list.
-            args: further arguments of this class.
-            kwargs: further arguments of this class.
+            compressor: The compressor to join.
+            new_config_list: This one's config list.
+            args: Further arguments of this class.
+            kwargs: Further arguments of this class.
 
         Returns:
             The new compressor; train with it, not with the one it joined.
@@ -239,7 +239,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         """How the layers are doing now, and how many signs flipped since this was asked last.
 
         Returns:
-            A row a layer; a layer that collapsed is also warned of, once.
+            A row for each layer; a layer that collapsed is also warned of, once.
         """
         return self._monitor.look()
 

@@ -24,14 +24,14 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
     weight's ``quant_dtype`` is int2 whatever the config says, so that one written for another quantizer's int8 works.
 
     Args:
-        model: the model, not wrapped.
+        model: The model, not wrapped.
         config_list: NNI 3.0's format or its legacy one; not changed.
 
     Returns:
         A copy whose every entry has ``target_names: ["weight"]`` and ``quant_dtype: int2``.
 
     Raises:
-        InputError: if the list is malformed, selects no layer, names one that does not exist or cannot be ternary,
+        InputError: If the list is malformed, selects no layer, names one that does not exist or cannot be ternary,
             asks for anything but weights, or folds what cannot be folded.
     """
     configs = modern(model, config_list)
@@ -69,14 +69,14 @@ def modern(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict
     exclusion names layers and types it excludes more than those layers of those types.
 
     Args:
-        model: the model, not wrapped.
-        config_list: in NNI 3.0's format or its legacy one; not changed.
+        model: The model, not wrapped.
+        config_list: In NNI 3.0's format or its legacy one; not changed.
 
     Returns:
         A copy, without the entries that exclude layers; the others have their names in ``exclude_op_names``.
 
     Raises:
-        InputError: if it is no list of dicts, or an entry excludes layers that the model does not have.
+        InputError: If it is no list of dicts, or an entry excludes layers that the model does not have.
     """
     if not isinstance(config_list, (list, tuple)) or not all(isinstance(c, dict) for c in config_list):
         raise InputError(f"config_list must be a list of dicts, got {type(config_list).__name__}.")

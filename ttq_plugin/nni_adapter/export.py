@@ -23,9 +23,9 @@ def plain_copy(model: nn.Module, known: Mapping[str, ModuleWrapper], order: Mapp
     inputs and outputs is not: that is in its calibration config.
 
     Args:
-        model: the model, wrapped or not, by whichever compressors; left as it was.
-        known: the compressor's own wrappers by layer name, for a model that is not wrapped.
-        order: the order of a layer's parameters before it was wrapped, by layer name.
+        model: The model, wrapped or not, by whichever compressors; left as it was.
+        known: The compressor's own wrappers by layer name, for a model that is not wrapped.
+        order: The order of a layer's parameters before it was wrapped, by layer name.
 
     Returns:
         The copy; without DistributedDataParallel around it.

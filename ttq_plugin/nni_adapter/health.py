@@ -19,12 +19,12 @@ class LayerHealth:
     """One layer.
 
     Attributes:
-        name: the layer.
-        zeros: share of its weights that an export would write as zero.
-        flips: share of its weights whose code changed since the last look; 0 at the first.
+        name: The layer.
+        zeros: Share of its weights that an export would write as zero.
+        flips: Share of its weights whose code changed since the last look; 0 at the first.
         scales: (W_p, W_n) as an export would write them, the mean over channels where each has its own.
-        thresholds: the method's numbers by name, likewise.
-        problem: what is wrong with the layer in one sentence, or None.
+        thresholds: The method's numbers by name, likewise.
+        problem: What is wrong with the layer in one sentence, or None.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Health:
     """All layers of a compressor.
 
     Attributes:
-        step: training steps done so far.
-        layers: one entry a layer.
+        step: Training steps done so far.
+        layers: One entry for each layer.
     """
 
     step: int
@@ -67,11 +67,11 @@ class Look:
     """What a compressor shows of a layer.
 
     Attributes:
-        name: the layer.
-        state: its scales and thresholds.
-        latent: the weight that the ternary step sees.
-        exported: the weight that an export would write.
-        idle: why the latent weight does not train, in one sentence; None where it does.
+        name: The layer.
+        state: Its scales and thresholds.
+        latent: The weight that the ternary step sees.
+        exported: The weight that an export would write.
+        idle: Why the latent weight does not train, in one sentence; None where it does.
     """
 
     name: str
@@ -108,9 +108,9 @@ class HealthMonitor:
     """Looks at a compressor's layers, when asked and every so many steps.
 
     Args:
-        compressor: whose layers.
-        callback: called with each look that was taken because of its step.
-        every: steps between two such looks, or ``"epoch"``: somebody else then calls ``tell``.
+        compressor: The compressor whose layers are looked at.
+        callback: Called with each look that was taken because of its step.
+        every: Steps between two such looks, or ``"epoch"``: somebody else then calls ``tell``.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ def frozen(weight: Tensor) -> str | None:
     """Why a weight does not train by itself, or None.
 
     Args:
-        weight: a layer's latent weight.
+        weight: A layer's latent weight.
 
     Returns:
         A sentence if it is frozen.

@@ -91,13 +91,13 @@ def ordered(links: Sequence[AnyLink]) -> list[AnyLink]:
     """The links with the integer ones first, else in the order given.
 
     Args:
-        links: at least one.
+        links: The links, at least one.
 
     Returns:
         The same links.
 
     Raises:
-        InputError: if there is none, or one is not in the form of a link.
+        InputError: If there is none, or one is not in the form of a link.
     """
     if not isinstance(links, Sequence) or not links:
         raise InputError(f"a chain needs a list of at least one link, got {links!r}.")
@@ -116,11 +116,11 @@ def check_links(model: nn.Module, links: Sequence[AnyLink]) -> None:
     """Check that each link's entries select layers of this model that it can have, and no layer is selected twice.
 
     Args:
-        model: the model, not wrapped.
-        links: from ``ordered``.
+        model: The model, not wrapped.
+        links: What ``ordered`` returned.
 
     Raises:
-        InputError: if they do not.
+        InputError: If they do not.
     """
     owners: dict[int, str] = {}
     for link in links:
@@ -151,10 +151,10 @@ def build(
     """Wrap the model with each link's quantizer; the last trains for all.
 
     Args:
-        model: the model, not wrapped; if a link fails it may be left wrapped by those before it.
-        links: checked by ``check_links``.
+        model: The model, not wrapped; if a link fails it may be left wrapped by those before it.
+        links: Checked by ``check_links``.
         evaluator: NNI's, or None to see whether they can be built.
-        options: keywords of this plugin's quantizers where a link does not say otherwise.
+        options: Keywords of this plugin's quantizers where a link does not say otherwise.
 
     Returns:
         The quantizers, one a link.
@@ -178,8 +178,8 @@ def modern_links(model: nn.Module, links: Sequence[AnyLink]) -> list[AnyLink]:
     """Links whose entries are in NNI 3.0's format, each with its target said: NNI would take inputs and biases too.
 
     Args:
-        model: the model, not wrapped.
-        links: any; not changed.
+        model: The model, not wrapped.
+        links: Any; not changed.
 
     Returns:
         Copies.

@@ -95,8 +95,8 @@ class TernaryPruner(TernaryCompressor, Pruner):
         """Prune at once, or train for ``max_steps`` or ``max_epochs`` and prune.
 
         Args:
-            max_steps: training steps, or None.
-            max_epochs: training epochs, or None; both None to prune without training.
+            max_steps: Training steps, or None.
+            max_epochs: Training epochs, or None; both None to prune without training.
 
         Returns:
             The wrapped model and NNI's masks, ``{layer: {"weight": mask of 1 and 0}}``.
@@ -134,16 +134,16 @@ def at_sparsity(method: Ternarizer, w: Tensor, ratio: float, name: str) -> Tenso
     Where channels have thresholds of their own, near is meant in each channel's standard deviation.
 
     Args:
-        method: any method.
-        w: the layer's weight.
-        ratio: share to prune, in (0, 1).
-        name: the layer's name, for messages.
+        method: Any method.
+        w: The layer's weight.
+        ratio: Share to prune, in (0, 1).
+        name: The layer's name, for messages.
 
     Returns:
         Thresholds of shape (k, *group).
 
     Raises:
-        InputError: for a ratio outside (0, 1), or one that no thresholds of this method reach.
+        InputError: For a ratio outside (0, 1), or one that no thresholds of this method reach.
     """
     w = check_weight(w.detach(), name)
     s, sigma = method.spread(w, name)
@@ -189,7 +189,7 @@ def pruning_config(model: nn.Module, config_list: list[dict[str, Any]]) -> list[
     """NNI's config list for pruning, checked and narrowed to weights; see ``config.weight_config`` for the errors.
 
     Args:
-        model: the model, not wrapped.
+        model: The model, not wrapped.
         config_list: NNI 3.0's format or its legacy one (``sparsity``), whose biases are left alone.
 
     Returns:

@@ -52,8 +52,8 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         """Train the wrapped model through the evaluator, for ``max_steps`` or ``max_epochs``.
 
         Args:
-            max_steps: training steps, or None.
-            max_epochs: training epochs, or None.
+            max_steps: Training steps, or None.
+            max_epochs: Training epochs, or None.
 
         Returns:
             The wrapped model and the calibration config.
@@ -84,7 +84,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
             calibration_config: ``{layer: {target: {...}}}``, for some or all of the layers.
 
         Raises:
-            InputError: for a layer that is not selected here, another method, or tensors of another shape.
+            InputError: For a layer that is not selected here, another method, or tensors of another shape.
         """
         known = {name: name for name in self._module_wrappers} | self._aliases
         for name in calibration_config:
@@ -96,7 +96,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
 
         Args:
-            model: a wrapped copy of the bound model to export instead of it, such as an average of its weights
+            model: A wrapped copy of the bound model to export instead of it, such as an average of its weights
                 (``AveragedModel(model).module``), or None.
 
         Returns:

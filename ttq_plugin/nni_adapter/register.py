@@ -27,7 +27,7 @@ def apply_ternary(target: Tensor, target_space: Any) -> Tensor:
     """What NNI's wrapper calls in each forward: latent weight in, ternary weight out.
 
     Args:
-        target: the latent weight that the wrapper holds.
+        target: The latent weight that the wrapper holds.
         target_space: NNI's description of the target; its wrapper holds the layer's ``TernaryState``.
 
     Returns:
@@ -72,7 +72,7 @@ def publish(home: ModuleType, compressors: Iterable[type]) -> None:
 
     Args:
         home: ``nni.compression.quantization`` or ``nni.compression.pruning``.
-        compressors: the classes.
+        compressors: The classes.
     """
     entry = (home, tuple(compressors))
     if entry not in _PUBLISHED:

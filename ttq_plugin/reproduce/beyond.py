@@ -16,11 +16,11 @@ class Goal:
     """One row of the table ``beyond``; fractions in [0, 1].
 
     Attributes:
-        row: its label.
-        srqw: share of zeros to reach, mean over the repetitions.
-        mcc_change: test MCC less the full-precision model's, to reach.
-        mcc: test MCC to reach as well, or None.
-        settings: as a ``Cell`` has them.
+        row: Its label.
+        srqw: Share of zeros to reach, mean over the repetitions.
+        mcc_change: Test MCC less the full-precision model's, to reach.
+        mcc: Test MCC to reach as well, or None.
+        settings: As a ``Cell`` has them.
     """
 
     row: str
@@ -34,13 +34,13 @@ def goals(name: str) -> tuple[Goal, ...]:
     """The goals of a papers' task.
 
     Args:
-        name: as in the papers.
+        name: As in the papers.
 
     Returns:
         At least one.
 
     Raises:
-        InputError: if none is set.
+        InputError: If none is set.
     """  # noqa: DOC502 - raised by what it calls
     return tuple(Goal(**entry) for entry in _entry(name)["goals"])
 
@@ -49,8 +49,8 @@ def recipe(name: str, own: Recipe) -> Recipe:
     """How the full-precision model is trained that the goals are measured against.
 
     Args:
-        name: as in the papers.
-        own: the task's recipe.
+        name: As in the papers.
+        own: The task's recipe.
 
     Returns:
         That recipe with what was found better on validation data.
@@ -62,7 +62,7 @@ def refits(name: str) -> bool:
     """Whether the last trainings learn the validation split too, with the settings that it chose.
 
     Args:
-        name: as in the papers.
+        name: As in the papers.
 
     Returns:
         True where the papers learn all that does not test.

@@ -33,15 +33,15 @@ class Cell:
     """One repetition of one row.
 
     Attributes:
-        row: the row's label.
-        seed: of splits, initial weights and training.
-        task: a built-in task's name, or the user's own.
-        layers: to quantise.
-        recipe: of the full-precision model; its optimiser and schedule also train the compression.
-        settings: keywords of ``Settings`` but task and seed, and under ``layers`` what single layers have of their own:
+        row: The row's label.
+        seed: Random seed of splits, initial weights and training.
+        task: A built-in task's name, or the user's own.
+        layers: The layers to quantise.
+        recipe: Recipe of the full-precision model; its optimiser and schedule also train the compression.
+        settings: Keywords of ``Settings`` but task and seed, and under ``layers`` what single layers have of their own:
             the method's numbers, and ``granularity``; None for the full-precision model alone.
-        warmup: of the compression's schedule, where that is ``noam``.
-        refit: whether the validation split is learned as well, as the papers learn all that does not test; for settings
+        warmup: Warm-up steps of the compression's schedule, where that is ``noam``.
+        refit: Whether the validation split is learned as well, as the papers learn all that does not test; for settings
             that were chosen before. Its scores on validation data then say nothing, and are None.
     """
 
@@ -98,10 +98,10 @@ class Plan:
     """What is asked for.
 
     Attributes:
-        seeds: one a repetition.
-        scale: epochs and warm-up are multiplied by it.
-        precision: of the trainings.
-        rows: only these; empty for all.
+        seeds: One for each repetition.
+        scale: Epochs and warm-up are multiplied by it.
+        precision: Precision of the trainings.
+        rows: The rows to fill; empty for all.
     """
 
     seeds: Sequence[int]
@@ -114,15 +114,15 @@ def cells(table: str, paper: Published, plan: Plan) -> list[Cell]:
     """The cells of a table, repetition by repetition, each one's full-precision model first.
 
     Args:
-        table: a key of ``TABLES``.
-        paper: the task.
-        plan: see ``Plan``.
+        table: A key of ``TABLES``.
+        paper: The task.
+        plan: See ``Plan``.
 
     Returns:
         The cells, their settings checked.
 
     Raises:
-        InputError: for an unknown table or row, or a scale outside (0, 1].
+        InputError: For an unknown table or row, or a scale outside (0, 1].
     """
     if table not in TABLES:
         raise InputError(f"the table must be one of {', '.join(TABLES)}, got {table!r}.")

@@ -21,9 +21,9 @@ def contradictions(paper: Published, model: nn.Module, x: Tensor) -> Iterator[st
     """What the published rows say beside what their zeros imply (measures: 34 bits a non-zero; eq. 6-9).
 
     Args:
-        paper: the task.
-        model: of its architecture; not changed.
-        x: one sample, shape (1, ...).
+        paper: The task.
+        model: The model of its architecture; not changed.
+        x: One sample, shape (1, ...).
 
     Yields:
         One sentence a number that is off by more than ``TOLERANCE``.

@@ -24,8 +24,8 @@ def draw(summary: Summary, path: Path) -> str | None:
     """Draw the picture of a table.
 
     Args:
-        summary: from ``summarize``.
-        path: the PNG file to write.
+        summary: What ``summarize`` returned.
+        path: The PNG file to write.
 
     Returns:
         What it shows, for people; None if there is nothing to draw.

@@ -24,16 +24,16 @@ class Published:
     """One task of the papers.
 
     Attributes:
-        name: as in the papers' tables, such as ``esr-2dcnn``.
-        task: the built-in task with the papers' split.
-        layers: the quantised layers.
-        recipe: of the full-precision model, batch size and schedule as read from the papers.
-        settings: numbers of each method's training.
-        main: method -> column -> mean and standard deviation; likewise the next two.
-        ablations: of pTTQ.
-        normalization: aTTQ with (``yes``) and without (``no``) dividing a layer by max|w|.
-        grid_best_mcc: best mean MCC of aTTQ's t_min x t_max grid, or None.
-        warmup: steps in which the schedule ``noam`` of a compression rises.
+        name: As in the papers' tables, such as ``esr-2dcnn``.
+        task: The built-in task with the papers' split.
+        layers: The quantised layers.
+        recipe: Recipe of the full-precision model, batch size and schedule as read from the papers.
+        settings: Numbers of each method's training.
+        main: Method -> column -> mean and standard deviation; likewise the next two.
+        ablations: The ablations of pTTQ.
+        normalization: ATTQ with (``yes``) and without (``no``) dividing a layer by max|w|.
+        grid_best_mcc: Best mean MCC of aTTQ's t_min x t_max grid, or None.
+        warmup: Steps in which the schedule ``noam`` of a compression rises.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Published:
         paper reports, gets aTTQ's learning rate and pTTQ's epochs.
 
         Args:
-            method: a key of ``METHODS``, or ``lsq-int2``.
+            method: A key of ``METHODS``, or ``lsq-int2``.
 
         Returns:
             Keywords; ``epochs`` in full.
@@ -112,13 +112,13 @@ def published(name: str) -> Published:
     """The papers' task of that name; see ``Published``.
 
     Args:
-        name: one of ``names()``.
+        name: One of ``names()``.
 
     Returns:
         What is published about it.
 
     Raises:
-        InputError: if there is none; the message lists those there are.
+        InputError: If there is none; the message lists those there are.
     """
     if name not in names():
         raise InputError(f"the papers report {', '.join(names())}, got {name!r}.")

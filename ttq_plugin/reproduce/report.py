@@ -32,10 +32,10 @@ def write_report(summary: Summary, folder: Path, name: str) -> list[Path]:
     """Write ``name.md``, ``name.html``, ``name.json`` and ``name.png``, each whole or not at all.
 
     Args:
-        summary: from ``summarize``, with ``command``, ``environments``, ``seeds``, ``scale``, ``precision``,
+        summary: What ``summarize`` returned, with ``command``, ``environments``, ``seeds``, ``scale``, ``precision``,
             ``recipe``, ``samples``, ``data``, ``simulated``, ``contradictions`` and ``seconds``.
-        folder: where.
-        name: without ending.
+        folder: The folder where the files are written.
+        name: The name, without ending.
 
     Returns:
         The files.
@@ -55,9 +55,9 @@ def markdown(summary: Summary, picture: str | None, caption: str | None) -> str:
     """The report's text.
 
     Args:
-        summary: as in ``write_report``.
-        picture: the picture's file name, or None.
-        caption: what it shows.
+        summary: As in ``write_report``.
+        picture: The picture's file name, or None.
+        caption: What it shows.
 
     Returns:
         Markdown.
@@ -229,7 +229,7 @@ def grouped(notes: Sequence[str]) -> list[str]:
     """Notes that differ in their numbers only, as one.
 
     Args:
-        notes: of several trainings.
+        notes: The notes of several trainings.
 
     Returns:
         Each kind of note once, in place of a number that differs its least and greatest value: ``t = 2.1 to 2.3``.
@@ -279,7 +279,7 @@ def html(text: str, title: str, pictures: Sequence[Path]) -> str:
 
     Args:
         text: Markdown.
-        title: of the page, plain text.
+        title: Title of the page, plain text.
         pictures: PNG files that the text names.
 
     Returns:

@@ -33,8 +33,8 @@ class Folder:
     """Where results are kept, one JSON file a cell.
 
     Attributes:
-        path: the folder.
-        data: which data the results were made with, for the fingerprints.
+        path: The folder.
+        data: Which data the results were made with, for the fingerprints.
     """
 
     path: Path
@@ -66,10 +66,10 @@ class Folder:
         """Hold the folder; two runs at once would train everything twice.
 
         Yields:
-            nothing.
+            Nothing.
 
         Raises:
-            InputError: if another process holds it, or it cannot be written.
+            InputError: If another process holds it, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -107,22 +107,22 @@ def run_cells(
     """Train what has no result yet.
 
     Args:
-        cells: the table's.
-        place: with which data, and where.
-        folder: of the results.
-        workers: processes at a time.
-        on_result: called for each cell with a result, known or new; here, in the parent.
-        work: what trains a cell, in a worker.
-        on_refused: called for each cell whose data or settings cannot be used, and why; the others go on. None: the
+        cells: The table's.
+        place: The data, the cache and the device.
+        folder: The folder of the results.
+        workers: Processes at a time.
+        on_result: Called for each cell with a result, known or new; here, in the parent.
+        work: What trains a cell, in a worker.
+        on_refused: Called for each cell whose data or settings cannot be used, and why; the others go on. None: the
             first such cell ends everything.
 
     Returns:
         How many were trained now.
 
     Raises:
-        InputError: if a cell's data or settings cannot be used, without ``on_refused``.
-        RuntimeError: if workers are killed again and again.
-        KeyboardInterrupt: on Ctrl-C and on SIGTERM; what is finished is kept.
+        InputError: If a cell's data or settings cannot be used, without ``on_refused``.
+        RuntimeError: If workers are killed again and again.
+        KeyboardInterrupt: On Ctrl-C and on SIGTERM; what is finished is kept.
     """
     todo: list[Any] = []
     for cell in cells:

@@ -18,7 +18,7 @@ class Sample:
     """Repetitions of one number.
 
     Attributes:
-        values: one a repetition, in the unit of the number.
+        values: One for each repetition, in the unit of the number.
     """
 
     values: tuple[float, ...]
@@ -40,8 +40,8 @@ class Sample:
         drawn from a normal distribution with their standard error.
 
         Args:
-            other: published mean and standard deviation; None for the mean itself.
-            repetitions: of the published number.
+            other: Published mean and standard deviation; None for the mean itself.
+            repetitions: The repetitions of the published number.
 
         Returns:
             Lower and upper bound; None for fewer than two repetitions.

@@ -29,9 +29,9 @@ def summarize(table: str, paper: Published, pairs: Sequence[tuple[Cell, Result]]
     """Means, standard deviations and differences of every row and column, in percent (points).
 
     Args:
-        table: its name.
-        paper: what is published.
-        pairs: the cells and their results.
+        table: Its name.
+        paper: What is published.
+        pairs: The cells and their results.
 
     Returns:
         ``rows``: a list in the table's order, each with ``row``, ``repetitions``, ``diverged``, ``settings`` and a
@@ -66,7 +66,7 @@ def environments(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The machines that trained the results, the one of most trainings first.
 
     Args:
-        results: of ``train_cell``; a killed run may have gone on elsewhere.
+        results: The results of ``train_cell``; a killed run may have gone on elsewhere.
 
     Returns:
         What each result says of its machine, once, with ``trainings``: how many say so. Results of before machines were

@@ -32,10 +32,10 @@ class Place:
     """Where a cell is trained.
 
     Attributes:
-        data: the user's data file, or None for the task's own.
-        cache: folder of full-precision models, or None for the default.
+        data: The user's data file, or None for the task's own.
+        cache: Folder of full-precision models, or None for the default.
         device: torch's name of the device.
-        models: folder for the compressed weights, or None to keep none.
+        models: Folder for the compressed weights, or None to keep none.
     """
 
     data: str | None = None
@@ -48,8 +48,8 @@ def train_cell(cell: Cell, place: Place) -> dict[str, Any]:
     """Train one cell and score it on the test split, once.
 
     Args:
-        cell: what to train.
-        place: with which data, and where.
+        cell: What to train.
+        place: The data, the cache and the device.
 
     Returns:
         Plain data: ``row``, ``seed``, ``settings``, ``recipe``, ``metrics`` (fractions; None if it diverged),

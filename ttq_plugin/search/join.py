@@ -29,14 +29,14 @@ def find_study(storage: str, name: str | None) -> str:
     """The study to join: the named one, else the only one that has trials left.
 
     Args:
-        storage: the database URL.
-        name: the study's name, or None.
+        storage: The database URL.
+        name: The study's name, or None.
 
     Returns:
-        its name.
+        Its name.
 
     Raises:
-        InputError: the database cannot be used, no study has trials left, or several have.
+        InputError: The database cannot be used, no study has trials left, or several have.
     """
     if name is not None:
         return name
@@ -66,22 +66,22 @@ def job_of(
     """What a worker that joins is to do: what is searched is stored with the study.
 
     Args:
-        storage: the database URL.
-        study_name: the study's name.
-        task: what the study searches, which must be said where it is a task of one's own: its module is imported.
-        data: this machine's data for the task.
-        device: this machine's device.
-        cache: this machine's folder of full-precision models.
-        models_dir: a folder that the search sees too, for the weights; None sends them through the database.
-        weights: this machine's copy of the full-precision weights that the search was given, if it was.
-        trial_module: the module that runs trials.
-        patience: seconds to wait for a database or a disk that fails; None for the study's.
+        storage: The database URL.
+        study_name: The study's name.
+        task: What the study searches, which must be said where it is a task of one's own: its module is imported.
+        data: This machine's data for the task.
+        device: This machine's device.
+        cache: This machine's folder of full-precision models.
+        models_dir: A folder that the search sees too, for the weights; None sends them through the database.
+        weights: This machine's copy of the full-precision weights that the search was given, if it was.
+        trial_module: The module that runs trials.
+        patience: Seconds to wait for a database or a disk that fails; None for the study's.
 
     Returns:
-        the job.
+        The job.
 
     Raises:
-        InputError: the study cannot be used, was stopped, belongs to another version of this code, or searches a task
+        InputError: The study cannot be used, was stopped, belongs to another version of this code, or searches a task
             that must be named.
     """
     study = load_study(storage, study_name)
@@ -132,12 +132,12 @@ def join_search(storage: str, study_name: str, **keywords: Any) -> int:
     """Works on a study in this process, until none of its trials is left to hand out.
 
     Args:
-        storage: the database URL.
-        study_name: the study's name.
-        **keywords: of `job_of`.
+        storage: The database URL.
+        study_name: The study's name.
+        **keywords: The keywords of `job_of`.
 
     Returns:
-        how many trials were run here.
+        How many trials were run here.
     """
     return work(job_of(storage, study_name, **keywords))
 
@@ -153,18 +153,18 @@ def run_workers(
     """Works on a study in processes of this machine; Ctrl-C or SIGTERM ends them, and their trials are tried again.
 
     Args:
-        job: from `job_of`.
-        workers: how many processes, by default one for each core this process may use.
-        on_poll: called about twice a second with the finished trials, and the running ones of these workers.
-        on_wait: called with what keeps them waiting.
-        poll_seconds: the pause between two looks at the study.
+        job: From `job_of`.
+        workers: How many processes, by default one for each core this process may use.
+        on_poll: Called about twice a second with the finished trials, and the running ones of these workers.
+        on_wait: Called with what keeps them waiting.
+        poll_seconds: The pause between two looks at the study.
 
     Returns:
-        how many trials were finished here, and whether a signal ended it.
+        How many trials were finished here, and whether a signal ended it.
 
     Raises:
-        InputError: the task's input cannot be used.
-        RuntimeError: the workers failed; the message says why.
+        InputError: The task's input cannot be used.
+        RuntimeError: The workers failed; the message says why.
     """
     study, crew, size = load_study(job.storage, job.study_name), Processes(job), positive("workers", workers, cores())
     with stop_requests() as stop:

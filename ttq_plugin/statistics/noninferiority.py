@@ -24,10 +24,10 @@ class Verdict:
     """The result of a non-inferiority test.
 
     Attributes:
-        margin: the largest loss that would not matter, in the metric's unit.
-        p: one-sided p-value of "worse by the margin or more".
-        adjusted: the same after Holm's correction for the models that were tested together.
-        holds: whether the model is proven not inferior.
+        margin: The largest loss that would not matter, in the metric's unit.
+        p: One-sided p-value of "worse by the margin or more".
+        adjusted: The same after Holm's correction for the models that were tested together.
+        holds: Whether the model is proven not inferior.
     """
 
     margin: float
@@ -45,15 +45,15 @@ def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
     is added to the estimated one. Simulated for 3 to 20 people, the test then errs in 0 to 5.6 % of the cases.
 
     Args:
-        found: the change from full precision, with its standard error.
-        margin: the largest loss that would not matter, above 0, in the metric's unit.
-        higher: whether a higher score is better.
+        found: The change from full precision, with its standard error.
+        margin: The largest loss that would not matter, above 0, in the metric's unit.
+        higher: Whether a higher score is better.
 
     Returns:
         The p-value.
 
     Raises:
-        InputError: for a margin that is not above 0.
+        InputError: For a margin that is not above 0.
 
     Examples:
         >>> from ttq_plugin.statistics.resampling import Interval
@@ -75,7 +75,7 @@ def holm(values: Sequence[float]) -> list[float]:
     """P-values adjusted for testing several hypotheses at once (Holm 1979).
 
     Args:
-        values: the single tests' p-values.
+        values: The single tests' p-values.
 
     Returns:
         The adjusted ones, in the same order.
@@ -97,15 +97,15 @@ def verdicts(changes: Mapping[Key, Interval], margin: float, *, higher: bool = T
     """Test several models against one full-precision model.
 
     Args:
-        changes: of each model, from full precision.
-        margin: the largest loss that would not matter, above 0, in the metric's unit.
-        higher: whether a higher score is better.
+        changes: The changes of each model, from full precision.
+        margin: The largest loss that would not matter, above 0, in the metric's unit.
+        higher: Whether a higher score is better.
 
     Returns:
         A verdict for each model, corrected for their number.
 
     Raises:
-        InputError: for a margin that is not above 0.
+        InputError: For a margin that is not above 0.
     """  # noqa: DOC502 - raised by what it calls
     single = {key: p_inferior(found, margin, higher=higher) for key, found in changes.items()}
     adjusted = dict(zip(single, holm(list(single.values())), strict=True))
@@ -120,15 +120,15 @@ def corrected_t(differences: Sequence[float], test_share: float, *, level: float
     generalization error).
 
     Args:
-        differences: one a repetition, at least two.
-        test_share: share of the samples that a repetition tests on, in (0, 1); it trains on the others.
-        level: confidence level, in (0, 1).
+        differences: One for each repetition, at least two.
+        test_share: Share of the samples that a repetition tests on, in (0, 1); it trains on the others.
+        level: Confidence level, in (0, 1).
 
     Returns:
         The mean with its interval; its units are the repetitions.
 
     Raises:
-        InputError: for fewer than two repetitions, or a share outside (0, 1).
+        InputError: For fewer than two repetitions, or a share outside (0, 1).
     """
     from scipy.stats import t
 

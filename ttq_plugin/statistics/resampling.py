@@ -40,9 +40,9 @@ class Answers:
     """What a model said about a split.
 
     Attributes:
-        outputs: the model's, of the whole split.
-        targets: the split's.
-        groups: the group of each sample, (samples,); None: each sample stands alone.
+        outputs: The model's outputs, of the whole split.
+        targets: The split's targets.
+        groups: The group of each sample, (samples,); None: each sample stands alone.
     """
 
     outputs: Any
@@ -58,14 +58,14 @@ class Interval:
     """An estimate with its uncertainty.
 
     Attributes:
-        value: of the whole split.
-        error: standard error.
-        low: lower end of the interval.
-        high: upper end.
-        units: how many groups (samples, where no groups are known) were resampled.
-        grouped: whether they are groups.
-        level: confidence level.
-        grain: how far the value moves when one more sample is answered wrongly; 0 where nobody can tell.
+        value: The value of the whole split.
+        error: Standard error.
+        low: Lower end of the interval.
+        high: Upper end.
+        units: How many groups (samples, where no groups are known) were resampled.
+        grouped: Whether they are groups.
+        level: Confidence level.
+        grain: How far the value moves when one more sample is answered wrongly; 0 where nobody can tell.
     """
 
     value: float
@@ -86,17 +86,17 @@ def interval(metric: Metric, answers: Answers, *, level: float = LEVEL, seed: in
     """The interval of a score.
 
     Args:
-        metric: the score's.
-        answers: what the model said.
-        level: confidence level, in (0, 1).
-        seed: of the resampling.
+        metric: The score's.
+        answers: What the model said.
+        level: Confidence level, in (0, 1).
+        seed: Random seed of the resampling.
 
     Returns:
         The interval, clipped to what the metric can be; None for fewer than two groups, or where the metric is
         undefined in too many resamples.
 
     Raises:
-        InputError: for a level outside (0, 1).
+        InputError: For a level outside (0, 1).
     """
     found = _resampled(metric, (answers,), seed)
     if found is None:
@@ -110,17 +110,17 @@ def change(metric: Metric, before: Answers, after: Answers, *, level: float = LE
     """The interval of a score's change from one model to another on the same samples, which are drawn in pairs.
 
     Args:
-        metric: the scores'.
-        before: what the full-precision model said.
-        after: what the compressed one said.
-        level: confidence level, in (0, 1).
-        seed: of the resampling.
+        metric: The scores'.
+        before: What the full-precision model said.
+        after: What the compressed one said.
+        level: Confidence level, in (0, 1).
+        seed: Random seed of the resampling.
 
     Returns:
         The interval of after less before, in the metric's own unit and direction; None as for ``interval``.
 
     Raises:
-        InputError: if the two are not about the same samples, or for a level outside (0, 1).
+        InputError: If the two are not about the same samples, or for a level outside (0, 1).
     """
     if len(before) != len(after):
         raise InputError(

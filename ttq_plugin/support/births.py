@@ -35,8 +35,8 @@ def lives(pid: int, birth: str) -> bool:
     """Whether a process of this machine lives.
 
     Args:
-        pid: its number.
-        birth: what ``born`` said of it; a process that got the number later has another birth.
+        pid: Its number.
+        birth: What ``born`` said of it; a process that got the number later has another birth.
 
     Returns:
         Whether that very process is there.

@@ -34,10 +34,10 @@ def seal(data: bytearray) -> None:
     """Put the digest in the place of the zeros that stand for it.
 
     Args:
-        data: a safetensors file; changed in place.
+        data: A safetensors file; changed in place.
 
     Raises:
-        InputError: if the header is too long, or does not have exactly one place for a digest.
+        InputError: If the header is too long, or does not have exactly one place for a digest.
     """
     end = 8 + int.from_bytes(data[:8], "little")
     places = list(OWN_ENTRY.finditer(data, 8, end))
@@ -53,14 +53,14 @@ def read_header(path: Path, what: str) -> bytes:
     """The JSON text of the header of a safetensors file, which is not checked yet.
 
     Args:
-        path: the file.
-        what: what the file should be, for the error's sentence.
+        path: The file.
+        what: What the file should be, for the error's sentence.
 
     Returns:
         The bytes between the header's length and the tensors.
 
     Raises:
-        InputError: if the file cannot be read, is cut off, or claims a header that is too long.
+        InputError: If the file cannot be read, is cut off, or claims a header that is too long.
     """
     try:
         size = path.stat().st_size
@@ -79,13 +79,13 @@ def verify(path: Path, header: bytes, place: re.Pattern[bytes], remedy: str) -> 
     """Compare the file's bytes with the digest in its header.
 
     Args:
-        path: the file.
-        header: what ``read_header`` read from it.
-        place: how the digest is written, ``OWN_ENTRY`` or ``IN_JSON``.
-        remedy: what to do with a damaged file; ends the error's sentence.
+        path: The file.
+        header: What ``read_header`` read from it.
+        place: How the digest is written, ``OWN_ENTRY`` or ``IN_JSON``.
+        remedy: What to do with a damaged file; ends the error's sentence.
 
     Raises:
-        InputError: if the header does not have exactly one digest, or the digest does not fit.
+        InputError: If the header does not have exactly one digest, or the digest does not fit.
     """
     places = list(place.finditer(header))
     if len(places) != 1:

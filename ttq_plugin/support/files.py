@@ -38,11 +38,11 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
     write into the same folder. When this returns, the file is on the disk, not only in the system's memory.
 
     Args:
-        path: the file to be; its folder is made if needed.
-        write: called with the temporary file's name.
+        path: The file to be; its folder is made if needed.
+        write: Called with the temporary file's name.
 
     Raises:
-        InputError: if the place cannot be written.
+        InputError: If the place cannot be written.
     """
     path = place_of(path)
     try:
@@ -66,14 +66,14 @@ def place_of(path: Path, *, folder: bool = False) -> Path:
     """Find out where a path leads that is to be written: a link stays, and what it points to is written.
 
     Args:
-        path: what a user named.
-        folder: whether it may be a folder.
+        path: What a user named.
+        folder: Whether it may be a folder.
 
     Returns:
         The path without links.
 
     Raises:
-        InputError: if it is a device, a folder or nothing that can be reached; a device would be replaced by a file.
+        InputError: If it is a device, a folder or nothing that can be reached; a device would be replaced by a file.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -118,8 +118,8 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON with a digest of its text, whole or not at all.
 
     Args:
-        path: the file to be; ``read_json`` reads it.
-        value: what ``json.dumps`` takes.
+        path: The file to be; ``read_json`` reads it.
+        value: What ``json.dumps`` takes.
     """
     text = json.dumps(value, separators=(",", ":")).encode()
     write_bytes(path, _json_head(text) + text + b"}\n")
@@ -134,13 +134,13 @@ def read_json(path: Path) -> Any:
     """Read what ``write_json`` wrote.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The value.
 
     Raises:
-        InputError: if the file is missing, too large, damaged, or has no digest.
+        InputError: If the file is missing, too large, damaged, or has no digest.
     """
     try:
         with path.open("rb") as file:
@@ -163,12 +163,12 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
     """Write the model's state dict as safetensors with a digest, whole or not at all; always the same bytes.
 
     Args:
-        model: any module; tensors go to the CPU in the file, shared ones under each of their names.
-        path: a ``.safetensors`` file; its folder is made if needed.
-        metadata: strings to keep in the file's header.
+        model: Any module; tensors go to the CPU in the file, shared ones under each of their names.
+        path: A ``.safetensors`` file; its folder is made if needed.
+        metadata: Strings to keep in the file's header.
 
     Raises:
-        InputError: if the state dict holds what safetensors cannot keep, or the place cannot be written.
+        InputError: If the state dict holds what safetensors cannot keep, or the place cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save
@@ -198,16 +198,16 @@ def load_weights(model: nn.Module, path: Path, *, unsigned: bool = False) -> dic
     """Fill the model from a file that ``save_weights`` wrote, once every byte of it has been checked.
 
     Args:
-        model: a module of the architecture that was saved; filled in place.
-        path: the ``.safetensors`` file.
-        unsigned: whether a file without a digest is taken too, such as one that another program wrote. Damage to its
+        model: A module of the architecture that was saved; filled in place.
+        path: The ``.safetensors`` file.
+        unsigned: Whether a file without a digest is taken too, such as one that another program wrote. Damage to its
             numbers cannot be noticed.
 
     Returns:
         The file's metadata.
 
     Raises:
-        InputError: if the file is missing, damaged, without a digest that it needs, or of another architecture; the
+        InputError: If the file is missing, damaged, without a digest that it needs, or of another architecture; the
             model is then unchanged.
     """
     from safetensors import SafetensorError, safe_open
@@ -241,13 +241,13 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The strings in a safetensors file's header; its tensors are not read, and nothing is checked yet.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The metadata without the digest, empty if there is none.
 
     Raises:
-        InputError: if the file is missing or damaged.
+        InputError: If the file is missing or damaged.
     """
     metadata = _metadata(path, _weights_header(path))
     metadata.pop(KEY, None)

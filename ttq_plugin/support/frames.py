@@ -36,9 +36,9 @@ class Frame:
     """One line of the user's code.
 
     Attributes:
-        file: its path.
-        line: its number, from 1.
-        function: the function that it belongs to.
+        file: Its path.
+        line: Its number, from 1.
+        function: The function that it belongs to.
     """
 
     file: str
@@ -67,7 +67,7 @@ def user_frame(error: BaseException) -> Frame | None:
     """The innermost frame of an error's traceback that lies in the user's own code.
 
     Args:
-        error: caught anywhere; where it has none of its own, the error that it was raised from is looked at.
+        error: Caught anywhere; where it has none of its own, the error that it was raised from is looked at.
 
     Returns:
         The frame, or None where no frame is the user's.
@@ -117,15 +117,15 @@ def of_the_user(what: str, *, always: bool = True) -> Iterator[None]:
     """Turn an exception of the user's code into one sentence that names the user's line.
 
     Args:
-        what: whose code it is, to begin the sentence with.
-        always: whether an exception that passed no line of the user's is turned too.
+        what: Whose code it is, to begin the sentence with.
+        always: Whether an exception that passed no line of the user's is turned too.
 
     Yields:
         Nothing.
 
     Raises:
-        InputError: for any exception but the two that pass.
-        Diverged: as it came, like InputError.
+        InputError: For any exception but the two that pass.
+        Diverged: As it came, like InputError.
     """
     try:
         yield

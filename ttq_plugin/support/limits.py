@@ -46,12 +46,12 @@ def check_size(path: Path, largest: int, form: str = "") -> None:
     """Refuse a file that is larger than its kind ever is.
 
     Args:
-        path: the file; it exists.
-        largest: bytes.
-        form: what is needed, at the end of the sentence.
+        path: The file; it exists.
+        largest: The largest number of bytes.
+        form: What is needed, at the end of the sentence.
 
     Raises:
-        InputError: if it is larger, or cannot be looked at.
+        InputError: If it is larger, or cannot be looked at.
     """
     try:
         size = path.stat().st_size
@@ -65,14 +65,14 @@ def check_bytes(where: str, shape: Iterable[int], itemsize: int, form: str = "",
     """Refuse an array that would not fit, before it is made.
 
     Args:
-        where: what claims to have it, such as a file and an array's name.
-        shape: as it is claimed.
-        itemsize: bytes of a value.
-        form: what is needed, at the end of the sentence.
-        largest: bytes.
+        where: What claims to have it, such as a file and an array's name.
+        shape: As it is claimed.
+        itemsize: Bytes of a value.
+        form: What is needed, at the end of the sentence.
+        largest: The largest number of bytes.
 
     Raises:
-        InputError: if it needs more.
+        InputError: If it needs more.
     """
     claimed, wanted = tuple(shape), itemsize
     for length in claimed:
@@ -85,12 +85,12 @@ def check_lines(path: Path, largest: int = LARGEST_TABLE, form: str = "") -> Non
     """Refuse a table that is too large, has a line without end, or has zero bytes, which no text has.
 
     Args:
-        path: the file; it exists.
-        largest: bytes.
-        form: what is needed, at the end of the sentence.
+        path: The file; it exists.
+        largest: The largest number of bytes.
+        form: What is needed, at the end of the sentence.
 
     Raises:
-        InputError: if it is one of these, or cannot be read.
+        InputError: If it is one of these, or cannot be read.
     """
     check_size(path, largest, form)
     number, length = 1, 0
@@ -114,15 +114,15 @@ def read_text(path: Path, what: str, largest: int) -> str:
     """A whole text in UTF-8.
 
     Args:
-        path: the file.
-        what: what it should be, such as "the config list".
-        largest: bytes.
+        path: The file.
+        what: What it should be, such as "the config list".
+        largest: The largest number of bytes.
 
     Returns:
         The text, without a byte order mark.
 
     Raises:
-        InputError: if it cannot be read, is too large, or is no such text.
+        InputError: If it cannot be read, is too large, or is no such text.
     """
     try:
         with path.open("rb") as file:
@@ -141,15 +141,15 @@ def json_value(text: str, what: str, remedy: str) -> Any:
     """The value of a JSON text.
 
     Args:
-        text: the JSON.
-        what: what it should be and where it is, such as "the config list c.json".
-        remedy: what writes such a text; ends the error's sentence.
+        text: The JSON.
+        what: What it should be and where it is, such as "the config list c.json".
+        remedy: What writes such a text; ends the error's sentence.
 
     Returns:
         The value.
 
     Raises:
-        InputError: if it is no JSON, has a key twice in one object, or is nested too deep.
+        InputError: If it is no JSON, has a key twice in one object, or is nested too deep.
     """
     try:
         value = json.loads(text, object_pairs_hook=_without_doubles)

@@ -59,11 +59,11 @@ def check_name(what: str, name: str) -> None:
     """Refuse a new name that cannot be shown in a line or kept in a database.
 
     Args:
-        what: what it names, for the error.
-        name: the name.
+        what: What it names, for the error.
+        name: The name.
 
     Raises:
-        InputError: if it is empty, too long, or has control characters or bytes that are no text.
+        InputError: If it is empty, too long, or has control characters or bytes that are no text.
     """
     if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or _CONTROL.search(name):
         raise InputError(
@@ -76,8 +76,8 @@ def file_name(name: str, longest: int = LONGEST_FILE_NAME) -> str:
     """A name as one part of a path: letters, digits and ``_-~.`` as they are, other bytes as ``%`` and two digits.
 
     Args:
-        name: any text.
-        longest: bytes of what is returned, at most; 40 or more.
+        name: Any text.
+        longest: Bytes of what is returned, at most; 40 or more.
 
     Returns:
         Never empty, ``.``, ``..``, hidden, or with a separator, and not too long: a longer one keeps its beginning and
@@ -96,7 +96,7 @@ def name_of_file(text: str) -> str | None:
     """The name that ``file_name`` encoded.
 
     Args:
-        text: one part of a path, without the ending.
+        text: One part of a path, without the ending.
 
     Returns:
         The name; None if it was too long to be kept, or is none that ``file_name`` gives.
@@ -125,7 +125,7 @@ def metric_key(name: str) -> str:
     """A name as a part of a metric's, parameter's or tag's name in MLflow, which takes few characters.
 
     Args:
-        name: any text.
+        name: Any text.
 
     Returns:
         Letters, digits and ``_-. `` as they are, others as their code between colons; at most ``LONGEST_KEY``
@@ -181,7 +181,7 @@ def c_identifier(name: str) -> str:
     """A name as a C identifier that is no keyword and no standard header.
 
     Args:
-        name: any text.
+        name: Any text.
 
     Returns:
         The name itself where it is one already, else its letters and digits and a digest.
@@ -197,10 +197,10 @@ def check_c_name(name: str) -> None:
     """Refuse a name of C files and functions that C or another file would take for something else.
 
     Args:
-        name: what a user asked for.
+        name: What a user asked for.
 
     Raises:
-        InputError: if it is no C identifier, or the name of a header of C itself.
+        InputError: If it is no C identifier, or the name of a header of C itself.
     """
     other = f"{c_identifier(name)} is possible"
     if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
@@ -223,7 +223,7 @@ def redact(text: str) -> str:
     """A text without the passwords and tokens in its URLs.
 
     Args:
-        text: a URL, or a message with URLs in it.
+        text: A URL, or a message with URLs in it.
 
     Returns:
         The same with ``***`` in place of each secret. Rather too much is hidden than too little.
@@ -268,10 +268,10 @@ def check_module_names(model: nn.Module) -> None:
     """Refuse a model whose parts have names that state dicts, files or exported graphs cannot keep.
 
     Args:
-        model: any module; ``setattr`` takes every text for a submodule's name, also those that ``add_module`` refuses.
+        model: Any module; ``setattr`` takes every text for a submodule's name, also those that ``add_module`` refuses.
 
     Raises:
-        InputError: for an empty name, or one with a dot, a quote, a backslash or a control character.
+        InputError: For an empty name, or one with a dot, a quote, a backslash or a control character.
     """
     for path, module in model.named_modules():
         for name in (*module._modules, *module._parameters, *module._buffers):

@@ -42,10 +42,10 @@ def ended_like_ctrl_c(*numbers: int) -> Iterator[None]:
     """Let signals end the block as Ctrl-C does: their own end raises nothing, so it stops and frees nothing.
 
     Args:
-        numbers: of the signals, such as SIGTERM, a plain kill, or SIGHUP, a closed terminal.
+        numbers: The numbers of the signals, such as SIGTERM, a plain kill, or SIGHUP, a closed terminal.
 
     Yields:
-        nothing.
+        Nothing.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ def release() -> str:
     """The version, and a digest of the package's sources: between releases, a checkout keeps its version number.
 
     Returns:
-        such as 0.1.0+5f1b222ac0de, the same on every machine that has the same sources.
+        Such as 0.1.0+5f1b222ac0de, the same on every machine that has the same sources.
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()

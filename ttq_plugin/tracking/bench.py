@@ -20,17 +20,17 @@ def record_bench(
     """Log a measurement as one run of the experiment `<task> bench`: numbers, picture, JSON.
 
     Args:
-        store: where MLflow keeps it.
-        task: the task's name.
-        result: from ``ttq_plugin.deploy.bench.bench.bench``.
-        parameters: of the run, such as the file and the processor.
-        title: the run's name, and the picture's title.
+        store: Where MLflow keeps it.
+        task: The task's name.
+        result: What ``ttq_plugin.deploy.bench.bench.bench`` returned.
+        parameters: The parameters of the run, such as the file and the processor.
+        title: The run's name, and the picture's title.
 
     Returns:
         The address of the run; of a local store, a fragment that starts with "#".
 
     Raises:
-        InputError: when the experiment was deleted.
+        InputError: When the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
     notes = markdown_list(result["notes"])
     with single_run(store, f"{task} bench", title, {"role": "bench", "task": task}, notes) as run:

@@ -50,10 +50,10 @@ def existing(store: Store, experiment_id: str, parent: str, score: str) -> dict[
     """Every child run of a study by its trial number, the earliest where a number came twice.
 
     Args:
-        store: where MLflow keeps it.
-        experiment_id: the study's experiment.
-        parent: the study's run.
-        score: the task's metric.
+        store: Where MLflow keeps it.
+        experiment_id: The study's experiment.
+        parent: The study's run.
+        score: The task's metric.
 
     Returns:
         What is known of each.
@@ -95,12 +95,12 @@ def create(
     """Open a child run that already knows its trial, so that a killed writer finds it again.
 
     Args:
-        store: where MLflow keeps it.
-        experiment_id: the study's experiment.
-        parent: the study's run.
-        record: the trial.
-        tags: more tags, such as those of `membership`.
-        name: the run's.
+        store: Where MLflow keeps it.
+        experiment_id: The study's experiment.
+        parent: The study's run.
+        record: The trial.
+        tags: More tags, such as those of `membership`.
+        name: The run's name.
 
     Returns:
         The run.
@@ -121,12 +121,12 @@ def full_precision(
     """Give the full-precision model a run, so that it is a black point of the charts; once a study.
 
     Args:
-        store: where MLflow keeps it.
-        experiment_id: the study's experiment.
-        parent: the study's run.
-        score: the task's metric.
-        value: the model's.
-        objectives: the metrics on the axes.
+        store: Where MLflow keeps it.
+        experiment_id: The study's experiment.
+        parent: The study's run.
+        score: The task's metric.
+        value: The model's value.
+        objectives: The metrics on the axes.
     """
     own = f"tags.`{PARENT}` = '{parent}' and tags.role = 'full precision'"
     found = store.client.search_runs([experiment_id], own, max_results=1)
@@ -177,10 +177,10 @@ def whole_metrics(score: str, value: float, objectives: Sequence[str], time: int
     chart has it, the score against the first of the gains, and the others do not.
 
     Args:
-        score: the task's metric.
-        value: the model's.
-        objectives: what its study optimises.
-        time: in milliseconds.
+        score: The task's metric.
+        value: The model's value.
+        objectives: What its study optimises.
+        time: The time, in milliseconds.
 
     Returns:
         Metrics for MLflow.
@@ -210,11 +210,11 @@ def shown_metrics(
     """The objectives and the measures that every run shows, fractions in percent too.
 
     Args:
-        values: all measures by name.
-        objectives: the names of those to show beside `SHOWN`.
-        time: in milliseconds.
-        more: what else is logged, as it is, unless it has the name of a measure.
-        percent: the fractions that are logged in percent too; None for all.
+        values: All measures by name.
+        objectives: The names of those to show beside `SHOWN`.
+        time: The time, in milliseconds.
+        more: What else is logged, as it is, unless it has the name of a measure.
+        percent: The fractions that are logged in percent too; None for all.
 
     Returns:
         Metrics for MLflow; what is not finite is left out.
@@ -237,10 +237,10 @@ def percent(store: Store, run_id: str, name: str, value: float) -> None:
     """Log a fraction once more in percent.
 
     Args:
-        store: where MLflow keeps it.
-        run_id: of the run.
-        name: the measure; nothing is logged of one that is no fraction.
-        value: the fraction.
+        store: Where MLflow keeps it.
+        run_id: The run id of the run.
+        name: The measure; nothing is logged of one that is no fraction.
+        value: The fraction.
     """
     if is_fraction(name):
         store.client.log_metric(run_id, for_chart(name), round(drawn(name, value), 2))

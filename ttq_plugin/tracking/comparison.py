@@ -30,20 +30,20 @@ class Comparison:
     """What several studies reached in the same objectives; every number is of one search each.
 
     Attributes:
-        objectives: the metrics that all of them optimise.
-        trials: study -> complete trials.
-        fronts: study -> its front's objectives, natural values.
-        hypervolumes: study -> volume from the corner where every objective is 0.
-        together: the same of all fronts together.
-        coverages: study -> other study -> share of the other's front that it weakly dominates.
-        attainment: floor of the score -> study -> objective -> best value among trials that reach that floor; None
+        objectives: The metrics that all of them optimise.
+        trials: Study -> complete trials.
+        fronts: Study -> its front's objectives, natural values.
+        hypervolumes: Study -> volume from the corner where every objective is 0.
+        together: The same of all fronts together.
+        coverages: Study -> other study -> share of the other's front that it weakly dominates.
+        attainment: Floor of the score -> study -> objective -> best value among trials that reach that floor; None
             where there is none.
-        score: the task's metric.
-        tests: study -> its most accurate member on validation data, and what its test says; studies that were not
+        score: The task's metric.
+        tests: Study -> its most accurate member on validation data, and what its test says; studies that were not
             tested are left out.
-        proven: study -> of its members that are proven not inferior to full precision, the one that is best in the
+        proven: Study -> of its members that are proven not inferior to full precision, the one that is best in the
             first objective beside the score; None where none is proven. Empty where nothing was tested.
-        margin: the largest loss on test data that would not matter, in the metric's unit; None: no test.
+        margin: The largest loss on test data that would not matter, in the metric's unit; None: no test.
     """
 
     objectives: tuple[str, ...]
@@ -64,15 +64,15 @@ class MemberOnTest:
     """A front member with its score on test data.
 
     Attributes:
-        trial: its number.
-        score: of the test split.
-        low: lower end of the score's 95 % interval; None where it is not known, likewise the next.
-        high: upper end.
-        change: from full precision on the same samples, with its interval.
+        trial: Its number.
+        score: Score of the test split.
+        low: Lower end of the score's 95 % interval; None where it is not known, likewise the next.
+        high: Upper end.
+        change: From full precision on the same samples, with its interval.
         p: p-value of "worse than full precision by the margin or more", corrected for all members of all studies that
             are compared (Holm); None where nothing was tested.
-        best: value of the first objective beside the score.
-        again: mean change from full precision on validation data over other seeds, by the corrected resampled t-test;
+        best: Value of the first objective beside the score.
+        again: Mean change from full precision on validation data over other seeds, by the corrected resampled t-test;
             None where `--confirm` did not train it again.
     """
 
@@ -95,11 +95,11 @@ def compare_fronts(
     """Compare fronts.
 
     Args:
-        studies: name -> finished trials; each has at least one complete trial.
-        objectives: two or more metrics that all of them have.
-        floors: of the task's metric on validation data; by default the best one found less 1, 2 and 5 points, and of a
-            metric that is no fraction 1, 2 and 5 % worse than the best.
-        score: the task's metric.
+        studies: Name -> finished trials; each has at least one complete trial.
+        objectives: Two or more metrics that all of them have.
+        floors: The floors of the task's metric on validation data; by default the best one found less 1, 2 and 5
+            points, and of a metric that is no fraction 1, 2 and 5 % worse than the best.
+        score: The task's metric.
 
     Returns:
         The comparison.
@@ -149,18 +149,18 @@ def with_tests(
     """Add what the fronts' tests say; all members of all studies are tested together.
 
     Args:
-        comparison: of the fronts.
-        studies: as for ``compare_fronts``.
-        evidence: study -> front member -> ``test_<score>`` and the ends of its interval.
-        changes: study -> front member -> its change from full precision.
-        margin: the largest loss that would not matter, in the metric's unit; None: nothing is proven.
-        again: study -> front member -> its mean change over other seeds.
+        comparison: The comparison of the fronts.
+        studies: As for ``compare_fronts``.
+        evidence: Study -> front member -> ``test_<score>`` and the ends of its interval.
+        changes: Study -> front member -> its change from full precision.
+        margin: The largest loss that would not matter, in the metric's unit; None: nothing is proven.
+        again: Study -> front member -> its mean change over other seeds.
 
     Returns:
         The comparison with ``tests``, ``proven`` and ``margin``.
 
     Raises:
-        InputError: for a margin that is not above 0.
+        InputError: For a margin that is not above 0.
     """  # noqa: DOC502 - raised by what it calls
     from ttq_plugin.statistics.noninferiority import SIGNIFICANCE, verdicts  # torch comes with them
 
@@ -206,9 +206,9 @@ def at_floor(comparison: Comparison, metric: str, floor: float) -> str:
     """What a row of the attainment tells, in plain characters.
 
     Args:
-        comparison: whose row it is.
-        metric: the objective.
-        floor: of the score.
+        comparison: The comparison that the row belongs to.
+        metric: The objective.
+        floor: The floor of the score.
 
     Returns:
         Such as "compression gain CR_G^T (%) at MCC >= 90 %".
@@ -222,9 +222,9 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
     """Log a comparison as a run of its own.
 
     Args:
-        store: where MLflow keeps it.
-        comparison: what to log.
-        parameters: of the run.
+        store: Where MLflow keeps it.
+        comparison: What to log.
+        parameters: The parameters of the run.
 
     Returns:
         The address of its picture; of a local store, a fragment that starts with "#".

@@ -29,13 +29,13 @@ class StudyRecorder:
     search that was killed and resumed neither counts a trial twice nor leaves a run open.
 
     Args:
-        store: where MLflow keeps the study.
-        study_name: the experiment's name.
-        objectives: metric names; at least two.
-        parameters: of the study (seed, task, sampler, trials, method): parameters of its run.
-        tags: more tags of its run.
-        score: the task's metric; logged of every trial, as `test_<score>` of front members.
-        command: gives the command that makes a trial's model again, for its page.
+        store: Where MLflow keeps the study.
+        study_name: The experiment's name.
+        objectives: Metric names; at least two.
+        parameters: The parameters of the study (seed, task, sampler, trials, method): parameters of its run.
+        tags: More tags of its run.
+        score: The task's metric; logged of every trial, as `test_<score>` of front members.
+        command: Gives the command that makes a trial's model again, for its page.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StudyRecorder:
         """Log every finished trial that is not there yet, then move whoever joined or left the front.
 
         Args:
-            records: all finished trials of the study so far.
+            records: All finished trials of the study so far.
         """
         members = front(records, self.objectives)
         far = beyond(records, members, self.objectives, self.score, self.full_precision)
@@ -103,11 +103,11 @@ class StudyRecorder:
         """Add the test score of a front member to its run.
 
         Args:
-            number: the trial.
-            value: of the task's metric on the test set.
+            number: The trial.
+            value: The value of the task's metric on the test set.
 
         Raises:
-            InputError: when the trial is not on the front: testing every trial would make the test set a second
+            InputError: When the trial is not on the front: testing every trial would make the test set a second
                 validation set.
         """
         child, name = self._child(number), f"test_{self.score}"
@@ -123,8 +123,8 @@ class StudyRecorder:
         """Tell what the full-precision model's scores are made of, in the study's run.
 
         Args:
-            parts: on validation data, logged as NAME_fp32.
-            tests: on test data, logged as test_NAME_fp32.
+            parts: The parts, on validation data, logged as NAME_fp32.
+            tests: The tests, on test data, logged as test_NAME_fp32.
         """
         values = {f"{name}_fp32": value for name, value in parts.items()}
         values |= {f"test_{name}_fp32": value for name, value in tests.items()}
@@ -137,8 +137,8 @@ class StudyRecorder:
         """Tell what a front member's test score is made of.
 
         Args:
-            number: the trial.
-            parts: logged as test_NAME.
+            number: The trial.
+            parts: Logged as test_NAME.
         """
         run_id = self._child(number).run_id
         for name, value in list(parts.items())[: children.MOST_PARTS]:
@@ -148,8 +148,8 @@ class StudyRecorder:
         """Tell how sure a front member's test score is.
 
         Args:
-            number: the trial.
-            values: by name, such as ``test_mcc_change_low``.
+            number: The trial.
+            values: The values, by name, such as ``test_mcc_change_low``.
         """
         run_id = self._child(number).run_id
         for name, value in values.items():
@@ -159,10 +159,10 @@ class StudyRecorder:
         """Tell what other seeds gave for a front member.
 
         Args:
-            number: the trial.
-            holds: whether it stays on the front.
-            means: of each objective over the other seeds, logged as NAME_confirmed.
-            changes: the mean change from full precision and the ends of its interval, by name.
+            number: The trial.
+            holds: Whether it stays on the front.
+            means: The means of each objective over the other seeds, logged as NAME_confirmed.
+            changes: The mean change from full precision and the ends of its interval, by name.
         """
         run_id = self._child(number).run_id
         self._tag_run(run_id, {"confirmed": "holds" if holds else "falls off"})
@@ -179,9 +179,9 @@ class StudyRecorder:
         """Attach a file to the study's run, or with `number` to a trial's.
 
         Args:
-            path: the file.
-            artifact_path: a folder among the run's artifacts.
-            number: the trial.
+            path: The file.
+            artifact_path: A folder among the run's artifacts.
+            number: The trial.
         """
         run_id = self.run_id if number is None else self._child(number).run_id
         self.store.client.log_artifact(run_id, str(path), artifact_path)
@@ -190,8 +190,8 @@ class StudyRecorder:
         """Tell on a trial's page how its model is loaded; once.
 
         Args:
-            number: the trial.
-            model: its id among MLflow's models.
+            number: The trial.
+            model: Its id among MLflow's models.
         """
         run_id = self._child(number).run_id
         told = self.store.client.get_run(run_id).data.tags.get(_NOTE, "")
@@ -203,8 +203,8 @@ class StudyRecorder:
         """Link the page that shows this front beside those of the task's other studies.
 
         Args:
-            together: its address.
-            records: all finished trials of the study.
+            together: Its address.
+            records: All finished trials of the study.
         """
         self._together = together
         self._tag_experiment(records)
@@ -217,9 +217,9 @@ class StudyRecorder:
         """Bring MLflow up to date, write the front as a table and a picture, and end the study's run.
 
         Args:
-            records: all finished trials of the study.
+            records: All finished trials of the study.
             status: "FINISHED", or "KILLED" when the user stopped the search.
-            curves: whose epochs are logged: "front", "all" or "none".
+            curves: Whose epochs are logged: "front", "all" or "none".
         """
         self.sync(records)
         self._close_orphans({record.number for record in records})
@@ -232,9 +232,9 @@ class StudyRecorder:
         """The address that opens a saved view; without a host, of a local store only the fragment.
 
         Args:
-            host: where `ttq ui` listens; a server's store has an address of its own.
-            port: its port.
-            view: a key of what `views.study_views` gives.
+            host: Where `ttq ui` listens; a server's store has an address of its own.
+            port: Its port.
+            view: A key of what `views.study_views` gives.
             mode: "CHART" or "TABLE".
 
         Returns:

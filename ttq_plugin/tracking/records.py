@@ -14,19 +14,19 @@ class TrialRecord:
     """One finished trial, as the search tells it.
 
     Attributes:
-        number: the trial's number in its study, from 0.
+        number: The trial's number in its study, from 0.
         state: "complete", "failed" or "pruned".
-        parameters: what was tried; None where a parameter does not apply to the method.
-        metrics: what came out, fractions in [0, 1] for scores and gains.
+        parameters: What was tried; None where a parameter does not apply to the method.
+        metrics: What came out, fractions in [0, 1] for scores and gains.
         origin: "paper" for a published setting, "search" for one the sampler proposed.
-        seed: the seed of this trial.
-        started: its start, in seconds since the epoch.
-        seconds: how long it took.
-        reason: why it failed, None otherwise.
-        notes: remarks for a reader, such as a published value that was rounded.
-        violated: the constraints that it breaks; such a trial is never on a front.
-        curves: what was measured after each epoch, by metric name.
-        parts: what the score is made of, such as ``recall_0``; see ``ttq_plugin.tasks.scoring.scores.parts``.
+        seed: The seed of this trial.
+        started: Its start, in seconds since the epoch.
+        seconds: How long it took.
+        reason: Why it failed, None otherwise.
+        notes: Remarks for a reader, such as a published value that was rounded.
+        violated: The constraints that it breaks; such a trial is never on a front.
+        curves: What was measured after each epoch, by metric name.
+        parts: What the score is made of, such as ``recall_0``; see ``ttq_plugin.tasks.scoring.scores.parts``.
     """
 
     number: int
@@ -64,8 +64,8 @@ def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]
     not dominate each other, so they stay or go together.
 
     Args:
-        records: trials in any order and state.
-        objectives: the names of the metrics; maximised, unless an `Objective` says that lower is better.
+        records: Trials in any order and state.
+        objectives: The names of the metrics; maximised, unless an `Objective` says that lower is better.
 
     Returns:
         The numbers of the trials on the front.
@@ -85,7 +85,7 @@ class GrowingFront:
     """The same front of trials that come one after another: each is compared with the members only.
 
     Args:
-        objectives: as for `front`.
+        objectives: As for `front`.
     """
 
     def __init__(self, objectives: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ class GrowingFront:
         """Take a trial.
 
         Args:
-            record: one that was not taken before.
+            record: One that was not taken before.
 
         Returns:
             The numbers of those that are off the front from now on: its own, or of members that it dominates.

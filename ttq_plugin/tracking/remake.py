@@ -14,9 +14,9 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
     """A line for a shell.
 
     Args:
-        task: what the study searched.
-        record: the trial.
-        inputs: data, cache, weights and device that the search was given, if any.
+        task: What the study searched.
+        record: The trial.
+        inputs: Data, cache, weights and device that the search was given, if any.
 
     Returns:
         A `ttq compress` command; one thread, as the search's workers have: sums depend on the number of threads.
@@ -33,9 +33,9 @@ def inputs_of(
     """What else a trial's model depends on, for whoever makes it once more; None for the default.
 
     Args:
-        data: the user's data file.
-        cache: folder of trained full-precision models.
-        weights: the user's own full-precision model.
+        data: The user's data file.
+        cache: Folder of trained full-precision models.
+        weights: The user's own full-precision model.
         device: torch's name of the device that trained it.
 
     Returns:

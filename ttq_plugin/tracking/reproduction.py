@@ -17,8 +17,8 @@ class ReproductionRecorder:
     """Logs results of cells; each is logged once, however often the table is asked for.
 
     Args:
-        store: where MLflow keeps them.
-        experiment: the experiment's name.
+        store: Where MLflow keeps them.
+        experiment: The experiment's name.
     """
 
     def __init__(self, store: Store, experiment: str) -> None:
@@ -33,8 +33,8 @@ class ReproductionRecorder:
         """Log one repetition, if it is not there yet.
 
         Args:
-            key: of its cell.
-            result: as the runner keeps it.
+            key: Name of its cell.
+            result: As the runner keeps it.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -62,8 +62,8 @@ class ReproductionRecorder:
         """Attach the report to a run of its own, one a table.
 
         Args:
-            files: of the report.
-            simulated: whether its data are.
+            files: The files of the report.
+            simulated: Whether its data are.
 
         Returns:
             The address of that run; of a local store, a fragment that starts with "#".

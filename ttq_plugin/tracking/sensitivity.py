@@ -25,18 +25,18 @@ def record_sensitivity(
     """Log a selection as one run of the experiment `<task> sensitivity`: numbers, picture, config.
 
     Args:
-        store: where MLflow keeps it.
-        task: the task's name.
-        selection: a curvature selection as a dictionary (`Selection.to_dict()`).
-        config: what `ttq compress --config` takes: NNI's config list, or a chain.
-        parameters: of the run, such as seed, methods and budget.
-        title: the run's name, and the picture's title.
+        store: Where MLflow keeps it.
+        task: The task's name.
+        selection: A curvature selection as a dictionary (`Selection.to_dict()`).
+        config: What `ttq compress --config` takes: NNI's config list, or a chain.
+        parameters: The parameters of the run, such as seed, methods and budget.
+        title: The run's name, and the picture's title.
 
     Returns:
         The address of the run; of a local store, a fragment that starts with "#".
 
     Raises:
-        InputError: when the experiment was deleted.
+        InputError: When the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
     notes = markdown_list(selection["notes"])
     tags = {"role": "sensitivity", "task": task}

@@ -27,10 +27,10 @@ class SingleRun:
     """A run while it is written.
 
     Attributes:
-        store: where MLflow keeps it.
-        run_id: its name there.
-        link: its address; of a local store, a fragment that starts with "#".
-        folder: what lies in it at the end becomes the run's artifacts.
+        store: Where MLflow keeps it.
+        run_id: Its name there.
+        link: Its address; of a local store, a fragment that starts with "#".
+        folder: What lies in it at the end becomes the run's artifacts.
     """
 
     store: Store
@@ -63,17 +63,17 @@ def single_run(
     """A new run; FINISHED with its artifacts when the block ends, FAILED if it raises.
 
     Args:
-        store: where MLflow keeps it.
-        experiment: the experiment's name.
-        name: the run's.
-        tags: of the run.
-        note: for people, Markdown; empty for none.
+        store: Where MLflow keeps it.
+        experiment: The experiment's name.
+        name: The run's name.
+        tags: The tags of the run.
+        note: The note, for people, Markdown; empty for none.
 
     Yields:
         The run.
 
     Raises:
-        InputError: when the experiment was deleted.
+        InputError: When the experiment was deleted.
     """  # noqa: DOC502 - raised by what it calls
     client, experiment_id = store.client, open_experiment(store, experiment)
     tags = {**tags} | ({"mlflow.note.content": note} if note else {})

@@ -66,7 +66,7 @@ class Store:
         """Remove the halves of artifacts that writers which were killed have left; of a local store only.
 
         Args:
-            experiment: its name; nobody else may be writing it.
+            experiment: Its name; nobody else may be writing it.
         """
         place = self.artifacts_of(experiment)
         for half in Path(unquote(urlsplit(place).path)).rglob(f"{_HALF}*") if place else ():
@@ -85,13 +85,13 @@ def open_store(where: str | Path) -> Store:
     """Open a store, and create its directory and database when they do not exist yet.
 
     Args:
-        where: a directory such as `mlflow_runs`, or the http(s) address of an MLflow tracking server.
+        where: A directory such as `mlflow_runs`, or the http(s) address of an MLflow tracking server.
 
     Returns:
         The store, ready to be written.
 
     Raises:
-        InputError: when it is neither, cannot be written, or does not answer.
+        InputError: When it is neither, cannot be written, or does not answer.
     """
     scheme = str(where).partition("://")[0].lower() if "://" in str(where) else ""
     if scheme in {"http", "https"}:
@@ -116,10 +116,10 @@ def check_store(where: str | Path) -> None:
     """Refuse a store that could not be opened after the work that it is for; nothing is made yet.
 
     Args:
-        where: as for ``open_store``.
+        where: As for ``open_store``.
 
     Raises:
-        InputError: as ``open_store``, of a server; of a folder that cannot be one.
+        InputError: As ``open_store``, of a server; of a folder that cannot be one.
     """  # noqa: DOC502 - raised by what it calls
     if "://" in str(where):
         open_store(where)
@@ -133,13 +133,13 @@ def _without_login(address: str) -> str:
     In the address they would come into links, messages and files.
 
     Args:
-        address: of a tracking server.
+        address: The address of a tracking server.
 
     Returns:
         The address that may be shown.
 
     Raises:
-        InputError: if it cannot be read, or has a user without a password.
+        InputError: If it cannot be read, or has a user without a password.
     """
     try:
         parts = urlsplit(address)
@@ -175,10 +175,10 @@ def check_folder(directory: Path) -> None:
     """Refuse a folder whose name the address of a database in it cannot hold.
 
     Args:
-        directory: the store's.
+        directory: The store's.
 
     Raises:
-        InputError: if it has a question mark, or a percent sign that begins an encoded byte.
+        InputError: If it has a question mark, or a percent sign that begins an encoded byte.
     """
     if re.search(r"\?|%[0-9A-Fa-f]{2}", str(directory.absolute())):
         raise InputError(
@@ -269,9 +269,9 @@ def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, dict[
     """Test scores of a study's members with their intervals, by trial; nothing is made where there is no store.
 
     Args:
-        where: as for `open_store`.
-        study: its name.
-        score: the task's metric.
+        where: As for `open_store`.
+        study: The study's name.
+        score: The task's metric.
 
     Returns:
         Trial number -> ``test_<score>`` and what else was recorded of it, such as ``test_<score>_change``.

@@ -32,9 +32,9 @@ def start(store: Store, host: str = "127.0.0.1", port: int = 5000) -> subprocess
     """Start the server in a session of its own; what it prints goes to server.log in the store's directory.
 
     Args:
-        store: a local store that has been opened once.
-        host: the interface to listen on.
-        port: a free port.
+        store: A local store that has been opened once.
+        host: The interface to listen on.
+        port: A free port.
 
     Returns:
         The process; end it with `stop`, which ends its children too.
@@ -57,12 +57,12 @@ def wait_ready(url: str, timeout: float = 180.0, process: subprocess.Popen[bytes
     """Return once the server answers.
 
     Args:
-        url: its base address.
-        timeout: seconds to wait.
-        process: the server; its early end ends the wait.
+        url: Its base address.
+        timeout: Seconds to wait.
+        process: The server; its early end ends the wait.
 
     Raises:
-        RuntimeError: when it ended or did not answer in time.
+        RuntimeError: When it ended or did not answer in time.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -84,8 +84,8 @@ def stop(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
     """End the server and every process it started.
 
     Args:
-        process: what `start` returned.
-        patience: seconds between the polite signal and the final one.
+        process: What `start` returned.
+        patience: Seconds between the polite signal and the final one.
     """
     try:
         _signal_all(process, signal.SIGTERM)
@@ -110,12 +110,12 @@ def serve(
     """Run the server until it ends or the user stops it with Ctrl-C.
 
     Args:
-        store: a local store that has been opened once.
-        host: the interface to listen on; other machines reach only an interface you name.
-        port: a free port.
-        link: a fragment such as `StudyRecorder.link()` gives.
-        ready: called with the full address once the server answers.
-        browser: whether to open it in the user's browser.
+        store: A local store that has been opened once.
+        host: The interface to listen on; other machines reach only an interface you name.
+        port: A free port.
+        link: A fragment such as `StudyRecorder.link()` gives.
+        ready: Called with the full address once the server answers.
+        browser: Whether to open it in the user's browser.
 
     Returns:
         The server's exit code, 0 after Ctrl-C.

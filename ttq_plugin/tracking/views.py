@@ -34,13 +34,13 @@ class View:
     """What one saved view shows.
 
     Attributes:
-        name: in MLflow's list of views.
+        name: In MLflow's list of views.
         condition: MLflow's filter.
-        order: what the runs are sorted by.
-        pairs: objectives against each other, a chart each.
-        parameters: axes of the parallel coordinates; None for no such chart.
-        columns: of the run table, after the objectives and the method.
-        ascending: whether the least comes first.
+        order: What the runs are sorted by.
+        pairs: Objectives against each other, a chart each.
+        parameters: Axes of the parallel coordinates; None for no such chart.
+        columns: The columns of the run table, after the objectives and the method.
+        ascending: Whether the least comes first.
     """
 
     name: str
@@ -56,8 +56,8 @@ def fragment(experiment_id: str, view: str = "front", mode: str = "CHART") -> st
     """The part of the address that opens a saved view.
 
     Args:
-        experiment_id: the study's experiment.
-        view: a key of what `study_views` gives.
+        experiment_id: The study's experiment.
+        view: A key of what `study_views` gives.
         mode: "CHART", or "TABLE": beside charts the run table shows names and colours only.
 
     Returns:
@@ -80,13 +80,13 @@ def experiment_tags(
     """Every tag of the experiment that shapes the interface.
 
     Args:
-        experiment_id: the study's experiment.
-        name: the study's name, for the note.
-        records: the trials; they tell which parameters were searched.
-        objectives: the metrics on the axes.
-        created: a fixed time in milliseconds, so that the same records give the same tags.
-        score: the task's metric.
-        together: the address of the page that shows the fronts of the task's studies side by side.
+        experiment_id: The study's experiment.
+        name: The study's name, for the note.
+        records: The trials; they tell which parameters were searched.
+        objectives: The metrics on the axes.
+        created: A fixed time in milliseconds, so that the same records give the same tags.
+        score: The task's metric.
+        together: The address of the page that shows the fronts of the task's studies side by side.
 
     Returns:
         Tag names and values.
@@ -102,10 +102,10 @@ def packed(key: str, view: View, objectives: Sequence[str], created: int) -> dic
     """A view as a tag of an experiment.
 
     Args:
-        key: the word that stands for it in an address.
-        view: what it shows.
-        objectives: the metrics on the axes.
-        created: a time in milliseconds.
+        key: The word that stands for it in an address.
+        view: The saved view.
+        objectives: The metrics on the axes.
+        created: A time in milliseconds.
 
     Returns:
         The tag's name and value.
@@ -118,7 +118,7 @@ def unpacked(tag: str) -> State:
     """What `packed` made of a view, as MLflow reads it.
 
     Args:
-        tag: the tag's value.
+        tag: The tag's value.
 
     Returns:
         The state of the page.
@@ -131,9 +131,9 @@ def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score
     """The views of a study: the front, its members, all trials, a pair of objectives each, a method each.
 
     Args:
-        records: the trials; they tell which methods and parameters were searched.
-        objectives: the metrics on the axes.
-        score: the task's metric.
+        records: The trials; they tell which methods and parameters were searched.
+        objectives: The metrics on the axes.
+        score: The task's metric.
 
     Returns:
         The views by the word that stands for each in an address.
@@ -173,7 +173,7 @@ def searched_parameters(records: Sequence[TrialRecord]) -> list[str]:
     empty the chart.
 
     Args:
-        records: the trials.
+        records: The trials.
 
     Returns:
         Their names, in the order of the records.

@@ -86,7 +86,7 @@ def for_chart(name: str) -> str:
     The metric of the measure's own name holds the fraction, whoever reads MLflow by a program; people read percent.
 
     Args:
-        name: the measure.
+        name: The measure.
 
     Returns:
         Its own name; of a fraction such as "MCC percent" and "compression gain percent".
@@ -123,8 +123,8 @@ def again_in_words(change: Mapping[str, float | int | bool] | None, name: str) -
     """A mean change over other seeds as people read it.
 
     Args:
-        change: an interval as a dict, of the corrected resampled t-test; None where it is not known.
-        name: the task's metric.
+        change: An interval as a dict, of the corrected resampled t-test; None where it is not known.
+        name: The task's metric.
 
     Returns:
         Such as "-0.31 points (95 % interval -1.2 to +0.58 over 3 seeds, corrected resampled t-test)"; "" for None.

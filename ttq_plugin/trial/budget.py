@@ -37,8 +37,8 @@ def cost_of(prepared: Prepared, name: str) -> Cost:
     """What a compressed model costs in a budget's unit.
 
     Args:
-        prepared: its task.
-        name: of the budget, one of ``LIMITS``.
+        prepared: Its task.
+        name: Name of the budget, one of ``LIMITS``.
 
     Returns:
         A function of a plain model and the names of its ternary layers: bytes of its packed file with its
@@ -68,15 +68,15 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
     more bits. For one of energy, the layers have the shares with which a training begins.
 
     Args:
-        prepared: what compressions share.
-        settings: with a budget.
+        prepared: What compressions share.
+        settings: The settings, with a budget.
         config_list: NNI's, that chooses the layers by name.
 
     Returns:
         The share, at least the one that a training begins with.
 
     Raises:
-        InputError: if not even the largest share fits.
+        InputError: If not even the largest share fits.
     """
     found = limited(settings)
     assert found is not None
@@ -112,9 +112,9 @@ def known_sizes(
     and are those of the shares with which the training begins.
 
     Args:
-        prepared: what compressions share.
+        prepared: What compressions share.
         config_list: NNI's, that chooses the layers by name.
-        zeros: the share.
+        zeros: The share.
 
     Returns:
         The numbers of the report under its keys.
@@ -179,16 +179,16 @@ def tighten(prepared: Prepared, settings: Settings, quantizers: Any, zeros: floa
     """Raise the share of a trained model until it fits the budget, where training put what is left where it costs more.
 
     Args:
-        prepared: what compressions share.
-        settings: with a budget.
-        quantizers: the ``QuantizerChain`` that was trained.
-        zeros: the share that it was trained with.
+        prepared: What compressions share.
+        settings: The settings, with a budget.
+        quantizers: The ``QuantizerChain`` that was trained.
+        zeros: The share that it was trained with.
 
     Returns:
         What is to be told, if something had to be raised.
 
     Raises:
-        InputError: if not even the largest share fits.
+        InputError: If not even the largest share fits.
     """
     found = limited(settings)
     assert found is not None

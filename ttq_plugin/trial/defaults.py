@@ -21,7 +21,7 @@ def defaults(given: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that nobody asked for otherwise.
 
     Args:
-        given: those that somebody did, by their names.
+        given: Those that somebody did, by their names.
 
     Returns:
         ``COMPRESSION``, with the slower thresholds of a prescribed share of zeros where ``given`` has one.

@@ -156,12 +156,12 @@ def check_same_data(task: Task, found: str, expected: str | None) -> None:
     """Check that data loaded twice are the same.
 
     Args:
-        task: whose ``load`` was called again.
-        found: the fingerprint now.
-        expected: the fingerprint before; None where it is not known.
+        task: The task whose ``load`` was called again.
+        found: The fingerprint now.
+        expected: The fingerprint before; None where it is not known.
 
     Raises:
-        InputError: if they differ.
+        InputError: If they differ.
     """
     if expected is not None and found != expected:
         raise InputError(
@@ -217,16 +217,16 @@ def estimate_traces(
     """Hessian traces on ``TRACE_SAMPLES`` random training samples, of each class its share.
 
     Args:
-        task: whose loss it is.
-        model: in full precision, on the samples' device.
-        training: the training split.
-        seed: of the samples and of the probes.
-        probes: to draw; with ``tol``, at most.
-        tol: see ``layer_traces``.
-        on_probe: likewise.
+        task: The task whose loss it is.
+        model: The model, in full precision, on the samples' device.
+        training: The training split.
+        seed: Random seed of the samples and of the probes.
+        probes: Number of probes to draw; with ``tol``, at most.
+        tol: See ``layer_traces``.
+        on_probe: Likewise.
 
     Returns:
-        A trace a layer.
+        A trace for each layer.
     """
     chosen = subset(training, TRACE_SAMPLES, torch.Generator().manual_seed(seed))
     batches = list(chosen.batches(TRACE_BATCH))

@@ -50,17 +50,17 @@ class Outcome:
     """The result of one compression.
 
     Attributes:
-        metrics: the task's metric (validation) under its name, and the numbers of the report under its keys.
-        report: what the compressed model costs.
-        model: the compressed model, plain, in eval mode.
-        layers: names of the quantised layers.
-        widths: bits of those on an integer grid.
-        notes: what a reader of the result must know, such as thresholds that were lowered.
-        losses: mean training loss of each epoch.
-        health: after each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
-        seconds: wall time.
-        parts: what the score is made of, such as the recall of each class; validation.
-        metric: name of the task's metric.
+        metrics: The task's metric (validation) under its name, and the numbers of the report under its keys.
+        report: What the compressed model costs.
+        model: The compressed model, plain, in eval mode.
+        layers: Names of the quantised layers.
+        widths: Bits of those on an integer grid.
+        notes: What a reader of the result must know, such as thresholds that were lowered.
+        losses: Mean training loss of each epoch.
+        health: After each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
+        seconds: Wall time.
+        parts: What the score is made of, such as the recall of each class; validation.
+        metric: Name of the task's metric.
     """
 
     metrics: dict[str, float]
@@ -86,9 +86,9 @@ class Look:
     """A training after one of its epochs.
 
     Attributes:
-        epoch: its number, from 1.
-        dead: layers without a weight that does anything.
-        measure: gives the numbers of ``Outcome.metrics`` that the model would have if training ended here, but for
+        epoch: Its number, from 1.
+        dead: Layers without a weight that does anything.
+        measure: Gives the numbers of ``Outcome.metrics`` that the model would have if training ended here, but for
             the sizes that a prescribed share of zeros will give it at the end; costs a pass over the validation split,
             and leaves the training as it is.
     """

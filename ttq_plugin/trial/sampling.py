@@ -20,9 +20,9 @@ def subset(samples: Samples, count: int, generator: torch.Generator) -> Samples:
     Dataset are looked at only if they have been read before: to read them takes a pass over it.
 
     Args:
-        samples: to draw from.
-        count: how many at most.
-        generator: of the draw.
+        samples: The samples to draw from.
+        count: How many at most.
+        generator: Random generator of the draw.
 
     Returns:
         All samples where there are no more than ``count``, in random order too.
@@ -36,10 +36,10 @@ def representative(targets: Any, total: int, count: int, generator: torch.Genera
     """Places of random samples, as ``subset`` draws them.
 
     Args:
-        targets: of all samples, or None.
-        total: how many there are.
-        count: how many at most.
-        generator: of the draw.
+        targets: The targets of all samples, or None.
+        total: How many there are.
+        count: How many at most.
+        generator: Random generator of the draw.
 
     Returns:
         Places, int64, in random order.

@@ -123,7 +123,7 @@ class Settings:
             Keywords for the quantizer; none for ``mixed`` and ``lsq-int2``.
 
         Raises:
-            InputError: if a number was given that the method does not have or allow.
+            InputError: If a number was given that the method does not have or allow.
         """
         given = {name: getattr(self, name) for name in OPTIONS}
         options = {name: value for name, value in given.items() if value is not None}

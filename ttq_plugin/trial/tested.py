@@ -29,9 +29,9 @@ class Tested(Score):
     """A model's score on the test split.
 
     Attributes:
-        interval: of the score, over the split's groups (people, recordings) or, where none are known, its samples;
-            None where it cannot be told.
-        change: from the first model that was scored with this one, on the same samples; None for that one itself.
+        interval: The interval of the score, over the split's groups (people, recordings) or, where none are known, its
+            samples; None where it cannot be told.
+        change: From the first model that was scored with this one, on the same samples; None for that one itself.
     """
 
     interval: Interval | None = None
@@ -46,7 +46,7 @@ class Tested(Score):
         """How sure the score is, as flat numbers that MLflow keeps; ``change_of`` reads them.
 
         Args:
-            score: the metric's name.
+            score: The metric's name.
 
         Returns:
             ``test_<score>_low`` and ``_high``; of the change, ``test_<score>_change`` with ``_low``, ``_high``,
@@ -66,8 +66,8 @@ def change_of(evidence: Mapping[str, float], score: str) -> Interval | None:
     """The change from full precision that ``Tested.evidence`` put into numbers.
 
     Args:
-        evidence: the numbers.
-        score: the metric's name.
+        evidence: The numbers.
+        score: The metric's name.
 
     Returns:
         The change; None where the numbers do not tell it all.
@@ -91,18 +91,19 @@ def score_on_test(
     """Scores of finished models on the test split; nothing may be decided by them.
 
     Args:
-        task: a task's name, or a task.
-        models: on the CPU; changes are measured from the first.
-        seed: the one that their training's splits were made with.
-        data: the user's data file, as in ``prepare``.
-        fingerprint: of the data that they were trained on, see ``Prepared.fingerprint``; None to take any.
-        intervals: whether to resample for intervals.
+        task: A task's name, or a task.
+        models: The models, on the CPU; changes are measured from the first.
+        seed: The one that their training's splits were made with.
+        data: The user's data file, as in ``prepare``.
+        fingerprint: The fingerprint of the data that they were trained on, see ``Prepared.fingerprint``; None to take
+            any.
+        intervals: Whether to resample for intervals.
 
     Returns:
         The task's metric of each, with its parts and intervals.
 
     Raises:
-        InputError: if the task's ``load`` gives other data than before.
+        InputError: If the task's ``load`` gives other data than before.
     """
     described = task if isinstance(task, Task) else get_task(task)
     splits = load_data(described, Path(data) if data else None, seed)
@@ -134,8 +135,8 @@ def margin_of(metric: _Scale, asked: float | None) -> float | None:
     """The margin in the metric's unit.
 
     Args:
-        metric: the task's.
-        asked: as people write it: points for a metric in percent, else the metric's own unit; None: not asked.
+        metric: The task's metric.
+        asked: As people write it: points for a metric in percent, else the metric's own unit; None: not asked.
 
     Returns:
         The margin; one point for a metric in percent where none is asked for, else None.
@@ -149,15 +150,15 @@ def not_inferior(tests: Mapping[Key, Tested], metric: Metric, margin: float | No
     """Which models are proven to lose no more than the margin, corrected for their number.
 
     Args:
-        tests: scores with their change from full precision; those without one are left out.
-        metric: the task's.
-        margin: in the metric's unit; None: nothing is tested.
+        tests: Scores with their change from full precision; those without one are left out.
+        metric: The task's metric.
+        margin: The margin, in the metric's unit; None: nothing is tested.
 
     Returns:
         A verdict a model.
 
     Raises:
-        InputError: for a margin that is not above 0.
+        InputError: For a margin that is not above 0.
     """  # noqa: DOC502 - raised by what it calls
     if margin is None:
         return {}

@@ -27,7 +27,7 @@ def confirm_all(
     """Confirm the front; ``options`` are those of ``confirm_front``.
 
     Returns:
-        what other seeds gave for each member, and whether it was cut short.
+        What other seeds gave for each member, and whether it was cut short.
     """
     chosen = sorted(members)
     bar = bars.add_task("other seeds", total=seeds * len(chosen), note="")

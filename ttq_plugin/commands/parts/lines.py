@@ -56,9 +56,9 @@ def to_see(store: str, link: str, study: str | None = None) -> list[str]:
     """Where something in MLflow is seen.
 
     Args:
-        store: as the user gave it.
-        link: the address; of a local store, what follows the address that `ttq ui` prints.
-        study: the study that `ttq ui` opens; None for none in particular.
+        store: The store, as the user gave it.
+        link: The address; of a local store, what follows the address that `ttq ui` prints.
+        study: The study that `ttq ui` opens; None for none in particular.
 
     Returns:
         Lines: of a server its address, of a local store the command that shows it and the address that it then has.

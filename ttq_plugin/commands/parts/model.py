@@ -25,13 +25,13 @@ class Asked:
     """What the command line says of the model.
 
     Attributes:
-        model: a file, or with ``trial`` a study's name.
-        trial: a trial's number, or None.
-        task: what the model is for; None for what the file or the study says.
+        model: A file, or with ``trial`` a study's name.
+        trial: A trial's number, or None.
+        task: What the model is for; None for what the file or the study says.
         store: MLflow's folder or address.
-        storage: the study's database; None: a file in the folder.
-        data: the user's data; None: what the search was given, or the task's own.
-        seed: of the data's splits; None: the search's, or what the file tells.
+        storage: The study's database; None: a file in the folder.
+        data: The user's data; None: what the search was given, or the task's own.
+        seed: Random seed of the data's splits; None: the search's, or what the file tells.
     """
 
     model: str
@@ -47,13 +47,13 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     """Open the model.
 
     Args:
-        asked: what the command line says.
+        asked: What the command line says.
 
     Returns:
         Its file, a name for people and files, and the opened model.
 
     Raises:
-        InputError: if there is no such model, or its task may not be opened.
+        InputError: If there is no such model, or its task may not be opened.
     """
     if asked.trial is None:
         path = Path(asked.model)

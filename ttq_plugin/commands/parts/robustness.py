@@ -33,16 +33,16 @@ def robustness(
     """Measure both models, print a table, write what was asked for.
 
     Args:
-        asked: the compressed model.
+        asked: The compressed model.
         plot: PNG file of the picture, or None.
         out: JSON file of the numbers, or None.
-        cache: folder of full-precision models, or None for the user's.
-        weights: the user's own full-precision weights, or None.
-        noise_seed: of what is drawn.
-        as_json: whether to print JSON.
+        cache: Folder of full-precision models, or None for the user's.
+        weights: The user's own full-precision weights, or None.
+        noise_seed: Random seed of what is drawn.
+        as_json: Whether to print JSON.
 
     Raises:
-        InputError: if the model or its data cannot be used.
+        InputError: If the model or its data cannot be used.
     """  # noqa: DOC502 - raised by what it calls
     _, name, source = find_model(asked)
     data, metric = source.data(needed=True), source.task.score
@@ -100,11 +100,11 @@ def check_options(given: frozenset[str], *, robustness: bool) -> None:
     """Refuse options that this kind of measurement has no use for.
 
     Args:
-        given: names of the options that the command line has.
-        robustness: whether robustness is measured, and not time.
+        given: Names of the options that the command line has.
+        robustness: Whether robustness is measured, and not time.
 
     Raises:
-        InputError: if one of them is there.
+        InputError: If one of them is there.
     """
     useless = [option for name, option in (TIMED if robustness else ALONE).items() if name in given]
     if useless and robustness:

@@ -42,17 +42,17 @@ class Watch:
     """What `run_search` calls about twice a second.
 
     Attributes:
-        space: what is searched.
-        study: the study's name.
+        space: What is searched.
+        study: The study's name.
         store: MLflow's store, or the folder that becomes one.
-        models: the folder of the complete trials' weights.
-        target: how many trials count in all.
-        ready: what every trial shares.
-        parameters: of the study, for MLflow.
-        bars: where progress is shown.
-        records: the finished trials, as of the last call.
-        remarks: what a reader of the result must know of a front member, by its number.
-        inputs: what else a trial's model depends on, see ``tracking.remake.inputs_of``.
+        models: The folder of the complete trials' weights.
+        target: How many trials count in all.
+        ready: What every trial shares.
+        parameters: The parameters of the study, for MLflow.
+        bars: Where progress is shown.
+        records: The finished trials, as of the last call.
+        remarks: What a reader of the result must know of a front member, by its number.
+        inputs: What else a trial's model depends on, see ``tracking.remake.inputs_of``.
     """
 
     space: Space

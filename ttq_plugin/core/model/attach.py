@@ -241,14 +241,14 @@ def check_rate(name: str, value: float | None) -> float | None:
     """A learning rate that can work.
 
     Args:
-        name: what it is called, for the message.
-        value: the rate, or None for the optimiser's own.
+        name: What it is called, for the message.
+        value: The rate, or None for the optimiser's own.
 
     Returns:
         The value.
 
     Raises:
-        InputError: if it is negative or no number.
+        InputError: If it is negative or no number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
         raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {shown(value)}.")

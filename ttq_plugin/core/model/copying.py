@@ -26,7 +26,7 @@ def copied(model: Model) -> Model:
     shared with the original.
 
     Args:
-        model: any module; not changed.
+        model: Any module; not changed.
 
     Returns:
         The copy.

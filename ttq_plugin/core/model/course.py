@@ -39,7 +39,7 @@ class Course:
     The count of steps is a buffer of that state, so that state dicts and checkpoints hold it.
 
     Args:
-        states: of all layers of the call.
+        states: The states of all layers of the call.
     """
 
     def __init__(self, states: Sequence[TernaryState]) -> None:
@@ -79,7 +79,7 @@ class Course:
         """Say how many steps the training has, unless that was said before.
 
         Args:
-            steps: of the optimiser, at least 1.
+            steps: Number of steps of the optimiser, at least 1.
         """
         done, known = self._read()
         if not known:
@@ -95,7 +95,7 @@ class Course:
         """Count a step of the optimiser, and shift the thresholds if it is time.
 
         Args:
-            members: gives the layers of the call.
+            members: Gives the layers of the call.
         """
         done, length = self._read()
         self._write(done + 1, length)
@@ -107,14 +107,14 @@ class Course:
         """Make the share exact.
 
         Args:
-            members: the layers of the call.
-            trained: whether a training has ended, over which the share should have risen.
+            members: The layers of the call.
+            trained: Whether a training has ended, over which the share should have risen.
 
         Returns:
             What is to be told: that the training ended before the share had risen, or that it cannot be met any more.
 
         Raises:
-            InputError: if these are not all layers of the call.
+            InputError: If these are not all layers of the call.
         """
         if len(members) != self.size:
             raise InputError(
@@ -147,11 +147,11 @@ def begin(method: Ternarizer, members: Sequence[Member]) -> None:
     """Move the initial thresholds of a call's layers to the share at which its course begins, and the scales with them.
 
     Args:
-        method: with ``zeros``.
-        members: all layers; their params are changed in place.
+        method: The method, with ``zeros``.
+        members: All layers; their params are changed in place.
 
     Raises:
-        InputError: if the share cannot be met at the end.
+        InputError: If the share cannot be met at the end.
     """
     assert method.zeros is not None
     if method.share_thresholds:

@@ -19,14 +19,14 @@ def channel_of(module: nn.Module, granularity: object) -> int | None:
     """The dimension of a layer's ``weight`` that has scales and thresholds of its own.
 
     Args:
-        module: a layer with one matrix, its ``weight``.
+        module: A layer with one matrix, its ``weight``.
         granularity: ``default`` for one pair a layer, ``out_channel`` for one an output channel.
 
     Returns:
         None, or the output channel's dimension: 0, and 1 where the weight lies transposed.
 
     Raises:
-        InputError: for another granularity, or a grouped transposed convolution, whose dimension 1 holds the output
+        InputError: For another granularity, or a grouped transposed convolution, whose dimension 1 holds the output
             channels of one group only.
     """  # noqa: DOC502 - raised by what it calls
     return matrix_channel("", layouts(module).get("weight", Layout()), granularity)
@@ -36,15 +36,15 @@ def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None
     """The dimension of a matrix that has scales and thresholds of its own.
 
     Args:
-        name: what the matrix is called, for messages.
-        layout: how its channels lie.
+        name: What the matrix is called, for messages.
+        layout: How its channels lie.
         granularity: ``default`` for one pair a matrix, ``out_channel`` for one an output channel.
 
     Returns:
         None, or the output channel's dimension.
 
     Raises:
-        InputError: for another granularity, or a matrix of which no dimension holds all output channels.
+        InputError: For another granularity, or a matrix of which no dimension holds all output channels.
     """
     if granularity in ("default", None):
         return None
@@ -68,11 +68,11 @@ def check_layers(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     """Check that each selected layer has a weight of its own that can be trained.
 
     Args:
-        model: the whole model, with its plain weights.
-        modules: the selected layers, by name.
+        model: The whole model, with its plain weights.
+        modules: The selected layers, by name.
 
     Raises:
-        InputError: for a weight in half precision, without values (meta device, lazy layer), frozen, or shared by two
+        InputError: For a weight in half precision, without values (meta device, lazy layer), frozen, or shared by two
             layers.
     """
     owners: dict[int, list[str]] = {}
@@ -95,11 +95,11 @@ def check_parameter(name: str, weight: Tensor) -> None:
     """Check that a weight can be trained.
 
     Args:
-        name: what it is called, for messages.
-        weight: the plain weight.
+        name: What it is called, for messages.
+        weight: The plain weight.
 
     Raises:
-        InputError: for a weight in half precision, without values (meta device, lazy layer), or frozen.
+        InputError: For a weight in half precision, without values (meta device, lazy layer), or frozen.
     """
     if weight.is_meta or nn.parameter.is_lazy(weight):
         raise InputError(f"{name}: the weight holds no values yet; initialise or load the model first.")
@@ -116,11 +116,11 @@ def check_embedding(name: str, module: nn.Module) -> None:
     """Check that an embedding, if the module is one, leaves its weight as it is and has gradients for all of it.
 
     Args:
-        name: what it is called, for messages.
-        module: any layer.
+        name: What it is called, for messages.
+        module: Any layer.
 
     Raises:
-        InputError: for one that rescales its rows in each pass, or whose gradients are sparse.
+        InputError: For one that rescales its rows in each pass, or whose gradients are sparse.
     """
     if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
         raise InputError(f"{name}: max_norm would rescale ternary rows in each pass; set it to None, or leave it out.")

@@ -29,9 +29,9 @@ class Layout:
     """How the values of a weight fall into groups that share scales and thresholds.
 
     Attributes:
-        channel: the dimension of the output channels; None where no dimension holds them all (grouped transposed
+        channel: The dimension of the output channels; None where no dimension holds them all (grouped transposed
             convolutions).
-        parts: equal parts along dimension 0 that are matrices of their own; 3 where attention stacks its query, key
+        parts: Equal parts along dimension 0 that are matrices of their own; 3 where attention stacks its query, key
             and value projections.
     """
 
@@ -44,10 +44,10 @@ class Matrix:
     """One weight matrix, wherever it is held.
 
     Attributes:
-        name: the layer's name where the tensor is its ``weight``, else the parameter's, such as ``lstm.weight_hh_l0``.
+        name: The layer's name where the tensor is its ``weight``, else the parameter's, such as ``lstm.weight_hh_l0``.
         owners: (module, attribute) of each place that holds the tensor, in the model's order; several where it is tied.
-        paths: the parameter's name at each of these places.
-        layout: how its groups lie, as the first of its owners has it that says so.
+        paths: The parameter's name at each of these places.
+        layout: How its groups lie, as the first of its owners has it that says so.
     """
 
     name: str
@@ -96,7 +96,7 @@ def layouts(module: nn.Module) -> dict[str, Layout]:
     """The tensors of a module that are weight matrices by its class; those of its submodules are not among them.
 
     Args:
-        module: any module.
+        module: Any module.
 
     Returns:
         Attribute -> layout, also where the attribute is no plain parameter at the moment.
@@ -120,7 +120,7 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
     """The weight matrices of a model's layers that are plain parameters, in the model's order.
 
     Args:
-        model: any module; only looked at.
+        model: Any module; only looked at.
 
     Returns:
         Name -> matrix; a tensor that several layers share appears once, under its first name.
@@ -139,9 +139,9 @@ def named_matrices(model: nn.Module, name: str, known: Mapping[str, Matrix]) -> 
     """The matrices that a name stands for: every one in a module of that name, or the parameter of that name.
 
     Args:
-        model: the model.
-        name: of a module or a parameter.
-        known: the model's ``matrices``.
+        model: The model.
+        name: Name of a module or a parameter.
+        known: The model's ``matrices``.
 
     Returns:
         The matrices, in the model's order; none if the name stands for none, or for what is no plain parameter.
@@ -161,9 +161,9 @@ def any_matrix(model: nn.Module, path: str, key: str) -> Matrix:
     """The matrix that a parameter is, of whatever module: where no layer says otherwise, its rows are the channels.
 
     Args:
-        model: the model.
-        path: a module's name in it.
-        key: a plain parameter of that module.
+        model: The model.
+        path: A module's name in it.
+        key: A plain parameter of that module.
 
     Returns:
         The matrix, as in ``matrices`` if it is among them.

@@ -51,7 +51,7 @@ class AttachedParts(nn.Module):
     """Several matrices that one tensor stacks along dimension 0, each with learned numbers of its own.
 
     Attributes:
-        states: one a part, in order.
+        states: One for each part, in order.
     """
 
     def __init__(self, states: Iterable[AttachedTernary]) -> None:
@@ -76,9 +76,9 @@ def members_of(name: str, part: Attached, latent: Tensor) -> list[Member]:
     """A matrix as one of those over which zeros are counted; each part of a stacked one by itself.
 
     Args:
-        name: the matrix.
-        part: its parametrization.
-        latent: its latent weight.
+        name: The matrix.
+        part: Its parametrization.
+        latent: Its latent weight.
 
     Returns:
         One a part.
@@ -95,14 +95,14 @@ def course_members(model: nn.Module, course: Course) -> list[Member]:
     """The matrices of a model that belong to one call with a prescribed share of zeros.
 
     Args:
-        model: the model.
-        course: the call's.
+        model: The model.
+        course: The call's.
 
     Returns:
         Its members in the model's order.
 
     Raises:
-        InputError: if a matrix is sharded.
+        InputError: If a matrix is sharded.
     """
     members: list[Member] = []
     for path, module, key in attached_tensors(model):
@@ -123,8 +123,8 @@ def attach(found: Mapping[str, Matrix], attached: Mapping[str, Attached]) -> Non
     """Parametrize each matrix at the first module that holds it; the others read it there.
 
     Args:
-        found: name -> matrix, all of them fit for it.
-        attached: name -> its parametrization.
+        found: Name -> matrix, all of them fit for it.
+        attached: Name -> its parametrization.
     """
     for matrix in found.values():
         for module, _ in matrix.owners:
@@ -158,8 +158,8 @@ def parametrization(module: nn.Module, key: str) -> parametrize.ParametrizationL
     """What stands in a parametrized module where its tensor was: the latent weight, and the steps that follow it.
 
     Args:
-        module: one that ``attached_tensors`` found.
-        key: its tensor.
+        module: One that ``attached_tensors`` found.
+        key: Its tensor.
 
     Returns:
         The list of torch, whose ``original`` is the latent weight.
@@ -186,10 +186,10 @@ def check_detachable(model: nn.Module) -> None:
     """Check that ``detach`` can make the model plain.
 
     Args:
-        model: a model with ternary parametrizations.
+        model: A model with ternary parametrizations.
 
     Raises:
-        InputError: if it has none, one of its layers has further parametrizations, or it is sharded.
+        InputError: If it has none, one of its layers has further parametrizations, or it is sharded.
     """
     found = attached_tensors(model)
     if not found:
@@ -215,7 +215,7 @@ def detach(model: nn.Module) -> None:
     deep copies share with their original, so the original would lose its weight.
 
     Args:
-        model: a model that ``check_detachable`` accepts.
+        model: A model that ``check_detachable`` accepts.
     """
     values: dict[tuple[nn.Module, str], nn.Parameter] = {}
     for _, module, key in attached_tensors(model):

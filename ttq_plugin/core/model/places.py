@@ -26,10 +26,10 @@ def borrow(module: nn.Module, key: str, lender: nn.Module, lent: str) -> None:
     """Let a module read another one's weight, computed by a parametrization, where it held the same parameter.
 
     Args:
-        module: the borrower; its parameter is taken away.
-        key: the borrower's name of it.
-        lender: the module whose parametrization computes it.
-        lent: the lender's name of it.
+        module: The borrower; its parameter is taken away.
+        key: The borrower's name of it.
+        lender: The module whose parametrization computes it.
+        lent: The lender's name of it.
     """
     places: dict[str, tuple[nn.Module, str]] = module.__dict__.setdefault(BORROWED, {})
     if not places:
@@ -65,8 +65,8 @@ def read_once(module: nn.Module, keys: Iterable[str]) -> None:
     what it read, which would be a graph that no copy can be made of.
 
     Args:
-        module: a layer that torch parametrized.
-        keys: its parametrized tensors.
+        module: A layer that torch parametrized.
+        keys: Its parametrized tensors.
     """
     cls: Any = type(module)
     for key in keys:

@@ -28,14 +28,14 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
     """The matrices in the named modules, all of them fit for a parametrization.
 
     Args:
-        model: the model.
-        layers: names of modules, each of which stands for every matrix in it, or of parameters.
+        model: The model.
+        layers: Names of modules, each of which stands for every matrix in it, or of parameters.
 
     Returns:
         Name -> matrix.
 
     Raises:
-        InputError: for a name that the model does not have or that stands for no matrix, and for a matrix that cannot
+        InputError: For a name that the model does not have or that stands for no matrix, and for a matrix that cannot
             be ternary.
     """
     if isinstance(layers, str) or not isinstance(layers, Iterable):
@@ -100,11 +100,11 @@ def check_plain(name: str, module: nn.Module) -> None:
     """Check that a module's weights are in nobody's hands yet.
 
     Args:
-        name: its name, for messages.
-        module: the module.
+        name: Its name, for messages.
+        module: The module.
 
     Raises:
-        InputError: if NNI wraps it, or one of its tensors is parametrized or tied to one that is.
+        InputError: If NNI wraps it, or one of its tensors is parametrized or tied to one that is.
     """
     if hasattr(module, "_nni_wrapper"):
         raise InputError(
@@ -118,10 +118,10 @@ def check_matrix(matrix: Matrix) -> None:
     """Check that a matrix can be ternary wherever it is held.
 
     Args:
-        matrix: of a model with plain weights.
+        matrix: The matrix of a model with plain weights.
 
     Raises:
-        InputError: with the first reason why it cannot be parametrized.
+        InputError: With the first reason why it cannot be parametrized.
     """
     name = matrix.name
     for (module, _), path in zip(matrix.owners, matrix.paths, strict=True):

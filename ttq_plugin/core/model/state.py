@@ -17,10 +17,10 @@ class TernaryState(nn.Module):
     """A layer's scales, thresholds and slope: parameters where the method learns them, buffers where it does not.
 
     Attributes:
-        method: the ternary method, with its options.
+        method: The ternary method, with its options.
         scales: W_p, W_n, shape (2, *group).
-        thresholds: the rule's numbers, shape (k, *group).
-        alpha: the surrogate's slope, of the group's shape.
+        thresholds: The rule's numbers, shape (k, *group).
+        alpha: The surrogate's slope, of the group's shape.
     """
 
     scales: Tensor
@@ -65,7 +65,7 @@ class TernaryState(nn.Module):
         """Let other states learn this one's thresholds. A state dict then holds them once, under this one's name.
 
         Args:
-            others: of the same shapes.
+            others: The other states, whose shapes are the same.
         """
         # Not registered with torch, which would take them for parts of this module.
         vars(self)["_sharing"] = list(others)
@@ -126,7 +126,7 @@ class TernaryState(nn.Module):
         """Copy values into this state's tensors.
 
         Args:
-            params: some or all of this state's names, each of the same shape as here.
+            params: Some or all of this state's names, each of the same shape as here.
         """
         for name, value in params.items():
             getattr(self, name).copy_(value)
@@ -137,10 +137,10 @@ def share_thresholds(states: Sequence[TernaryState]) -> None:
     """Let all layers learn one set of thresholds, beginning from the lowest of theirs (one may have been clipped).
 
     Args:
-        states: the layers' states; afterwards all hold the first one's tensor, also when it is loaded or moved.
+        states: The layers' states; afterwards all hold the first one's tensor, also when it is loaded or moved.
 
     Raises:
-        InputError: if the layers have thresholds of different shapes; nothing is changed then.
+        InputError: If the layers have thresholds of different shapes; nothing is changed then.
     """  # noqa: DOC502 - raised by what it calls
     check_shareable([state.thresholds for state in states])
     owner, *others = states
@@ -153,10 +153,10 @@ def check_shareable(thresholds: Sequence[Tensor]) -> None:
     """Check that one set of thresholds can be that of all layers.
 
     Args:
-        thresholds: each layer's own.
+        thresholds: Each layer's own.
 
     Raises:
-        InputError: if they are of different shapes.
+        InputError: If they are of different shapes.
     """
     if len({values.shape for values in thresholds}) > 1:
         raise InputError(

@@ -30,12 +30,12 @@ class Cost:
     """What an estimate is expected to cost, by its first batch.
 
     Attributes:
-        layers: that are measured.
+        layers: The layers that are measured.
         products: Hessian-vector products a probe and batch.
-        steps: training steps (forward and backward) that a probe of one batch costs.
-        step_seconds: of a training step, timed on the first batch.
-        probes: to draw, at most.
-        batches: to pass over; None where their number is not known before.
+        steps: Training steps (forward and backward) that a probe of one batch costs.
+        step_seconds: The seconds that a training step takes, timed on the first batch.
+        probes: Number of probes to draw, at most.
+        batches: To pass over; None where their number is not known before.
     """
 
     layers: int
@@ -85,11 +85,11 @@ def planned(
     The number of blocks follows from operations counted, not from times, so that the same call draws the same probes.
 
     Args:
-        gradients: of the batch, with their graph.
-        probes: those that the caller asks for, without scales.
-        generator: of the looks.
+        gradients: The gradients of the batch, with their graph.
+        probes: Those that the caller asks for, without scales.
+        generator: Random generator of the looks.
         step: `training_step` of the batch.
-        graph: work of the gradients' graph, of each probe its share.
+        graph: Work of the gradients' graph, of each probe its share.
         joint: None for as many blocks as fit; else the probes stay as they are.
 
     Returns:
@@ -121,10 +121,10 @@ def training_step(model: torch.nn.Module, loss_fn: Loss, x: Any, y: Any) -> tupl
     """Work and seconds of one training step, the optimiser's part left out; `.grad` is not touched.
 
     Args:
-        model: in evaluation mode.
+        model: The model, in evaluation mode.
         loss_fn: (output, y) -> scalar.
-        x: tensors (batch, ...).
-        y: whatever the loss takes.
+        x: Tensors (batch, ...).
+        y: Whatever the loss takes.
 
     Returns:
         Both.

@@ -22,8 +22,8 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
     """Evaluation mode, gradients on, full precision, attention by its one back end with a second derivative.
 
     Args:
-        model: comes back as it was, also after an error.
-        device: where autocast is switched off: in half precision a second derivative is mostly rounding.
+        model: Comes back as it was, also after an error.
+        device: Where autocast is switched off: in half precision a second derivative is mostly rounding.
 
     Yields:
         Nothing.
@@ -48,8 +48,8 @@ def explained() -> Iterator[None]:
         Nothing.
 
     Raises:
-        RuntimeError: about memory or the device, as it came.
-        InputError: any other RuntimeError.
+        RuntimeError: About memory or the device, as it came.
+        InputError: Any other RuntimeError.
     """
     try:
         yield
@@ -69,18 +69,18 @@ def loss_gradients(
     """dL/dw of one batch, with its graph; `.grad` is neither read nor written.
 
     Args:
-        model: in evaluation mode.
+        model: The model, in evaluation mode.
         loss_fn: (output, y) -> scalar.
-        x: tensors (batch, ...).
-        y: whatever the loss takes.
-        weights: what to differentiate by.
-        index: number of the batch, for the message.
+        x: Tensors (batch, ...).
+        y: Whatever the loss takes.
+        weights: What to differentiate by.
+        index: Number of the batch, for the message.
 
     Returns:
         A gradient a weight, None where the loss does not depend on it.
 
     Raises:
-        InputError: a loss that is not a finite scalar, depends on none of the weights, or has no second derivative.
+        InputError: A loss that is not a finite scalar, depends on none of the weights, or has no second derivative.
     """
     with _plain_lstm(model):
         loss = checked_loss(model, loss_fn, x, y, index)
@@ -103,17 +103,17 @@ def checked_loss(model: nn.Module, loss_fn: Loss, x: Any, y: Any, index: int) ->
     """The loss of one batch, a scalar with its graph.
 
     Args:
-        model: in evaluation mode.
+        model: The model, in evaluation mode.
         loss_fn: (output, y) -> scalar.
-        x: tensors (batch, ...).
-        y: whatever the loss takes.
-        index: number of the batch, for the message.
+        x: Tensors (batch, ...).
+        y: Whatever the loss takes.
+        index: Number of the batch, for the message.
 
     Returns:
         The loss, of shape ().
 
     Raises:
-        InputError: a loss that is not a finite scalar.
+        InputError: A loss that is not a finite scalar.
     """
     loss = loss_fn(inputs.call(model, x), y)
     if not isinstance(loss, Tensor) or loss.numel() != 1:

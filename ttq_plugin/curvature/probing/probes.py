@@ -28,9 +28,9 @@ class Probes:
     """How a probe is drawn.
 
     Attributes:
-        weights: of all layers.
+        weights: The weights of all layers.
         blocks: (first, end) of the layers that share a product; together, all layers in order.
-        scales: of each layer's part of the vector.
+        scales: The scales of each layer's part of the vector.
     """
 
     weights: list[nn.Parameter]

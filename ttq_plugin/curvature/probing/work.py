@@ -22,7 +22,7 @@ class Work(TorchDispatchMode):
     """Counts the work of all that is computed inside, in elements read or written.
 
     Attributes:
-        total: the work so far.
+        total: The work so far.
     """
 
     def __init__(self) -> None:

@@ -47,10 +47,10 @@ class Way:
     """One way to run the model.
 
     Attributes:
-        name: for people.
-        call: runs it.
-        file: what is shipped to run it so.
-        child: how `footprint` names it.
+        name: The name, for people.
+        call: Runs it.
+        file: What is shipped to run it so.
+        child: How `footprint` names it.
     """
 
     name: str
@@ -63,10 +63,10 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
     """The model in every form that can be made here.
 
     Args:
-        source: the model; its data calibrate int8, or random samples where there are none.
-        file: where it was read from.
-        folder: for the files of the other forms.
-        threads: of each.
+        source: The model; its data calibrate int8, or random samples where there are none.
+        file: Where it was read from.
+        folder: For the files of the other forms.
+        threads: Number of threads of each.
 
     Returns:
         The ways, the runtime and torch first, and what a reader must know.
@@ -137,12 +137,12 @@ def bench(
     another and is left out. Ratios are taken within a turn, in which every form has one block.
 
     Args:
-        source: the model, from ``open_model``; its data calibrate int8 and give the scores.
-        file: where it was read from.
-        folder: for the files of the other forms; they stay there.
-        batches: sizes of the batches.
-        seconds: of calls of each form and batch size, about.
-        threads: of every form.
+        source: The model, from ``open_model``; its data calibrate int8 and give the scores.
+        file: Where it was read from.
+        folder: For the files of the other forms; they stay there.
+        batches: Sizes of the batches.
+        seconds: Seconds of calls of each form and batch size, about.
+        threads: Number of threads of every form.
 
     Returns:
         Plain data: ``forms``, a list of ``form``, ``file_bytes``, ``peak_memory_bytes`` (above the process that has
@@ -179,12 +179,12 @@ def _memory(
     """Fill in what each form takes in a process of its own, where only a task that the user named is imported.
 
     Args:
-        source: the model.
-        found: its forms.
-        rows: of the result, to be filled in.
-        folder: for the inputs.
-        batch: samples a call.
-        threads: of each form.
+        source: The model.
+        found: Its forms.
+        rows: The rows of the result, to be filled in.
+        folder: For the inputs.
+        batch: Samples per call.
+        threads: Number of threads of each form.
 
     Returns:
         A note where a cell stays empty.
@@ -252,10 +252,10 @@ def measured_in_turns(
     """Latencies of each form, in turns.
 
     Args:
-        calls: the forms by name, ``TORCH`` among them.
-        x: a batch.
-        seconds: of calls of each form, about.
-        energy: counters that can be read.
+        calls: The forms by name, ``TORCH`` among them.
+        x: A batch.
+        seconds: Seconds of calls of each form, about.
+        energy: Counters that can be read.
 
     Yields:
         What ``bench`` says of each form and batch, in the order of ``calls``.

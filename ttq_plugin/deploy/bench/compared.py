@@ -22,14 +22,14 @@ def in_form(outputs: Any, form: Any) -> Any:
     """Give outputs the nesting that the model gives them.
 
     Args:
-        outputs: of another form of the model, in any nesting.
-        form: the model's own, of any samples; whatever is no tensor is taken from here.
+        outputs: The outputs of another form of the model, in any nesting.
+        form: The model's own, of any samples; whatever is no tensor is taken from here.
 
     Returns:
         The tensors of ``outputs`` in the places of those of ``form``.
 
     Raises:
-        InputError: if there are not equally many.
+        InputError: If there are not equally many.
     """
     found, wanted = tensors(outputs), tensors(form)
     if len(found) != len(wanted):
@@ -42,9 +42,9 @@ def largest_difference(ours: Any, theirs: Any, *, relative: bool = False) -> flo
     """Compare the tensors of two outputs.
 
     Args:
-        ours: outputs in any nesting.
-        theirs: of the model.
-        relative: whether to divide by the largest of the model's numbers, tensor by tensor.
+        ours: Outputs in any nesting.
+        theirs: The outputs of the model.
+        relative: Whether to divide by the largest of the model's numbers, tensor by tensor.
 
     Returns:
         The largest absolute difference of two numbers; 0 where there are none.
@@ -62,15 +62,15 @@ def outputs_by(call: Call, samples: Samples, batch: int) -> tuple[Any, Any]:
     """Run a form of a model on a split.
 
     Args:
-        call: the form.
-        samples: on the CPU.
-        batch: samples a call.
+        call: The form.
+        samples: The samples, on the CPU.
+        batch: Samples per call.
 
     Returns:
         Outputs and targets, the batches joined.
 
     Raises:
-        InputError: if the batches' outputs cannot be joined.
+        InputError: If the batches' outputs cannot be joined.
     """
     outputs, targets = [], []
     with torch.inference_mode():
@@ -90,10 +90,10 @@ def score_by(call: Call, samples: Samples, metric: Metric, batch: int) -> float:
     """Score a form of a model whose outputs have the model's nesting.
 
     Args:
-        call: the form.
-        samples: on the CPU.
-        metric: of the task.
-        batch: samples a call.
+        call: The form.
+        samples: The samples, on the CPU.
+        metric: The metric of the task.
+        batch: Samples per call.
 
     Returns:
         The metric's value.

@@ -15,8 +15,8 @@ class Counter:
     """One processor package's counter of microjoules, which starts again at zero after ``limit``.
 
     Attributes:
-        file: to be read.
-        limit: microjoules.
+        file: The file to be read.
+        limit: Microjoules.
     """
 
     file: Path
@@ -31,7 +31,7 @@ def counters(folder: Path | None = None) -> list[Counter]:
     """The packages' counters that can be read.
 
     Args:
-        folder: of Linux's powercap interface; None: the system's.
+        folder: The folder of Linux's powercap interface; None: the system's.
 
     Returns:
         One a package; empty where there is none, or none may be read.
@@ -53,10 +53,10 @@ def joules(call: Callable[[], object], found: Sequence[Counter], seconds: float,
     """Energy of one sample, of the whole processor: what idles and what others do in that time included.
 
     Args:
-        call: what to run, over and over.
-        found: the counters.
-        seconds: to run it for.
-        samples: of one call.
+        call: What to run, over and over.
+        found: The counters.
+        seconds: To run it for.
+        samples: Number of samples of one call.
 
     Returns:
         Joules a sample; None without a counter.

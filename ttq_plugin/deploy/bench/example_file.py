@@ -21,11 +21,11 @@ def write_example(inputs: Any, path: Path) -> None:
     """Write inputs of a model.
 
     Args:
-        inputs: tensors in tuples, lists and dicts with words as keys.
-        path: the file.
+        inputs: Tensors in tuples, lists and dicts with words as keys.
+        path: The file.
 
     Raises:
-        InputError: if they hold anything else, such as a named tuple, which only the user's code can make again.
+        InputError: If they hold anything else, such as a named tuple, which only the user's code can make again.
     """
     from safetensors.torch import save_file
 
@@ -38,7 +38,7 @@ def read_example(path: Path) -> Any:
     """Read what ``write_example`` wrote.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The inputs.

@@ -19,10 +19,10 @@ def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | N
     Args:
         form: `runtime`, `runtime8` (int8 allowed), `integer` (on integers), `torch` (each of a safetensors file) or
             `onnx`.
-        file: of the model.
-        inputs: of one call, from ``write_example``.
-        threads: of the computation.
-        task: the user's own task that the file's model is of, whose module the process imports; None for a built-in.
+        file: The file of the model.
+        inputs: The inputs of one call, from ``write_example``.
+        threads: Number of threads of the computation.
+        task: The user's own task that the file's model is of, whose module the process imports; None for a built-in.
 
     Returns:
         Bytes above those of the process that has loaded its libraries; None where the system does not tell.

@@ -26,8 +26,8 @@ def counted(module: IntegerModule, samples: Any) -> float | None:
     the process is in the number. It compares networks; a Cortex-M takes other instructions.
 
     Args:
-        module: from ``integerize``.
-        samples: inputs, of which the first ``VECTORS`` are used.
+        module: What ``integerize`` returned.
+        samples: Inputs, of which the first ``VECTORS`` are used.
 
     Returns:
         Instructions a sample; None without a C compiler or valgrind, or where either fails.

@@ -55,8 +55,8 @@ def resampled(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
 
     Args:
         x: (batch, channels, time).
-        level: percent by which the clock is too fast; a fast clock stretches the signal.
-        generator: not used.
+        level: Percent by which the clock is too fast; a fast clock stretches the signal.
+        generator: Not used.
 
     Returns:
         Signals of the same length.
@@ -74,11 +74,11 @@ class Kind:
     """A way to disturb inputs.
 
     Attributes:
-        name: in the results.
-        words: for people, with the unit of the levels.
-        levels: from slight to strong, or across zero.
-        disturb: makes the inputs; None where targets are disturbed.
-        signals_only: whether inputs must be (batch, channels, time).
+        name: The name, in the results.
+        words: The words, for people, with the unit of the levels.
+        levels: From slight to strong, or across zero.
+        disturb: Makes the inputs; None where targets are disturbed.
+        signals_only: Whether inputs must be (batch, channels, time).
     """
 
     name: str
@@ -103,10 +103,10 @@ class Disturbed:
     """Samples whose inputs are disturbed batch by batch, the same each time.
 
     Attributes:
-        samples: the undisturbed ones.
-        kind: how.
-        level: how much.
-        seed: of what is drawn.
+        samples: The undisturbed ones.
+        kind: The kind of change.
+        level: The strength of the change.
+        seed: Random seed of what is drawn.
     """
 
     samples: Samples
@@ -123,8 +123,8 @@ class Disturbed:
         """Go through all samples.
 
         Args:
-            size: samples a batch.
-            generator: shuffles them.
+            size: Samples per batch.
+            generator: Shuffles them.
 
         Yields:
             Disturbed inputs, and the targets.
@@ -142,11 +142,11 @@ def curves(full: nn.Module, model: nn.Module, samples: Samples, metric: Metric, 
     """Score both models on disturbed samples, the same ones for both.
 
     Args:
-        full: the full-precision model, on the CPU.
-        model: the compressed one.
-        samples: a split, on the CPU; its inputs are (batch, channels, time) or (batch, channels, height, width).
-        metric: of the task.
-        seed: of noise, of the places of what is missing, and of wrong labels.
+        full: The full-precision model, on the CPU.
+        model: The compressed one.
+        samples: A split, on the CPU; its inputs are (batch, channels, time) or (batch, channels, height, width).
+        metric: The metric of the task.
+        seed: Random seed of noise, of the places of what is missing, and of wrong labels.
 
     Returns:
         ``seed``, ``metric``, ``skipped`` (names of kinds that these samples do not allow, and why) and ``levels``:
@@ -154,7 +154,7 @@ def curves(full: nn.Module, model: nn.Module, samples: Samples, metric: Metric, 
         ``change``, each with its ``value`` and, where it is known, its interval over groups.
 
     Raises:
-        InputError: if the inputs are of another form.
+        InputError: If the inputs are of another form.
     """
     first = samples.head(1).x
     _check(first)

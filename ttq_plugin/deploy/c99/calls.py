@@ -147,8 +147,8 @@ def merged(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
     """Sizes and strides of the same numbers in as few dimensions as may be; neighbours that lie as one become one.
 
     Args:
-        shape: of a tensor.
-        strides: those of some tensors of this shape.
+        shape: Shape of a tensor.
+        strides: Those of some tensors of this shape.
 
     Returns:
         Sizes, and the strides of each.
@@ -174,14 +174,14 @@ def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
     """As ``merged``, in four dimensions.
 
     Args:
-        shape: of a tensor.
-        strides: those of some tensors of this shape.
+        shape: Shape of a tensor.
+        strides: Those of some tensors of this shape.
 
     Returns:
         Sizes, and the strides of each.
 
     Raises:
-        InputError: if four do not suffice.
+        InputError: If four do not suffice.
     """
     sizes, steps = merged(shape, strides)
     if len(sizes) > 4:

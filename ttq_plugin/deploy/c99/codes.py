@@ -27,8 +27,8 @@ class Stored:
     Attributes:
         kind: ``gaps``, ``trits``, ``bytes`` or ``floats``.
         values: uint8, int8 or float32, flat, in the weight's row-major order.
-        positive: factor of the codes above zero, of all codes in ``bytes`` and ``floats``; one, or one a channel.
-        negative: of those below zero; None in ``bytes`` and ``floats``.
+        positive: Factor of the codes above zero, of all codes in ``bytes`` and ``floats``; one, or one a channel.
+        negative: The negative of those below zero; None in ``bytes`` and ``floats``.
         rice: k of ``gaps``.
     """
 
@@ -49,8 +49,8 @@ def stored(weight: Tensor, *, dense: bool = False, random: bool = False) -> Stor
 
     Args:
         weight: float32.
-        dense: always as floats, to compare with.
-        random: in a form of which any row can be read without those before it.
+        dense: Always as floats, to compare with.
+        random: In a form of which any row can be read without those before it.
 
     Returns:
         The bytes and how to read them. A weight on an int8 grid may be off by the rounding of its grid in float32.

@@ -22,11 +22,11 @@ class Written:
     """What was written.
 
     Attributes:
-        source: the .c file.
-        header: the .h file.
-        constant_bytes: of weights, scales and other constants: flash, beside the code.
-        static_bytes: of all buffers: memory, beside the stack.
-        kinds: how each layer's weight is stored, by the weight's name.
+        source: The .c file.
+        header: The .h file.
+        constant_bytes: Bytes of weights, scales and other constants: flash, beside the code.
+        static_bytes: Bytes of all buffers: memory, beside the stack.
+        kinds: How each layer's weight is stored, by the weight's name.
     """
 
     source: Path
@@ -51,19 +51,19 @@ def export_c(
     numbers, such as tokens, are given as floats.
 
     Args:
-        model: any module whose operations have C code (those of the built-in tasks have).
+        model: Any module whose operations have C code (those of the built-in tasks have).
         example_input: (batch, ...): a tuple is the positional arguments, a dict the keyword arguments, anything else
             the one argument; the first sample's shapes are taken.
-        folder: where to; made if needed.
-        name: of the files, and what the names in the header begin with.
-        about: one line for the header's first comment.
+        folder: Where to; made if needed.
+        name: Name of the files, and what the names in the header begin with.
+        about: One line for the header's first comment.
         dense: float weights throughout, to compare with.
 
     Returns:
         The files and what they will take.
 
     Raises:
-        InputError: if the name is no C identifier, the module cannot be exported, a weight is not finite, or the
+        InputError: If the name is no C identifier, the module cannot be exported, a weight is not finite, or the
             folder cannot be written.
     """
     check_c_name(name)
@@ -84,10 +84,10 @@ def static_bytes(model: nn.Module, example: Any) -> int:
     """Bytes of memory that a model's C code takes with float weights throughout, without writing it.
 
     Args:
-        model: any module whose operations have C code.
-        example: its inputs.
+        model: Any module whose operations have C code.
+        example: Its inputs.
 
     Returns:
-        the bytes of all buffers.
+        The bytes of all buffers.
     """
     return Writer(trace(model, example), True, CALLS).static_bytes

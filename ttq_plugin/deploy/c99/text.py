@@ -113,11 +113,11 @@ def source(
     """The .c file.
 
     Args:
-        name: of the files and the function.
+        name: Name of the files and the function.
         switches: USE_* -> whether this model needs it.
-        sizes: of the static buffers PLANE, KEYS, HIDDEN and ARENA, in floats.
-        operations: what is done to single numbers, in C, by name.
-        wide: whether some dimension needs 32 bits.
+        sizes: The sizes of the static buffers PLANE, KEYS, HIDDEN and ARENA, in floats.
+        operations: What is done to single numbers, in C, by name.
+        wide: Whether some dimension needs 32 bits.
         parts: ``constants`` and ``body``.
 
     Returns:

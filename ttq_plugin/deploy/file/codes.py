@@ -33,10 +33,10 @@ class Packed:
     """One weight as it is stored.
 
     Attributes:
-        scheme: a key of ``SCHEMES``.
+        scheme: A key of ``SCHEMES``.
         kind: `ternary` (table (groups, 2): W_n, W_p), `binary` (table (groups, 1)) or `palette` (table (values,)).
-        payload: the codes, uint8.
-        table: in the weight's dtype; one row for the layer, or one for each output channel.
+        payload: The codes, uint8.
+        table: The table, in the weight's dtype; one row for the layer, or one for each output channel.
     """
 
     scheme: str
@@ -54,8 +54,8 @@ def pack(weight: Tensor, layout: Layout | None = None) -> Packed | None:
     """Pack a weight of few distinct values.
 
     Args:
-        weight: any shape, on the CPU.
-        layout: how its channels lie; None for what is no weight matrix, and only a palette can be.
+        weight: Any shape, on the CPU.
+        layout: How its channels lie; None for what is no weight matrix, and only a palette can be.
 
     Returns:
         What is stored, or None if that is not smaller than the weight itself.
@@ -71,14 +71,14 @@ def read(packed: Packed, shape: tuple[int, ...]) -> Symbols:
     """The symbols of a stored weight, without their values.
 
     Args:
-        packed: what was stored.
-        shape: the weight's.
+        packed: What was stored.
+        shape: The weight's shape.
 
     Returns:
         One symbol for each weight, shape (n,).
 
     Raises:
-        Damaged: if the bytes are not as many symbols.
+        Damaged: If the bytes are not as many symbols.
     """
     symbols = _symbols(packed)
     if packed.scheme not in SCHEMES or (packed.scheme in OF_TRITS and symbols != TRITS):
@@ -90,16 +90,16 @@ def values(packed: Packed, codes: Symbols, shape: tuple[int, ...], layout: Layou
     """The weight whose symbols were read.
 
     Args:
-        packed: what was stored; its table is used.
-        codes: from ``read``.
-        shape: the weight's.
-        layout: as in ``pack``.
+        packed: What was stored; its table is used.
+        codes: What ``read`` returned.
+        shape: The weight's shape.
+        layout: As in ``pack``.
 
     Returns:
         The weight, in the table's dtype.
 
     Raises:
-        Damaged: if the table and the shape do not fit together.
+        Damaged: If the table and the shape do not fit together.
     """
     places = torch.from_numpy(codes).int()
     if packed.kind == "palette":
@@ -124,9 +124,9 @@ class Bitmaps:
     """Symbols of at most three kinds at two bits each, which are packed and unpacked in no time.
 
     Attributes:
-        ones: where the symbol is 1, eight to a byte.
-        twos: where it is 2.
-        count: how many symbols there are.
+        ones: Where the symbol is 1, eight to a byte.
+        twos: Where the symbol is 2, eight to a byte.
+        count: How many symbols there are.
     """
 
     ones: Symbols

@@ -48,13 +48,13 @@ def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], id
     """Write the file, whole or not at all.
 
     Args:
-        path: where to; its folder is made if needed.
-        directory: what JSON holds; keys are sorted.
-        parts: the bytes of the weights.
-        identity: a hash of the values that codes stand for, ``IDENTITY`` bytes.
+        path: Where to; its folder is made if needed.
+        directory: What JSON holds; keys are sorted.
+        parts: The bytes of the weights.
+        identity: A hash of the values that codes stand for, ``IDENTITY`` bytes.
 
     Raises:
-        InputError: if the place cannot be written, or the directory would be too long.
+        InputError: If the place cannot be written, or the directory would be too long.
     """
     text = json.dumps(directory, sort_keys=True, separators=(",", ":")).encode()
     if len(text) > LARGEST_HEADER:
@@ -83,12 +83,12 @@ def check(path: Path, file: IO[bytes], header: bytes) -> None:
     """Compare a file's digest with its bytes, and leave the file where its directory begins.
 
     Args:
-        path: for the error.
-        file: opened.
-        header: its safetensors header.
+        path: For the error.
+        file: Opened.
+        header: Its safetensors header.
 
     Raises:
-        InputError: if a byte of the file is not as it was written.
+        InputError: If a byte of the file is not as it was written.
     """
     size = file.seek(0, 2)
     rest = size - SHA
@@ -107,13 +107,13 @@ def read_directory(file: IO[bytes]) -> tuple[dict[str, Any], int, int, bytes]:
     """What the file says of its parts.
 
     Args:
-        file: as ``check`` left it.
+        file: As ``check`` left it.
 
     Returns:
         The directory, the first byte of the parts, the one after their last, and the hash of their values.
 
     Raises:
-        Damaged: if it is none.
+        Damaged: If it is none.
     """
     start = file.tell()
     end = file.seek(-IDENTITY - SHA, 2)
@@ -139,15 +139,15 @@ def inflate(coded: bytes, most: int, dictionary: bytes = b"") -> bytes:
     """What was deflated.
 
     Args:
-        coded: a raw stream of deflate.
-        most: bytes that may come out; no more are ever held.
-        dictionary: that it was deflated with.
+        coded: A raw stream of deflate.
+        most: Bytes that may come out; no more are ever held.
+        dictionary: That it was deflated with.
 
     Returns:
         The bytes.
 
     Raises:
-        Damaged: if it is no such stream, or there would be more.
+        Damaged: If it is no such stream, or there would be more.
     """
     decoder = zlib.decompressobj(-15, zdict=dictionary)
     try:

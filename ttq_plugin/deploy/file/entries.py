@@ -42,10 +42,10 @@ class Part(NamedTuple):
     """A tensor that is stored.
 
     Attributes:
-        name: the tensor's in the state dict, or this and ``TABLE``.
-        dtype: safetensors' word.
-        shape: of what is stored.
-        own: whether these are the tensor's own values, not codes or scales.
+        name: The tensor's in the state dict, or this and ``TABLE``.
+        dtype: Safetensors' word.
+        shape: Shape of what is stored.
+        own: Whether these are the tensor's own values, not codes or scales.
     """
 
     name: str
@@ -89,8 +89,8 @@ class Stored(NamedTuple):
     """What a file keeps of a tensor.
 
     Attributes:
-        line: in the directory.
-        parts: the tensors that are stored.
+        line: The line, in the directory.
+        parts: The tensors that are stored.
     """
 
     line: list[Any]
@@ -101,11 +101,11 @@ def make(name: str, value: Tensor, layout: Layout | None, rest: str, identity: I
     """What is stored of one tensor; see ``save_packed`` for ``rest``.
 
     Args:
-        name: in the state dict.
-        value: on the CPU, contiguous.
-        layout: how its channels lie, if it is a weight matrix.
-        rest: one of ``REST``.
-        identity: what loading makes of it counts there, if it is not simply what is stored.
+        name: The name, in the state dict.
+        value: The value, on the CPU, contiguous.
+        layout: How its channels lie, if it is a weight matrix.
+        rest: One of ``REST``.
+        identity: What loading makes of it counts there, if it is not simply what is stored.
 
     Returns:
         Its line and its parts.
@@ -128,16 +128,16 @@ def entry_of(line: list[Any]) -> tuple[str, dict[str, Any], list[Part]]:
     """A tensor's name, its entry and its parts, in the order in which these lie in the file.
 
     Args:
-        line: of the directory.
+        line: The line of the directory.
 
     Returns:
         The entry is as in ``PackedInfo``.
 
     Raises:
-        Damaged: if ``make`` cannot have written the line.
-        ValueError: likewise.
-        TypeError: likewise.
-        KeyError: likewise.
+        Damaged: If ``make`` cannot have written the line.
+        ValueError: Likewise.
+        TypeError: Likewise.
+        KeyError: Likewise.
     """  # noqa: DOC502 - raised by the unpacking of what has another form
     name, dtype, shape, *coding = line
     if not isinstance(name, str) or TABLE in name:
@@ -168,17 +168,17 @@ def decode(
     """One tensor of a file.
 
     Args:
-        entry: what the file says of it.
-        stored: the part that has its name; not needed if its codes are known.
-        table: its scales, if it has such.
-        layout: how its channels lie, if it is a weight matrix.
-        known: what an earlier call gave: the codes are then not decoded again.
+        entry: What the file says of it.
+        stored: The part that has its name; not needed if its codes are known.
+        table: Its scales, if it has such.
+        layout: How its channels lie, if it is a weight matrix.
+        known: What an earlier call gave: the codes are then not decoded again.
 
     Returns:
         The tensor, and its codes at two bits a weight, where it has such.
 
     Raises:
-        Damaged: if these do not fit together.
+        Damaged: If these do not fit together.
     """
     shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
     maps = known

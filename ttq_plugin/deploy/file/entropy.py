@@ -22,8 +22,8 @@ def encode(symbols: Symbols, count: int) -> Symbols:
     """Write symbols.
 
     Args:
-        symbols: shape (n,).
-        count: how many kinds there are.
+        symbols: Shape (n,).
+        count: How many kinds there are.
 
     Returns:
         How often each symbol but the last occurs (LEB128), then the range coder's words, high byte first.
@@ -75,15 +75,15 @@ def decode(payload: Symbols, n: int, count: int) -> Symbols:
     """Read what ``encode`` wrote.
 
     Args:
-        payload: the bytes.
-        n: how many symbols there are.
-        count: how many kinds.
+        payload: The bytes.
+        n: How many symbols there are.
+        count: How many kinds.
 
     Returns:
         The symbols, shape (n,).
 
     Raises:
-        Damaged: if these bytes are not n such symbols.
+        Damaged: If these bytes are not n such symbols.
     """
     counts, start = _counts(payload, n, count)
     if counts.max() == n:

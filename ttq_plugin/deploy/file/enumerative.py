@@ -22,7 +22,7 @@ def rank(places: list[int]) -> int:
     """The place of a set of k places among all sets of k, in colexicographic order.
 
     Args:
-        places: rising, from 0.
+        places: Rising, from 0.
 
     Returns:
         A number below comb(n, k) if all places are below n.
@@ -34,9 +34,9 @@ def places_of(number: int, n: int, k: int) -> list[int]:
     """The set that ``rank`` gave a number to.
 
     Args:
-        number: below comb(n, k).
-        n: the places there are.
-        k: the set's size.
+        number: Below comb(n, k).
+        n: The places there are.
+        k: The set's size.
 
     Returns:
         The places, rising.
@@ -77,8 +77,8 @@ def decode(payload: bytes, n: int) -> NDArray[np.int8] | None:
     """The n trits that ``encode`` was given.
 
     Args:
-        payload: what it returned.
-        n: how many trits.
+        payload: What it returned.
+        n: How many trits.
 
     Returns:
         Shape (n,); None if no n trits are written like this.

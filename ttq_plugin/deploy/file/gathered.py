@@ -25,7 +25,7 @@ def blocks(sizes: Iterable[tuple[str, int]]) -> list[list[str]]:
     """Which vectors lie in a stream together.
 
     Args:
-        sizes: name and bytes of each, in the file's order.
+        sizes: Name and bytes of each, in the file's order.
 
     Returns:
         The names, stream by stream.
@@ -45,7 +45,7 @@ def encode(vectors: Sequence[tuple[int, bytes]]) -> bytes:
     """Write one stream.
 
     Args:
-        vectors: bytes of a number, and the numbers' bytes, of each.
+        vectors: Bytes of a number, and the numbers' bytes, of each.
 
     Returns:
         A raw stream of deflate.
@@ -74,14 +74,14 @@ def decode(coded: bytes, forms: Sequence[tuple[int, int]]) -> list[Symbols]:
     """Read what ``encode`` wrote.
 
     Args:
-        coded: the stream.
-        forms: bytes of a number, and of all its numbers, of each vector.
+        coded: The stream.
+        forms: Bytes of a number, and of all its numbers, of each vector.
 
     Returns:
         The vectors' bytes, uint8.
 
     Raises:
-        Damaged: if the stream holds other vectors.
+        Damaged: If the stream holds other vectors.
     """
     whole = np.frombuffer(inflate(coded, sum(length for _, length in forms)), np.uint8)
     if len(whole) != sum(length for _, length in forms):

@@ -34,10 +34,10 @@ class PackedInfo:
         report: Numbers of the report, or empty.
         more: Further entries of the writer.
         architecture: Name of the model's class.
-        entries: name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
+        entries: Name in the state dict -> its entry: `as` (`raw`, a scheme of ``codes``, `float16`, `int8`, or `same`
             as the one it names in `of`), shape, dtype (safetensors' word), kind if it is packed, bytes (of small
             vectors, before they are deflated together).
-        nbytes: of the file.
+        nbytes: Size in bytes of the file.
     """
 
     task: str | None

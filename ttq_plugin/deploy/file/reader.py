@@ -26,7 +26,7 @@ class Reader(Protocol):
 
     Attributes:
         about: `task`, `method`, `architecture`, `report` and `more`.
-        entries: as in ``PackedInfo``.
+        entries: As in ``PackedInfo``.
     """
 
     about: dict[str, Any]
@@ -47,13 +47,13 @@ def opened(path: Path) -> Iterator[Reader]:
     """Open a packed file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Yields:
         Its reader.
 
     Raises:
-        InputError: if the file is missing, foreign, of another version, cut off or damaged.
+        InputError: If the file is missing, foreign, of another version, cut off or damaged.
     """
     if not path.is_file():
         raise InputError(f"the packed file {path} does not exist; `save_packed` and `ttq compress --out` write one.")

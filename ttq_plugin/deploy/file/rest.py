@@ -17,15 +17,15 @@ def shrink(name: str, value: Tensor, rest: str) -> tuple[dict[str, Any], Tensor,
     """Store one tensor.
 
     Args:
-        name: for the error.
-        value: any tensor; whole numbers are always kept exactly.
-        rest: one of ``REST``.
+        name: For the error.
+        value: Any tensor; whole numbers are always kept exactly.
+        rest: One of ``REST``.
 
     Returns:
         The start of its entry, what is stored, and its scales (channels,) in float32, or None.
 
     Raises:
-        InputError: if its values do not fit float16.
+        InputError: If its values do not fit float16.
     """
     wide = value.is_floating_point() and value.element_size() > 2
     if rest == "float16" and wide:
@@ -48,15 +48,15 @@ def restore(how: str, stored: Tensor, scales: Tensor | None, dtype: torch.dtype)
 
     Args:
         how: ``raw``, ``float16`` or ``int8``.
-        stored: from ``shrink``.
-        scales: likewise.
-        dtype: the tensor's.
+        stored: What ``shrink`` returned.
+        scales: Likewise.
+        dtype: The tensor's.
 
     Returns:
         The tensor.
 
     Raises:
-        Damaged: if these do not fit together.
+        Damaged: If these do not fit together.
     """
     if how == "int8" and scales is not None and stored.dtype == torch.int8 and scales.shape == stored.shape[:1]:
         return (stored.float() * _along(scales, stored)).to(dtype)

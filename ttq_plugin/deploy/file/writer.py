@@ -16,14 +16,14 @@ def stored(model: nn.Module, rest: str) -> tuple[list[Stored], bytes]:
     """What is kept of each tensor, of those that share their memory once.
 
     Args:
-        model: a plain module.
-        rest: how tensors that cannot be packed are kept, one of ``REST``.
+        model: A plain module.
+        rest: How tensors that cannot be packed are kept, one of ``REST``.
 
     Returns:
         In the order of the state dict; and the hash of the values that codes stand for.
 
     Raises:
-        InputError: if a tensor cannot be stored.
+        InputError: If a tensor cannot be stored.
     """
     known = layouts(model)
     found: list[Stored] = []
@@ -48,13 +48,13 @@ def write(path: Path, directory: dict[str, Any], tensors: list[Stored], identity
     """Write the file: streams of small vectors, then all other parts in the order of the state dict.
 
     Args:
-        path: the file to be.
-        directory: what it says about itself.
-        tensors: from ``stored``.
-        identity: likewise.
+        path: The file to be.
+        directory: What it says about itself.
+        tensors: What ``stored`` returned.
+        identity: Likewise.
 
     Raises:
-        InputError: if the place cannot be written.
+        InputError: If the place cannot be written.
     """  # noqa: DOC502 - raised by what it calls
     small: dict[str, tuple[int, Tensor]] = {}
     alone: list[memoryview] = []

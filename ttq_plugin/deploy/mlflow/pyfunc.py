@@ -52,15 +52,15 @@ def save_model(
     ONNX graph, and loads without the model's own code and without this package; ternary weights take two bits.
 
     Args:
-        model: a plain module, or a file that ``open_model`` reads.
-        path: the folder to make; it must not exist or be empty.
-        task: the built-in task whose architecture the module has; a file names its own.
-        example: samples that the module takes, where it is of no built-in task: a tuple is the positional arguments, a
+        model: A plain module, or a file that ``open_model`` reads.
+        path: The folder to make; it must not exist or be empty.
+        task: The built-in task whose architecture the module has; a file names its own.
+        example: Samples that the module takes, where it is of no built-in task: a tuple is the positional arguments, a
             dict the keyword arguments, anything else the one argument.
-        keywords: more of ``mlflow.pyfunc.save_model``'s.
+        keywords: More of ``mlflow.pyfunc.save_model``'s.
 
     Raises:
-        InputError: if the folder is taken or cannot be made, ``open_model`` refuses the file, or the module has no ONNX
+        InputError: If the folder is taken or cannot be made, ``open_model`` refuses the file, or the module has no ONNX
             graph that gives its outputs.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -146,18 +146,18 @@ def log_model(
     """Log an MLflow model as an output of a run, through the client alone: no global or active run is touched.
 
     Args:
-        client: of the store that has the run.
-        run_id: whose output the model is.
-        model: as ``save_model``.
-        task: as ``save_model``.
-        name: of the model in MLflow.
-        example: as ``save_model``.
+        client: The client of the store that has the run.
+        run_id: Whose output the model is.
+        model: As ``save_model``.
+        task: As ``save_model``.
+        name: Name of the model in MLflow.
+        example: As ``save_model``.
 
     Returns:
         The model's id; its address is ``models:/<id>``.
 
     Raises:
-        InputError: as ``save_model``; where it is a graph that is missing, nothing was logged.
+        InputError: As ``save_model``; where it is a graph that is missing, nothing was logged.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model

@@ -32,15 +32,15 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
     output ``logits``.
 
     Args:
-        model: any module that torch.export takes; left as it is.
-        example_input: samples (batch, ...) of the shape that will come; their values do not matter. A tuple is the
+        model: Any module that torch.export takes; left as it is.
+        example_input: Samples (batch, ...) of the shape that will come; their values do not matter. A tuple is the
             positional arguments, a dict the keyword arguments, anything else the one argument.
 
     Returns:
         A checked model without notes of where it was made (torch writes the source files' paths into it).
 
     Raises:
-        InputError: if a package is missing, torch cannot export the module, or the module fixes its batch size.
+        InputError: If a package is missing, torch cannot export the module, or the module fixes its batch size.
     """
     onnx, _ = need("onnx", "onnxscript")
     plain = copied(model).cpu().eval()
@@ -133,15 +133,15 @@ def feeds(names: list[str], positional: tuple[Any, ...], named: Mapping[str, Any
     """Assign tensors to a graph's inputs.
 
     Args:
-        names: names of the graph's inputs, in order.
-        positional: tensors in that order, in any nesting.
-        named: tensors by name; those of nestings by the keys on the way, joined by dots.
+        names: Names of the graph's inputs, in order.
+        positional: Tensors in that order, in any nesting.
+        named: Tensors by name; those of nestings by the keys on the way, joined by dots.
 
     Returns:
         Each input's tensor.
 
     Raises:
-        InputError: if these are not the graph's inputs.
+        InputError: If these are not the graph's inputs.
     """
     given = tensors(positional)
     found = dict(zip(names, given, strict=False))
@@ -157,13 +157,13 @@ class OnnxModule(nn.Module):
     """An ONNX graph as a module, run by onnxruntime on the CPU.
 
     Args:
-        proto: the graph.
-        threads: of the computation.
-        unpack: multiply two-bit weights out when the graph is loaded, which is faster, instead of in every run, which
+        proto: The graph.
+        threads: Number of threads of the computation.
+        unpack: Multiply two-bit weights out when the graph is loaded, which is faster, instead of in every run, which
             keeps them two bits wide in memory; it must be False for int8 graphs, which would become float ones.
 
     Raises:
-        InputError: if onnxruntime is missing, or does not accept the graph.
+        InputError: If onnxruntime is missing, or does not accept the graph.
     """
 
     def __init__(self, proto: ModelProto, *, threads: int = 1, unpack: bool = False) -> None:
@@ -187,14 +187,14 @@ class OnnxModule(nn.Module):
         """Run a batch.
 
         Args:
-            positional: the graph's inputs in order, in any nesting.
-            named: the same by their names in the graph.
+            positional: The graph's inputs in order, in any nesting.
+            named: The same by their names in the graph.
 
         Returns:
             The graph's output; a dict of them by name, where there are several.
 
         Raises:
-            InputError: if these are not the graph's inputs.
+            InputError: If these are not the graph's inputs.
         """
         given = feeds(self.names, positional, named)
         arrays = self.session.run(None, {name: tensor.detach().cpu().numpy() for name, tensor in given.items()})

@@ -27,11 +27,11 @@ class Ternary:
     """One weight of the graph.
 
     Attributes:
-        name: of its initialiser.
+        name: Name of its initialiser.
         codes: int8, -1, 0 or 1, the weight's shape.
         positive: W_p, float32 or float16: a scalar, or one an output channel.
         negative: W_n, the same.
-        axis: the dimension of output channels.
+        axis: The dimension of output channels.
     """
 
     name: str
@@ -52,7 +52,7 @@ def to_int2(proto: ModelProto) -> ModelProto:
     That holds for whatever reads the tensor: convolutions, transposed ones, linear layers, recurrent ones, embeddings.
 
     Args:
-        proto: a graph with float weights, of opset 25 or newer.
+        proto: A graph with float weights, of opset 25 or newer.
 
     Returns:
         The graph. A tensor that is not ternary, or too small for codes to be smaller, stays; so does one whose scales

@@ -24,16 +24,16 @@ def to_int8(proto: ModelProto, samples: Any, batch: int = 32) -> ModelProto:
     """Quantise with QuantizeLinear / DequantizeLinear pairs: weights a channel, activations by their range, signed.
 
     Args:
-        proto: a graph with float weights.
-        samples: real inputs (n, ...) in the convention of the model, from the training split: their activations' ranges
+        proto: A graph with float weights.
+        samples: Real inputs (n, ...) in the convention of the model, from the training split: their activations' ranges
             become the scales.
-        batch: samples that run at once.
+        batch: Samples that run at once.
 
     Returns:
         The graph; its outputs differ from the float graph's by the rounding of eight bits.
 
     Raises:
-        InputError: if a package is missing, no sample is given, or onnxruntime accepts no int8 form of the graph.
+        InputError: If a package is missing, no sample is given, or onnxruntime accepts no int8 form of the graph.
     """
     if not batch_size(samples):
         raise InputError("int8 needs real samples to calibrate the activations' ranges with, got none.")

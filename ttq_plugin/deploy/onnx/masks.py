@@ -21,7 +21,7 @@ def spread_masks(proto: ModelProto) -> None:
     ONNX lets a mask broadcast, and onnxruntime wants its last two dimensions as they are.
 
     Args:
-        proto: a graph with the shapes of its values.
+        proto: A graph with the shapes of its values.
     """
     helper, numpy_helper = need("onnx.helper", "onnx.numpy_helper")
     shapes = _shapes(proto)

@@ -28,10 +28,10 @@ class Operations:
     """What can be lowered, by the names of torch's operators.
 
     Attributes:
-        identities: operators that do nothing in evaluation mode.
-        views: operators that only look at the same numbers in another way.
-        layers: convolutions and linear layers, which take along what follows them.
-        others: the rest.
+        identities: Operators that do nothing in evaluation mode.
+        views: Operators that only look at the same numbers in another way.
+        layers: Convolutions and linear layers, which take along what follows them.
+        others: The rest.
     """
 
     identities: Collection[str]
@@ -50,14 +50,14 @@ class Builder:
     """Goes through an exported graph; operations add their steps to it.
 
     Args:
-        exported: the graph.
-        name: of the model, for messages.
-        operations: what can be lowered.
+        exported: The graph.
+        name: Name of the model, for messages.
+        operations: What can be lowered.
 
     Attributes:
-        steps: what was added.
-        tensors: constants by name.
-        padding: rows above and columns to the left that convolutions add for a node that is padded with zeros.
+        steps: What was added.
+        tensors: Constants by name.
+        padding: Rows above and columns to the left that convolutions add for a node that is padded with zeros.
     """
 
     def __init__(self, exported: torch.export.ExportedProgram, name: str, operations: Operations) -> None:
@@ -84,7 +84,7 @@ class Builder:
             The program.
 
         Raises:
-            InputError: if there is an operation without C code.
+            InputError: If there is an operation without C code.
         """
         given = [n for n in self.graph.nodes if n.op == "placeholder" and n.name not in self.names]
         sizes = [node.meta["val"].numel() for node in given]
@@ -156,8 +156,8 @@ class Builder:
         """The error that an operation has no C code.
 
         Args:
-            node: the operation.
-            what: to call it.
+            node: The operation.
+            what: What the message calls it.
 
         Returns:
             The error.
@@ -232,9 +232,9 @@ class Builder:
         """A step that does something to each number, or to each pair.
 
         Args:
-            what: name of the operation in C.
-            inputs: one or two, of shapes that broadcast.
-            into: where to; None for a new buffer.
+            what: Name of the operation in C.
+            inputs: One or two, of shapes that broadcast.
+            into: Where to; None for a new buffer.
 
         Returns:
             The result.
@@ -273,8 +273,8 @@ class Builder:
         """Where an operation on each number may write its result: over its operand, if nothing reads that any more.
 
         Args:
-            node: the operation.
-            value: its operand, a node or a number.
+            node: The operation.
+            value: Its operand, a node or a number.
 
         Returns:
             The operand's place, or None.

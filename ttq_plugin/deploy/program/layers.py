@@ -24,9 +24,9 @@ def layer(build: Builder, node: fx.Node, given: dict[str, Any]) -> None:
     """A layer and the BatchNorm, activation and pooling that nothing else sees before.
 
     Args:
-        build: what the step is added to.
-        node: the layer.
-        given: its arguments.
+        build: What the step is added to.
+        node: The layer.
+        given: Its arguments.
     """
     kind = kind_of(node)
     if kind in PRODUCTS and not _is_matrix(build.value(given[PRODUCTS[kind]])):

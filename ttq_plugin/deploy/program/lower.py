@@ -36,7 +36,7 @@ def trace(model: nn.Module, example_input: Any) -> Program:
     """The steps of the module in evaluation mode on one sample.
 
     Args:
-        model: any module that torch.export takes; left as it is.
+        model: Any module that torch.export takes; left as it is.
         example_input: (batch, ...): a tuple is the positional arguments, a dict the keyword arguments, anything else
             the one argument; the first sample's shapes are taken.
 
@@ -44,7 +44,7 @@ def trace(model: nn.Module, example_input: Any) -> Program:
         The program.
 
     Raises:
-        InputError: if torch cannot export the module, or it uses an operation that has no C code.
+        InputError: If torch cannot export the module, or it uses an operation that has no C code.
     """
     plain = copied(model).cpu().float().eval()
     example = rows(to_device(example_input, "cpu"), torch.zeros(1, dtype=torch.int64))

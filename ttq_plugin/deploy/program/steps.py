@@ -13,8 +13,8 @@ class Buffer:
     """Floats in memory.
 
     Attributes:
-        size: how many.
-        constant: name of the parameter or buffer it holds, or None.
+        size: The number.
+        constant: Name of the parameter or buffer it holds, or None.
     """
 
     size: int
@@ -39,10 +39,10 @@ class Step:
     """One operation: ``layer``, ``map``, ``normalise``, ``attend``, ``reduce`` or another that the writer knows.
 
     Attributes:
-        kind: which.
-        output: what it writes.
-        inputs: what it reads.
-        more: everything else, by name.
+        kind: The kind of step.
+        output: What it writes.
+        inputs: What it reads.
+        more: Everything else, by name.
     """
 
     kind: str
@@ -56,11 +56,11 @@ class Program:
     """Steps in order, with the tensors they use.
 
     Attributes:
-        steps: in order.
-        input: the sample; several inputs lie one behind the other.
-        output: the result, contiguous; several likewise.
-        tensors: constants by name: parameters, buffers, and what could be computed from them beforehand.
-        shapes: of each input and of each output, in order, without the batch.
+        steps: In order.
+        input: The sample; several inputs lie one behind the other.
+        output: The result, contiguous; several likewise.
+        tensors: Constants by name: parameters, buffers, and what could be computed from them beforehand.
+        shapes: The shapes of each input and of each output, in order, without the batch.
     """
 
     steps: list[Step]

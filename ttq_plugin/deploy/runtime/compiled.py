@@ -27,8 +27,8 @@ class Choice:
 
     Attributes:
         kind: `torch`, `dense` (our kernel), `sparse` (ternary) or `int8`.
-        vectors: of 16 positions in a tile.
-        chunk: samples whose positions share tiles.
+        vectors: Number of vectors of 16 positions in a tile.
+        chunk: Samples whose positions share tiles.
     """
 
     kind: str
@@ -48,13 +48,13 @@ class Spec:
     Attributes:
         weight: (out, in, rows, columns), BatchNorm's gain included, float32.
         shift: (out,): bias and BatchNorm's.
-        slope: as in ``Tail``.
+        slope: As in ``Tail``.
         stride: (rows, columns), likewise the next.
-        dilation: of the kernel.
-        padding: zeros on each side.
-        window: of the pooling; (1, 1) none.
-        step: its stride.
-        ternary: whether a row of the weight has at most one value of each sign.
+        dilation: Dilation of the kernel.
+        padding: Zeros on each side.
+        window: The window of the pooling; (1, 1) none.
+        step: Its stride.
+        ternary: Whether a row of the weight has at most one value of each sign.
     """
 
     weight: Floats
@@ -117,11 +117,11 @@ def compile_layer(spec: Spec, height: int, width: int, choice: Choice, next_padd
     """Lay out a layer's numbers for ``ttq_layer``.
 
     Args:
-        spec: the layer.
-        height: of the input, without padding.
-        width: likewise.
+        spec: The layer.
+        height: Height of the input, without padding.
+        width: Width of the input, without padding.
         choice: `dense` or `sparse`, and how.
-        next_padding: zeros that the next layer wants around its input, which is this one's output.
+        next_padding: Zeros that the next layer wants around its input, which is this one's output.
 
     Returns:
         The compiled layer.

@@ -52,7 +52,7 @@ class FusedLayer(nn.Module):
 
     Args:
         layer: Conv1d, Conv2d or Linear.
-        tail: what follows.
+        tail: What follows.
     """
 
     def __init__(self, layer: nn.Module, tail: Tail) -> None:
@@ -135,9 +135,9 @@ class FusedLayer(nn.Module):
 
         Args:
             x: (batch, ...).
-            choice: how.
-            padded: whether ``x`` has this layer's padding already, in working memory of the layer before.
-            next_padding: zeros to leave around the output, which then lies in working memory.
+            choice: How the layer runs.
+            padded: Whether ``x`` has this layer's padding already, in working memory of the layer before.
+            next_padding: Zeros to leave around the output, which then lies in working memory.
 
         Returns:
             The output.

@@ -22,11 +22,11 @@ class Int8Layer:
 
     Args:
         layer: Conv1d, Conv2d or Linear.
-        spec: its numbers, BatchNorm included.
-        largest: of the inputs' magnitudes; what is larger is clipped to it.
+        spec: Its numbers, BatchNorm included.
+        largest: The largest of the inputs' magnitudes; what is larger is clipped to it.
 
     Raises:
-        RuntimeError, AttributeError: if torch was built without these operations.
+        RuntimeError, AttributeError: If torch was built without these operations.
     """
 
     def __init__(self, layer: nn.Module, spec: Spec, largest: float) -> None:
@@ -68,8 +68,8 @@ def int8_layer(layer: nn.Module, spec: Spec, inputs: Tensor) -> Int8Layer | None
 
     Args:
         layer: Conv1d, Conv2d or Linear.
-        spec: its numbers.
-        inputs: real ones (n, ...), whose range becomes the codes'.
+        spec: Its numbers.
+        inputs: Real ones (n, ...), whose range becomes the codes'.
 
     Returns:
         None where torch cannot do it here, or does it wrong.

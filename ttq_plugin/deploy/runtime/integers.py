@@ -41,7 +41,7 @@ class IntegerForm(Form):
             size: Samples, a power of two.
 
         Returns:
-            One entry a layer; the times are those of a batch, or of the part of one that is computed at a time.
+            One entry for each layer; the times are those of a batch, or of the part of one that is computed at a time.
         """
         part = min(size, MOST)
         schedule = self.host.schedules.get(part) or self.host.tune(part)

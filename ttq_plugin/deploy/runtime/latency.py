@@ -16,9 +16,9 @@ def latency(model: nn.Module, example_input: Any, *, turns: int = 30) -> float:
     """Median seconds that a batch takes in a ``TernaryRuntime`` without onnxruntime, on one thread.
 
     Args:
-        model: in evaluation mode.
-        example_input: inputs (batch, ...), as for ``TernaryRuntime``.
-        turns: calls that are timed.
+        model: The model, in evaluation mode.
+        example_input: Inputs (batch, ...), as for ``TernaryRuntime``.
+        turns: Calls that are timed.
 
     Returns:
         Seconds.

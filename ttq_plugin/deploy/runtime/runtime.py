@@ -60,31 +60,31 @@ class TernaryRuntime:
     warning say why.
 
     Args:
-        model: in evaluation mode; not changed, but its parameters are shared, so do not train it any more.
-        example_input: inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
+        model: The model, in evaluation mode; not changed, but its parameters are shared, so do not train it any more.
+        example_input: Inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
             arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
             form; their sizes may differ as far as the model allows it.
-        threads: over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
+        threads: Over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
             are left as they are, but for one in a forked process, where torch has no others.
-        int8: names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
+        int8: Names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
             ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
             5 % off is left out.
-        integer: whether to run the whole model on integers: int8 activations, ternary weights as sums. A module made
+        integer: Whether to run the whole model on integers: int8 activations, ternary weights as sums. A module made
             by ``integerize`` is run as it is; any other model is integerized on ``batches`` first.
-        batches: calibration inputs, as for ``integerize``: some hundred training samples. Without them the example is
+        batches: Calibration inputs, as for ``integerize``: some hundred training samples. Without them the example is
             used, so let it be as many.
-        onnxruntime: whether onnxruntime may run the model. It holds the weights a second time, and takes inputs of the
+        onnxruntime: Whether onnxruntime may run the model. It holds the weights a second time, and takes inputs of the
             example's sizes, of any batch; other sizes run without it.
 
     Attributes:
         form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or
             ``torch``.
-        fallback: why torch runs the whole model, or None.
-        table: what each layer was given, for each power of two of the batch size that was seen.
+        fallback: Why torch runs the whole model, or None.
+        table: What each layer was given, for each power of two of the batch size that was seen.
         runs: `ours`, `torch` or `onnxruntime`: what runs inputs of the example's sizes, for each such batch size.
 
     Raises:
-        InputError: if the model is in training mode, does not take the example, or has no such layer.
+        InputError: If the model is in training mode, does not take the example, or has no such layer.
 
     Examples:
         >>> import torch
@@ -152,13 +152,13 @@ class TernaryRuntime:
         """Run the model.
 
         Args:
-            inputs: of the same form as the example.
+            inputs: The inputs of the same form as the example.
 
         Returns:
             The model's outputs up to rounding, in whatever the model returns.
 
         Raises:
-            InputError: if the inputs have another form or types, or sizes that the model does not take.
+            InputError: If the inputs have another form or types, or sizes that the model does not take.
         """
         way = self._ready.get(quick(inputs), self._answer)
         if way is self._engine or torch.is_inference_mode_enabled():  # to enter it takes longer than all else here
@@ -193,7 +193,7 @@ class TernaryRuntime:
         """Measure for batches up to the next power of two of a size; done for each size by itself when needed.
 
         Args:
-            batch: samples.
+            batch: Samples.
         """
         with self._lock, torch.inference_mode():
             size = bucket(batch)

@@ -32,11 +32,11 @@ class _Learned:
     """A matrix, or a part of one that a tensor stacks with others.
 
     Attributes:
-        state: what it learns.
+        state: What it learns.
         parts: torch's parametrization list.
-        place: that list's name in the model.
-        index: the part's.
-        count: of parts.
+        place: That list's name in the model.
+        index: The part's.
+        count: Number of parts.
     """
 
     state: TernaryState
@@ -59,13 +59,13 @@ class AttachedLayers:
     """The matrices of a chain that NNI does not wrap, with what a compressor offers to look at.
 
     Args:
-        model: the model, not wrapped; changed in place.
+        model: The model, not wrapped; changed in place.
         evaluator: NNI's, initialised on this model.
-        attachments: from ``split``.
-        notes: likewise.
+        attachments: What ``split`` returned.
+        notes: Likewise.
 
     Raises:
-        InputError: for what ``ternarize`` refuses, or an optimiser that cannot take the new parameters; the caller puts
+        InputError: For what ``ternarize`` refuses, or an optimiser that cannot take the new parameters; the caller puts
             the model back.
     """
 
@@ -163,7 +163,7 @@ class AttachedLayers:
         """Let prescribed shares of zeros rise in a training, and be exact at its end.
 
         Args:
-            last: the compressor that trains for all; None where ``train`` does.
+            last: The compressor that trains for all; None where ``train`` does.
 
         Yields:
             Nothing.

@@ -24,12 +24,12 @@ def check_folding(modules: Mapping[str, nn.Module], fuse_names: Sequence[tuple[s
     """Check a config's ``fuse_names``, of which NNI refuses some without a sentence and folds some inexactly.
 
     Args:
-        modules: the model's modules, by name.
-        fuse_names: names of (layer, BatchNorm) to fold.
-        selected: names of the layers that the config selects.
+        modules: The model's modules, by name.
+        fuse_names: Names of (layer, BatchNorm) to fold.
+        selected: Names of the layers that the config selects.
 
     Raises:
-        InputError: for a name that does not exist or is not selected, modules that NNI cannot fold, an activation,
+        InputError: For a name that does not exist or is not selected, modules that NNI cannot fold, an activation,
             or a BatchNorm without running statistics.
     """
     for names in fuse_names:
@@ -61,8 +61,8 @@ def folded(wrapper: ModuleWrapper, weight: Tensor, bias: Tensor | None) -> tuple
 
     Args:
         wrapper: NNI's wrapper of a layer; its BatchNorm's running statistics are used, not changed.
-        weight: the layer's latent weight.
-        bias: the layer's bias.
+        weight: The layer's latent weight.
+        bias: The layer's bias.
 
     Returns:
         Both as NNI's forward in eval mode computes them, to the last bit; unchanged without a BatchNorm.

@@ -18,7 +18,7 @@ def first_names(model: nn.Module) -> dict[str, str]:
     """Every name of every module of a model, with the first name of the same module.
 
     Args:
-        model: in which a module may have several names.
+        model: In which a module may have several names.
 
     Returns:
         Name -> first name.
@@ -33,14 +33,14 @@ def resolve(model: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
     NNI takes a module with two names for two modules, wraps it twice, and cannot find a second name again.
 
     Args:
-        model: the model, not wrapped.
-        config: an entry in NNI's format; not changed.
+        model: The model, not wrapped.
+        config: An entry in NNI's format; not changed.
 
     Returns:
         A copy, whose modules are in the model's order. A module that is excluded by one of its names is excluded.
 
     Raises:
-        InputError: for a name that the model does not have, a type that neither it nor torch.nn has, or a pattern that
+        InputError: For a name that the model does not have, a type that neither it nor torch.nn has, or a pattern that
             excludes nothing or is no regular expression.
     """
     first = first_names(model)
@@ -59,11 +59,11 @@ def check_pattern(model: nn.Module, pattern: str) -> None:
     """Check that a regular expression matches the name of some module, as NNI matches them.
 
     Args:
-        model: the model.
-        pattern: of ``op_names_re`` or ``exclude_op_names_re``.
+        model: The model.
+        pattern: The pattern of ``op_names_re`` or ``exclude_op_names_re``.
 
     Raises:
-        InputError: if it matches none, or is no regular expression.
+        InputError: If it matches none, or is no regular expression.
     """
     expression = _compiled(pattern)
     if not any(expression.match(name) for name, _ in model.named_modules(remove_duplicate=False)):

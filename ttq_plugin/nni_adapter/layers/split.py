@@ -22,11 +22,11 @@ class Attachment:
     """Layers that are made ternary in one way without NNI.
 
     Attributes:
-        names: as ``ternarize`` takes them.
-        method: a key of ``METHODS``.
-        granularity: of NNI's config entry.
-        options: of the method.
-        rates: learning rates of scales and thresholds, as the quantizers take them.
+        names: As ``ternarize`` takes them.
+        method: A key of ``METHODS``.
+        granularity: The granularity of NNI's config entry.
+        options: The options of the method.
+        rates: Learning rates of scales and thresholds, as the quantizers take them.
     """
 
     names: tuple[str, ...]
@@ -42,16 +42,16 @@ def split(
     """Part what NNI wraps from what it cannot.
 
     Args:
-        model: the model, not wrapped.
-        links: from ``links.ordered``; of ternary ones, layers that entries name (``op_names``) are looked at.
-        defaults: keywords of the quantizers where a link does not say otherwise.
+        model: The model, not wrapped.
+        links: What ``links.ordered`` returned; of ternary ones, layers that entries name (``op_names``) are looked at.
+        defaults: Keywords of the quantizers where a link does not say otherwise.
 
     Returns:
         The links without these layers, those that are empty then left out; how the layers become ternary; and a
         sentence for each that stays in full precision, because NNI's LsqQuantizer has it.
 
     Raises:
-        InputError: if a method whose layers share thresholds has layers of both kinds.
+        InputError: If a method whose layers share thresholds has layers of both kinds.
     """
     known = matrices(model)
     rest: list[AnyLink] = []

@@ -25,11 +25,11 @@ def check_wrappable(name: str, module: nn.Module) -> None:
     """Check that NNI can wrap a selected layer.
 
     Args:
-        name: the layer's name, for messages.
-        module: the layer.
+        name: The layer's name, for messages.
+        module: The layer.
 
     Raises:
-        InputError: if it cannot; the message says what can.
+        InputError: If it cannot; the message says what can.
     """
     kind = type(module).__name__
     if isinstance(module, NonDynamicallyQuantizableLinear):
@@ -61,11 +61,11 @@ def check_known(model: nn.Module, names: list[str]) -> None:
     """Check that the layers that a config list names exist.
 
     Args:
-        model: the model.
-        names: as in the config list.
+        model: The model.
+        names: As in the config list.
 
     Raises:
-        InputError: for the first that does not; one that is a matrix inside a layer is told from one that is nothing.
+        InputError: For the first that does not; one that is a matrix inside a layer is told from one that is nothing.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:

@@ -35,15 +35,15 @@ def read_calibration(state: TernaryState, entry: dict[str, Any], name: str) -> P
     """The parameters in an entry that ``ternary_entry`` made.
 
     Args:
-        state: the layer's state, which says what must fit; not changed.
-        entry: the calibration entry.
-        name: the layer's name, for messages.
+        state: The layer's state, which says what must fit; not changed.
+        entry: The calibration entry.
+        name: The layer's name, for messages.
 
     Returns:
         Tensors of the shapes that the state has.
 
     Raises:
-        InputError: for a missing key, another method or other shapes.
+        InputError: For a missing key, another method or other shapes.
     """
     if entry.get("method") != state.method.name:
         raise InputError(

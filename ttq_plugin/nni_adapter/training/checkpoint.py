@@ -69,10 +69,10 @@ class Checkpointed:
         """Take up a state; the next ``compress`` goes on from it.
 
         Args:
-            state: what ``state_dict`` returned on a compressor built in the same way.
+            state: What ``state_dict`` returned on a compressor built in the same way.
 
         Raises:
-            InputError: if it is no such state, or of another method, option, model, layers, optimiser or scheduler;
+            InputError: If it is no such state, or of another method, option, model, layers, optimiser or scheduler;
                 nothing is changed then.
         """
         with self._wrapped():
@@ -88,7 +88,7 @@ class Checkpointed:
         """Write ``state_dict()`` to a file, whole or not at all: a crash leaves the old file.
 
         Args:
-            path: the file.
+            path: The file.
         """
         write_checkpoint(self.state_dict(), Path(path))
 
@@ -96,10 +96,10 @@ class Checkpointed:
         """Take up the state in a file; no code in it is ever run.
 
         Args:
-            path: the file that ``save_checkpoint`` wrote.
+            path: The file that ``save_checkpoint`` wrote.
 
         Raises:
-            InputError: if it is missing, damaged, or does not fit; nothing is changed then.
+            InputError: If it is missing, damaged, or does not fit; nothing is changed then.
         """
         self.load_state_dict(read_checkpoint(Path(path)))
 

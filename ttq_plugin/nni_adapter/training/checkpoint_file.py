@@ -22,8 +22,8 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write a state, whole or not at all: a crash leaves the old file.
 
     Args:
-        state: tensors, numbers, strings, lists and dicts only.
-        path: the file.
+        state: Tensors, numbers, strings, lists and dicts only.
+        path: The file.
     """
 
     def write(temporary: str) -> None:
@@ -42,13 +42,13 @@ def read_checkpoint(path: Path) -> Any:
     """Read what ``write_checkpoint`` wrote; no code in it is ever run.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The state, whose every byte is the one that was written.
 
     Raises:
-        InputError: if the file is missing, damaged, or not one.
+        InputError: If the file is missing, damaged, or not one.
     """
     try:
         size = path.stat().st_size

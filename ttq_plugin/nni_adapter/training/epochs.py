@@ -14,12 +14,12 @@ def check_length(called: str, max_steps: int | None, max_epochs: int | None) -> 
     """Check how long a training is to be.
 
     Args:
-        called: the function that trains, for the message.
-        max_steps: most training steps, or None.
-        max_epochs: most training epochs, or None.
+        called: The function that trains, for the message.
+        max_steps: Most training steps, or None.
+        max_epochs: Most training epochs, or None.
 
     Raises:
-        InputError: if neither is given, or one is below zero; zero is a training of no step.
+        InputError: If neither is given, or one is below zero; zero is a training of no step.
     """
     if max_steps is None and max_epochs is None:
         raise InputError(f"{called} needs max_steps or max_epochs, got neither.")
@@ -32,11 +32,11 @@ def check_reports(every: int | str, evaluator: Evaluator | None) -> None:
     """Check when a training's health is to be told.
 
     Args:
-        every: steps between two calls, or ``"epoch"``.
+        every: Steps between two calls, or ``"epoch"``.
         evaluator: NNI's.
 
     Raises:
-        InputError: if the interval is none, or the evaluator knows no epochs.
+        InputError: If the interval is none, or the evaluator knows no epochs.
     """
     if every == "epoch":
         check_knows_epochs(evaluator)
@@ -51,7 +51,7 @@ def check_knows_epochs(evaluator: Evaluator | None) -> None:
         evaluator: NNI's.
 
     Raises:
-        InputError: if its training loop is the user's own function.
+        InputError: If its training loop is the user's own function.
     """
     if not isinstance(evaluator, (LightningEvaluator, TransformersEvaluator)):
         raise InputError(
@@ -64,8 +64,8 @@ def call_each_epoch(evaluator: Evaluator, task: Callable[[], object]) -> Callabl
     """Have ``task`` called after each epoch of the training that is about to begin.
 
     Args:
-        evaluator: one that ``check_knows_epochs`` accepts.
-        task: called without arguments.
+        evaluator: One that ``check_knows_epochs`` accepts.
+        task: Called without arguments.
 
     Returns:
         What undoes it.
@@ -91,7 +91,7 @@ def call_at_start(evaluator: Evaluator, task: Callable[[Any], object]) -> Callab
 
     Args:
         evaluator: NNI's; one whose training loop is the user's own function never calls.
-        task: called with what the trainer takes for that number.
+        task: Called with what the trainer takes for that number.
 
     Returns:
         What undoes it.

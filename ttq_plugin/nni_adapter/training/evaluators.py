@@ -85,8 +85,8 @@ def after_steps(evaluator: Any, tasks: Callable[[int], Task]) -> None:
     """Run tasks after each step of each optimiser; NNI lets tasks follow the first one's steps only.
 
     Args:
-        evaluator: one that has just bound a model, and made its optimisers unless its trainer makes them.
-        tasks: gives the task for the optimiser of an index.
+        evaluator: One that has just bound a model, and made its optimisers unless its trainer makes them.
+        tasks: Gives the task for the optimiser of an index.
     """
     evaluator.patch_optimizer_step(before_step_tasks=[], after_step_tasks=[tasks(0)])
     mark_steps(evaluator)
@@ -116,7 +116,7 @@ def mark_steps(evaluator: Any) -> None:
     """Mark NNI's replacement of the first optimiser's step as one that schedulers saw, or they warn of a wrong order.
 
     Args:
-        evaluator: one that has just patched its optimisers.
+        evaluator: One that has just patched its optimisers.
     """
     for optimizer in (getattr(evaluator, "_optimizers", None) or [])[:1]:
         optimizer.step.__func__._wrapped_by_lr_sched = True
@@ -127,10 +127,10 @@ def check_traced(objects: Any, what: str) -> None:
 
     Args:
         objects: None, one optimiser or scheduler, or a list of them.
-        what: what they are, for the message.
+        what: What they are, for the message.
 
     Raises:
-        InputError: if one was not made by a class that ``nni.trace`` had wrapped.
+        InputError: If one was not made by a class that ``nni.trace`` had wrapped.
     """
     for item in objects if isinstance(objects, (list, tuple)) else [objects] if objects is not None else []:
         if not is_traceable(item):

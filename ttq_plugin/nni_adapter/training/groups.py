@@ -50,8 +50,8 @@ class NewGroup:
     """Parameters that a compressor added to several layers and that share their options.
 
     Attributes:
-        names: names of the parameters in the wrapped model, each with the name of its layer.
-        options: of the optimiser's group, such as ``lr``.
+        names: Names of the parameters in the wrapped model, each with the name of its layer.
+        options: The options of the optimiser's group, such as ``lr``.
     """
 
     names: Mapping[str, str]
@@ -75,11 +75,11 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
     would train nothing, silently.
 
     Args:
-        evaluator: an initialised NNI evaluator.
-        model: the model it is to train, not wrapped.
+        evaluator: An initialised NNI evaluator.
+        model: The model it is to train, not wrapped.
 
     Raises:
-        InputError: if a group has no parameter of this model, or an optimiser has parameters beside those of the model.
+        InputError: If a group has no parameter of this model, or an optimiser has parameters beside those of the model.
     """
     names = {name for name, _ in model.named_parameters()}
     for recipe in optimizers_of(evaluator):
@@ -118,16 +118,16 @@ def add_groups(
     """Add parameter groups to the recipes of the optimisers that train their layers, and to those of its schedulers.
 
     Args:
-        evaluator: an initialised NNI evaluator.
-        model: the wrapped model; groups of an earlier compressor whose parameters it no longer has are dropped.
-        groups: what to add; groups without names are skipped.
-        plain: names of the plain model's parameters in the wrapped one.
+        evaluator: An initialised NNI evaluator.
+        model: The wrapped model; groups of an earlier compressor whose parameters it no longer has are dropped.
+        groups: What to add; groups without names are skipped.
+        plain: Names of the plain model's parameters in the wrapped one.
 
     Returns:
         The index of the optimiser that the parameters of each layer joined.
 
     Raises:
-        InputError: if no optimiser that trains with a layer's weight can take what was added to the layer, or a
+        InputError: If no optimiser that trains with a layer's weight can take what was added to the layer, or a
             scheduler cannot be built with these groups.
     """
     recipes = optimizers_of(evaluator)
@@ -148,8 +148,8 @@ def home_of(evaluator: Any, layer: str) -> int:
     """The index of the optimiser that trains a layer's weight, the first one's where none does.
 
     Args:
-        evaluator: an initialised NNI evaluator.
-        layer: the layer's name in the plain model.
+        evaluator: An initialised NNI evaluator.
+        layer: The layer's name in the plain model.
 
     Returns:
         The index among the evaluator's optimisers.
@@ -161,8 +161,8 @@ def untrained(evaluator: Any, layer: str) -> str | None:
     """Why a layer's weight does not train though it is not frozen.
 
     Args:
-        evaluator: an initialised NNI evaluator, or None.
-        layer: the layer's name in the plain model.
+        evaluator: An initialised NNI evaluator, or None.
+        layer: The layer's name in the plain model.
 
     Returns:
         A sentence if no optimiser holds it.

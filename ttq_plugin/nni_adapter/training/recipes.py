@@ -51,11 +51,11 @@ def check_whole(name: str, arguments: Mapping[str, Any]) -> None:
     """Check that NNI can build a scheduler anew: that it finds its optimiser, and that no part of it holds another.
 
     Args:
-        name: of the scheduler's class.
-        arguments: of its call, by name.
+        name: Name of the scheduler's class.
+        arguments: The arguments of its call, by name.
 
     Raises:
-        InputError: if it cannot.
+        InputError: If it cannot.
     """
     for value in arguments.values():
         if any(isinstance(item, LRScheduler) for item in (value if isinstance(value, (list, tuple)) else [value])):
@@ -77,8 +77,8 @@ def record(model: nn.Module, optimizer: Optimizer) -> OptimizerConstructHelper:
     parameters, and groups that were added later are missing; and it writes names into the optimiser's own groups.
 
     Args:
-        model: the model whose parameters the optimiser trains, not wrapped.
-        optimizer: made by a class that ``nni.trace`` wrapped.
+        model: The model whose parameters the optimiser trains, not wrapped.
+        optimizer: Made by a class that ``nni.trace`` wrapped.
 
     Returns:
         The recipe; its attribute ``ttq_missing`` lists the shapes of parameters that the model does not have.
@@ -125,12 +125,12 @@ def rehearse(evaluator: Any, model: nn.Module, names: Mapping[str, str]) -> None
     """Build every optimiser and scheduler once, as a training would, and throw them away.
 
     Args:
-        evaluator: an initialised NNI evaluator.
-        model: the wrapped model.
-        names: names of the plain model's parameters in the wrapped one.
+        evaluator: An initialised NNI evaluator.
+        model: The wrapped model.
+        names: Names of the plain model's parameters in the wrapped one.
 
     Raises:
-        InputError: if one cannot be built.
+        InputError: If one cannot be built.
     """
     optimizers = []
     for recipe in optimizers_of(evaluator):
@@ -154,9 +154,9 @@ def build(recipe: Recipe, model: nn.Module, names: Mapping[str, str]) -> tuple[O
     """Build an optimiser from its recipe.
 
     Args:
-        recipe: of the optimiser.
-        model: the wrapped model.
-        names: names of the plain model's parameters in the wrapped one.
+        recipe: Recipe of the optimiser.
+        model: The wrapped model.
+        names: Names of the plain model's parameters in the wrapped one.
 
     Returns:
         The optimiser, or None and the reason why it cannot be built.

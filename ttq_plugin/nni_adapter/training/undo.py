@@ -25,9 +25,9 @@ def unchanged_on_failure(
     The very same parameters, hooks and settings are put back, not their values: nothing in the block may train.
 
     Args:
-        model: the model, wrapped or not.
+        model: The model, wrapped or not.
         evaluator: NNI's, initialised or not.
-        wrappers: wrappers of earlier compressors that the model may not show now.
+        wrappers: Wrappers of earlier compressors that the model may not show now.
 
     Yields:
         Nothing.
@@ -70,7 +70,7 @@ class Originals:
     """A model's own parameters, to give them back to its layers when they are unwrapped: NNI makes new ones.
 
     Args:
-        model: the model, not wrapped. Parameters that nobody else holds are not kept alive.
+        model: The model, not wrapped. Parameters that nobody else holds are not kept alive.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -90,7 +90,7 @@ class Originals:
         """Let unwrapped layers hold the parameters that they had, with today's values and in their order.
 
         Args:
-            wrappers: of the layers.
+            wrappers: The wrappers of the layers.
         """
         for wrapper in wrappers.values():
             module: nn.Module = wrapper.module

@@ -56,7 +56,7 @@ class Prescribed:
         """Move the thresholds to another share, exactly; what the layers cannot have, they come as near to as they can.
 
         Args:
-            zeros: the share.
+            zeros: The share.
         """
         if self.course is not None:
             self.course.target = zeros
@@ -88,7 +88,7 @@ def learn_length(courses: Iterable[Course | None], evaluator: Any) -> Callable[[
     """Let courses know how many steps the training has that is about to begin, where that can be known.
 
     Args:
-        courses: of a compressor that takes part, None where it has none.
+        courses: The courses of a compressor that takes part, None where it has none.
         evaluator: NNI's, which has just bound the model.
 
     Returns:

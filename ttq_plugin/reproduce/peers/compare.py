@@ -16,8 +16,8 @@ def best_trials(results: Sequence[Result], metric: Metric) -> dict[str, dict[str
     """The settings of each entrant's best tuning trial.
 
     Args:
-        results: of the tuning, in the order of their trials.
-        metric: the task's.
+        results: The results of the tuning, in the order of their trials.
+        metric: The task's metric.
 
     Returns:
         Row -> settings; an entrant whose trials all diverged keeps its first.
@@ -36,8 +36,8 @@ def summarize(results: Sequence[Result], metric: Metric) -> list[dict[str, Any]]
     """A row an entrant.
 
     Args:
-        results: of the repetitions.
-        metric: the task's.
+        results: The results of the repetitions.
+        metric: The task's metric.
 
     Returns:
         ``row``, ``repetitions``, ``diverged``, ``settings``, ``seconds``, ``notes``, ``values`` (test scores by seed);
@@ -76,9 +76,9 @@ def duels(rows: Sequence[Mapping[str, Any]], metric: Metric, own: str = "pttq") 
     """Each peer beside the best of ours that takes no more bytes.
 
     Args:
-        rows: from ``summarize``.
-        metric: the task's.
-        own: how the rows begin that are ours.
+        rows: What ``summarize`` returned.
+        metric: The task's metric.
+        own: How the rows begin that are ours.
 
     Returns:
         ``peer``, ``ours`` (None if none of ours is as small), ``difference`` (ours less the peer's, on the same seeds,

@@ -30,10 +30,10 @@ class Entrant:
     """A method at one size.
 
     Attributes:
-        name: its row in the report.
-        method: a key of ``METHODS``, ``lsq-int2``, ``magnitude-int8`` or ``parq``.
-        fixed: numbers that are not tuned.
-        ranges: numbers that are, each with its least and greatest value; drawn on a log scale.
+        name: Its row in the report.
+        method: A key of ``METHODS``, ``lsq-int2``, ``magnitude-int8`` or ``parq``.
+        fixed: Numbers that are not tuned.
+        ranges: Numbers that are, each with its least and greatest value; drawn on a log scale.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Entrant:
         """The settings of one tuning trial.
 
         Args:
-            trial: its number, from 0; the first takes the recipe's learning rate and the middle of each range.
-            lr: the recipe's learning rate.
+            trial: Its number, from 0; the first takes the recipe's learning rate and the middle of each range.
+            lr: The recipe's learning rate.
 
         Returns:
             ``method`` and its numbers.
@@ -94,14 +94,14 @@ def chosen(rows: list[Entrant], names: tuple[str, ...]) -> list[Entrant]:
     """The entrants of these names or methods.
 
     Args:
-        rows: all of them.
-        names: of rows or of methods; empty for all.
+        rows: All rows.
+        names: The names of rows or of methods; empty for all.
 
     Returns:
         Those chosen, in the order of ``rows``.
 
     Raises:
-        InputError: if a name is none of them.
+        InputError: If a name is none of them.
     """
     known = {row.name for row in rows} | {row.method for row in rows}
     if unknown := [name for name in names if name not in known]:

@@ -25,9 +25,9 @@ def write_report(summary: Summary, metric: Metric, folder: Path, name: str) -> l
     Args:
         summary: ``task``, ``command``, ``trials``, ``seeds``, ``epochs``, ``layers``, ``simulated``, ``rows`` and
             ``duels`` (see ``compare``), ``absent`` (entrants that could not take part, and why) and ``environments``.
-        metric: the task's.
-        folder: where.
-        name: without ending.
+        metric: The task's metric.
+        folder: The folder where the files are written.
+        name: The name, without ending.
 
     Returns:
         The files.
@@ -116,11 +116,11 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     """Score against bytes: ours as a line, peers as points, full precision as a dashed line.
 
     Args:
-        rows: from ``compare.summarize``.
-        metric: the task's.
-        task: its name, for the title.
-        path: the PNG file to write.
-        simulated: whether the data are.
+        rows: What ``compare.summarize`` returned.
+        metric: The task's metric.
+        task: Its name, for the title.
+        path: The PNG file to write.
+        simulated: Whether the data are simulated.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import TABLEAU_COLORS

@@ -25,17 +25,17 @@ def rival(ready: Prepared, layers: Sequence[str], settings: dict[str, Any], seed
     """Train a rival from the full-precision model.
 
     Args:
-        ready: what compressions of the task share.
-        layers: whose weights it compresses.
+        ready: What compressions of the task share.
+        layers: The layers whose weights it compresses.
         settings: ``method``, ``lr``, ``epochs`` and, where the method has one, ``zeros``.
-        seed: of sample order and dropout.
+        seed: Random seed of sample order and dropout.
 
     Returns:
         The compressed model, in evaluation mode.
 
     Raises:
-        InputError: for a method that is none of them.
-        Diverged: if the training leaves the finite numbers.
+        InputError: For a method that is none of them.
+        Diverged: If the training leaves the finite numbers.
     """
     makers: dict[str, Callable[..., nn.Module]] = {PRUNED: _pruned, PARQ: _parq}
     if settings["method"] not in makers:
@@ -104,7 +104,7 @@ def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight on a grid of eight bits, the same on both sides of zero.
 
     Args:
-        weight: shape (channels, ...).
+        weight: Shape (channels, ...).
 
     Returns:
         Whole numbers from -127 to 127, shape (channels, n), and the step of each channel, shape (channels, 1).

@@ -43,11 +43,11 @@ class Round:
     """A training, and all that decides its result.
 
     Attributes:
-        row: the entrant's name.
-        seed: of splits, initial weights and training.
-        task: a built-in task's name, or ``module:attribute``.
+        row: The entrant's name.
+        seed: Random seed of splits, initial weights and training.
+        task: A built-in task's name, or ``module:attribute``.
         settings: ``method``, its numbers and ``epochs``; None for the full-precision model.
-        trial: number of the tuning trial; None for a repetition, which is scored on test data.
+        trial: Number of the tuning trial; None for a repetition, which is scored on test data.
     """
 
     row: str
@@ -71,8 +71,8 @@ def train_round(one: Round, place: Place) -> dict[str, Any]:
     """Train and measure.
 
     Args:
-        one: what to train.
-        place: with which data, and where.
+        one: What to train.
+        place: The data, the cache and the device.
 
     Returns:
         Plain data: ``row``, ``seed``, ``trial``, ``settings``, ``metric``, ``score`` (validation) and ``test`` (None
@@ -111,16 +111,16 @@ def compressed(one: Round, ready: Prepared, layers: Sequence[str]) -> tuple[nn.M
     """Train an entrant from the full-precision model.
 
     Args:
-        one: what to train.
-        ready: what compressions of the task share.
-        layers: whose weights are compressed.
+        one: What to train.
+        ready: What compressions of the task share.
+        layers: The layers whose weights are compressed.
 
     Returns:
         The model, and notes on it; the full-precision one itself without settings.
 
     Raises:
-        InputError: if there is no layer to compress, or the settings cannot work.
-        Diverged: if the training leaves the finite numbers.
+        InputError: If there is no layer to compress, or the settings cannot work.
+        Diverged: If the training leaves the finite numbers.
     """  # noqa: DOC502 - raised by what it calls, too
     if one.settings is None:
         return ready.model, []
@@ -137,10 +137,10 @@ def size(ready: Prepared, model: nn.Module, layers: Sequence[str], *, eight_bits
     """How much a model takes.
 
     Args:
-        ready: what compressions of the task share.
-        model: the compressed model, or the full-precision one itself.
-        layers: whose weights are compressed.
-        eight_bits: whether those have eight bits.
+        ready: What compressions of the task share.
+        model: The compressed model, or the full-precision one itself.
+        layers: The layers whose weights are compressed.
+        eight_bits: Whether those have eight bits.
 
     Returns:
         ``bytes`` of the file that ``save_packed`` writes, for eight-bit weights with their codes in place of the float

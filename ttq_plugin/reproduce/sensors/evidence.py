@@ -38,7 +38,7 @@ def pooled(tables: Sequence[Result]) -> Answers:
     are resampled. A sample without a group is paired with the sample in the same place of the other seeds' test splits.
 
     Args:
-        tables: what ``told`` gave for each seed.
+        tables: What ``told`` gave for each seed.
 
     Returns:
         The answers; the model's outputs are the classes that it chose.
@@ -76,9 +76,9 @@ def summarize(results: Sequence[Result], metric: Metric, margin: float | None) -
     """A row for full precision, each member, and each network on integers.
 
     Args:
-        results: of ``train_member``, none of them tuning.
-        metric: the task's.
-        margin: of the non-inferiority tests, in the metric's unit; None for none.
+        results: The results of ``train_member``, none of them tuning.
+        metric: The task's metric.
+        margin: The margin of the non-inferiority tests, in the metric's unit; None for none.
 
     Returns:
         ``row``, ``repetitions``, ``diverged``, ``settings``, ``seconds``, ``notes``; ``value`` of the score, ``score``
@@ -181,7 +181,7 @@ def goal(rows: Sequence[Row]) -> dict[str, Any]:
     """Whether a member is proven not inferior, sparse and small at once.
 
     Args:
-        rows: from ``summarize``.
+        rows: What ``summarize`` returned.
 
     Returns:
         ``reached``; ``row``, the smallest member that reaches it, or else the one that meets most of the conditions,

@@ -23,7 +23,7 @@ def examples(samples: Samples) -> dict[str, Any]:
     """Keep some samples of the first group, of as many classes as it has.
 
     Args:
-        samples: the test split.
+        samples: The test split.
 
     Returns:
         ``places`` in the split, ``group`` (None where none is known), and a list ``x`` of samples: ``shape``, and
@@ -43,7 +43,7 @@ def decoded(kept: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A sample as it was kept, to 1/255 of its span.
 
     Args:
-        kept: one of ``x``.
+        kept: One of ``x``.
 
     Returns:
         Its numbers, in its shape.

@@ -61,7 +61,7 @@ class Member(Round):
     """A training, and all that decides its result.
 
     Attributes:
-        recipe: of the full-precision model.
+        recipe: Recipe of the full-precision model.
     """
 
     recipe: Recipe | None = None
@@ -76,10 +76,10 @@ def check_metric(task: Task) -> None:
     """Check that scores of several seeds can be joined person by person.
 
     Args:
-        task: whose metric must follow from confusion matrices.
+        task: The task whose metric must follow from confusion matrices.
 
     Raises:
-        InputError: if it does not.
+        InputError: If it does not.
     """
     if not (task.score.builtin and task.score.name in FROM_COUNTS):
         raise InputError(
@@ -92,7 +92,7 @@ def compressed_layers(model: nn.Module) -> tuple[str, ...]:
     """The layers that every member compresses.
 
     Args:
-        model: the full-precision model.
+        model: The full-precision model.
 
     Returns:
         Names of the convolutions and linear layers. Grouped (depthwise) convolutions are left out: a filter of theirs
@@ -105,8 +105,8 @@ def train_member(one: Member, place: Place) -> Result:
     """Train and measure.
 
     Args:
-        one: what to train.
-        place: with which data, and where.
+        one: What to train.
+        place: The data, the cache and the device.
 
     Returns:
         As ``train_round``, with ``samples`` (of the training and the test split), ``milliseconds`` (a sample, and how
@@ -157,15 +157,15 @@ def told(model: nn.Module, samples: Samples) -> dict[str, Any]:
     """A model's answers as plain data.
 
     Args:
-        model: on the CPU.
-        samples: a split.
+        model: The model, on the CPU.
+        samples: A split.
 
     Returns:
         ``kind`` and number of ``classes``; ``truth`` and ``predicted``, class by sample, and ``groups``, a place in
         ``names`` by sample, as numbers between blanks. Without groups, each sample is a group of its own.
 
     Raises:
-        InputError: if a sample has not one class.
+        InputError: If a sample has not one class.
     """
     reading = read_classes(*outputs_of(model, samples, main_output))
     if reading.kind == MULTILABEL or len(reading.truth) != len(samples):

@@ -47,9 +47,9 @@ def draw_bytes(tables: Sequence[tuple[str, Metric, Sequence[Row]]], path: Path, 
     """Score against bytes, a panel for each task: bars are intervals, the dashed line is full precision.
 
     Args:
-        tables: name of a task, its metric and its rows.
-        path: the PNG file to write.
-        simulated: whether data are.
+        tables: Name of a task, its metric and its rows.
+        path: The PNG file to write.
+        simulated: Whether the data are simulated.
 
     Returns:
         The path.
@@ -90,10 +90,10 @@ def draw_confusions(rows: Sequence[Row], classes: Sequence[str], path: Path, *, 
     """Confusion matrices side by side, each line in percent of its true class.
 
     Args:
-        rows: with a name ``row`` and counts ``confusion`` (true, predicted), full precision first.
-        classes: their names; numbers where there are none.
-        path: the PNG file to write.
-        simulated: whether data are.
+        rows: The rows, with a name ``row`` and counts ``confusion`` (true, predicted), full precision first.
+        classes: Their names; numbers where there are none.
+        path: The PNG file to write.
+        simulated: Whether the data are simulated.
 
     Returns:
         The path.
@@ -121,11 +121,11 @@ def draw_examples(
     """Samples as a person would look at them, each with its true class and the models' answers.
 
     Args:
-        kept: from ``examples.examples``.
-        answers: a model's name and what ``members.told`` gave for the same split, full precision first.
-        classes: names of the classes; numbers where there are none.
-        path: the PNG file to write.
-        simulated: whether data are.
+        kept: What ``examples.examples`` returned.
+        answers: A model's name and what ``members.told`` gave for the same split, full precision first.
+        classes: Names of the classes; numbers where there are none.
+        path: The PNG file to write.
+        simulated: Whether the data are simulated.
 
     Returns:
         The path.

@@ -35,9 +35,9 @@ def write_report(summary: Summary, shown: Mapping[str, Mapping[str, Any]], folde
         summary: ``command``, ``scale``, ``trials``, ``simulated``, ``refused`` (training -> why), ``shortened``,
             ``environments`` and ``tasks``, each with ``task``, ``rows``, ``goal``, ``seeds``, ``recipe``, ``epochs``,
             ``layers``, ``samples`` and ``simulated``.
-        shown: of each task, what ``draw_examples`` takes: ``examples`` and ``answers``.
-        folder: where.
-        name: without ending.
+        shown: The shown of each task, what ``draw_examples`` takes: ``examples`` and ``answers``.
+        folder: The folder where the files are written.
+        name: The name, without ending.
 
     Returns:
         The files.
@@ -209,7 +209,7 @@ def in_short(one: Summary) -> Iterator[str]:
     """A line for each member of a task, for the console.
 
     Args:
-        one: of the summary's tasks.
+        one: The one of the summary's tasks.
 
     Yields:
         Such as ``pttq 90% zeros: MCC 83.1 % (81.0 to 85.2 % over 4 groups), non-inferior``.

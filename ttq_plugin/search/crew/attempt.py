@@ -20,12 +20,12 @@ class Attempt:
     """What a finished compression gave.
 
     Attributes:
-        outcome: the compression's, with its model.
-        metrics: every finite number, by name; natural values.
-        values: the objectives in the space's order, all of them better when higher.
-        limits: how much each constraint is violated, by its text; 0 or less where it holds.
-        notes: what a reader must know, such as numbers that were not finite.
-        parts: what the score is made of, such as the recall of each class.
+        outcome: The compression's, with its model.
+        metrics: Every finite number, by name; natural values.
+        values: The objectives in the space's order, all of them better when higher.
+        limits: How much each constraint is violated, by its text; 0 or less where it holds.
+        notes: What a reader must know, such as numbers that were not finite.
+        parts: What the score is made of, such as the recall of each class.
     """
 
     outcome: Any
@@ -40,17 +40,17 @@ def attempt(space: Space, code: TrialCode, prepared: Any, settings: Mapping[str,
     """Run one compression and measure what the space asks for.
 
     Args:
-        space: what is searched.
-        code: runs compressions.
-        prepared: what the trials share.
-        settings: keywords of the code's Settings.
-        **hooks: of the code's run.
+        space: What is searched.
+        code: Runs compressions.
+        prepared: What the trials share.
+        settings: Keywords of the code's Settings.
+        **hooks: The hooks of the code's run.
 
     Returns:
         The numbers.
 
     Raises:
-        Diverged: if the training or an objective leaves the finite numbers.
+        Diverged: If the training or an objective leaves the finite numbers.
     """
     outcome = code.run(prepared, code.Settings(**settings), **hooks)
     metrics = {name: float(value) for name, value in outcome.metrics.items()}

@@ -143,7 +143,7 @@ def _no_interrupt() -> Iterator[None]:
     Ours is delivered afterwards, not lost. The tracker is started first because starting it lifts every such block.
 
     Yields:
-        nothing.
+        Nothing.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

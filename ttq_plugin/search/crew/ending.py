@@ -22,10 +22,10 @@ def why_ended(trials: Sequence[FrozenTrial], space: Space, target: int, until: f
     """Why no trial is handed out any more.
 
     Args:
-        trials: all of the study's.
-        space: what is searched.
-        target: trials in all.
-        until: the time, in seconds since the epoch, after which no trial begins; None for no limit.
+        trials: All of the study's.
+        space: What is searched.
+        target: Trials in all.
+        until: The time, in seconds since the epoch, after which no trial begins; None for no limit.
 
     Returns:
         "trials", "time", "grid" or "stagnation"; None while the search goes on.
@@ -45,8 +45,8 @@ def stagnates(trials: Sequence[FrozenTrial], patience: int) -> bool:
     """Whether the last finished trials left the hypervolume of the front where it was.
 
     Args:
-        trials: all of the study's.
-        patience: how many finished trials, in the order of their numbers.
+        trials: All of the study's.
+        patience: How many finished trials, in the order of their numbers.
 
     Returns:
         False also as long as nothing has any hypervolume.

@@ -18,8 +18,8 @@ class Engine:
     """A place for workers.
 
     Attributes:
-        crew: from the job to a crew without members.
-        room: how many workers it holds, one a core.
+        crew: From the job to a crew without members.
+        room: How many workers it holds, one a core.
     """
 
     crew: Callable[[Job], Crew]
@@ -30,14 +30,14 @@ def get_engine(name: str, storage: str) -> Engine:
     """The engine of that name; whether it can be used is found out now.
 
     Args:
-        name: one of ENGINES.
-        storage: the study's database URL.
+        name: One of ENGINES.
+        storage: The study's database URL.
 
     Returns:
-        the engine.
+        The engine.
 
     Raises:
-        InputError: there is no such engine, or it cannot be used.
+        InputError: There is no such engine, or it cannot be used.
     """
     if name == "processes":
         return Engine(Processes, cores())

@@ -46,14 +46,14 @@ class Loop:
     """Keeps a crew at work on a study until all is done; the search's own loop also sees to everybody else's trials.
 
     Args:
-        study: an optuna.Study.
-        job: what the workers do.
-        crew: the workers.
-        size: how many.
-        guard: the search's lock, held; None in a crew that only joined.
-        on_poll: called with the finished and the running trials.
-        on_wait: called with what keeps the search waiting, once each time.
-        pause: seconds between two looks.
+        study: An optuna.Study.
+        job: What the workers do.
+        crew: The workers.
+        size: The number.
+        guard: The search's lock, held; None in a crew that only joined.
+        on_poll: Called with the finished and the running trials.
+        on_wait: Called with what keeps the search waiting, once each time.
+        pause: Seconds between two looks.
     """
 
     def __init__(
@@ -161,8 +161,8 @@ class Loop:
         """Starts the workers that are missing.
 
         Args:
-            busy: how many of ours had a trial.
-            trials: of the study when these were counted; of what happened since, the next look takes notice.
+            busy: How many of ours had a trial.
+            trials: The trials of the study when these were counted; of what happened since, the next look takes notice.
         """
         notes = self.study.user_attrs
         target = notes.get(keys.TRIALS, self.job.target)

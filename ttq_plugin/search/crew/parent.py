@@ -70,18 +70,18 @@ def run_job(study: Study, job: Job, place: Engine, size: int, stop: list[int], *
     """Runs workers on an open study until the job is done or `stop` is no longer empty.
 
     Args:
-        study: an optuna.Study.
-        job: what the workers do.
-        place: where they run.
-        size: how many of them.
-        stop: filled by `stop_requests`.
+        study: An optuna.Study.
+        job: What the workers do.
+        place: Where they run.
+        size: The number of workers.
+        stop: Filled by `stop_requests`.
         **looks: `on_poll`, `on_wait` and `pause` of the loop.
 
     Returns:
-        how it ended.
+        How it ended.
 
     Raises:
-        InputError: see `run_search`.
+        InputError: See `run_search`.
     """
 
     def loop(guard: Lock) -> Loop:
@@ -177,13 +177,13 @@ def _only_search(job: Job) -> Iterator[Lock]:
     """One search a study: two would write the same trials to MLflow.
 
     Args:
-        job: the search's job.
+        job: The search's job.
 
     Yields:
-        the lock.
+        The lock.
 
     Raises:
-        InputError: another process searches this study.
+        InputError: Another process searches this study.
     """
     guard = lock(job.storage, job.study_name, "search")
     with told(job.storage, OSError):
@@ -205,7 +205,7 @@ def stop_requests() -> Iterator[list[int]]:
     """Collects Ctrl-C and SIGTERM instead of raising in the middle of a write.
 
     Yields:
-        the list of signals that came, empty until one does.
+        The list of signals that came, empty until one does.
     """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():

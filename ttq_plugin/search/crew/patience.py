@@ -34,16 +34,16 @@ def patiently(
     """The action's result; the action is repeated, with pauses, as long as it fails with one of the faults.
 
     Args:
-        action: what to do; doing it twice must be no harm, because a failed attempt may have been half of one.
-        seconds: how long to go on.
-        faults: the errors that may pass.
-        passes: whether one of them may; others are raised at once.
-        pause: seconds before the second attempt; each further pause is twice as long, up to five seconds.
-        on_wait: called with the error before each pause.
-        stop: asked before each pause; True ends the waiting.
+        action: What to do; doing it twice must be no harm, because a failed attempt may have been half of one.
+        seconds: How long to go on.
+        faults: The errors that may pass.
+        passes: Whether one of them may; others are raised at once.
+        pause: Seconds before the second attempt; each further pause is twice as long, up to five seconds.
+        on_wait: Called with the error before each pause.
+        stop: Asked before each pause; True ends the waiting.
 
     Returns:
-        what the action returns.
+        What the action returns.
     """
     until = time.monotonic() + seconds
     while True:

@@ -20,10 +20,10 @@ def identity(name: str) -> dict[str, Any]:
     """This process, so that a later one can tell it from another that got the same number.
 
     Args:
-        name: of the worker, unlike any other's: its crew's, a dot, and its number.
+        name: Name of the worker, unlike any other's: its crew's, a dot, and its number.
 
     Returns:
-        what goes into the study with each trial that it works on; `leader` is the process that started this one.
+        What goes into the study with each trial that it works on; `leader` is the process that started this one.
     """
     pid = os.getpid()
     own = {"name": name, "host": socket.gethostname(), "machine": _machine(), "pid": pid, "born": _born(pid)}
@@ -46,7 +46,7 @@ def alive(worker: Mapping[str, Any]) -> bool | None:
     """Whether that process lives.
 
     Args:
-        worker: what `identity` said in it.
+        worker: What `identity` said in it.
 
     Returns:
         True or False where its number means something here; None for one of another machine or container, or of this
@@ -69,8 +69,8 @@ def end_orphan(worker: Mapping[str, Any], patience: float = 30.0) -> None:
     """Make sure that a worker whose leader has ended does no more: it may not have noticed yet.
 
     Args:
-        worker: what `identity` said in it.
-        patience: seconds to wait for its end.
+        worker: What `identity` said in it.
+        patience: Seconds to wait for its end.
     """
     if not orphaned(worker):
         return

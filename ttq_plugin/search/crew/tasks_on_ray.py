@@ -20,10 +20,10 @@ def connect(storage: str) -> int:
     """Connect this process to the cluster that RAY_ADDRESS names, else to the one of this machine.
 
     Args:
-        storage: the study's database URL.
+        storage: The study's database URL.
 
     Returns:
-        how many CPUs the cluster has.
+        How many CPUs the cluster has.
 
     Raises:
         InputError: Ray or a cluster is missing, or the database is one that only this machine reaches.

@@ -55,8 +55,8 @@ def worker_main(job: Job, channel: Any) -> None:
     killed while it writes.
 
     Args:
-        job: what to do.
-        channel: the writing end of the pipe, for ("input" | "error", message).
+        job: What to do.
+        channel: The writing end of the pipe, for ("input" | "error", message).
     """
     # Ctrl-C reaches every process of the terminal; the search decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -76,14 +76,14 @@ def work(job: Job) -> int:
     """Runs trials until none is left to hand out.
 
     Args:
-        job: what to do.
+        job: What to do.
 
     Returns:
-        how many trials were run here.
+        How many trials were run here.
 
     Raises:
-        InputError: the study or the task's input cannot be used.
-        Hopeless: preparing failed, or the search's first trials all failed with the same error.
+        InputError: The study or the task's input cannot be used.
+        Hopeless: Preparing failed, or the search's first trials all failed with the same error.
     """
     job = job if job.worker else replace(job, worker=f"{uuid.uuid4().hex}.0")
     # The search has opened this database before: where it cannot be reached now, that will pass.
@@ -145,11 +145,11 @@ def _next(study: Study, job: Job) -> tuple[Trial, dict[str, Any]] | None:
     attempt of this function that failed half-way, is handed out again.
 
     Args:
-        study: an optuna.Study.
-        job: the search's job.
+        study: An optuna.Study.
+        job: The search's job.
 
     Returns:
-        the running trial, and the keywords of its Settings.
+        The running trial, and the keywords of its Settings.
     """
     with lock(job.storage, job.study_name, "ask"):
         notes = study.user_attrs
@@ -199,12 +199,12 @@ def check_release(name: str, studys: str | None, workers: str | None) -> None:
     """Refuse to mix trials of different code in one study.
 
     Args:
-        name: the study's name.
-        studys: the release that the study is searched by.
-        workers: the one that works, None for one that the search itself started.
+        name: The study's name.
+        studys: The release that the study is searched by.
+        workers: The one that works, None for one that the search itself started.
 
     Raises:
-        InputError: they differ.
+        InputError: They differ.
     """
     if workers is not None and workers != studys:
         raise InputError(

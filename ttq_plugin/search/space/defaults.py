@@ -33,7 +33,7 @@ def default_space(task: Task) -> dict[str, Any]:
     """A space for a task, as a file would say it.
 
     Args:
-        task: whose recipe and metric it follows.
+        task: The task whose recipe and metric it follows.
 
     Returns:
         The keys and values of a space file: methods `pttq`, `attq` and `ttq` unless others are asked for, learning

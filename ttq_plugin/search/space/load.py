@@ -40,13 +40,13 @@ def space_path(name: str) -> Path:
     """The file of a built-in space.
 
     Args:
-        name: a space's name, such as mnist-cnn, or a task that a space is for.
+        name: A space's name, such as mnist-cnn, or a task that a space is for.
 
     Returns:
-        the path of its YAML file.
+        The path of its YAML file.
 
     Raises:
-        InputError: no space of that name comes with the package.
+        InputError: No space of that name comes with the package.
     """
     if name in _index():
         return _index()[name]
@@ -63,15 +63,15 @@ def load_space(
     file that names a task of one's own makes nothing be imported unless the caller names that task too.
 
     Args:
-        path_or_name: the path of a YAML file, a name such as mnist-cnn, or a task of one's own, module:attribute.
-        changes: keys of the file that are to have other values, such as {"only": ["pttq"]}.
-        task: what must be searched; None for any built-in task, or for the one that is the name.
+        path_or_name: The path of a YAML file, a name such as mnist-cnn, or a task of one's own, module:attribute.
+        changes: Keys of the file that are to have other values, such as {"only": ["pttq"]}.
+        task: What must be searched; None for any built-in task, or for the one that is the name.
 
     Returns:
-        the validated space.
+        The validated space.
 
     Raises:
-        InputError: no such file or name, or the file does not describe a space; one sentence that says what would.
+        InputError: No such file or name, or the file does not describe a space; one sentence that says what would.
     """
     path, changes = Path(path_or_name), dict(changes or {})
     if not path.exists():
@@ -109,15 +109,15 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
     """The search space of a text.
 
     Args:
-        text: the YAML.
-        source: what the messages call it, usually its path.
-        changes: keys that are to have other values than in the text; those of `give_up` and `stop_early` one by one.
+        text: The YAML.
+        source: What the messages call it, usually its path.
+        changes: Keys that are to have other values than in the text; those of `give_up` and `stop_early` one by one.
 
     Returns:
-        the validated space, whose own text has the changes in it.
+        The validated space, whose own text has the changes in it.
 
     Raises:
-        InputError: the text does not describe a space; one sentence that says what would.
+        InputError: The text does not describe a space; one sentence that says what would.
     """
     data = _mapping(text, source)
     if changes:

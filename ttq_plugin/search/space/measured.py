@@ -18,9 +18,9 @@ def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
     """What the space asks for and only measuring can tell.
 
     Args:
-        space: what is searched.
-        model: the compressed model.
-        prepared: what the trials share: its full-precision model and validation split.
+        space: What is searched.
+        model: The compressed model.
+        prepared: What the trials share: its full-precision model and validation split.
 
     Returns:
         `bits_disk`; or `latency` and `latency_fp32` (one sample, on the packed runtime); or `flash` and `ram` of the

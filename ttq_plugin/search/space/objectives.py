@@ -116,14 +116,14 @@ class Constraint:
         """A constraint such as `mcc >= 0.90`.
 
         Args:
-            text: a quantity, >= or <=, and a number.
-            quantities: what may be limited, by name.
+            text: A quantity, >= or <=, and a number.
+            quantities: What may be limited, by name.
 
         Returns:
             The constraint.
 
         Raises:
-            InputError: it is not of that form, names no known quantity, or nothing can satisfy it.
+            InputError: It is not of that form, names no known quantity, or nothing can satisfy it.
         """
         match = _CONSTRAINT.fullmatch(text)
         if match is None:
@@ -156,10 +156,10 @@ def check_together(constraints: Sequence[Constraint]) -> None:
     """Check that a trial can satisfy all constraints at once.
 
     Args:
-        constraints: of one search.
+        constraints: The constraints of one search.
 
     Raises:
-        InputError: two of them exclude each other.
+        InputError: Two of them exclude each other.
     """
     for low in (c for c in constraints if c.least):
         for high in (c for c in constraints if not c.least and c.name == low.name):

@@ -35,11 +35,11 @@ def check_own(method: str, own: object) -> None:
     """Check that a method has its own parameters: its thresholds, or in their place a share of zeros.
 
     Args:
-        method: one of ``own_names``.
-        own: what a file says of it.
+        method: One of ``own_names``.
+        own: What a file says of it.
 
     Raises:
-        Problem: it has others, or lacks one.
+        Problem: It has others, or lacks one.
     """
     row = searchable()[method]
     prescribed = isinstance(own, Mapping) and row.zeros and "zeros" in own

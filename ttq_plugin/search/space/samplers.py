@@ -52,13 +52,13 @@ def make_sampler(name: str, seed: int, number: int, trials: int) -> optuna.sampl
     keeps its number, and every trial before it has been finished.
 
     Args:
-        name: a key of `SAMPLERS`; a trial of a grid has all its values already.
-        seed: the study's.
-        number: the trial's.
-        trials: of the whole search.
+        name: A key of `SAMPLERS`; a trial of a grid has all its values already.
+        seed: The study's seed.
+        number: The trial's number.
+        trials: The trials of the whole search.
 
     Returns:
-        an Optuna sampler, with Optuna's defaults but for NSGA-II's population: its 50 would be one random generation
+        An Optuna sampler, with Optuna's defaults but for NSGA-II's population: its 50 would be one random generation
         in most searches, a fifth of the trials gives four or more.
     """
     own = int(SeedSequence([seed, number]).generate_state(1)[0])
@@ -75,11 +75,11 @@ def grid(space: Gridded, seed: int) -> list[dict[str, Any]]:
     """Every combination of the grid, as fixed parameters for `study.enqueue_trial`.
 
     Args:
-        space: what is searched.
-        seed: of the order: a part of the grid is then spread over all of it.
+        space: What is searched.
+        seed: Random seed of the order: a part of the grid is then spread over all of it.
 
     Returns:
-        the combinations; each method has those of its own parameters and of the shared ones that it uses.
+        The combinations; each method has those of its own parameters and of the shared ones that it uses.
     """
     combinations: list[dict[str, Any]] = []
     for method in space.methods:
@@ -99,10 +99,10 @@ def check_grid(space: Gridded) -> None:
     """Check that a grid can be gone through at all.
 
     Args:
-        space: what is to be searched.
+        space: What is to be searched.
 
     Raises:
-        InputError: it has too many combinations.
+        InputError: It has too many combinations.
     """
     if space.sampler == "grid" and (size := grid_size(space)) > LARGEST_GRID:
         raise InputError(

@@ -75,7 +75,7 @@ def entry(metric: Metric) -> dict[str, Any]:
     """A metric as a space file says it.
 
     Args:
-        metric: of a task.
+        metric: The metric of a task.
 
     Returns:
         The value of the file's key `metric`, without infinite ends.

@@ -107,11 +107,11 @@ class Space(SpaceFile):
         """By how much a score is worse than `stop_early.far_below` allows, as the violation of a constraint.
 
         Args:
-            value: of the task's metric.
-            full: the same of the full-precision model.
+            value: The value of the task's metric.
+            full: The same of the full-precision model.
 
         Returns:
-            the constraint's text -> its violation, 0 or less where it holds; nothing where none is asked for or known.
+            The constraint's text -> its violation, 0 or less where it holds; nothing where none is asked for or known.
         """
         most = self.stop_early.far_below
         if most is None or value is None or full is None:
@@ -126,14 +126,14 @@ class Space(SpaceFile):
         """One setting under plain names with its numbers as numbers.
 
         Args:
-            here: where it comes from, for the message.
-            entry: method and parameters, as in `paper`.
+            here: Where it comes from, for the message.
+            entry: Method and parameters, as in `paper`.
 
         Returns:
-            the setting, fit for `fixed`.
+            The setting, fit for `fixed`.
 
         Raises:
-            Problem: the search could not draw it.
+            Problem: The search could not draw it.
         """
         method = entry.get("method")
         if method not in self.methods:

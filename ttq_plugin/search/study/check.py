@@ -22,17 +22,17 @@ def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: in
     """Check that a search can begin, or go on, under that name.
 
     Args:
-        storage: the study database's URL; a local one that does not exist yet is not made.
-        name: the study's name.
-        space: what is to be searched.
-        resume: whether the study must exist already, else it must not.
-        seed: the seed asked for, or None for the study's or the space's.
+        storage: The study database's URL; a local one that does not exist yet is not made.
+        name: The study's name.
+        space: What is to be searched.
+        resume: Whether the study must exist already, else it must not.
+        seed: The seed asked for, or None for the study's or the space's.
 
     Returns:
-        the seed that the search will use.
+        The seed that the search will use.
 
     Raises:
-        InputError: the database cannot be used, the name is taken or missing, the study searches something else, or
+        InputError: The database cannot be used, the name is taken or missing, the study searches something else, or
             the space asks for a grid too large.
     """
     check_grid(space)

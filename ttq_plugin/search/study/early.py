@@ -38,12 +38,12 @@ class Judge:
     """Follows one trial's training, and ends it by `optuna.TrialPruned` where the space says so.
 
     Args:
-        study: an optuna.Study, read again at each look: other workers' trials count as soon as they are complete.
-        space: what is searched.
-        epochs: of this trial.
-        full: the full-precision model's value of the task's metric; None where it is not known.
-        number: of the trial.
-        tell: called with all looks so far before a rung decides, so that other workers' trials are compared with this
+        study: An optuna.Study, read again at each look: other workers' trials count as soon as they are complete.
+        space: What is searched.
+        epochs: Number of epochs of this trial.
+        full: The full-precision model's value of the task's metric; None where it is not known.
+        number: The number of the trial.
+        tell: Called with all looks so far before a rung decides, so that other workers' trials are compared with this
             one.
     """
 
@@ -69,10 +69,10 @@ class Judge:
         """Judge a training after an epoch.
 
         Args:
-            look: at the training.
+            look: At the training.
 
         Raises:
-            TrialPruned: it ends here; the message says why.
+            TrialPruned: It ends here; the message says why.
         """
         self.epoch = look.epoch
         if self.epoch == self.epochs:
@@ -179,13 +179,13 @@ def optimistic(
     """The most that an objective is expected to end at, as an upward number.
 
     Args:
-        name: of the objective.
-        now: the trial's numbers at this look.
-        pairs: of each complete trial, its numbers at this look and at its end.
-        best: the best value there is.
+        name: Name of the objective.
+        now: The trial's numbers at this look.
+        pairs: The pairs of each complete trial, its numbers at this look and at its end.
+        best: The best value there is.
 
     Returns:
-        today's value and the largest rise there was; where either is unknown (a quantity that only a finished model is
+        Today's value and the largest rise there was; where either is unknown (a quantity that only a finished model is
         measured for), the best value there is.
     """
     rises = [upward(name, end[name]) - upward(name, then[name]) for then, end in pairs if name in then and name in end]

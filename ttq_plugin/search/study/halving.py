@@ -20,8 +20,8 @@ class Reached:
     """A trial as it was at a rung.
 
     Attributes:
-        broken: by how much it broke constraints; 0 where it broke none.
-        values: its objectives then, all of them better when higher.
+        broken: By how much it broke constraints; 0 where it broke none.
+        values: Its objectives then, all of them better when higher.
     """
 
     broken: float
@@ -37,8 +37,8 @@ def place(own: Reached, others: Sequence[Reached]) -> int:
     """How many of the others are better than a trial; a tie is no reason to stop.
 
     Args:
-        own: the trial.
-        others: that reached the same rung.
+        own: The trial.
+        others: The trials that reached the same rung.
 
     Returns:
         The number, from 0.

@@ -24,8 +24,8 @@ class Importance:
 
     Attributes:
         among: "all trials", or the method whose trials these are.
-        trials: how many.
-        shares: objective -> parameter -> (share of the explained variation, its standard error); shares sum to 1.
+        trials: The number of trials.
+        shares: Objective -> parameter -> (share of the explained variation, its standard error); shares sum to 1.
     """
 
     among: str
@@ -40,9 +40,9 @@ def importances(study: optuna.Study, objectives: Sequence[str], *, seed: int = 0
     spread over forests grown on trials drawn with replacement.
 
     Args:
-        study: an optuna.Study whose objectives are all maximised.
-        objectives: their names, in the study's order.
-        seed: of the forests and the resampling.
+        study: An optuna.Study whose objectives are all maximised.
+        objectives: Their names, in the study's order.
+        seed: Random seed of the forests and the resampling.
 
     Returns:
         One entry a group that has enough trials and a parameter that varies; none where nothing can be said.

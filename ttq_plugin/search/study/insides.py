@@ -46,17 +46,17 @@ def create_study(
     """A new study, with its attributes and the trials that are to be run first, or an error and nothing.
 
     Args:
-        backend: an optuna.storages.RDBStorage.
-        name: of the study.
-        objectives: what Optuna calls their values; all of them are maximised.
-        notes: the study's user attributes.
-        waiting: of each enqueued trial its fixed parameters and its user attributes.
+        backend: An optuna.storages.RDBStorage.
+        name: Name of the study.
+        objectives: What Optuna calls their values; all of them are maximised.
+        notes: The study's user attributes.
+        waiting: For each enqueued trial its fixed parameters and its user attributes.
 
     Returns:
         The optuna.Study.
 
     Raises:
-        DuplicatedStudyError: if there is a study of that name.
+        DuplicatedStudyError: If there is a study of that name.
     """
     try:
         with _create_scoped_session(backend.scoped_session) as session:
@@ -90,11 +90,11 @@ def put_back(study: Study, trial: AnyTrial, *, forget: bool, keep: Collection[st
     """Let a running trial wait again as if it had not been begun, and write that down.
 
     Args:
-        study: an optuna.Study.
-        trial: one of its trials.
-        forget: whether the parameters that were drawn are to be drawn again.
-        keep: the user attributes that it keeps.
-        note: what changes in the study.
+        study: An optuna.Study.
+        trial: One of its trials.
+        forget: Whether the parameters that were drawn are to be drawn again.
+        keep: The user attributes that it keeps.
+        note: What changes in the study.
 
     Returns:
         False, and nothing is changed, if the trial is not running any more.
@@ -117,10 +117,10 @@ def give_up(study: Study, trial: AnyTrial, *, reason: str, note: Change) -> bool
     """End a running trial as failed, and write that down.
 
     Args:
-        study: an optuna.Study.
-        trial: one of its trials.
-        reason: its user attribute of that name.
-        note: what changes in the study.
+        study: An optuna.Study.
+        trial: One of its trials.
+        reason: Its user attribute of that name.
+        note: What changes in the study.
 
     Returns:
         False, and nothing is changed, if the trial is not running any more.
@@ -177,12 +177,12 @@ def note(study: Study, trial: Trial, notes: Mapping[str, Any]) -> None:
     """Write several user attributes of a running trial in one transaction, as `Trial.set_user_attr` writes one.
 
     Args:
-        study: an optuna.Study.
-        trial: one of its trials that is not finished.
-        notes: what JSON can hold, by name.
+        study: An optuna.Study.
+        trial: One of its trials that is not finished.
+        notes: What JSON can hold, by name.
 
     Raises:
-        UpdateFinishedTrialError: if the trial has ended.
+        UpdateFinishedTrialError: If the trial has ended.
     """
     backend, table = _backend(study), models.TrialUserAttributeModel
     with _create_scoped_session(backend.scoped_session) as session:
@@ -197,7 +197,7 @@ class Shown(optuna.samplers.BaseSampler):
 
     Args:
         sampler: Optuna's.
-        trials: in the order of their numbers.
+        trials: The trials, in the order of their numbers.
     """
 
     def __init__(self, sampler: optuna.samplers.BaseSampler, trials: Sequence[FrozenTrial]) -> None:

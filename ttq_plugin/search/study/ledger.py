@@ -37,12 +37,12 @@ class RunningTrial:
     """A trial that someone works on.
 
     Attributes:
-        number: the trial's number in its study, from 0.
-        parameters: what is tried.
-        origin: as of a finished trial.
-        seed: likewise.
-        started: its start, in seconds since the epoch.
-        worker: who works on it, see ``processes.identity``; None before its worker wrote that down.
+        number: The trial's number in its study, from 0.
+        parameters: What is tried.
+        origin: As of a finished trial.
+        seed: Likewise.
+        started: Its start, in seconds since the epoch.
+        worker: Who works on it, see ``processes.identity``; None before its worker wrote that down.
     """
 
     number: int
@@ -57,11 +57,11 @@ def counted(study: Study, trials: Sequence[FrozenTrial] | None = None) -> int:
     """How many trials use up the search's number: those that were handed out and do not wait again.
 
     Args:
-        study: an optuna.Study.
-        trials: all of its trials, if they have been read just now.
+        study: An optuna.Study.
+        trials: All of its trials, if they have been read just now.
 
     Returns:
-        their number.
+        Their number.
     """
     return sum(trial.state != TrialState.WAITING for trial in _read(study, trials))
 
@@ -82,12 +82,12 @@ def finished(
     """Every finished trial, in the order of their numbers.
 
     Args:
-        study: an optuna.Study.
-        trials: all of its trials, if they have been read just now.
-        known: records by number from earlier calls, to which the new ones are added: a finished trial never changes.
+        study: An optuna.Study.
+        trials: All of its trials, if they have been read just now.
+        known: Records by number from earlier calls, to which the new ones are added: a finished trial never changes.
 
     Returns:
-        their records; a parameter has its plain name, and is there only if the method has it.
+        Their records; a parameter has its plain name, and is there only if the method has it.
     """
     known = {} if known is None else known
     ended = [trial for trial in _read(study, trials) if trial.state in _STATES]
@@ -101,11 +101,11 @@ def running(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[R
     """Every trial that someone works on.
 
     Args:
-        study: an optuna.Study.
-        trials: all of its trials, if they have been read just now.
+        study: An optuna.Study.
+        trials: All of its trials, if they have been read just now.
 
     Returns:
-        what is known of them so far.
+        What is known of them so far.
     """
     at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
     records = [(_record(trial), trial.user_attrs.get(keys.WORKER)) for trial in at_work]
@@ -147,13 +147,13 @@ def reclaim(
     Call it under the study's ask lock: there, a running trial without a worker's name has lost its worker.
 
     Args:
-        study: an optuna.Study.
-        verdict: from a running trial to the reason why it is lost, None if it is not.
-        attempts: how many losses a trial is given up after, not counting those of the reason INTERRUPTED.
-        trials: all of its trials, if they have been read under that lock.
+        study: An optuna.Study.
+        verdict: From a running trial to the reason why it is lost, None if it is not.
+        attempts: How many losses a trial is given up after, not counting those of the reason INTERRUPTED.
+        trials: All of its trials, if they have been read under that lock.
 
     Returns:
-        how many trials were lost.
+        How many trials were lost.
     """
     at_work = [trial for trial in _read(study, trials) if trial.state == TrialState.RUNNING]
     reasons = [(trial, verdict(trial)) for trial in at_work]
@@ -164,11 +164,11 @@ def nobodys(study: Study, crew: str = "") -> Verdict:
     """The verdict on trials whose workers belong to somebody else, or to nobody.
 
     Args:
-        study: an optuna.Study.
-        crew: the asking crew: its own workers' ends are noticed, and explained, by whoever leads it.
+        study: An optuna.Study.
+        crew: The asking crew: its own workers' ends are noticed, and explained, by whoever leads it.
 
     Returns:
-        what `reclaim` takes.
+        What `reclaim` takes.
     """
     silent: set[int] | None = None
 
@@ -197,10 +197,10 @@ def lose(study: Study, trial: FrozenTrial, reason: str, attempts: int) -> bool:
     What was drawn stays once all of it was; before that nothing tells how the sampler would go on, so it draws anew.
 
     Args:
-        study: an optuna.Study, whose ask lock is held.
-        trial: the running trial.
-        reason: what is written down; any but INTERRUPTED counts against the trial.
-        attempts: how often it may be killed.
+        study: An optuna.Study, whose ask lock is held.
+        trial: The running trial.
+        reason: What is written down; any but INTERRUPTED counts against the trial.
+        attempts: How often it may be killed.
 
     Returns:
         False if the trial ended by itself in between: its worker was slow, not dead.

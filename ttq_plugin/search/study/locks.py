@@ -22,12 +22,12 @@ def lock(storage: str, study_name: str, purpose: str) -> Lock:
     """A lock that its owner's death frees: PostgreSQL's own where the study lies there, else one in the file system.
 
     Args:
-        storage: the database URL.
-        study_name: the study's name.
-        purpose: what is locked of it.
+        storage: The database URL.
+        study_name: The study's name.
+        purpose: What is locked of it.
 
     Returns:
-        a context manager with `acquire(timeout=...)`, `release()` and, of PostgreSQL's, `confirm()`.
+        A context manager with `acquire(timeout=...)`, `release()` and, of PostgreSQL's, `confirm()`.
     """
     digest = hashlib.sha256(f"{study_name} {purpose}".encode()).digest()
     url = make_url(storage)
@@ -52,10 +52,10 @@ class ServerLock:
         """Take the lock.
 
         Args:
-            timeout: seconds to wait for its owner; 0 to be told at once.
+            timeout: Seconds to wait for its owner; 0 to be told at once.
 
         Raises:
-            Timeout: somebody else has it.
+            Timeout: Somebody else has it.
         """
         connection = self._engine.connect()
         try:
@@ -73,7 +73,7 @@ class ServerLock:
         """Find out whether the lock is still ours, and take it again after the connection was lost.
 
         Raises:
-            Timeout: somebody else has taken it in the meantime.
+            Timeout: Somebody else has taken it in the meantime.
         """
         try:
             if self._connection is not None:

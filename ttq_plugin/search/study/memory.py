@@ -14,8 +14,8 @@ def remembered(trials: Sequence[FrozenTrial], most: int = MOST) -> list[FrozenTr
     """The trials that a sampler is shown.
 
     Args:
-        trials: all trials of a study, in the order of their numbers.
-        most: how many of the finished ones.
+        trials: All trials of a study, in the order of their numbers.
+        most: How many of the finished ones.
 
     Returns:
         All of them where they are few enough; else those at work, the members of the front, the latest of them if even

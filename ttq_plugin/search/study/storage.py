@@ -48,16 +48,16 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> o
     """Optuna's storage behind a URL.
 
     Args:
-        storage: a database URL, such as sqlite:///studies.db or postgresql://user:password@host/name.
-        create: make the database file or its tables where they are missing (a worker never does).
-        heartbeat: seconds between two signs of life of a worker.
+        storage: A database URL, such as sqlite:///studies.db or postgresql://user:password@host/name.
+        create: Make the database file or its tables where they are missing (a worker never does).
+        heartbeat: Seconds between two signs of life of a worker.
 
     Returns:
-        an optuna.storages.RDBStorage.
+        An optuna.storages.RDBStorage.
 
     Raises:
-        InputError: the database cannot be used; the message says why, without a password.
-        Unavailable: that may pass.
+        InputError: The database cannot be used; the message says why, without a password.
+        Unavailable: If the database cannot be reached for now.
     """
     url = _parsed(storage)
     if url.get_backend_name() == "sqlite":
@@ -84,16 +84,16 @@ def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: 
     Even one that only reads makes the table of versions where it is missing, and whoever comes second fails.
 
     Args:
-        storage: the database URL.
-        create: make its tables where they are missing.
-        heartbeat_interval: seconds between two signs of life of a worker.
-        **options: more of RDBStorage's.
+        storage: The database URL.
+        create: Make its tables where they are missing.
+        heartbeat_interval: Seconds between two signs of life of a worker.
+        **options: More of RDBStorage's.
 
     Returns:
-        the storage.
+        The storage.
 
     Raises:
-        SQLAlchemyError: it cannot be opened.
+        SQLAlchemyError: It cannot be opened.
     """
 
     def opened() -> optuna.storages.RDBStorage:
@@ -144,11 +144,11 @@ def _probe_sqlite(url: URL, create: bool) -> None:
     The switch is stored in the file: readers and one writer no longer block each other, in any later process.
 
     Args:
-        url: the parsed URL.
-        create: whether the file may be missing.
+        url: The parsed URL.
+        create: Whether the file may be missing.
 
     Raises:
-        InputError: it cannot, or something else lies in it.
+        InputError: It cannot, or something else lies in it.
     """
     name = url.database or ""
     if name in {"", ":memory:"} or name.startswith("file:"):
@@ -170,11 +170,11 @@ def check_folder(storage: str, made: Path) -> None:
     """Check that a local database has a folder to lie in; the file itself need not exist yet.
 
     Args:
-        storage: a database URL.
-        made: the folder that the search makes.
+        storage: A database URL.
+        made: The folder that the search makes.
 
     Raises:
-        InputError: the folder is missing.
+        InputError: The folder is missing.
     """  # noqa: DOC502 - raised by what it calls
     name = _parsed(storage).database
     if name and is_local(storage) and Path(name).parent.absolute() != made.absolute():
@@ -193,13 +193,13 @@ def _tables(path: Path) -> set[str]:
     new study together one would give up, so it is tried again until the time is over.
 
     Args:
-        path: of the database.
+        path: Path of the database.
 
     Returns:
-        the names.
+        The names.
 
     Raises:
-        sqlite3.OperationalError: it cannot be used, or has been locked for _PROBE seconds.
+        sqlite3.OperationalError: It cannot be used, or has been locked for _PROBE seconds.
     """
 
     def looked() -> set[str]:

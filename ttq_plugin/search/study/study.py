@@ -80,16 +80,16 @@ def load_study(storage: str, name: str, *, heartbeat: int = HEARTBEAT) -> Study:
     """An existing study, to read or to work on.
 
     Args:
-        storage: the database URL.
-        name: the study's name.
-        heartbeat: seconds between two signs of life of a worker.
+        storage: The database URL.
+        name: The study's name.
+        heartbeat: Seconds between two signs of life of a worker.
 
     Returns:
-        an optuna.Study.
+        An optuna.Study.
 
     Raises:
-        InputError: the database cannot be used or holds no study of that name.
-        Unavailable: that may pass.
+        InputError: The database cannot be used or holds no study of that name.
+        Unavailable: If the database cannot be reached for now.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     backend = open_storage(storage, create=False, heartbeat=heartbeat)
@@ -106,13 +106,13 @@ def stored_space(study: Study) -> Space:
     """The space that the study searched last.
 
     Args:
-        study: an optuna.Study.
+        study: An optuna.Study.
 
     Returns:
-        the space, read from the study's own copy of the file.
+        The space, read from the study's own copy of the file.
 
     Raises:
-        InputError: the study was not made by ttq.
+        InputError: The study was not made by ttq.
     """
     text = study.user_attrs.get(keys.SPACE)
     if text is None:
@@ -164,12 +164,12 @@ def check_same_start(study: Study, fingerprint: str | None, weights: str | None)
     """Check that new trials would start from the same data and weights as those that a study has.
 
     Args:
-        study: an optuna.Study.
-        fingerprint: of the data now; None where it is not known.
-        weights: the user's own full-precision weights, a file; None for those of the task's recipe.
+        study: An optuna.Study.
+        fingerprint: The fingerprint of the data now; None where it is not known.
+        weights: The user's own full-precision weights, a file; None for those of the task's recipe.
 
     Raises:
-        InputError: they are others.
+        InputError: They are others.
     """
     name, notes = study.study_name, study.user_attrs
     if fingerprint and notes.get(keys.FINGERPRINT, fingerprint) != fingerprint:

@@ -22,15 +22,15 @@ def starts(sources: Sequence[str], space: Space, storage: str) -> list[dict[str,
     """The settings of all sources, as fixed parameters for `study.enqueue_trial`.
 
     Args:
-        sources: the path of a CSV file (its name ends so), or the name of a study in the same storage.
-        space: what is to be searched; it must be able to draw them.
-        storage: the studies' database URL.
+        sources: The path of a CSV file (its name ends so), or the name of a study in the same storage.
+        space: What is to be searched; it must be able to draw them.
+        storage: The studies' database URL.
 
     Returns:
-        fixed parameters; what a source leaves open is drawn.
+        Fixed parameters; what a source leaves open is drawn.
 
     Raises:
-        InputError: a source is missing, or none of its settings fits the space.
+        InputError: A source is missing, or none of its settings fits the space.
     """  # noqa: DOC502 - raised by what it calls
     found = []
     for source in sources:

@@ -30,9 +30,9 @@ def send(study: Study, number: int, path: Path) -> None:
     """Put a trial's file into the database, in the place of one that an earlier attempt put there.
 
     Args:
-        study: an optuna.Study.
-        number: the trial's.
-        path: the file.
+        study: An optuna.Study.
+        number: The trial's number.
+        path: The file.
     """
     row = {"study_id": insides.study_id(study), "trial": number, "file": path.read_bytes()}
     with insides.engine(study).begin() as connection:
@@ -44,8 +44,8 @@ def collect(study: Study, folder: Path) -> None:
     """Move what has arrived into the folder, as trial-<number>.safetensors; each file is removed once it is written.
 
     Args:
-        study: an optuna.Study.
-        folder: where the search keeps its models.
+        study: An optuna.Study.
+        folder: Where the search keeps its models.
     """
     engine, mine = insides.engine(study), _TABLE.c.study_id == insides.study_id(study)
     with engine.connect() as connection:

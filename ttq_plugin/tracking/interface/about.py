@@ -16,9 +16,9 @@ def run_name(record: TrialRecord, score: str, method: str | None = None) -> str:
     """A trial's name in lists, legends and hovers.
 
     Args:
-        record: the trial.
-        score: the task's metric.
-        method: the study's, where trials do not name their own.
+        record: The trial.
+        score: The task's metric.
+        method: The study's method, where trials do not name their own.
 
     Returns:
         Such as "pttq 92 % zeros, MCC 95.7 #24", with the trial's number at the end.
@@ -55,11 +55,11 @@ def description(
     """What a trial's page in MLflow tells.
 
     Args:
-        record: the trial.
-        objectives: what its study optimises.
-        score: the task's metric.
-        full_precision: the full-precision model's score; None where it is not known.
-        command: what makes the model again; None where nobody knows.
+        record: The trial.
+        objectives: What its study optimises.
+        score: The task's metric.
+        full_precision: The full-precision model's score; None where it is not known.
+        command: What makes the model again; None where nobody knows.
 
     Returns:
         Markdown.
@@ -94,7 +94,7 @@ def loading(model: str) -> str:
     """How a front member is loaded.
 
     Args:
-        model: its id among MLflow's models.
+        model: Its id among MLflow's models.
 
     Returns:
         Markdown that ends a description.

@@ -36,7 +36,7 @@ def with_views(page: str, views: dict[str, Any]) -> str:
 
     Args:
         page: MLflow's index.html.
-        views: what `seeds` gives.
+        views: What `seeds` gives.
 
     Returns:
         The page.
@@ -50,9 +50,9 @@ def main(folder: str, host: str, port: str) -> None:
     """Serve until a signal ends it.
 
     Args:
-        folder: the store's.
-        host: the interface to listen on.
-        port: a free port.
+        folder: The store's.
+        host: The interface to listen on.
+        port: A free port.
     """
     from mlflow.server import constants
 

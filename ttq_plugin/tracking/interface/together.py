@@ -35,14 +35,14 @@ class Front:
     """A study's front, for the page that shows several.
 
     Attributes:
-        study: the study's name.
-        task: what it searched.
-        objectives: what spans the front.
-        score: the task's metric.
-        members: the trials on the front.
-        runs: their runs in the study's experiment, by number.
-        experiment_id: the study's experiment.
-        full_precision: the full-precision model's score; None where it is not known.
+        study: The study's name.
+        task: What it searched.
+        objectives: What spans the front.
+        score: The task's metric.
+        members: The trials on the front.
+        runs: Their runs in the study's experiment, by number.
+        experiment_id: The study's experiment.
+        full_precision: The full-precision model's score; None where it is not known.
     """
 
     study: str
@@ -64,8 +64,8 @@ def show_together(store: Store, front: Front) -> str:
     """Put a study's front beside those of the task's other studies; what was there of this study is replaced.
 
     Args:
-        store: where MLflow keeps it.
-        front: the study's.
+        store: Where MLflow keeps it.
+        front: The study's front.
 
     Returns:
         The address of the view in which each study has its colour; of a local store, a fragment that starts with "#".

@@ -26,12 +26,12 @@ class Point:
     """A complete trial as it is drawn.
 
     Attributes:
-        number: the trial's.
-        place: its objectives, as they are drawn.
-        hover: what is told of it, in HTML.
-        member: whether it is on the front.
-        published: whether it is one of the papers' settings.
-        method: what it was compressed by.
+        number: The trial's number.
+        place: Its objectives, as they are drawn.
+        hover: What is told of it, in HTML.
+        member: Whether it is on the front.
+        published: Whether it is one of the papers' settings.
+        method: What it was compressed by.
     """
 
     number: int

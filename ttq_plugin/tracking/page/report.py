@@ -27,19 +27,19 @@ class Study:
     """What a report tells of a study.
 
     Attributes:
-        name: the study's.
-        facts: what was searched and how, for the head of the page.
-        objectives: metric names.
-        records: the finished trials.
-        commands: for each complete trial the command that re-makes it.
-        pick: the recommended member's number.
-        why: what makes it the recommended one.
-        tests: test score of the members that were tested.
-        remarks: more to tell of a trial, by its number.
-        importances: heading -> objective -> parameter -> (share, standard error).
-        score: the task's metric.
-        evidence: trial -> how sure its test score is, see ``tracking.store.tested``.
-        full_precision: the full-precision model's ``score`` and ``parts`` on validation data, and the ``classes``'
+        name: The study's name.
+        facts: What was searched and how, for the head of the page.
+        objectives: Metric names.
+        records: The finished trials.
+        commands: For each complete trial the command that re-makes it.
+        pick: The recommended member's number.
+        why: What makes it the recommended one.
+        tests: Test score of the members that were tested.
+        remarks: More to tell of a trial, by its number.
+        importances: Heading -> objective -> parameter -> (share, standard error).
+        score: The task's metric.
+        evidence: Trial -> how sure its test score is, see ``tracking.store.tested``.
+        full_precision: The full-precision model's ``score`` and ``parts`` on validation data, and the ``classes``'
             names; empty for studies of earlier versions.
     """
 
@@ -62,7 +62,7 @@ def report_page(study: Study) -> str:
     """The page.
 
     Args:
-        study: with at least one complete trial.
+        study: The study, with at least one complete trial.
 
     Returns:
         HTML with plotly's script inside.

@@ -24,9 +24,9 @@ def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:
     """Latencies, and bars of throughput, file and peak memory.
 
     Args:
-        result: from ``ttq_plugin.deploy.bench.bench.bench``.
-        path: the PNG file to write.
-        title: of the picture.
+        result: What ``ttq_plugin.deploy.bench.bench.bench`` returned.
+        path: The PNG file to write.
+        title: Title of the picture.
 
     Returns:
         The path.

@@ -23,11 +23,11 @@ def plot_fronts(
     """Draw fronts near their best score and write the picture atomically.
 
     Args:
-        fronts: study -> its members' objectives, natural values.
-        objectives: two or more metric names; the first three are drawn.
-        path: the PNG file to write.
-        title: a line above the panels.
-        score: the task's metric.
+        fronts: Study -> its members' objectives, natural values.
+        objectives: Two or more metric names; the first three are drawn.
+        path: The PNG file to write.
+        title: A line above the panels.
+        score: The task's metric.
 
     Returns:
         The path that was written.

@@ -43,20 +43,20 @@ def plot_front(
     """Draw the complete trials near full precision, the front in red, and write the picture atomically.
 
     Args:
-        records: the trials; only complete ones are drawn.
-        objectives: two or more metric names; the first three are drawn.
-        path: the PNG file to write.
-        title: a line above the panels.
-        confirmed: of front members that were trained again with other seeds, `mean`, `low` and `high` of each objective
-            (drawn as error bars) and whether it `holds` (a cross where not).
-        score: the task's metric.
-        full_precision: the full-precision model's score, drawn as a dashed line; None where it is not known.
+        records: The trials; only complete ones are drawn.
+        objectives: Two or more metric names; the first three are drawn.
+        path: The PNG file to write.
+        title: A line above the panels.
+        confirmed: The confirmed of front members that were trained again with other seeds, `mean`, `low` and `high` of
+            each objective (drawn as error bars) and whether it `holds` (a cross where not).
+        score: The task's metric.
+        full_precision: The full-precision model's score, drawn as a dashed line; None where it is not known.
 
     Returns:
         The path that was written.
 
     Raises:
-        InputError: when there are fewer than two objectives.
+        InputError: When there are fewer than two objectives.
     """
     if len(objectives) < 2:
         raise InputError(f"a front needs at least two objectives, got {list(objectives)}; name another metric")

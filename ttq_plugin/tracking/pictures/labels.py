@@ -15,10 +15,10 @@ def place_labels(axes: "Axes", points: dict[int, tuple[float, float]], members: 
     """Write each member's number at the first free place around its point, or leave it out.
 
     Args:
-        axes: a panel whose layout is final: places are compared in pixels.
-        points: number -> data coordinates of everything drawn there.
-        members: the numbers to write.
-        colour: of the text.
+        axes: A panel whose layout is final: places are compared in pixels.
+        points: Number -> data coordinates of everything drawn there.
+        members: The numbers to write.
+        colour: Colour of the text.
     """
     scale = axes.figure.dpi / 72
     pixels = {number: tuple(axes.transData.transform(point)) for number, point in points.items()}

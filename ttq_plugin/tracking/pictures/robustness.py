@@ -23,11 +23,11 @@ def plot_robustness(
     """Scores with their intervals against the level of each disturbance; dashed lines are the undisturbed scores.
 
     Args:
-        result: from ``ttq_plugin.deploy.bench.robustness.curves``.
-        metric: the task's.
-        kinds: name of a kind -> what its levels are.
-        path: the PNG file to write.
-        title: of the picture.
+        result: What ``ttq_plugin.deploy.bench.robustness.curves`` returned.
+        metric: The task's metric.
+        kinds: Name of a kind -> what its levels are.
+        path: The PNG file to write.
+        title: Title of the picture.
 
     Returns:
         The path.

@@ -24,9 +24,9 @@ def plot_sensitivity(selection: Mapping[str, Any], path: Path, title: str | None
     """Draw the traces with their standard errors, the sensitivities, and how they sum up over the weights.
 
     Args:
-        selection: a curvature selection as a dictionary (`Selection.to_dict()`).
-        path: the PNG file to write, whole or not at all.
-        title: a line above the panels.
+        selection: A curvature selection as a dictionary (`Selection.to_dict()`).
+        path: The PNG file to write, whole or not at all.
+        title: A line above the panels.
 
     Returns:
         The path that was written.

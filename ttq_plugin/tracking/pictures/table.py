@@ -18,11 +18,11 @@ def write_front(
     """Write the front members as CSV, best first objective first.
 
     Args:
-        records: the trials.
-        objectives: the metrics that span the front; their columns come before the other metrics.
-        tests: trial number -> test score of the members that were tested.
-        path: the file to write.
-        score: the task's metric.
+        records: The trials.
+        objectives: The metrics that span the front; their columns come before the other metrics.
+        tests: Trial number -> test score of the members that were tested.
+        path: The file to write.
+        score: The task's metric.
 
     Returns:
         The path that was written.

@@ -13,8 +13,8 @@ def logarithmic(axes: Axes, digits: Sequence[int] = (1, 2, 5)) -> None:
     """Make the axis to the right logarithmic, with plain numbers in place of powers of ten.
 
     Args:
-        axes: a panel.
-        digits: with which numbers begin that are written.
+        axes: A panel.
+        digits: With which numbers begin that are written.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 

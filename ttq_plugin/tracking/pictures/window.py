@@ -32,11 +32,11 @@ def far_off(
     The least margin of `MARGINS` counts that leaves half of the front near; where none does, nothing is far off.
 
     Args:
-        records: the trials.
-        members: the numbers of those on the front.
-        objectives: what spans the front.
-        score: the task's metric.
-        full_precision: the full-precision model's score; None for the best trial's.
+        records: The trials.
+        members: The numbers of those on the front.
+        objectives: What spans the front.
+        score: The task's metric.
+        full_precision: The full-precision model's score; None for the best trial's.
 
     Returns:
         The numbers of the trials.
@@ -55,10 +55,10 @@ def far_scores(
     """The same of scores alone.
 
     Args:
-        scores: by number.
-        members: the numbers of those on a front.
-        score: the task's metric.
-        full_precision: the full-precision model's score; None for the best one.
+        scores: By number.
+        members: The numbers of those on a front.
+        score: The task's metric.
+        full_precision: The full-precision model's score; None for the best one.
 
     Returns:
         The numbers of those that are far off.
@@ -81,8 +81,8 @@ class Window:
     """What one panel shows.
 
     Attributes:
-        limits: of both axes, None where the data's own serve.
-        outside: the numbers of the points that lie beyond them.
+        limits: The limits of both axes, None where the data's own serve.
+        outside: The numbers of the points that lie beyond them.
     """
 
     limits: tuple[Limits | None, Limits | None]
@@ -103,10 +103,10 @@ def window(
     """Limits within which the members near full precision take at least half of each axis.
 
     Args:
-        points: what is drawn, by number.
-        members: the numbers of those on the front.
-        far: the numbers of those that are far off.
-        lines: full precision on either axis, None where it is not known.
+        points: What is drawn, by number.
+        members: The numbers of those on the front.
+        far: The numbers of those that are far off.
+        lines: Full precision on either axis, None where it is not known.
 
     Returns:
         The panel's limits, and who lies beyond them.
@@ -150,11 +150,11 @@ def beyond(
     """The trials that at least one panel has no room for, for charts that choose their limits by themselves.
 
     Args:
-        records: the trials.
-        members: the numbers of those on the front.
-        objectives: what spans the front.
-        score: the task's metric.
-        full_precision: the full-precision model's score, where it is known.
+        records: The trials.
+        members: The numbers of those on the front.
+        objectives: What spans the front.
+        score: The task's metric.
+        full_precision: The full-precision model's score, where it is known.
 
     Returns:
         The numbers of those far below full precision, and of dominated ones far from the front.
@@ -173,10 +173,10 @@ def listed(points: Mapping[int, Place], members: set[int], outside: frozenset[in
     """Who lies beyond a panel's limits, for its edge: members by number and place, the others by their count.
 
     Args:
-        points: what is drawn, by number.
-        members: the numbers of those on the front.
-        outside: the numbers of those that lie beyond.
-        most: so many members are named.
+        points: What is drawn, by number.
+        members: The numbers of those on the front.
+        outside: The numbers of those that lie beyond.
+        most: The largest number of members that are named.
 
     Returns:
         Such as "outside: 22 at 24.4, 90.2; 7 dominated"; empty for nobody.
