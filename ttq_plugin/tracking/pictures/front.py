@@ -47,7 +47,7 @@ def plot_front(
         objectives: Two or more metric names; the first three are drawn.
         path: The PNG file to write.
         title: A line above the panels.
-        confirmed: The confirmed of front members that were trained again with other seeds, `mean`, `low` and `high` of
+        confirmed: For front members that were trained again with other seeds, `mean`, `low` and `high` of
             each objective (drawn as error bars) and whether it `holds` (a cross where not).
         score: The task's metric.
         full_precision: The full-precision model's score, drawn as a dashed line; None where it is not known.
