@@ -16,7 +16,8 @@ from tests.reproduce.tiny import TASK
 from ttq_plugin import InputError
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.nni_adapter import PTTQQuantizer
-from ttq_plugin.support.files import load_weights, read_json, save_weights
+from ttq_plugin.support.files import read_json
+from ttq_plugin.support.weights import load_weights, save_weights
 from ttq_plugin.tasks.full_precision import full_precision
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 from ttq_plugin.trial.prepared import prepare

@@ -18,8 +18,8 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study
 from ttq_plugin.support.arguments import check_types
-from ttq_plugin.support.files import load_weights
 from ttq_plugin.support.names import file_name, in_html
+from ttq_plugin.support.weights import load_weights
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import TrialRecord
 

@@ -43,7 +43,8 @@ from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.search.crew.crew import Processes
 from ttq_plugin.search.crew.job import Job
 from ttq_plugin.search.crew.loop import Loop
-from ttq_plugin.search.crew.worker import _next, _tell
+from ttq_plugin.search.crew.telling import tell
+from ttq_plugin.search.crew.worker import _next
 from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.study import load_study, open_study
@@ -106,7 +107,7 @@ def works(job: Job, count: int, pause: float, found: list[tuple[float, float]]) 
         time.sleep(pause * float(numbers.uniform(0.5, 1.5)))
         values, told = result(numbers)
         begun = time.perf_counter()
-        _tell(study, handed[0], job, told, values)
+        tell(study, handed[0], job, told, values)
         found.append((taken, time.perf_counter() - begun))
 
 

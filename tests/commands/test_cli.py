@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from tests.support.hostile import typed
 from ttq_plugin import cli, load_packed, packed_info
-from ttq_plugin.support.files import load_weights
+from ttq_plugin.support.weights import load_weights
 from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tracking import open_store
 

@@ -15,7 +15,7 @@ from tests.deploy.nets import made
 from ttq_plugin import cli
 from ttq_plugin.deploy.file.packed import load_packed, packed_info, save_packed
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights
+from ttq_plugin.support.weights import save_weights
 
 
 def run(*arguments):

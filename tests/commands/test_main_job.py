@@ -23,7 +23,7 @@ import torch
 
 from tests.conftest import SMALL_SPACE, Search
 from tests.tracking.study import free_port
-from ttq_plugin.support.files import load_weights
+from ttq_plugin.support.weights import load_weights
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tracking import Store

@@ -14,7 +14,7 @@ import torch
 from tests.commands.own_modules import MODULES
 from tests.commands.test_own_tasks import sklearns, stranger, ttq
 from tests.conftest import ROOT
-from ttq_plugin.support.files import load_weights
+from ttq_plugin.support.weights import load_weights
 
 __all__ = ["stranger"]
 

@@ -18,7 +18,7 @@ from ttq_plugin.deploy.bench.example_file import read_example, write_example
 from ttq_plugin.deploy.bench.footprint import peak_memory
 from ttq_plugin.deploy.file.packed import save_packed
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights
+from ttq_plugin.support.weights import save_weights
 
 
 def run(*arguments):

@@ -20,8 +20,8 @@ from ttq_plugin.deploy.mlflow.pyfunc import save_model
 from ttq_plugin.deploy.onnx.dense import OnnxModule
 from ttq_plugin.deploy.source import open_model
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import read_metadata, save_weights
 from ttq_plugin.support.inputs import call
+from ttq_plugin.support.weights import read_metadata, save_weights
 
 OWN = """
 import torch

@@ -14,7 +14,7 @@ import torch
 from tests.deploy.nets import made
 from ttq_plugin.deploy.mlflow.pyfunc import log_model, save_model
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights
+from ttq_plugin.support.weights import save_weights
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
 

@@ -15,15 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ttq_plugin import InputError
-from ttq_plugin.support.files import (
-    load_weights,
-    read_json,
-    read_metadata,
-    save_weights,
-    write_json,
-    write_text,
-    write_whole,
-)
+from ttq_plugin.support.files import read_json, write_json, write_text, write_whole
+from ttq_plugin.support.weights import load_weights, read_metadata, save_weights
 
 METADATA = {"task": "a task", "mcc": "0.5", "seed": "3", "note": '"ttq_digest":"' + "0" * 64 + '"'}
 

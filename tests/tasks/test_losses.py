@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.tasks.losses import (
-    LOSSES,
+from ttq_plugin.tasks.loss_formulas import (
     cross_entropy,
     distillation,
     generalised_cross_entropy,
-    get_loss,
     jensen_shannon,
     symmetric_cross_entropy,
 )
+from ttq_plugin.tasks.losses import LOSSES, get_loss
 
 BATCH, CLASSES = 7, 4
 WEIGHTS = torch.tensor([0.4, 3.0, 1.0, 0.7], dtype=torch.float64)

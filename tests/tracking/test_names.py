@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.progress import Progress
 
+from tests.tracking.runs.test_sensitivity import make_selection
 from tests.tracking.studies import fill_study
 from ttq_plugin.cli import main
 from ttq_plugin.commands import compare, report, search
@@ -20,10 +21,9 @@ from ttq_plugin.search.study.check import check_study
 from ttq_plugin.support.names import file_name, metric_key, name_of_file
 from ttq_plugin.tracking import StudyRecorder, open_store
 from ttq_plugin.tracking.remake import remake
-from ttq_plugin.tracking.sensitivity import record_sensitivity
+from ttq_plugin.tracking.runs.sensitivity import record_sensitivity
 
 from .study import OBJECTIVES, make_study, make_trial
-from .test_sensitivity import make_selection
 
 NAMES = ("../../x", "/abs", "x/../s", "s", "x/y", "x_y", "all", "[b]", "$x_$", "_x", "-rf", "a%2Fb", "a?b#c", "..")
 

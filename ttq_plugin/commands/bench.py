@@ -20,9 +20,9 @@ from ttq_plugin.support.files import write_text
 from ttq_plugin.support.machine import environment
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tracking import open_store
-from ttq_plugin.tracking.bench import record_bench
 from ttq_plugin.tracking.pictures.bench import plot_bench
 from ttq_plugin.tracking.records import Parameter
+from ttq_plugin.tracking.runs.bench import record_bench
 
 
 def bench(
@@ -62,19 +62,12 @@ def bench(
         result = measure(source, file, Path(folder), batches=sizes, seconds=seconds, threads=threads)
     simulated = loaded is not None and loaded.simulated
     title = f"{name}: {source.task.name}{' (SIMULATED data)' if simulated else ''}, {_threads(threads)}"
+    about: dict[str, Parameter] = {"file": name, "task": source.task.name}
     machine = environment("cpu")
-    result = {"file": name, "task": source.task.name, "simulated": simulated, "environment": machine, **result}
-    if plot:
-        plot_bench(result, plot, title)
-    if out:
-        write_text(out, json.dumps(result, indent=2) + "\n")
-    parameters: dict[str, Parameter] = {
-        "file": name,
-        "task": source.task.name,
-        "threads": threads,
-        "simulated": simulated or None,
-    }
-    link = record_bench(opened, source.task.name, result, parameters | machine, title)
+    result = {**about, "simulated": simulated, "environment": machine, **result}
+    _write(result, title, plot, out)
+    more: dict[str, Parameter] = {"threads": threads, "simulated": simulated or None, **machine}
+    link = record_bench(opened, source.task.name, result, about | more, title)
     if as_json:
         print_json(result | {"link": link})
         return
@@ -82,6 +75,14 @@ def bench(
     written = [f"{words}: {path}" for words, path in (("picture", plot), ("numbers", out)) if path]
     for line in (*written, *see(store, link), *([SIMULATED] if simulated else [])):
         console.print(line)
+
+
+def _write(result: dict[str, Any], title: str, plot: Path | None, out: Path | None) -> None:
+    """Write the picture and the numbers that were asked for."""
+    if plot:
+        plot_bench(result, plot, title)
+    if out:
+        write_text(out, json.dumps(result, indent=2) + "\n")
 
 
 def _check(device: str, batches: tuple[int, ...], seconds: float, threads: int) -> None:

@@ -16,9 +16,10 @@ from ttq_plugin.search import keys
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.search.study.study import load_study, stored_space
-from ttq_plugin.tracking import open_store
-from ttq_plugin.tracking.comparison import Comparison, compare_fronts, record_comparison, rows, with_tests
+from ttq_plugin.tracking import TrialRecord, open_store
+from ttq_plugin.tracking.comparison import Comparison, compare_fronts, with_tests
 from ttq_plugin.tracking.pictures.comparison import plot_fronts
+from ttq_plugin.tracking.runs.comparison import record_comparison, rows
 from ttq_plugin.tracking.store import tested
 from ttq_plugin.trial.tested import change_of, margin_of
 
@@ -47,14 +48,7 @@ def compare(
     for name, own in records.items():
         front_members(name, own, objectives)  # refuses a study without any
     comparison = compare_fronts(records, objectives, sorted(floors), score)
-    evidence = {name: tested(store, name, score) for name in names}
-    changes = {
-        name: {number: change for number, numbers in own.items() if (change := change_of(numbers, score)) is not None}
-        for name, own in evidence.items()
-    }
-    largest = margin_of(spaces[names[0]].metric, margin)
-    again = {name: _again(study) for name, study in loaded.items()}
-    comparison = with_tests(comparison, records, evidence, changes, largest, again)
+    comparison = _tested(comparison, records, loaded, store, margin_of(spaces[names[0]].metric, margin))
     seeds = {name: study.user_attrs[keys.SEED] for name, study in loaded.items()}
     task = spaces[names[0]].task
     opened = open_store(store)
@@ -74,6 +68,24 @@ def compare(
         out.print(f"picture: {path}")
     for line in see(store, link):
         out.print(line)
+
+
+def _tested(
+    comparison: Comparison,
+    records: dict[str, list[TrialRecord]],
+    studies: dict[str, Study],
+    store: str,
+    margin: float | None,
+) -> Comparison:
+    """The comparison with what MLflow knows of the members' tests, and what other seeds gave."""
+    score = comparison.score
+    evidence = {name: tested(store, name, score) for name in studies}
+    changes = {
+        name: {number: change for number, numbers in own.items() if (change := change_of(numbers, score)) is not None}
+        for name, own in evidence.items()
+    }
+    again = {name: _again(study) for name, study in studies.items()}
+    return with_tests(comparison, records, evidence, changes, margin, again)
 
 
 def _again(study: Study) -> dict[int, dict[str, float | int | bool]]:

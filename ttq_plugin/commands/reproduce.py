@@ -23,7 +23,7 @@ from ttq_plugin.reproduce.train import Place
 from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
-from ttq_plugin.tracking.reproduction import ReproductionRecorder
+from ttq_plugin.tracking.runs.reproduction import ReproductionRecorder
 
 DEFAULT, REPETITIONS, TRIALS = "mnist-cnn", 10, 8
 """Task, repetitions and tuning trials where none are named."""

@@ -12,7 +12,8 @@ from rich.progress import Progress
 from ttq_plugin.commands.parts.asked import Asked, space_words
 from ttq_plugin.commands.parts.confirm import confirm_all
 from ttq_plugin.commands.parts.console import err, print_json, progress, working
-from ttq_plugin.commands.parts.front import finish, print_front
+from ttq_plugin.commands.parts.front import finish
+from ttq_plugin.commands.parts.front_table import print_front
 from ttq_plugin.commands.parts.lines import command, storage_words, store_words
 from ttq_plugin.commands.parts.places import check_place
 from ttq_plugin.commands.parts.watch import Watch

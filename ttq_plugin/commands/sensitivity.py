@@ -147,7 +147,7 @@ def _write(
 ) -> str:
     """Files, then the run in MLflow; where that is."""
     from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
-    from ttq_plugin.tracking.sensitivity import record_sensitivity
+    from ttq_plugin.tracking.runs.sensitivity import record_sensitivity
 
     opened = open_store(store)
     values = selection.to_dict()

@@ -14,7 +14,7 @@ from ttq_plugin.tasks.checks.check import TaskWarning
 from ttq_plugin.tasks.scoring.parts import part_label, part_text
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial.run import Prepared, save_weights
-from ttq_plugin.trial.tested import in_words
+from ttq_plugin.trial.tested import Tested, in_words
 
 SIMULATED = "The data are SIMULATED."
 """What every output says of a model that never saw a measured signal."""
@@ -107,7 +107,7 @@ def train(
     ready, test = trained.prepared, trained.test
     assert test is not None
     model, metric = trained.model.cpu(), ready.task.score
-    result = {
+    result: dict[str, Any] = {
         "task": task,
         "parameters": sum(p.numel() for p in model.parameters()),
         "metric": metric.name,
@@ -125,14 +125,19 @@ def train(
     if as_json:
         print_json(result)
         return
+    _print(ready, test, result["parameters"])
+    if out:
+        console.print(f"weights: {out}")
+
+
+def _print(ready: Prepared, test: Tested, parameters: int) -> None:
+    metric = ready.task.score
     if ready.simulated:
         console.print(SIMULATED)
     console.print(
-        f"{result['parameters']} parameters, {metric.label} {metric.text(ready.score)} (validation), "
+        f"{parameters} parameters, {metric.label} {metric.text(ready.score)} (validation), "
         f"{metric.text(test.value)} (test)"
     )
     if test.interval is not None:
         console.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
     print_parts("full precision", {"validation": ready.parts, "test": test.parts}, ready.task)
-    if out:
-        console.print(f"weights: {out}")

@@ -1,17 +1,22 @@
-"""What a weight and an option must be before a method takes them."""
+"""What a weight, an option and initial thresholds must be before a method takes them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.rules import SMALLEST
+from ttq_plugin.core.rules import SMALLEST, ThresholdRule
 from ttq_plugin.core.statistics import Statistics, full_precision, total
 from ttq_plugin.errors import InputError
 from ttq_plugin.support.arguments import shown
 
 LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 holds."""
+
+CLIP = 0.9
+"""With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
 
 
 def check_weight(w: Tensor, name: str) -> Tensor:
@@ -132,3 +137,58 @@ def number(name: str, value: object) -> float:
         return float(value)
     except OverflowError:
         raise InputError(f"{name} must be at most {LARGEST:.2g}, got an integer beyond all floats.") from None
+
+
+def without_empty_signs(
+    rule: ThresholdRule, s: Statistics, t: Tensor, name: str, given: Mapping[str, float], *, lower: bool
+) -> tuple[Tensor, list[str]]:
+    """The rule's numbers, lowered where they would leave a sign without weights.
+
+    Args:
+        rule: How thresholds follow from the numbers.
+        s: Statistics of the layer's weight.
+        t: The numbers, shape (k, *group).
+        name: The layer's name, for messages.
+        given: The numbers as the user gave them, by name, for messages.
+        lower: Whether a threshold may be lowered.
+
+    Returns:
+        The numbers to begin with, and a sentence for each that was lowered.
+
+    Raises:
+        InputError: If a sign has no weights at all, or loses them and the threshold may not be lowered far enough.
+    """
+    peaks = s.stack(s.peaks)
+    if not bool((peaks > 0).all()):
+        missing = "positive" if not bool((peaks[1] > 0).all()) else "negative"
+        raise InputError(f"{name}: no weight is {missing}, so the layer cannot be ternary; exclude it.")
+    distances = s.stack(rule.distances(s, t.unbind(0)))
+    empty = distances >= peaks
+    if not bool(empty.any()):
+        return t, []
+    if not lower:
+        where, distance, peak = _first_empty(distances, peaks, s)
+        raise InputError(
+            f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in given.items())}) "
+            f"leaves no {where} weight, the largest |w| / sigma there is {peak:.3g}; "
+            'lower it, or pass on_empty="clip".'
+        )
+    clipped = rule.invert(s, torch.where(empty, CLIP * peaks, distances))
+    t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
+    left = s.stack(rule.distances(s, t.unbind(0)))
+    if bool((left >= peaks).any()):
+        where, distance, peak = _first_empty(left, peaks, s)
+        raise InputError(
+            f"{name}: even its lowest threshold, at {distance:.3g} sigma, leaves no {where} weight, the largest "
+            f"|w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or exclude the layer."
+        )
+    values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(rule.names, t, strict=True))
+    return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
+
+
+def _first_empty(distances: Tensor, peaks: Tensor, s: Statistics) -> tuple[str, float, float]:
+    """The first sign without weights, its distance, and its largest weight, both in sigmas."""
+    row, *group = (distances >= peaks).nonzero()[0].tolist()
+    sigma = torch.as_tensor(s.moments[1])
+    peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
+    return ("negative", "positive")[row], distance, peak

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttq_plugin.core.checks import LARGEST, check_scales, check_spread, check_weight, check_zeros, number
+from ttq_plugin.core.checks import (
+    LARGEST,
+    check_scales,
+    check_spread,
+    check_weight,
+    check_zeros,
+    number,
+    without_empty_signs,
+)
 from ttq_plugin.core.contract import Params
 from ttq_plugin.core.rules import SCALE_INITS, SMALLEST, ThresholdRule
 from ttq_plugin.core.statistics import Dims, Statistics
@@ -20,9 +28,6 @@ from ttq_plugin.core.ternary_step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.native.training import kernels_for
 from ttq_plugin.support.arguments import shown
-
-CLIP = 0.9
-"""With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
 
 LARGEST_ALPHA = 1e15
 """So that ``alpha / sigma`` and all that is multiplied by it stays finite in float32."""
@@ -172,7 +177,8 @@ class Ternarizer:
             t = numbers.reshape(-1, *[1] * sigma.dim()).expand(-1, *sigma.shape).contiguous()
             if self.rule.start is not None:
                 t = self.rule.start(s, t)
-            t, notes = self._without_empty_signs(s, t, name)
+            lower = self.on_empty == "clip" or self.zeros is not None
+            t, notes = without_empty_signs(self.rule, s, t, name, self.t, lower=lower)
         else:
             t = thresholds
         positive, negative = decide(s.w, self.rule.distances(s, t.unbind(0)))
@@ -242,45 +248,6 @@ class Ternarizer:
     def dims(self, w: Tensor) -> Dims:
         """The dimensions that one group of ``w`` spans."""
         return None if self.channel is None else tuple(d for d in range(w.dim()) if d != self.channel)
-
-    def _without_empty_signs(self, s: Statistics, t: Tensor, name: str) -> tuple[Tensor, list[str]]:
-        """``t``, lowered where it would leave a sign without weights, and what was lowered in words."""
-        peaks = s.stack(s.peaks)
-        if not bool((peaks > 0).all()):
-            missing = "positive" if not bool((peaks[1] > 0).all()) else "negative"
-            raise InputError(f"{name}: no weight is {missing}, so the layer cannot be ternary; exclude it.")
-        distances = s.stack(self.rule.distances(s, t.unbind(0)))
-        empty = distances >= peaks
-        if not bool(empty.any()):
-            return t, []
-        if self.on_empty == "error" and self.zeros is None:
-            raise InputError(self._empty_message(distances, peaks, s, name))
-        clipped = self.rule.invert(s, torch.where(empty, CLIP * peaks, distances))
-        t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
-        left = s.stack(self.rule.distances(s, t.unbind(0)))
-        if bool((left >= peaks).any()):
-            where, distance, peak = self._first_empty(left, peaks, s)
-            raise InputError(
-                f"{name}: even its lowest threshold, at {distance:.3g} sigma, leaves no {where} weight, the largest "
-                f"|w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or exclude the layer."
-            )
-        values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(self.rule.names, t, strict=True))
-        return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
-
-    def _empty_message(self, distances: Tensor, peaks: Tensor, s: Statistics, name: str) -> str:
-        where, distance, peak = self._first_empty(distances, peaks, s)
-        return (
-            f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in self.t.items())}) "
-            f"leaves no {where} weight, the largest |w| / sigma there is {peak:.3g}; "
-            'lower it, or pass on_empty="clip".'
-        )
-
-    def _first_empty(self, distances: Tensor, peaks: Tensor, s: Statistics) -> tuple[str, float, float]:
-        """The first sign without weights, its distance, and its largest weight, both in sigmas."""
-        row, *group = (distances >= peaks).nonzero()[0].tolist()
-        sigma = torch.as_tensor(s.moments[1])
-        peak, distance = ((x[row] / sigma)[tuple(group)].item() for x in (peaks, distances))
-        return ("negative", "positive")[row], distance, peak
 
 
 def keep_positive_(learned: Iterable[Any]) -> None:

@@ -13,9 +13,9 @@ from torch import nn
 from ttq_plugin.deploy.file.packed import PackedInfo, load_packed, packed_info
 from ttq_plugin.deploy.runtime.agreement import takes
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import load_weights, read_metadata
 from ttq_plugin.support.inputs import repeated
 from ttq_plugin.support.names import shell, with_options
+from ttq_plugin.support.weights import load_weights, read_metadata
 from ttq_plugin.tasks import OWN, TASKS, get_task
 from ttq_plugin.tasks.checks.check import load_data, make_model
 from ttq_plugin.tasks.task import Data, Task

@@ -16,8 +16,8 @@ from ttq_plugin.curvature.plan import ternary_entry
 from ttq_plugin.errors import Diverged
 from ttq_plugin.methods import MIXED
 from ttq_plugin.reproduce.cells import Cell
-from ttq_plugin.support.files import save_weights
 from ttq_plugin.support.machine import environment
+from ttq_plugin.support.weights import save_weights
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Data, Split
 from ttq_plugin.trial.run import Outcome, Prepared, prepare, run, score_on_test

@@ -15,9 +15,9 @@ from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
-from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.names import file_name
 from ttq_plugin.support.seeds import seeded
+from ttq_plugin.support.weights import load_weights, save_weights
 from ttq_plugin.tasks.checks.check import make_model
 from ttq_plugin.tasks.checks.identity import identity
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout

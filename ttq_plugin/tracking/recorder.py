@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective
-from ttq_plugin.tracking import children, views
+from ttq_plugin.tracking import children, study_run, views
 from ttq_plugin.tracking.interface.about import description, loading, run_name
 from ttq_plugin.tracking.pictures.front import plot_front
 from ttq_plugin.tracking.pictures.table import write_front
@@ -17,7 +17,7 @@ from ttq_plugin.tracking.records import Parameter, TrialRecord, front
 from ttq_plugin.tracking.store import Store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    pass
 
 _NOTE, _LONGEST_NOTE = "mlflow.note.content", 5000
 
@@ -57,12 +57,12 @@ class StudyRecorder:
         self.full_precision = float(whole) if isinstance(whole, (int, float)) else None
         self._command = command
         self._together: str | None = None
-        self.experiment_id = self._get_or_create_experiment()
+        self.experiment_id = study_run.experiment_of(store, study_name)
         store.sweep(study_name)
-        run = self._open_study_run(dict(tags or {}))
+        run = study_run.open_run(store, self.experiment_id, study_name, self.objectives, tags or {})
         self.run_id: str = run.info.run_id
         self._created: int = run.info.start_time
-        self._log_study_parameters(run, given)
+        study_run.log_parameters(store, run, given)
         if self.full_precision is not None:
             children.full_precision(store, self.experiment_id, self.run_id, score, self.full_precision, self.objectives)
         self._children = children.existing(store, self.experiment_id, self.run_id, score)
@@ -84,7 +84,7 @@ class StudyRecorder:
             if not child.done:
                 children.fill(self.store, child, record, (*self.objectives, self.score))
             if (child.pareto, child.far) != (pareto, away):
-                self._tag_run(child.run_id, children.membership(pareto, away))
+                study_run.tag_run(self.store, child.run_id, children.membership(pareto, away))
                 child.pareto, child.far = pareto, away
         self._tag_experiment(records)
 
@@ -165,7 +165,7 @@ class StudyRecorder:
             changes: The mean change from full precision and the ends of its interval, by name.
         """
         run_id = self._child(number).run_id
-        self._tag_run(run_id, {"confirmed": "holds" if holds else "falls off"})
+        study_run.tag_run(self.store, run_id, {"confirmed": "holds" if holds else "falls off"})
         for name, value in means.items():
             self.store.client.log_metric(run_id, f"{name}_confirmed", children.rounded(value))
         for name, value in changes.items():
@@ -197,7 +197,7 @@ class StudyRecorder:
         told = self.store.client.get_run(run_id).data.tags.get(_NOTE, "")
         if model not in told:
             end = loading(model)
-            self._tag_run(run_id, {_NOTE: told[: _LONGEST_NOTE - len(end)] + end})
+            study_run.tag_run(self.store, run_id, {_NOTE: told[: _LONGEST_NOTE - len(end)] + end})
 
     def beside(self, together: str, records: Sequence[TrialRecord]) -> None:
         """Link the page that shows this front beside those of the task's other studies.
@@ -243,53 +243,10 @@ class StudyRecorder:
         base = self.store.base or (f"http://{host}:{port}/" if host else "")
         return base + views.fragment(self.experiment_id, view, mode)
 
-    def _get_or_create_experiment(self) -> str:
-        client = self.store.client
-        experiment = client.get_experiment_by_name(self.study_name)
-        if experiment is None:
-            location = self.store.artifacts_of(self.study_name)
-            return str(client.create_experiment(self.study_name, artifact_location=location))
-        if experiment.lifecycle_stage != "active":
-            raise InputError(
-                f"study {self.study_name!r} must be active in MLflow, got a deleted one; restore it there, or name "
-                "another study"
-            )
-        return str(experiment.experiment_id)
-
-    def _open_study_run(self, tags: dict[str, str]) -> "Run":
-        client = self.store.client
-        found = client.search_runs(
-            [self.experiment_id], "tags.role = 'study'", order_by=["attributes.start_time ASC"], max_results=1
-        )
-        if not found:
-            own = {"role": "study", "objectives": ",".join(self.objectives), children.COLOUR: children.REST_COLOUR}
-            return client.create_run(self.experiment_id, tags=own | tags, run_name=self.study_name)
-        run = found[0]
-        client.update_run(run.info.run_id, status="RUNNING")
-        self._tag_run(run.info.run_id, tags)
-        return run
-
-    def _log_study_parameters(self, run: "Run", parameters: Mapping[str, Parameter]) -> None:
-        """Parameters are immutable in MLflow: one that a resume changed becomes a tag beside the first value."""
-        from mlflow.entities import Param
-
-        values = {name: str(value) for name, value in parameters.items() if value is not None}
-        known = run.data.params
-        new = [Param(name, value) for name, value in values.items() if name not in known]
-        self.store.client.log_batch(self.run_id, params=new)
-        changed = {name: value for name, value in values.items() if known.get(name, value) != value}
-        self._tag_run(self.run_id, {f"resumed.{name}": value for name, value in changed.items()})
-
     def _child(self, number: int) -> children.Child:
         if number not in self._children:
             raise InputError(f"the trial must have been recorded, got number {number}; sync its record first")
         return self._children[number]
-
-    def _tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if tags:
-            self.store.client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def _tag_experiment(self, records: Sequence[TrialRecord]) -> None:
         about = (self.experiment_id, self.study_name, records, self.objectives)

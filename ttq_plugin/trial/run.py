@@ -18,8 +18,8 @@ from ttq_plugin.errors import Diverged
 from ttq_plugin.measures import CompressionReport, measure
 from ttq_plugin.methods import MIXED
 from ttq_plugin.support import inputs
-from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.seeds import seeded
+from ttq_plugin.support.weights import load_weights, save_weights
 from ttq_plugin.tasks.forward import at_precision, copy_dropout, set_dropout
 from ttq_plugin.tasks.losses import TrainingStep, get_loss
 from ttq_plugin.tasks.scoring.branches import ternary_shares

@@ -18,8 +18,8 @@ from torch import nn
 from tests.commands import own_layers
 from tests.support.hostile import CONTROL, everything, long, names, tried, typed
 from ttq_plugin import InputError, ternarize
-from ttq_plugin.support.files import load_weights, save_weights
 from ttq_plugin.support.names import check_module_names, in_comment, in_markdown, metric_key
+from ttq_plugin.support.weights import load_weights, save_weights
 from ttq_plugin.tracking import open_store
 
 TASK = "tests.commands.own_layers:TASK"

@@ -15,7 +15,7 @@ from tests.measures.nets import Encoder, Tied, binary_twin, set_codes, ternary_t
 from tests.measures.test_published import MODELS, OVER_ALL_WEIGHTS, TABLES, rows
 from ttq_plugin import InputError, PTTQQuantizer, bake, load_packed, packed_info, save_packed, ternarize
 from ttq_plugin.deploy.file.codes import SCHEMES
-from ttq_plugin.support.files import save_weights
+from ttq_plugin.support.weights import save_weights
 from ttq_plugin.tasks import TASKS, get_task
 
 LAYERS = {

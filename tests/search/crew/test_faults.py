@@ -21,7 +21,8 @@ from services import free_port
 from ttq_plugin.commands.parts import front
 from ttq_plugin.commands.parts.watch import Watch
 from ttq_plugin.search.crew.job import Job
-from ttq_plugin.search.crew.worker import _keep_weights, _next, _tell
+from ttq_plugin.search.crew.telling import keep_weights, tell
+from ttq_plugin.search.crew.worker import _next
 from ttq_plugin.search.runner import run_search
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.ledger import counted, finished, losses, reclaim
@@ -151,8 +152,8 @@ def test_a_worker_that_was_taken_for_dead_and_comes_back_changes_nothing(space, 
     ((lost, reasons),) = losses(study).items()
     assert lost == slow.number and reasons[0].startswith("worker gone (no sign of life of ")
     before = study.trials[lost]
-    _tell(study, slow, away, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
-    _keep_weights(study, slow, away, fake_trial, "its model", {})
+    tell(study, slow, away, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
+    keep_weights(study, slow, away, fake_trial, "its model", {})
     assert study.trials[lost] == before and before.user_attrs["worker"]["name"] == "here.1"
     assert not list(tmp_path.glob("*.safetensors"))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ttq_plugin.errors import Diverged, InputError
-from ttq_plugin.support.files import load_weights, save_weights
+from ttq_plugin.support.weights import load_weights, save_weights
 from ttq_plugin.tasks import TASKS, get_task
 from ttq_plugin.tasks.builtin.mnist import MnistCNN
 from ttq_plugin.tasks.full_precision import full_precision

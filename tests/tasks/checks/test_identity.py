@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights
+from ttq_plugin.support.weights import save_weights
 from ttq_plugin.tasks.full_precision import full_precision
 
 MODULE = """

@@ -13,7 +13,7 @@ from ttq_plugin.reproduce.peers.compare import best_trials, duels, summarize
 from ttq_plugin.reproduce.peers.entrants import Entrant, chosen, entrants, has_parq
 from ttq_plugin.reproduce.peers.report import VERDICTS, write_report
 from ttq_plugin.reproduce.peers.rounds import FULL, Round, layers_of, train_round
-from ttq_plugin.reproduce.runner import Folder, data_identity, run_cells
+from ttq_plugin.reproduce.runner import Folder, Result, data_identity, run_cells
 from ttq_plugin.reproduce.summary import environments
 from ttq_plugin.reproduce.train import Place
 from ttq_plugin.support.names import file_name
@@ -21,7 +21,7 @@ from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tasks.task import Task
 from ttq_plugin.tracking import open_store
-from ttq_plugin.tracking.reproduction import ReproductionRecorder
+from ttq_plugin.tracking.runs.reproduction import ReproductionRecorder
 
 
 def peers(
@@ -51,30 +51,35 @@ def peers(
     plan = Plan(range(seed, seed + repetitions), scale, rows=names)
     with folder.alone():
         results = _results(run, described, rows, epochs, trials, plan.seeds)
-        machines, found = environments(results), summarize(results, metric)
-        gpu = any(machine["gpu"] for machine in machines)
-        summary: dict[str, Any] = {
-            "table": "peers",
-            "task": task,
-            "metric": metric.name,
-            "command": reproduce_again("peers", task, plan, data, gpu=gpu, trials=trials),
-            "trials": trials,
-            "tuning_seed": seed,
-            "seeds": [own + 1 for own in plan.seeds],
-            "epochs": epochs,
-            "layers": list(layers_of(described.model())),
-            "simulated": any(result["simulated"] for result in results),
-            "rows": found,
-            "duels": duels(found, metric),
-            "absent": {} if has_parq() else {"PARQ": "torchao is not installed; the extra peers names it"},
-            "environments": machines,
-        }
+        summary = _summary(described, plan, results, trials, data) | {"epochs": epochs}
         files = write_report(summary, metric, to, name)
         run.recorder.finish(files, summary["simulated"])
     if as_json:
         print_json(summary | {"files": [str(path) for path in files]})
         return
     _print(summary, metric, files)
+
+
+def _summary(task: Task, plan: Plan, results: Sequence[Result], trials: int, data: Path | None) -> dict[str, Any]:
+    """What the report tells, but the number of epochs."""
+    metric = task.score
+    machines, found = environments(results), summarize(results, metric)
+    gpu = any(machine["gpu"] for machine in machines)
+    return {
+        "table": "peers",
+        "task": task.name,
+        "metric": metric.name,
+        "command": reproduce_again("peers", task.name, plan, data, gpu=gpu, trials=trials),
+        "trials": trials,
+        "tuning_seed": plan.seeds[0],
+        "seeds": [own + 1 for own in plan.seeds],
+        "layers": list(layers_of(task.model())),
+        "simulated": any(result["simulated"] for result in results),
+        "rows": found,
+        "duels": duels(found, metric),
+        "absent": {} if has_parq() else {"PARQ": "torchao is not installed; the extra peers names it"},
+        "environments": machines,
+    }
 
 
 def _results(

@@ -30,7 +30,7 @@ from ttq_plugin.support.names import file_name, shell
 from ttq_plugin.support.processes import cores
 from ttq_plugin.tasks import get_task
 from ttq_plugin.tracking import open_store
-from ttq_plugin.tracking.reproduction import ReproductionRecorder
+from ttq_plugin.tracking.runs.reproduction import ReproductionRecorder
 from ttq_plugin.trial.tested import margin_of
 
 SEEDS = 5

@@ -25,9 +25,9 @@ from ttq_plugin.deploy.onnx.int8 import to_int8
 from ttq_plugin.deploy.runtime.runtime import TernaryRuntime
 from ttq_plugin.deploy.source import Source, task_entries
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights
 from ttq_plugin.support.inputs import batch_size, repeated
 from ttq_plugin.support.inputs import call as call_model
+from ttq_plugin.support.weights import save_weights
 from ttq_plugin.tasks import OWN
 
 RUNTIME, RUNTIME8, INTEGER = "ttq runtime", "ttq runtime int8", "ttq runtime integer"

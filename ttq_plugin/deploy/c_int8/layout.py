@@ -175,7 +175,7 @@ class Data:
         """Add a struct's values.
 
         Args:
-            struct: Which.
+            struct: Name of the struct.
             values: By field; lists for arrays, texts for pointers.
             comment: To stand before them.
 

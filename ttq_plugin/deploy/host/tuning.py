@@ -42,7 +42,7 @@ def tuned(kernels: Kernels, room: Room, op: IntegerOp, options: Mapping[Way, Pla
 
     Args:
         kernels: The library.
-        room: Whose values this layer reads: those of ``COMPARED`` samples again and again.
+        room: The buffer whose values this layer reads: those of ``COMPARED`` samples again and again.
         op: The layer.
         options: The ways with their plans.
         size: Samples.

@@ -54,7 +54,7 @@ def spans(more: dict[str, Any], dim: int, size: int) -> list[tuple[int, int, int
 
     Args:
         more: The pooling's geometry.
-        dim: Which.
+        dim: The dimension.
         size: Of the input.
 
     Returns:

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from ttq_plugin.deploy.flat import PREFIX
 from ttq_plugin.deploy.program.operators import IDLE, Operator, arguments, base_of, is_operator, kind_of
-from ttq_plugin.deploy.program.steps import Buffer, Program, Step, View
+from ttq_plugin.deploy.program.steps import Buffer, Program, View
+from ttq_plugin.deploy.program.values import Values
 from ttq_plugin.errors import InputError
 
 Operation = Callable[["Builder", fx.Node, dict[str, Any]], Any]
@@ -46,7 +47,7 @@ class Operations:
         return any(base_of(kind) in each for each in known) or kind.startswith(WITHOUT_STEPS)
 
 
-class Builder:
+class Builder(Values):
     """Goes through an exported graph; operations add their steps to it.
 
     Args:
@@ -55,13 +56,11 @@ class Builder:
         operations: What can be lowered.
 
     Attributes:
-        steps: What was added.
-        tensors: Constants by name.
         padding: Rows above and columns to the left that convolutions add for a node that is padded with zeros.
     """
 
     def __init__(self, exported: torch.export.ExportedProgram, name: str, operations: Operations) -> None:
-        self.graph, self.name, self.operations = exported.graph, name, operations
+        self.graph, self.operations = exported.graph, operations
         signature = exported.graph_signature
         names = {
             **signature.inputs_to_parameters,
@@ -70,11 +69,9 @@ class Builder:
         }
         self.names = {node: key.removeprefix(PREFIX) for node, key in names.items()}
         found = {**exported.state_dict, **exported.constants}
-        self.tensors = {k.removeprefix(PREFIX): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
-        self.values: dict[fx.Node, Any] = {}
+        super().__init__(name, {k.removeprefix(PREFIX): v.detach() for k, v in found.items() if isinstance(v, Tensor)})
         self.absorbed: set[fx.Node] = set()
         self.done: set[fx.Node] = set()
-        self.steps: list[Step] = []
         self.padding: dict[fx.Node, tuple[int, int]] = {}
 
     def build(self) -> Program:
@@ -152,97 +149,6 @@ class Builder:
         else:
             raise self.missing(node, kind)
 
-    def missing(self, node: fx.Node, what: str) -> InputError:
-        """The error that an operation has no C code.
-
-        Args:
-            node: The operation.
-            what: What the message calls it.
-
-        Returns:
-            The error.
-        """
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = str(stack[-1][0]).split("model", 1)[-1].strip(".") if stack else ""
-        where = f" in its layer {path}" if path else ""
-        whole = node.meta.get("original_aten")
-        if isinstance(whole, torch._ops.OpOverload) and what == kind_of(node) and whole is not node.target:
-            what = whole._schema.name.split("::")[1]  # which was taken apart
-        return InputError(f"{self.name} uses {what}{where}, for which there is no C code; export it to ONNX instead.")
-
-    # Values.
-
-    def whole(self, buffer: Buffer, shape: Any) -> View:
-        """All of a buffer."""
-        return View(buffer, torch.empty(tuple(shape), device="meta"))
-
-    def part(self, buffer: Buffer, at: int, shape: Any) -> View:
-        """Part of a buffer, from a place on."""
-        count = torch.Size(shape).numel()
-        return View(buffer, torch.empty(buffer.size, device="meta")[at : at + count].view(tuple(shape)))
-
-    def new(self, node_or_shape: Any) -> View:
-        """A buffer of its own for a node, or of a shape."""
-        shape = node_or_shape.meta["val"].shape if isinstance(node_or_shape, fx.Node) else node_or_shape
-        return self.whole(Buffer(torch.Size(shape).numel()), shape)
-
-    def value(self, node: Any) -> View:
-        """What a node gave, or a number as a constant of its own."""
-        if isinstance(node, fx.Node):
-            view: View = self.values[node]
-            return view
-        return self.constant(f"number {float(node)!r}", torch.tensor(float(node)))
-
-    def constant(self, name: str, values: Tensor) -> View:
-        """A tensor as a constant under a name."""
-        self.tensors[name] = values.detach().contiguous()
-        return self.whole(Buffer(values.numel(), name), values.shape)
-
-    def name_of(self, node: fx.Node | None) -> str | None:
-        """Name of the constant that a node is; None for None."""
-        if node is None:
-            return None
-        view: View = self.values[node]
-        if view.buffer.constant is None:
-            raise self.missing(node, "a computed weight or bias")
-        if view.contiguous and view.meta.numel() == view.buffer.size:
-            return view.buffer.constant
-        return self.constant(f"{view.buffer.constant} as {node.name}", self.actual(view)).buffer.constant
-
-    def actual(self, view: View) -> Tensor:
-        """The numbers of a constant."""
-        assert view.buffer.constant is not None
-        flat, meta = self.tensors[view.buffer.constant], view.meta
-        return flat.as_strided(meta.shape, meta.stride(), meta.storage_offset())
-
-    def copy(self, view: View, target: View) -> View:
-        """A step that copies."""
-        self.steps.append(Step("map", target, [view], {"what": "COPY"}))
-        return target
-
-    def copied(self, view: View) -> View:
-        """A contiguous copy."""
-        return self.copy(view, self.new(view.meta.shape))
-
-    def packed(self, view: View) -> View:
-        """The value in row-major order."""
-        return view if view.contiguous else self.copied(view)
-
-    def map(self, what: str, inputs: list[View], into: View | None = None) -> View:
-        """A step that does something to each number, or to each pair.
-
-        Args:
-            what: Name of the operation in C.
-            inputs: One or two, of shapes that broadcast.
-            into: Where to; None for a new buffer.
-
-        Returns:
-            The result.
-        """
-        output = into or self.new(torch.broadcast_shapes(*(view.meta.shape for view in inputs)))
-        self.steps.append(Step("map", output, inputs, {"what": what}))
-        return output
-
     def _view(self, node: fx.Node) -> None:
         """Shape, strides and offset as torch itself finds them on tensors without data; a copy where it copies."""
         source = self.value(node.args[0])
@@ -301,8 +207,6 @@ class Builder:
             )
         if later and self.values[node].buffer is not target.buffer:
             self.values[node] = self.copy(self.values[node], target)
-
-    # Constants.
 
     def _constant(self, node: fx.Node) -> bool:
         """Whether an operation can be done beforehand."""

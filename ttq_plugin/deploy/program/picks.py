@@ -26,7 +26,7 @@ def picked(build: Builder, source: View, dim: int, first: list[int], second: Any
 
     Args:
         build: What the step is added to.
-        source: Whose numbers.
+        source: The node whose numbers are picked.
         dim: The dimension.
         first: The place of each number of the result.
         second: Another place of each, or None.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,26 @@ from torch import Tensor, nn
 from ttq_plugin.deploy.runtime.agreement import ROUNDED, difference
 from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.inputs import batch_size, call, kind, leaves, map_tensors, tensors
+
+
+def check_options(threads: int, int8: bool | Collection[str], *, integer: bool, batches: Any) -> None:
+    """Refuse options of a runtime that do not go together.
+
+    Args:
+        threads: Number of threads.
+        int8: The layers that may run in eight bits.
+        integer: Whether the whole model runs on integers.
+        batches: Calibration inputs.
+
+    Raises:
+        InputError: If there is no thread, or an option needs ``integer`` to be another.
+    """
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}.")
+    if integer and int8:
+        raise InputError("int8 is for networks of floating-point numbers; leave it out with integer=True.")
+    if not integer and batches is not None:
+        raise InputError("batches calibrate integers; give them with integer=True.")
 
 
 def check(model: nn.Module, example: Any) -> None:
@@ -114,6 +134,51 @@ def form_of(inputs: Any) -> Any:
         for path, leaf in leaves(inputs)
     ]
     return type(inputs), found
+
+
+class Expected:
+    """What later inputs of a runtime are compared with: the form, the types and the sizes of the example.
+
+    Args:
+        example: Inputs of the model.
+    """
+
+    def __init__(self, example: Any) -> None:
+        plain = isinstance(example, Tensor)
+        self._shape: torch.Size | None = example.shape[1:] if plain else None
+        self._dtype: torch.dtype | None = example.dtype if plain else None
+        self._signature, self._form = signature(example), form_of(example)
+        self._words = kind(example, batch_size(example))
+
+    def meet(self, inputs: Any) -> tuple[int, bool]:
+        """Count samples, and tell whether they have the example's sizes.
+
+        Args:
+            inputs: Inputs of the model.
+
+        Returns:
+            The number of samples, and whether the inputs differ from the example in batch size and values alone.
+
+        Raises:
+            InputError: If the inputs have another form or other types.
+        """
+        if type(inputs) is Tensor and inputs.shape[1:] == self._shape and inputs.dtype is self._dtype and inputs.is_cpu:
+            return len(inputs), True
+        if form_of(inputs) != self._form:
+            raise self.refusal(inputs)
+        return batch_size(inputs), signature(inputs) == self._signature
+
+    def refusal(self, inputs: Any, why: str = "") -> InputError:
+        """The error for inputs that the runtime cannot take.
+
+        Args:
+            inputs: The inputs.
+            why: More words, which go before the full stop.
+
+        Returns:
+            The error.
+        """
+        return InputError(f"the runtime was made for {self._words} on the CPU, got {kind(inputs)}{why}.")
 
 
 def finite(inputs: Any) -> bool:

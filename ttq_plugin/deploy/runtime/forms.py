@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from ttq_plugin.deploy.program.operators import of_module
 from ttq_plugin.deploy.runtime.agreement import EXACT, asked, disagreement
 from ttq_plugin.deploy.runtime.checks import unsteady
 from ttq_plugin.deploy.runtime.fused import FusedLayer
-from ttq_plugin.errors import first_line
+from ttq_plugin.deploy.runtime.int8 import int8_layer
+from ttq_plugin.errors import InputError, first_line
 from ttq_plugin.support.inputs import call, tensors
 
 KERNELS = {"conv1d", "conv2d", "linear"}
@@ -193,3 +194,24 @@ def _share_padding(made: dict[fx.Node, FusedLayer]) -> None:
         user = next(iter(node.users)) if len(node.users) == 1 else None
         if user in made and not any(isinstance(each.layer, nn.Linear) for each in (layer, made[user])):
             layer.follower, made[user].leader = [made[user]], [layer]
+
+
+def allow_int8(form: Form, names: bool | Collection[str], x: Any) -> None:
+    """Prepare the layers that may run in eight bits.
+
+    Args:
+        form: The model whose layers they are.
+        names: Names of the layers, or True for all.
+        x: Inputs of the model, whose ranges are those of the eight bits.
+
+    Raises:
+        InputError: If a name is none of the fused layers'.
+    """
+    known = {name for name, _ in form.fused}
+    asked = known if names is True else set(names or ())
+    if unknown := sorted(asked - known):
+        raise InputError(f"int8 must name layers among {', '.join(sorted(known))}, got {', '.join(unknown)}.")
+    inputs = form.inputs(x) if asked else {}
+    for name, layer in form.fused:
+        if name in asked and layer in inputs:
+            layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])

@@ -20,17 +20,16 @@ from ttq_plugin.deploy.runtime.agreement import (
     disagreement,
     takes,
 )
-from ttq_plugin.deploy.runtime.checks import check, finite, form_of, kept_buffers, signature
+from ttq_plugin.deploy.runtime.checks import Expected, check, check_options, finite, kept_buffers, signature
 from ttq_plugin.deploy.runtime.engine import engine_of, quick
-from ttq_plugin.deploy.runtime.forms import form_of_model
+from ttq_plugin.deploy.runtime.forms import allow_int8, form_of_model
 from ttq_plugin.deploy.runtime.fused import bucket
-from ttq_plugin.deploy.runtime.int8 import int8_layer
 from ttq_plugin.deploy.runtime.integers import IntegerForm, integer_form, integer_module
 from ttq_plugin.deploy.runtime.spread import reads_values, rows_apart, split
 from ttq_plugin.deploy.runtime.tuning import LayerChoice, fastest, race
-from ttq_plugin.errors import InputError, first_line
+from ttq_plugin.errors import first_line
 from ttq_plugin.support.arguments import check_types
-from ttq_plugin.support.inputs import batch_size, call, join, kind, map_tensors, repeated, tensors
+from ttq_plugin.support.inputs import batch_size, call, join, map_tensors, repeated, tensors
 
 KEPT = 4
 """Samples of the example that are kept to measure on."""
@@ -109,14 +108,9 @@ class TernaryRuntime:
     ) -> None:
         check_types(TernaryRuntime.__init__, locals())
         check_values(model)
-        if threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}.")
+        check_options(threads, int8, integer=integer, batches=batches)
         if integer:
-            if int8:
-                raise InputError("int8 is for networks of floating-point numbers; leave it out with integer=True.")
             model = integer_module(model, example_input, batches)
-        elif batches is not None:
-            raise InputError("batches calibrate integers; give them with integer=True.")
         self.model, self._threads = model, threads
         self.table: dict[int, list[LayerChoice]] = {}
         self.whole: dict[int, bool] = {}
@@ -129,10 +123,7 @@ class TernaryRuntime:
         self.after_fork()
         with torch.inference_mode(), kept_buffers(model):
             check(model, example_input)
-            self._signature = signature(example_input)
-            plain = isinstance(example_input, Tensor)
-            self._shape: torch.Size | None = example_input.shape[1:] if plain else None
-            self._dtype: torch.dtype | None = example_input.dtype if plain else None
+            self._expected = Expected(example_input)
             self._dynamic = takes(model, example_input, 1) and takes(model, example_input, 3)
             samples = batch_size(example_input)
             self.example = repeated(example_input, min(KEPT, samples) if self._dynamic else samples)
@@ -142,7 +133,7 @@ class TernaryRuntime:
                 self._fall_back(reason)
             self.fused = self._form.fused
             self._apart = self._dynamic and threads > 1 and self._rows_apart()
-            self._allow(int8, example_input)
+            allow_int8(self._form, int8, example_input)
             engine = onnxruntime and not integer and self.form != "torch"
             self._engine = engine_of(model, self.example) if engine else None
             self.tune(self._share(samples))
@@ -167,11 +158,7 @@ class TernaryRuntime:
             return way(inputs)
 
     def _answer(self, inputs: Any) -> Any:
-        plain = type(inputs) is Tensor and inputs.shape[1:] == self._shape
-        if plain and inputs.dtype is self._dtype and inputs.is_cpu:
-            samples, known = len(inputs), True
-        else:
-            samples, known = self._samples(inputs), signature(inputs) == self._signature
+        samples, known = self._expected.meet(inputs)
         if not samples:
             return call(self.model, inputs)
         share = self._share(samples)
@@ -262,25 +249,6 @@ class TernaryRuntime:
             return False
         return rows_apart(self.model, self.example)
 
-    def _allow(self, names: bool | Collection[str], x: Any) -> None:
-        """Prepare the layers that may run in eight bits."""
-        known = {name for name, _ in self.fused}
-        asked = known if names is True else set(names or ())
-        if unknown := sorted(asked - known):
-            raise InputError(f"int8 must name layers among {', '.join(sorted(known))}, got {', '.join(unknown)}.")
-        inputs = self._form.inputs(x) if asked else {}
-        for name, layer in self.fused:
-            if name in asked and layer in inputs:
-                layer.int8 = int8_layer(layer.layer, layer.spec, inputs[layer])
-
-    def _samples(self, inputs: Any) -> int:
-        """How many there are in inputs of the example's form, of whatever sizes."""
-        ours, theirs = form_of(self.example), form_of(inputs)
-        if ours != theirs:
-            wanted = kind(self.example, batch_size(self.example))
-            raise InputError(f"the runtime was made for {wanted} on the CPU, got {kind(inputs)}.")
-        return batch_size(inputs)
-
     def _meets(self, inputs: Any, size: int) -> bool:
         """Whether inputs of sizes that the runtime was not made on give what the model gives; asked once for each."""
         key = (signature(inputs), size)
@@ -288,11 +256,7 @@ class TernaryRuntime:
             try:
                 expected = call(self.model, map_tensors(Tensor.clone, inputs))
             except Exception as error:
-                wanted = kind(self.example, batch_size(self.example))
-                raise InputError(
-                    f"the runtime was made for {wanted} on the CPU, got {kind(inputs)}, which the model does not take: "
-                    f"{first_line(error)}."
-                ) from error
+                raise self._expected.refusal(inputs, f", which the model does not take: {first_line(error)}") from error
             try:
                 ours = self._form.run(map_tensors(Tensor.clone, inputs))
                 self._met[key] = difference(ours, expected, self._careful[size] or ROUNDED) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ttq_plugin.reproduce.peers.rounds import FULL
@@ -13,6 +13,9 @@ from ttq_plugin.support.files import write_text, write_whole
 from ttq_plugin.support.names import in_markdown, in_picture
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tracking.pictures.ticks import logarithmic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Summary = Mapping[str, Any]
 
@@ -134,17 +137,11 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     ours = sorted((row for row in known if row["row"].startswith("pttq")), key=lambda row: row["bytes"]["mean"])
     first, *others = TABLEAU_COLORS.values()
     colours = iter(others * 3)
-    groups = [("pttq", ours)] + [(row["row"], [row]) for row in known if row not in ours and row["row"] != FULL]
-    for label, members in groups:
-        if not members:
-            continue
-        mean = [scale * row["test"]["mean"] for row in members]
-        ends = [row["test"]["interval"] or (row["test"]["mean"],) * 2 for row in members]
-        error = [[m - scale * low for m, (low, _) in zip(mean, ends, strict=True)]]
-        error += [[scale * high - m for m, (_, high) in zip(mean, ends, strict=True)]]
-        marker, colour = ("o-", first) if label == "pttq" else ("s", next(colours))
-        sizes = [row["bytes"]["mean"] for row in members]
-        axes.errorbar(sizes, mean, yerr=error, capsize=2, label=label, fmt=marker, color=colour)
+    if ours:
+        _points(axes, ours, scale, label="pttq", fmt="o-", color=first)
+    for row in known:
+        if row not in ours and row["row"] != FULL:
+            _points(axes, [row], scale, label=row["row"], fmt="s", color=next(colours))
     for row in known:
         if row["row"] == FULL:
             axes.axhline(scale * row["test"]["mean"], ls="--", color="0.4", lw=1)
@@ -168,3 +165,12 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7, ncols=2)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], scale: float, **style: Any) -> None:
+    """The mean scores of some rows against their bytes, with intervals."""
+    mean = [scale * row["test"]["mean"] for row in rows]
+    ends = [row["test"]["interval"] or (row["test"]["mean"],) * 2 for row in rows]
+    below = [m - scale * low for m, (low, _) in zip(mean, ends, strict=True)]
+    above = [scale * high - m for m, (_, high) in zip(mean, ends, strict=True)]
+    axes.errorbar([row["bytes"]["mean"] for row in rows], mean, yerr=[below, above], capsize=2, **style)

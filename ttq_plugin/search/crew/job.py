@@ -12,6 +12,10 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study.storage import HEARTBEAT
 
 
+class Hopeless(RuntimeError):
+    """The search cannot succeed as it stands, and the message says why."""
+
+
 class TrialCode(Protocol):
     """What a worker needs of `ttq_plugin.trial.run`; the tests put a module with analytic objectives in its place."""
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ttq_plugin.support.births import born as _born
-from ttq_plugin.support.births import lives as _lives
-from ttq_plugin.support.births import machine as _machine
+from ttq_plugin.support.processes import born as _born
+from ttq_plugin.support.processes import lives as _lives
+from ttq_plugin.support.processes import machine as _machine
 
 
 def identity(name: str) -> dict[str, Any]:

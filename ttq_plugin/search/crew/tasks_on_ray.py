@@ -9,8 +9,8 @@ from typing import Any
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.search.crew.crew import Crew, Exit
-from ttq_plugin.search.crew.job import Job
-from ttq_plugin.search.crew.worker import STOP, Hopeless, work
+from ttq_plugin.search.crew.job import Hopeless, Job
+from ttq_plugin.search.crew.worker import STOP, work
 from ttq_plugin.search.study.storage import is_local
 from ttq_plugin.support.names import redact
 from ttq_plugin.support.release import release

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import json
 import signal
 import sys
-import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from optuna import Study, TrialPruned
@@ -23,10 +20,11 @@ from ttq_plugin.errors import Diverged, InputError
 from ttq_plugin.search import keys
 from ttq_plugin.search.crew.attempt import attempt
 from ttq_plugin.search.crew.ending import why_ended
-from ttq_plugin.search.crew.job import Job, TrialCode
+from ttq_plugin.search.crew.job import Hopeless, Job, TrialCode
 from ttq_plugin.search.crew.patience import STORAGE_FAULTS, patiently
 from ttq_plugin.search.crew.processes import crew_of, identity, orphaned
 from ttq_plugin.search.crew.pulse import Pulse
+from ttq_plugin.search.crew.telling import about, keep_weights, tell, tell_looks
 from ttq_plugin.search.space.samplers import grid, handed_of_grid, make_sampler, next_number, waiting
 from ttq_plugin.search.space.stopping import StopEarly
 from ttq_plugin.search.study import insides
@@ -36,16 +34,11 @@ from ttq_plugin.search.study.locks import lock
 from ttq_plugin.search.study.memory import remembered
 from ttq_plugin.search.study.storage import Unavailable, cause
 from ttq_plugin.search.study.study import load_study
-from ttq_plugin.search.study.weights import send
 from ttq_plugin.support.frames import explain
 from ttq_plugin.support.processes import die_with_parent, own_process
 
 STOP = 3
 """The exit code of a worker that says why no other one needs to be started."""
-
-
-class Hopeless(RuntimeError):
-    """The search cannot succeed as it stands, and the message says why."""
 
 
 def worker_main(job: Job, channel: Any) -> None:
@@ -218,8 +211,8 @@ def _run_one(
 ) -> None:  # fmt: skip
     """Runs one trial and tells how it ended, whatever happens; attributes first, a finished trial takes none."""
     begun = time.perf_counter()
-    full, tell = getattr(prepared, "score", None), partial(_tell_looks, study, trial, job)
-    judge = Judge(study, job.space, settings["epochs"], full, trial.number, tell)
+    full, on_looks = getattr(prepared, "score", None), partial(tell_looks, study, trial, job)
+    judge = Judge(study, job.space, settings["epochs"], full, trial.number, on_looks)
     hooks = {"on_look": judge} if job.space.stop_early != StopEarly() else {}
     try:
         found = attempt(job.space, code, prepared, settings, **hooks)
@@ -235,89 +228,21 @@ def _run_one(
             keys.SAVED: judge.saved(seconds),
             keys.LOOKS: judge.looks,
         }
-        patiently(lambda: _tell(study, trial, job, told, None, state=TrialState.PRUNED), job.patience)
+        patiently(lambda: tell(study, trial, job, told, None, state=TrialState.PRUNED), job.patience)
         return
     except Exception as error:
         diverged = isinstance(error, Diverged)
         reason = f"diverged: {error}" if diverged else _describe(error)
         told = {keys.REASON: reason, keys.DIVERGED: diverged, keys.SECONDS: time.perf_counter() - begun}
-        patiently(lambda: _tell(study, trial, job, told, None), job.patience)
+        patiently(lambda: tell(study, trial, job, told, None), job.patience)
         return
     outcome = found.outcome
-    _keep_weights(study, trial, job, code, outcome.model, _about(job, settings, prepared))
+    keep_weights(study, trial, job, code, outcome.model, about(job, settings, prepared))
     told = {keys.METRICS: found.metrics, keys.NOTES: found.notes, keys.SECONDS: float(outcome.seconds)}
     told[keys.CURVES] = {"loss": [float(f"{loss:.6g}") for loss in outcome.losses]}
     told |= {keys.LOOKS: judge.looks} if judge.looks else {}
     told |= {keys.PARTS: found.parts} if found.parts else {}
-    patiently(lambda: _tell(study, trial, job, told, found.values, limits=found.limits), job.patience)
-
-
-def _tell(
-    study: Study,
-    trial: Trial,
-    job: Job,
-    notes: Mapping[str, Any],
-    values: list[float] | None,
-    *,
-    limits: Mapping[str, float] | None = None,
-    state: TrialState = TrialState.FAIL,
-) -> None:
-    """Writes how a trial ended, unless its worker was taken for dead meanwhile: then it is another one's."""
-    with lock(job.storage, job.study_name, "ask"):
-        if not _ours(study, trial, job):
-            return
-        insides.note(study, trial, notes)
-        for text, violation in (limits or {}).items():
-            if text not in trial.constraints:  # from an attempt of this function that failed half-way
-                trial.set_constraint(text, violation)
-        study.tell(trial, values, state=state if values is None else None, skip_if_finished=True)
-
-
-def _tell_looks(study: Study, trial: Trial, job: Job, looks: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes what was seen of a running trial, with which others at the same rung are compared."""
-
-    def tell() -> None:
-        with lock(job.storage, job.study_name, "ask"):
-            if _ours(study, trial, job):
-                insides.note(study, trial, {keys.LOOKS: looks})
-
-    patiently(tell, job.patience)
-
-
-def _ours(study: Study, trial: Trial, job: Job) -> bool:
-    """Whether the running trial is still this worker's; ask under the study's ask lock."""
-    now = insides.now_of(study, trial)
-    return bool(now.state == TrialState.RUNNING and now.user_attrs.get(keys.WORKER, {}).get("name") == job.worker)
-
-
-def _about(job: Job, settings: Mapping[str, Any], prepared: Any) -> dict[str, str]:
-    """What a file of weights says of itself: the task, the settings, and the seed, which is the data's splits' too."""
-    given = {name: value for name, value in settings.items() if value is not None and name != "task"}
-    about = {"task": job.space.task, "seed": str(job.seed), "settings": json.dumps(given, sort_keys=True)}
-    return about | ({"simulated": "true"} if getattr(prepared, "simulated", False) else {})
-
-
-def _keep_weights(
-    study: Study, trial: Trial, job: Job, code: TrialCode, model: Any, about: Mapping[str, str]
-) -> None:  # fmt: skip
-    """Saves or sends a complete trial's weights; a full disk is waited for, because it is not the trial's fault."""
-    name = f"trial-{trial.number}.safetensors"
-
-    def keep() -> None:
-        with lock(job.storage, job.study_name, "ask"):
-            if not _ours(study, trial, job):
-                return
-            if job.models_dir is not None:
-                code.save_weights(model, Path(job.models_dir) / name, about)
-            elif study.user_attrs.get(keys.MODELS):
-                with tempfile.TemporaryDirectory() as folder:
-                    code.save_weights(model, Path(folder) / name, about)
-                    send(study, trial.number, Path(folder) / name)
-
-    try:
-        patiently(keep, job.patience, faults=(*STORAGE_FAULTS, InputError))
-    except InputError as error:
-        raise Hopeless(f"The weights of trial {trial.number} cannot be saved: {error}") from error
+    patiently(lambda: tell(study, trial, job, told, found.values, limits=found.limits), job.patience)
 
 
 def _give_up_if_hopeless(study: Study, alike: int) -> None:

@@ -15,7 +15,7 @@ from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.storage import is_local, open_storage
 from ttq_plugin.search.study.study import check_same_search, load_study
 from ttq_plugin.support.names import check_name, redact
-from ttq_plugin.tracking.single import check_study_name
+from ttq_plugin.tracking.runs.single import check_study_name
 
 
 def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None) -> int:

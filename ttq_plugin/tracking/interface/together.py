@@ -18,7 +18,7 @@ from ttq_plugin.tracking.interface.about import run_name, short
 from ttq_plugin.tracking.pictures.comparison import COLOURS
 from ttq_plugin.tracking.pictures.window import far_off
 from ttq_plugin.tracking.records import TrialRecord
-from ttq_plugin.tracking.single import open_experiment
+from ttq_plugin.tracking.runs.single import open_experiment
 from ttq_plugin.tracking.store import Store
 from ttq_plugin.tracking.views import NEAR, View, fragment, packed
 from ttq_plugin.tracking.words import label_of

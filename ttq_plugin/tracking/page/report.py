@@ -71,27 +71,10 @@ def report_page(study: Study) -> str:
 
     members = front(study.records, study.objectives)
     records = sorted(study.records, key=lambda record: record.number)
-    points = [
-        figures.Point(
-            record.number,
-            in_percent(vector, study.objectives),
-            _hover(record, study),
-            record.number in members,
-            record.origin == "paper",
-            method_of(record),
-        )
-        for record in records
-        if (vector := natural_vector(record, study.objectives)) is not None
-    ]
+    points = _points(records, members, study)
     vectors = {record.number: objective_vector(record, study.objectives) for record in study.records}
     volumes = hypervolume_over_trials([None if record.violated else vectors[record.number] for record in records])
-    known: dict[str, float] = {}
-    if study.full_precision:
-        known[study.score] = in_percent((study.full_precision["score"],), [study.score])[0]
-    whole = study.full_precision.get("score")
-    far = far_off(records, members, study.objectives, study.score, whole)
-    pairs = figures.projections(points, study.objectives, known, far)
-    drawn = {f"pair{i}": figure for i, figure in enumerate(pairs)}
+    drawn = _pairs(points, records, members, study)
     boxes = _boxes(drawn)
     if len(study.objectives) > 2:
         drawn["space"] = figures.space(points, study.objectives)
@@ -117,6 +100,35 @@ def report_page(study: Study) -> str:
         data=in_script({"figures": drawn | shares, "trials": told}),
         plotly=get_plotlyjs(),
     )
+
+
+def _points(records: Sequence[TrialRecord], members: set[int], study: Study) -> list[figures.Point]:
+    """The trials that have all objectives, as the figures show them."""
+    return [
+        figures.Point(
+            record.number,
+            in_percent(vector, study.objectives),
+            _hover(record, study),
+            record.number in members,
+            record.origin == "paper",
+            method_of(record),
+        )
+        for record in records
+        if (vector := natural_vector(record, study.objectives)) is not None
+    ]
+
+
+def _pairs(
+    points: Sequence[figures.Point], records: Sequence[TrialRecord], members: set[int], study: Study
+) -> dict[str, figures.Figure]:
+    """A figure for each pair of objectives, by the name of its box."""
+    known: dict[str, float] = {}
+    whole = study.full_precision.get("score")
+    if study.full_precision:
+        known[study.score] = in_percent((study.full_precision["score"],), [study.score])[0]
+    far = far_off(records, members, study.objectives, study.score, whole)
+    pairs = figures.projections(points, study.objectives, known, far)
+    return {f"pair{i}": figure for i, figure in enumerate(pairs)}
 
 
 def _title(study: Study) -> str:

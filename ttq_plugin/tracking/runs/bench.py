@@ -10,7 +10,7 @@ from ttq_plugin.support.names import markdown_list
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.pictures.bench import plot_bench
 from ttq_plugin.tracking.records import Parameter
-from ttq_plugin.tracking.single import single_run
+from ttq_plugin.tracking.runs.single import single_run
 from ttq_plugin.tracking.store import Store
 
 

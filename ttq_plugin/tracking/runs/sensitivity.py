@@ -8,7 +8,7 @@ from ttq_plugin.support.names import markdown_list, metric_key
 from ttq_plugin.tracking.children import rounded
 from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
 from ttq_plugin.tracking.records import Parameter
-from ttq_plugin.tracking.single import single_run
+from ttq_plugin.tracking.runs.single import single_run
 from ttq_plugin.tracking.store import Store
 
 TOTALS = ("share", "sensitivity", "sensitivity_error", "gap", "bits", "bits_fp32", "energy", "energy_fp32")

@@ -10,14 +10,14 @@ import pytest
 from tests.support.hostile import typed
 from tests.tracking.browser import open_page, wait
 from tests.tracking.studies import fill_study
+from tests.tracking.study import make_trial
 from ttq_plugin.errors import InputError
 from ttq_plugin.statistics.noninferiority import corrected_t, holm, p_inferior
 from ttq_plugin.statistics.resampling import Interval
 from ttq_plugin.support.names import metric_key
-from ttq_plugin.tracking.comparison import MemberOnTest, compare_fronts, describe, record_comparison, with_tests
+from ttq_plugin.tracking.comparison import MemberOnTest, compare_fronts, with_tests
+from ttq_plugin.tracking.runs.comparison import describe, record_comparison
 from ttq_plugin.tracking.words import again_in_numbers, again_in_words
-
-from .study import make_trial
 
 ODD = "odd: $x$ | <b> %"
 PAIR = ("mcc", "cr_gain_total")

@@ -9,9 +9,9 @@ from torch import nn
 from ttq_plugin.commands.ui import _link
 from ttq_plugin.curvature import Budget, LayerTrace, chain_to_json, select
 from ttq_plugin.errors import InputError
-from ttq_plugin.tracking import sensitivity
 from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
-from ttq_plugin.tracking.sensitivity import record_sensitivity
+from ttq_plugin.tracking.runs import sensitivity
+from ttq_plugin.tracking.runs.sensitivity import record_sensitivity
 
 
 def make_selection(traces=(3.0, 0.5, 40.0, -1.0), methods=("pttq", "int8"), budget=0.8, **rules):

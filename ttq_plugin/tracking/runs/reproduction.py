@@ -9,7 +9,7 @@ from typing import Any
 
 from ttq_plugin.support.names import markdown_list
 from ttq_plugin.tracking.children import rounded
-from ttq_plugin.tracking.single import open_experiment
+from ttq_plugin.tracking.runs.single import open_experiment
 from ttq_plugin.tracking.store import Store
 
 

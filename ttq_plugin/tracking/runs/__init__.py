@@ -1,0 +1,1 @@
+"""Runs in MLflow that belong to no study: benchmarks, sensitivities, reproduced tables and comparisons."""
