@@ -125,13 +125,14 @@ def of_the_user(what: str, *, always: bool = True) -> Iterator[None]:
 
     Raises:
         InputError: For any exception but the two that pass.
+        SystemExit: If ``always`` is false, and it passed no line of the user's.
         Diverged: As it came, like InputError.
     """
     try:
         yield
     except (InputError, Diverged):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code that ends the program would end it without a word
         if not always and user_frame(error) is None:
             raise
         raise InputError(f"{what} failed: {explain(error)}.") from error

@@ -21,6 +21,9 @@ from ttq_plugin.errors import InputError
 
 Path = tuple[str, ...]
 
+MOST_TOLD = 8
+"""Tensors of a nesting that a message tells."""
+
 
 def call(model: nn.Module | Callable[..., Any], inputs: Any) -> Any:
     """Call a model with its inputs, spread as the convention says.
@@ -264,6 +267,8 @@ def kind(tree: Any, batch: int | None = None) -> str:
         place = "" if tree.device.type == "cpu" else f" on {tree.device}"
         return f"{str(tree.dtype).removeprefix('torch.')} ({', '.join(sizes)}){place}"
     found = [f"{'.'.join(path)}: {kind(tensor, batch)}" for path, tensor in named_tensors(tree)]
+    if len(found) > MOST_TOLD:
+        found[MOST_TOLD:] = [f"and {len(found) - MOST_TOLD} more"]
     return f"{type(tree).__name__} ({', '.join(found)})" if found else type(tree).__name__
 
 

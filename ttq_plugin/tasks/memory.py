@@ -12,13 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
+from ttq_plugin.support.arguments import shown
 
 Batch = tuple[Any, Any]
 """Inputs and targets of some samples, both of any nesting."""
 
 IN_MEMORY = 500
 """The most samples of a batch that is only scored."""
+
+DEEPEST = 64
+"""Dimensions of a list of numbers, at most: a list that holds itself has no end."""
 
 MOST_VALUES = 1 << 24
 """The most input values of such a batch: pictures come in smaller ones."""
@@ -39,6 +44,9 @@ class Split:
         y: Targets, whose tensors have the shape (samples, ...); class indices are int64.
         groups: The subject, recording or speaker of each sample, as numbers or words, (samples,); None if unknown.
 
+    Raises:
+        InputError: If an array cannot be a tensor, or a tensor or the groups are of a kind that cannot be used.
+
     Examples:
         >>> import torch
         >>> from ttq_plugin.tasks.task import Split
@@ -52,8 +60,17 @@ class Split:
     groups: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x", tensors_of(self.x))
-        object.__setattr__(self, "y", tensors_of(self.y))
+        for name in ("x", "y"):
+            try:
+                found = tensors_of(getattr(self, name))
+            except InputError as error:
+                raise InputError(f"{name} of a Split: {error}") from None
+            except RecursionError:
+                raise InputError(f"{name} of a Split must be a nest of tensors, got one that holds itself.") from None
+            object.__setattr__(self, name, found)
+            for tensor in inputs.tensors(found):
+                _check_dense(name, tensor)
+        object.__setattr__(self, "groups", group_array(self.groups))
 
     def __len__(self) -> int:
         return inputs.batch_size(self.y)
@@ -71,13 +88,12 @@ class Split:
         Returns:
             Them, with their groups.
         """
-        groups = self.group_ids
-        chosen = None if groups is None else groups[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
+        chosen = None if self.groups is None else self.groups[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
         return Split(inputs.index(self.x, rows), inputs.index(self.y, rows), chosen)
 
     def head(self, count: int) -> Split:
-        """The first samples, at most ``count`` of them."""
-        return self.take(slice(count))
+        """The first samples, at most ``count`` of them, copied: a model or a loss may write into what it is given."""
+        return self.take(torch.arange(min(count, len(self))))
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Go through all samples.
@@ -99,7 +115,7 @@ class Split:
     @property
     def group_ids(self) -> NDArray[Any] | None:
         """The groups as an array (samples,), or None."""
-        return group_array(self.groups)
+        return None if self.groups is None else np.asarray(self.groups)
 
     @property
     def scoring_batch(self) -> int:
@@ -117,9 +133,23 @@ class Split:
 
 
 def tensors_of(tree: Any) -> Any:
-    """The nesting with NumPy arrays, numbers and lists of numbers as tensors."""
-    if isinstance(tree, np.ndarray | np.generic | int | float):
+    """The nesting with NumPy arrays, pandas' tables and columns, numbers and lists of numbers as tensors.
+
+    Args:
+        tree: any nesting.
+
+    Returns:
+        The nesting; what is no number stays as it is.
+
+    Raises:
+        InputError: if an array holds something else than numbers.
+    """
+    if isinstance(tree, int | float):
         return torch.as_tensor(tree)
+    if isinstance(tree, np.ndarray | np.generic):
+        return _of_array(tree)
+    if type(tree).__module__.partition(".")[0] == "pandas" and hasattr(tree, "to_numpy"):
+        return _of_array(tree.to_numpy())
     if isinstance(tree, list) and (numbers := _numbers(tree)) is not None:
         return torch.as_tensor(numbers)
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):
@@ -131,10 +161,35 @@ def tensors_of(tree: Any) -> Any:
     return tree
 
 
+def _of_array(array: NDArray[Any] | np.generic) -> Tensor:
+    """An array in the machine's byte order as a tensor, copied where torch cannot share its memory."""
+    if np.ma.is_masked(array):
+        raise InputError("a masked array must have no masked value, got some; fill them, or leave those samples out.")
+    found = np.asarray(array)
+    if found.dtype.kind not in "biufc" or found.dtype.itemsize > 8 and found.dtype.kind == "f":
+        raise InputError(
+            f"an array must hold numbers of a type that torch has, got {found.dtype}; convert it, as by "
+            ".astype(numpy.float32)."
+        )
+    found = found.astype(found.dtype.newbyteorder("="), copy=False)
+    if not found.flags.writeable or any(stride < 0 for stride in found.strides):
+        found = found.copy()
+    return torch.as_tensor(found)
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    if tensor.is_meta or tensor.is_quantized or kind != "strided":
+        came = "one without values (meta)" if tensor.is_meta else "a quantised one" if tensor.is_quantized else kind
+        raise InputError(f"{name} of a Split must hold dense tensors with values, got {came}; convert it.")
+
+
 def _numbers(tree: list[Any]) -> NDArray[Any] | None:
     """A list of numbers, or of such lists of one length, as an array; None for anything else."""
     leaf: Any = tree
-    while isinstance(leaf, list) and leaf:
+    for _ in range(DEEPEST):
+        if not isinstance(leaf, list) or not leaf:
+            break
         leaf = leaf[0]
     if not isinstance(leaf, int | float | np.generic):
         return None
@@ -146,10 +201,31 @@ def _numbers(tree: list[Any]) -> NDArray[Any] | None:
 
 
 def group_array(groups: Any) -> NDArray[Any] | None:
-    """The groups of samples as an array on the CPU, or None."""
+    """The groups of samples as an array on the CPU.
+
+    Args:
+        groups: an array, tensor, column or list with a number or word a sample; None if unknown.
+
+    Returns:
+        The array (samples,), or None.
+
+    Raises:
+        InputError: if it is something else, or a sample's group is None or NaN.
+    """
     if groups is None:
         return None
-    return groups.cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    plain = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
+    try:
+        found = None if isinstance(groups, str | bytes | set | frozenset) else np.asarray(plain)
+    except ValueError:  # lists of unequal length
+        found = None
+    if found is None or found.ndim != 1 or not all(isinstance(one, int | float | str) for one in found.tolist()):
+        raise InputError(
+            f"groups of a Split must be a list or array with a number or word for each sample, got {shown(groups)}."
+        )
+    if found.dtype.kind in "fO" and any(one != one for one in found.tolist()):
+        raise InputError("groups of a Split must name the group of every sample, got NaN; leave those samples out.")
+    return found
 
 
 def feed(found: Any, path: tuple[str, ...], tensor: Tensor) -> None:

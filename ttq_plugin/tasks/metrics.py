@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import check_types
+from ttq_plugin.support.names import check_name
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 """What a metric may be called: constraints, MLflow and command lines all read it as one word."""
@@ -38,7 +40,8 @@ class Metric:
         fraction: Whether tables and pictures show it in percent.
 
     Raises:
-        InputError: If the name is not one word, or is one that reports use for something else.
+        InputError: If the name is not one word, or is one that reports use for something else, or if low is not less
+            than high.
 
     Examples:
         >>> from ttq_plugin.tasks.metrics import Metric
@@ -69,6 +72,13 @@ class Metric:
         if not callable(self.function):
             raise InputError(
                 f"The metric {self.name} needs a function (outputs, targets) -> float, got {self.function!r}."
+            )
+        check_types(Metric, vars(self))
+        if self.title:
+            check_name("the title of a metric", self.title)
+        if not self.low < self.high:
+            raise InputError(
+                f"low of the metric {self.name} must be less than high, got {self.low!r} and {self.high!r}."
             )
 
     @property

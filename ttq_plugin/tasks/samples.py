@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ttq_plugin.errors import InputError
+from ttq_plugin.support import inputs
 from ttq_plugin.tasks.memory import Batch, Split, seeded_order
 from ttq_plugin.tasks.streams import Stream
 
@@ -32,6 +33,8 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
     Raises:
         InputError: if it is neither; the message says what to give instead.
     """
+    if isinstance(value, Split):
+        _check_lengths(name, value)
     if isinstance(value, Split | Stream):
         return value
     if isinstance(value, DataLoader):
@@ -46,4 +49,25 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
         )
     if isinstance(value, tuple | list | Mapping | Tensor):
         raise InputError(f"The {name} split must be a Split(x, y) or a Dataset, got {type(value).__name__}; wrap it.")
-    return Stream(value, collate, workers)
+    return Stream(value, collate, workers, name=name)
+
+
+def _check_lengths(name: str, samples: Split) -> None:
+    """One target and one group a sample; the values are looked at later, before a training."""
+    for what, tree in (("x", samples.x), ("y", samples.y)):
+        if not [tensor for tensor in inputs.tensors(tree) if tensor.dim()]:
+            raise InputError(
+                f"{what} of the {name} split must be a tensor (samples, ...) or a nest of such, "
+                f"got {inputs.kind(tree)}."
+            )
+        try:
+            inputs.length(tree)
+        except InputError as error:
+            raise InputError(f"{what} of the {name} split: {error}") from None
+    if (rows := inputs.length(samples.x)) != len(samples):
+        raise InputError(f"x and y of the {name} split must have equally many samples, got {rows} and {len(samples)}.")
+    groups = samples.group_ids
+    if groups is not None and len(groups) != len(samples):
+        raise InputError(
+            f"groups of the {name} split must name one group per sample, got {len(groups)} for {len(samples)}."
+        )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
+from ttq_plugin.support.frames import of_the_user
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.memory import Batch, Split, feed, group_array, seeded_order, tensors_of
 
@@ -29,12 +30,14 @@ class Stream:
         collate: makes a batch (x, y) of a list of pairs (x, y), such as sequences of unequal length; None: torch's own.
         workers: processes that read ahead; 0: none.
         device: where batches go.
+        name: of the split, for messages.
     """
 
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Any] | None = None
     workers: int = 0
     device: str = "cpu"
+    name: str = field(default="", compare=False)
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -42,11 +45,11 @@ class Stream:
 
     def to(self, device: str) -> Stream:
         """The same samples, whose batches go to ``device``."""
-        return Stream(self.dataset, self.collate, self.workers, device, self._cache)
+        return Stream(self.dataset, self.collate, self.workers, device, self.name, self._cache)
 
     def head(self, count: int) -> Split:
         """The first samples, at most ``count`` of them, as one batch in memory."""
-        x, y = self._collated([_pair(self.dataset[i])[:2] for i in range(min(count, len(self)))])
+        x, y = self._collated([self._read(i)[:2] for i in range(min(count, len(self)))])
         return Split(x, y).to(self.device)
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -124,6 +127,18 @@ class Stream:
         self._scan()
         return list(self._cache["rows"])
 
+    def _read(self, place: int) -> tuple[Any, ...]:
+        """A sample as it is; whatever error there is becomes one sentence."""
+        of = f" of the {self.name} split" if self.name else ""
+        with of_the_user(f"The Dataset{of}, asked for sample {place} of {len(self)},"):
+            return _pair(self.dataset[place])
+
+    def _as_tensors(self, tree: Any, place: int) -> Any:
+        try:
+            return tensors_of(tree)
+        except InputError as error:
+            raise InputError(f"Sample {place} of a Dataset: {error}") from None
+
     def _collated(self, pairs: list[Any]) -> Batch:
         from torch.utils.data import default_collate
 
@@ -132,7 +147,7 @@ class Stream:
                 made = tuple(_as_it_was(default_collate([pair[k] for pair in pairs]), pairs[0][k]) for k in (0, 1))
             else:
                 made = self.collate(pairs)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             if self.collate is not None:
                 raise
             raise InputError(
@@ -153,11 +168,11 @@ class Stream:
         targets, groups, broken, rows, pairs = [], [], [], [], []
         with seeded(0):
             for number in range(len(self)):
-                item = _pair(self.dataset[number])
+                item = self._read(number)
                 groups += list(item[2:])
                 row = hashlib.blake2b(digest_size=16)
                 for place, tree in enumerate(item[:2]):
-                    for path, tensor in inputs.named_tensors(tensors_of(tree)):
+                    for path, tensor in inputs.named_tensors(self._as_tensors(tree, number)):
                         feed(row, (str(place), *path), tensor)
                         if place == 0 and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                             broken.append(number)

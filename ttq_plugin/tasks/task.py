@@ -23,6 +23,7 @@ from ttq_plugin.tasks.metrics import Metric, get_metric
 from ttq_plugin.tasks.samples import Samples, Split, as_samples
 from ttq_plugin.tasks.schedules import OPTIMIZERS, SCHEDULES, Course
 from ttq_plugin.tasks.scoring.readings import IGNORED
+from ttq_plugin.tasks.values import check_workers, classes_of, shape_of
 
 __all__ = ["SPLITS", "Data", "Loss", "Recipe", "Split", "Task"]
 
@@ -46,7 +47,8 @@ class Data:
         overlap: Whether equal samples in two splits are intended.
 
     Raises:
-        InputError: If a split is neither a Split nor a map-style Dataset.
+        InputError: If a split is neither a Split nor a map-style Dataset, a Split's tensors and groups have unequal
+            lengths, or an option has another type.
     """
 
     train: Samples
@@ -71,9 +73,15 @@ class Data:
         ) -> None: ...
 
     def __post_init__(self) -> None:
+        check_workers(self.workers)
         for name in SPLITS:
             samples = as_samples(getattr(self, name), name, self.collate, self.workers)
             object.__setattr__(self, name, samples)
+        for name in ("simulated", "overlap"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} of Data must be True or False, got {shown(value)}.")
+        if self.collate is not None and not callable(self.collate):
+            raise InputError(f"collate of Data must be a function or None, got {shown(self.collate)}.")
 
     def fingerprint(self) -> str:
         """A short hash of the training and validation samples, part of the names of what is cached."""
@@ -165,7 +173,8 @@ class Task:
         classes: Names of the classes (or labels) by index; if left empty, their numbers.
 
     Raises:
-        InputError: If there is no such metric, or if load, model or loss is not a function.
+        InputError: If there is no such metric, load, model or loss is not a function, or another attribute is not what
+            is described above.
 
     Examples:
         >>> import torch
@@ -212,6 +221,8 @@ class Task:
         ):  # fmt: skip
             if not isinstance(value := getattr(self, name), kind):
                 raise InputError(f"{name} of a task must be {words}, got {shown(value)}.")
+        object.__setattr__(self, "shape", shape_of(self.shape))
+        object.__setattr__(self, "classes", classes_of(self.classes))
 
     @property
     def score(self) -> Metric:

@@ -67,6 +67,5 @@ def _are_classes(targets: Any, total: int) -> bool:
 
 
 def _part(samples: Stream, rows: Tensor) -> Stream:
-    return Stream(
-        torch.utils.data.Subset(samples.dataset, rows.tolist()), samples.collate, samples.workers, samples.device
-    )
+    chosen = torch.utils.data.Subset(samples.dataset, rows.tolist())
+    return Stream(chosen, samples.collate, samples.workers, samples.device, samples.name)

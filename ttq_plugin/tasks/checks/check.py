@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -20,7 +21,14 @@ from ttq_plugin.tasks.samples import Samples, Split, Stream
 from ttq_plugin.tasks.scoring.scores import score_outputs
 from ttq_plugin.tasks.task import SPLITS, Data, Task
 
+GLIMPSE = 2
+"""Samples of the other splits that the untrained model is tried on."""
+
 __all__ = ["TaskWarning", "check_task", "load_data", "make_model"]
+
+
+_MADE: WeakSet[nn.Module] = WeakSet()
+"""Every module that a task made and that is still there."""
 
 
 def load_data(task: Task, source: Any, seed: int) -> Data:
@@ -63,6 +71,12 @@ def make_model(task: Task) -> nn.Module:
         model = task.model()
     if not isinstance(model, nn.Module):
         raise InputError(f"model of {task.name} must return a torch.nn.Module, got {type(model).__name__}.")
+    if model in _MADE:
+        raise InputError(
+            f"model of {task.name} must return a new module at each call, got the same one again, which a training has "
+            "changed by then; make it in the function."
+        )
+    _MADE.add(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(
             f"model of {task.name} must return a module whose weights all have their shapes, got one with lazy layers; "
@@ -92,7 +106,9 @@ def check_task(task: Task, data: Data, model: nn.Module, *, test: bool = True) -
     check_groups(splits)
     # The samples that are tried are the same whatever the model draws, and nobody's random numbers move.
     with seeded(0):
-        outputs = _outputs(task, data, model)
+        outputs = _outputs(task, "train", data.train.head(TRIED), model)
+        for name in list(splits)[1:]:  # of another form they would fail after the training
+            _outputs(task, name, splits[name].head(GLIMPSE), model)
         if task.score.builtin:
             check_targets(task, splits, outputs)
         check_loss(task, data.train, model)
@@ -101,7 +117,7 @@ def check_task(task: Task, data: Data, model: nn.Module, *, test: bool = True) -
 
 
 def _check_split(name: str, samples: Samples) -> None:
-    """Something in it, one target a sample, whole numbers of samples, and no NaN among the inputs."""
+    """Something in it, and no NaN among the inputs."""
     if isinstance(samples, Stream):
         with of_the_user(f"The Dataset of the {name} split"):
             if len(samples) == 0:
@@ -117,25 +133,8 @@ def _check_split(name: str, samples: Samples) -> None:
                     "different ones; let the collate function pad all of them to one length."
                 )
         return
-    for what, tree in (("x", samples.x), ("y", samples.y)):
-        if not [tensor for tensor in inputs.tensors(tree) if tensor.dim()]:
-            raise InputError(
-                f"{what} of the {name} split must be a tensor (samples, ...) or a nest of such, "
-                f"got {inputs.kind(tree)}."
-            )
-        try:
-            inputs.length(tree)
-        except InputError as error:
-            raise InputError(f"{what} of the {name} split: {error}") from None
-    if (rows := inputs.length(samples.x)) != len(samples):
-        raise InputError(f"x and y of the {name} split must have equally many samples, got {rows} and {len(samples)}.")
     if len(samples) == 0:
         raise InputError(f"The {name} split must hold at least one sample, got none.")
-    groups = samples.group_ids
-    if groups is not None and len(groups) != len(samples):
-        raise InputError(
-            f"groups of the {name} split must name one group per sample, got {len(groups)} for {len(samples)}."
-        )
     _check_finite(name, samples.x)
 
 
@@ -150,26 +149,36 @@ def _check_finite(name: str, tree: Any) -> None:
             )
 
 
-def _outputs(task: Task, data: Data, model: nn.Module) -> Any:
-    """What the untrained model makes of some training samples, in evaluation mode."""
-    few = data.train.head(min(TRIED, len(data.train)))
-    _check_dtypes(few, model)
+def _outputs(task: Task, name: str, few: Split, model: nn.Module) -> Any:
+    """What the untrained model makes of some samples, in evaluation mode."""
+    _check_form(task, name, few, model)
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), of_the_user(f"The model of {task.name}, given inputs {inputs.kind(few.x)},"):
+        where = "" if name == "train" else f" of the {name} split"
+        with torch.no_grad(), of_the_user(f"The model of {task.name}, given inputs {inputs.kind(few.x)}{where},"):
             return inputs.call(model, few.x)
     finally:
         model.train(training)
 
 
-def _check_dtypes(few: Split, model: nn.Module) -> None:
+def _check_form(task: Task, name: str, few: Split, model: nn.Module) -> None:
     """A float64 input beside float32 weights is torch's least helpful message."""
     weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
     given = {t.dtype for t in inputs.tensors(few.x) if t.is_floating_point()}
+    where = "" if name == "train" else f" of the {name} split"
     if len(weights) == 1 and torch.float64 in given and torch.float64 not in weights:
         dtype = str(next(iter(weights))).removeprefix("torch.")
-        raise InputError(f"The inputs must have the model's dtype {dtype}, got float64; convert them, as by x.float().")
+        raise InputError(
+            f"The inputs{where} must have the model's dtype {dtype}, got float64; convert them, as by x.float()."
+        )
+    shapes = [tuple(t.shape[1:]) for t in inputs.tensors(few.x) if t.dim()]
+    said = [task.shape] if all(isinstance(size, int) for size in task.shape) else list(task.shape)
+    if task.shape and shapes != said:
+        raise InputError(
+            f"The inputs{where} must have the shape that the task tells, {task.shape}, got "
+            f"{', '.join(map(str, shapes))} a sample; correct it, or leave it out."
+        )
 
 
 def _check_metric(task: Task, data: Data, model: nn.Module) -> None:

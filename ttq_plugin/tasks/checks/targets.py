@@ -91,7 +91,7 @@ def _in_split(name: str) -> Iterator[None]:
 
 def _read(name: str, logits: Tensor, targets: Tensor) -> tuple[set[int], Reading]:
     """The classes that are there, and how targets are read with outputs; some at a time, since pictures are large."""
-    small = targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
+    small = not targets.is_floating_point() and not targets.is_complex() and targets.dtype != torch.int64
     if small and logits.dim() == targets.dim() + 1 and logits.shape[1] > 1:
         dtype = str(targets.dtype).removeprefix("torch.")
         raise InputError(f"Class labels must be int64, got {dtype} in the {name} split; convert them by y.long().")
@@ -130,6 +130,10 @@ def _check_classes(task: Task, seen: dict[str, set[int]], reading: Reading) -> N
         return task.classes[k] if k < len(task.classes) else str(k)
 
     train = seen["train"]
+    if task.classes and len(task.classes) != reading.classes:
+        raise InputError(
+            f"classes of a task must name every class, got {len(task.classes)} names for {reading.classes} classes."
+        )
     if task.balanced and (missing := sorted(set(range(reading.classes)) - train)):
         raise InputError(
             f"A balanced loss needs every class in the training split, got none of class {named(missing[0])} of "

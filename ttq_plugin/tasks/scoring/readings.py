@@ -95,6 +95,11 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
     if not isinstance(truth, Tensor):
         raise InputError(f"A built-in metric needs targets that are one tensor, got {type(truth).__name__}.")
     truth = truth.detach().cpu()
+    if logits.is_complex() or truth.is_complex():
+        raise InputError(
+            f"Outputs and targets must be real numbers, got {_shapes(logits, truth)}; give the task a "
+            "Metric of your own."
+        )
     logits = logits.double() if logits.is_floating_point() else logits
     if logits.dim() == 0 or truth.dim() == 0 or len(logits) != len(truth):
         raise InputError(f"Outputs and targets must have one row per sample, got {_shapes(logits, truth)}.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,8 @@ from ttq_plugin.tasks.scoring.parts import NATURAL, is_lost, part_label
 from ttq_plugin.tasks.scoring.readings import MULTILABEL, main_output, read_classes, read_values
 
 REGRESSION = NATURAL
+ROUNDING = 1e-6
+"""By how much, of its size, a metric may exceed its bounds: sums of float32 do."""
 OVERLAP = frozenset({"dice", "iou"})
 
 
@@ -106,7 +109,10 @@ def score_outputs(outputs: Any, targets: Any, metric: Metric) -> Score:
     try:
         if metric.builtin and bool(torch.isnan(main_output(outputs)).any()):
             raise Diverged("the model's outputs are NaN")
+        # First of all: a user's own function may write into what it is given.
+        found = {} if metric.builtin else parts(outputs, targets, metric)
         value = metric.function(outputs, targets)
+        found = found or parts(outputs, targets, metric)
     except Diverged:
         raise
     except InputError as error:
@@ -117,18 +123,28 @@ def score_outputs(outputs: Any, targets: Any, metric: Metric) -> Score:
         if not bool(torch.isfinite(main_output(outputs)).all()):
             raise Diverged("the model's outputs are infinite") from error
         raise InputError(f"The metric {metric.name} cannot be computed: {explain(error)}.") from error
-    return Score(_number(value, metric), parts(outputs, targets, metric))
+    return Score(_number(value, metric), found)
 
 
 def _number(value: Any, metric: Metric) -> float:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     shape = tuple(getattr(value, "shape", ()))
-    if isinstance(value, bool) or not hasattr(value, "__float__") or shape:
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__float__") or shape:
         came = f"a {type(value).__name__} of the shape {shape}" if shape else type(value).__name__
         raise InputError(f"The metric {metric.name} must return a number, got {came}.")
-    if not math.isfinite(number := float(value)):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise Diverged(f"the metric {metric.name} is {number}")
+    slack = ROUNDING * max(1.0, abs(number))
+    if not metric.low - slack <= number <= metric.high + slack:
+        raise InputError(
+            f"The metric {metric.name} must lie between its low and high, {metric.low:g} and {metric.high:g}, got "
+            f"{number:g}; correct the function or the bounds."
+        )
     return number
 
 
