@@ -234,5 +234,10 @@ def _written(
     }
     text, summary = page(result, front, task.score, running())
     report = asked.out / "report.md"
-    write_text(report, text)
+    try:
+        write_text(report, text)
+    except InputError:  # the folder must be new or empty when the command is given again
+        for file in result["files"]:
+            Path(file).unlink(missing_ok=True)
+        raise
     return result | {"summary": f"{summary}\n{asked.out}: {', '.join(p.name for p in sorted(asked.out.iterdir()))}"}

@@ -43,6 +43,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         InputError: If the place cannot be written.
     """
     path = place_of(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_litter(path.parent)
@@ -56,8 +57,30 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
             temporary.unlink(missing_ok=True)
             raise
         _to_disk(path.parent)
-    except OSError as error:
+    except BaseException as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not made yet, or in use by others
+                folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write text files that belong together: none is put in its place before the disk holds all of them.
+
+    Args:
+        texts: what is to be in each file.
+
+    Raises:
+        InputError: if one cannot be written; all older files of these names are then what they were.
+    """
+
+    def put(rest: list[tuple[Path, str]]) -> None:
+        if rest:
+            write_whole(rest[0][0], lambda temporary: (Path(temporary).write_bytes(rest[0][1].encode()), put(rest[1:])))
+
+    put(list(texts.items()))
 
 
 def place_of(path: Path, *, folder: bool = False) -> Path:

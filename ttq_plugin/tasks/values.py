@@ -40,7 +40,7 @@ def shape_of(shape: Any) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
 
     def sizes(part: Any) -> tuple[int, ...] | None:
         known = isinstance(part, tuple | list) and all(
-            isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in part
+            isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in part
         )
         return tuple(map(int, part)) if known else None
 

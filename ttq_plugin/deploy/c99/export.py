@@ -13,7 +13,7 @@ from ttq_plugin.deploy.c99.text import header
 from ttq_plugin.deploy.c99.writer import Writer
 from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import write_text
+from ttq_plugin.support.files import write_together
 from ttq_plugin.support.names import check_c_name
 
 
@@ -75,8 +75,7 @@ def export_c(
     writer = Writer(program, dense, CALLS)
     body = writer.body()
     code, declarations = folder / f"{name}.c", folder / f"{name}.h"
-    write_text(declarations, header(name, about, program.shapes))
-    write_text(code, writer.text(name, body))
+    write_together({declarations: header(name, about, program.shapes), code: writer.text(name, body)})
     return Written(code, declarations, writer.constant_bytes, writer.static_bytes, writer.kinds)
 
 

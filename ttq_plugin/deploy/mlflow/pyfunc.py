@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,24 +80,39 @@ def _save(content: _Content, path: Path, keywords: dict[str, Any]) -> None:
     import mlflow.pyfunc
 
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _whole_folder(path) as made:
         places = {}
         for name, file in content.files.items():
             places[name] = file if isinstance(file, Path) else Path(folder, name)
             if isinstance(file, bytes):
                 places[name].write_bytes(file)
-        try:
-            mlflow.pyfunc.save_model(
-                path=str(path),
-                python_model=str(content.code),
-                artifacts={name: str(place.resolve()) for name, place in places.items()},
-                pip_requirements=[f"{name}=={_version(name)}" for name in content.needed],
-                signature=content.signature,
-                input_example=content.inputs,
-                **keywords,
-            )
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+        mlflow.pyfunc.save_model(
+            path=str(made),
+            python_model=str(content.code),
+            artifacts={name: str(place.resolve()) for name, place in places.items()},
+            pip_requirements=[f"{name}=={_version(name)}" for name in content.needed],
+            signature=content.signature,
+            input_example=content.inputs,
+            **keywords,
+        )
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside the one that is wanted, put into its place once everything is in it."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ttq-") as beside:
+            yield Path(beside, "model")
+            os.replace(Path(beside, "model"), path)
+    except BaseException as error:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
 
 
 def _packed(source: Source, weights: Path) -> _Content:
