@@ -31,7 +31,7 @@ def forms():
     torch.set_num_threads(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     ternarize(model, layers=["0"])
-    bake(model.eval())
+    model = bake(model.eval())
     module = integerize(model, X)
     return {
         "packed": lambda path: save_packed(model, path / "out"),

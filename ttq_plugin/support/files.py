@@ -78,7 +78,13 @@ def write_together(texts: Mapping[Path, str]) -> None:
 
     def put(rest: list[tuple[Path, str]]) -> None:
         if rest:
-            write_whole(rest[0][0], lambda temporary: (Path(temporary).write_bytes(rest[0][1].encode()), put(rest[1:])))
+            (path, text), *others = rest
+
+            def fill(temporary: str) -> None:
+                Path(temporary).write_bytes(text.encode())
+                put(others)
+
+            write_whole(path, fill)
 
     put(list(texts.items()))
 
