@@ -13,7 +13,7 @@ from ttq_plugin.support import inputs
 from ttq_plugin.tasks.memory import Batch, Split, seeded_order
 from ttq_plugin.tasks.streams import Stream
 
-__all__ = ["Batch", "Samples", "Split", "Stream", "as_samples", "seeded_order"]
+__all__ = ["Batch", "Samples", "Split", "Stream", "as_samples", "check_lengths", "seeded_order"]
 
 Samples = Split | Stream
 
@@ -33,8 +33,8 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
     Raises:
         InputError: if it is neither; the message says what to give instead.
     """
-    if isinstance(value, Split):
-        _check_lengths(name, value)
+    if isinstance(value, Split) and name != "test":  # which nobody looks at before it is asked for
+        check_lengths(name, value)
     if isinstance(value, Split | Stream):
         return value
     if isinstance(value, DataLoader):
@@ -52,8 +52,16 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
     return Stream(value, collate, workers, name=name)
 
 
-def _check_lengths(name: str, samples: Split) -> None:
-    """One target and one group a sample; the values are looked at later, before a training."""
+def check_lengths(name: str, samples: Split) -> None:
+    """Check that there is one target and one group a sample; the values are looked at later, before a training.
+
+    Args:
+        name: of the split.
+        samples: its samples.
+
+    Raises:
+        InputError: if lengths differ, or x or y holds no tensor.
+    """
     for what, tree in (("x", samples.x), ("y", samples.y)):
         if not [tensor for tensor in inputs.tensors(tree) if tensor.dim()]:
             raise InputError(

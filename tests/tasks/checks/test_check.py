@@ -171,25 +171,28 @@ def test_an_empty_split():
 
 def test_unequal_lengths():
     assert not_made(Split(X[:30], Y[:29])) == (
-        "x and y of the test split must have equally many samples, got 30 and 29."
+        "x and y of the train split must have equally many samples, got 30 and 29."
     )
-    assert "x of the test split: all inputs must hold the same number of samples, got 30 and, in 1, 20" in not_made(
+    assert "x of the train split: all inputs must hold the same number of samples, got 30 and, in 1, 20" in not_made(
         Split((X[:30], X[:20]), Y[:30])
     )
-    assert "groups of the test split must name one group per sample, got 2 for 30" in not_made(
+    assert "groups of the train split must name one group per sample, got 2 for 30" in not_made(
         Split(X[:30], Y[:30], groups=[1, 2])
     )
 
 
-def not_made(test):
+def not_made(wrong):
+    """A test split is looked at later than the others."""
+    good = Split(X[:30], Y[:30]), Split(X[30:60], Y[30:60])
     with pytest.raises(InputError) as caught:
-        Data(Split(X[:30], Y[:30]), Split(X[30:60], Y[30:60]), test)
+        Data(wrong, *good)
+    assert refused(Data(*good, wrong)) == str(caught.value).replace("train split", "test split")
     return str(caught.value)
 
 
 def test_what_is_no_tensor():
     message = not_made(Split(X[:30], "labels"))
-    assert message == "y of the test split must be a tensor (samples, ...) or a nest of such, got str."
+    assert message == "y of the train split must be a tensor (samples, ...) or a nest of such, got str."
 
 
 # Classes.

@@ -17,7 +17,7 @@ from ttq_plugin.support.seeds import seeded
 from ttq_plugin.tasks.checks.loss import check_loss
 from ttq_plugin.tasks.checks.overlap import check_groups, check_overlap
 from ttq_plugin.tasks.checks.targets import TRIED, TaskWarning, check_targets
-from ttq_plugin.tasks.samples import Samples, Split, Stream
+from ttq_plugin.tasks.samples import Samples, Split, Stream, check_lengths
 from ttq_plugin.tasks.scoring.scores import score_outputs
 from ttq_plugin.tasks.task import SPLITS, Data, Task
 
@@ -133,6 +133,7 @@ def _check_split(name: str, samples: Samples) -> None:
                     "different ones; let the collate function pad all of them to one length."
                 )
         return
+    check_lengths(name, samples)
     if len(samples) == 0:
         raise InputError(f"The {name} split must hold at least one sample, got none.")
     _check_finite(name, samples.x)
