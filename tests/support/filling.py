@@ -20,7 +20,8 @@ from ttq_plugin import bake, integerize, save_packed, ternarize
 from ttq_plugin.deploy.c99.export import export_c
 from ttq_plugin.deploy.c_int8.export import export_int8
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import save_weights, write_text
+from ttq_plugin.support.files import write_text
+from ttq_plugin.support.weights import save_weights
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 
