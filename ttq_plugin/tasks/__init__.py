@@ -56,13 +56,13 @@ def get_task(name: str) -> Task:
     """The task of that name.
 
     Args:
-        name: a key of ``TASKS``, or ``module:attribute`` for a ``Task`` of the user's own, whose module is imported.
+        name: A key of ``TASKS``, or ``module:attribute`` for a ``Task`` of the user's own, whose module is imported.
 
     Returns:
         The task; nothing is loaded or trained yet.
 
     Raises:
-        InputError: if there is none; the message lists those there are, or says what the module did.
+        InputError: If there is none; the message lists those there are, or says what the module did.
     """
     check_task(name)
     if name not in TASKS:
@@ -95,10 +95,10 @@ def check_task(name: str) -> None:
     """Check a task's name without importing what it needs.
 
     Args:
-        name: a key of ``TASKS``, or ``module:attribute``.
+        name: A key of ``TASKS``, or ``module:attribute``.
 
     Raises:
-        InputError: if it is neither; the message lists those there are.
+        InputError: If it is neither; the message lists those there are.
     """
     if name not in TASKS and not OWN.fullmatch(name):
         raise InputError(
@@ -110,13 +110,13 @@ def check_allowed(source: str, named: object, given: str | None, again: str = ""
     """Check that a task may be opened which a file or a database names: whoever writes those must not choose code.
 
     Args:
-        source: what names it, such as a file's path.
-        named: the task.
-        given: the task that the command line, or a caller, names itself; None if it names none.
-        again: the command that would be allowed; "" where the option alone is to be told.
+        source: What names it, such as a file's path.
+        named: The task.
+        given: The task that the command line, or a caller, names itself; None if it names none.
+        again: The command that would be allowed; "" where the option alone is to be told.
 
     Raises:
-        InputError: if it is one of the user's own that is not given, or another one than is given.
+        InputError: If it is one of the user's own that is not given, or another one than is given.
     """
     if given is None and isinstance(named, str) and named not in TASKS and OWN.fullmatch(named):
         raise InputError(

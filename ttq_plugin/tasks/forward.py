@@ -23,8 +23,8 @@ def at_precision(step: Step, precision: str) -> Step:
     """The training step with its forward pass at that precision.
 
     Args:
-        step: what it does with batch and model; it may only call the model.
-        precision: a key of ``PRECISIONS``.
+        step: What it does with batch and model; it may only call the model.
+        precision: A key of ``PRECISIONS``.
 
     Returns:
         The step; its outputs are float32 whatever the precision.
@@ -48,10 +48,10 @@ def check_dropout(p: float | None) -> None:
     """Check a probability of dropout; None is allowed.
 
     Args:
-        p: the probability.
+        p: The probability.
 
     Raises:
-        InputError: if it lies outside [0, 1).
+        InputError: If it lies outside [0, 1).
     """
     if p is not None and not 0 <= p < 1:
         raise InputError(f"dropout must lie in [0, 1), got {p:g}.")

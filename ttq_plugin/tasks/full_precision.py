@@ -34,13 +34,13 @@ class FullPrecision:
     """A trained full-precision model.
 
     Attributes:
-        model: in eval mode, on the CPU.
-        score: the task's metric on the validation split.
-        path: its file in the cache; what else is cached for it lies beside, with another ending. Of the user's own
+        model: The model, in eval mode, on the CPU.
+        score: The task's metric on the validation split.
+        path: Its file in the cache; what else is cached for it lies beside, with another ending. Of the user's own
             weights, the file that it would have there.
-        trained: whether this call trained it.
-        parts: what the score is made of, such as the recall of each class.
-        origin: where it is from, in words: trained, from the cache, or from the user's file.
+        trained: Whether this call trained it.
+        parts: What the score is made of, such as the recall of each class.
+        origin: Where it is from, in words: trained, from the cache, or from the user's file.
     """
 
     model: nn.Module
@@ -74,20 +74,20 @@ def full_precision(
     they were when it was trained.
 
     Args:
-        task: what to train.
-        data: its training split is learned, its validation split scored.
-        seed: of the initial weights, dropout and sample order.
-        device: where to train.
-        cache: folder of trained models, see ``cache_folder``.
-        weights: a safetensors file with the model's state dict; nothing is trained then.
-        retrain: whether to train in any case, and replace what is cached.
-        on_epoch: called after each epoch if it is trained.
+        task: What to train.
+        data: Its training split is learned, its validation split scored.
+        seed: Random seed of the initial weights, dropout and sample order.
+        device: Where to train.
+        cache: Folder of trained models, see ``cache_folder``.
+        weights: A safetensors file with the model's state dict; nothing is trained then.
+        retrain: Whether to train in any case, and replace what is cached.
+        on_epoch: Called after each epoch if it is trained.
 
     Returns:
         The model and its score.
 
     Raises:
-        InputError: if the cache folder cannot be written, the cached model was damaged, or the weights are not the
+        InputError: If the cache folder cannot be written, the cached model was damaged, or the weights are not the
             model's.
     """
     if weights is not None and retrain:

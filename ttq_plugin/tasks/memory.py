@@ -83,7 +83,7 @@ class Split:
         """The samples at these places.
 
         Args:
-            rows: a slice, or a tensor or list of places.
+            rows: A slice, or a tensor or list of places.
 
         Returns:
             Them, with their groups.
@@ -99,8 +99,8 @@ class Split:
         """Go through all samples.
 
         Args:
-            size: samples a batch; the last may have fewer.
-            generator: shuffles them; None: in order.
+            size: Samples a batch; the last may have fewer.
+            generator: Shuffles them; None: in order.
 
         Yields:
             Inputs and targets, on the samples' device.

@@ -141,13 +141,13 @@ def get_metric(metric: str | Metric) -> Metric:
     """The metric of that name.
 
     Args:
-        metric: a key of ``METRICS``, or a metric of the user's own.
+        metric: A key of ``METRICS``, or a metric of the user's own.
 
     Returns:
         The metric.
 
     Raises:
-        InputError: if there is none of that name, or an own metric takes a built-in one's name.
+        InputError: If there is none of that name, or an own metric takes a built-in one's name.
     """
     if isinstance(metric, Metric):
         if metric.name in METRICS and not metric.builtin:

@@ -22,16 +22,16 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
     """What a task's ``load`` gave for a split, as samples.
 
     Args:
-        value: a Split, or a map-style Dataset.
-        name: of the split, for messages.
-        collate: for a Dataset.
-        workers: for a Dataset.
+        value: A Split, or a map-style Dataset.
+        name: Name of the split, for messages.
+        collate: The function that makes a batch of a Dataset's samples.
+        workers: Number of processes that read a Dataset ahead.
 
     Returns:
         The samples.
 
     Raises:
-        InputError: if it is neither; the message says what to give instead.
+        InputError: If it is neither; the message says what to give instead.
     """
     if isinstance(value, Split) and name != "test":  # which nobody looks at before it is asked for
         check_lengths(name, value)

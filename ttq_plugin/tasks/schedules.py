@@ -23,7 +23,7 @@ class Algorithm:
 
     Attributes:
         kind: torch's class.
-        options: what it gets beside learning rate and weight decay.
+        options: What it gets beside learning rate and weight decay.
     """
 
     kind: type[Optimizer]
@@ -51,11 +51,11 @@ class Course:
     """What a schedule is fitted to.
 
     Attributes:
-        lr: learning rate of the optimiser.
-        epochs: passes over the training split.
-        batches: steps an epoch.
-        width: of the model's tokens (d_model), 0 if it has none; only ``noam`` asks.
-        warmup: steps in which ``noam`` rises.
+        lr: Learning rate of the optimiser.
+        epochs: Passes over the training split.
+        batches: Steps an epoch.
+        width: Width of the model's tokens (d_model), 0 if it has none; only ``noam`` asks.
+        warmup: Steps in which ``noam`` rises.
     """
 
     lr: float
@@ -77,7 +77,7 @@ class Noam:
         warmup: w, in steps.
 
     Raises:
-        InputError: for a width or warm-up below 1.
+        InputError: For a width or warm-up below 1.
     """
 
     width: int
@@ -100,9 +100,9 @@ class Schedule:
 
     Attributes:
         kind: torch's class.
-        arguments: what it gets, from the course.
-        every_batch: whether it steps after each batch, instead of each epoch.
-        needs_metric: whether a step takes what is to fall, such as the epoch's mean loss.
+        arguments: What it gets, from the course.
+        every_batch: Whether it steps after each batch, instead of each epoch.
+        needs_metric: Whether a step takes what is to fall, such as the epoch's mean loss.
     """
 
     kind: type[LRScheduler]

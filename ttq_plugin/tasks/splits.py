@@ -10,9 +10,9 @@ def stratified(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDAr
     """Two disjoint sets of indices with the labels' proportions in both.
 
     Args:
-        labels: class of each sample, shape (samples,).
-        share: fraction of the samples that go to the second set, in (0, 1).
-        seed: equal seeds give equal splits.
+        labels: Class of each sample, shape (samples,).
+        share: Fraction of the samples that go to the second set, in (0, 1).
+        seed: Equal seeds give equal splits.
 
     Returns:
         Indices of the first and of the second set, each sorted.
@@ -29,10 +29,10 @@ def stratified_groups(
     """As ``stratified``, but whole groups go to one set or the other.
 
     Args:
-        groups: which group each sample belongs to, shape (samples,).
-        labels: class of each sample, the same within a group.
-        share: fraction of the groups that go to the second set, in (0, 1).
-        seed: equal seeds give equal splits.
+        groups: Which group each sample belongs to, shape (samples,).
+        labels: Class of each sample, the same within a group.
+        share: Fraction of the groups that go to the second set, in (0, 1).
+        seed: Equal seeds give equal splits.
 
     Returns:
         Indices of the samples of the first and of the second set, each sorted.

@@ -26,11 +26,11 @@ class Stream:
     """Samples that a map-style torch Dataset reads, one at a time, with workers where asked.
 
     Attributes:
-        dataset: yields (x, y) or (x, y, group).
-        collate: makes a batch (x, y) of a list of pairs (x, y), such as sequences of unequal length; None: torch's own.
-        workers: processes that read ahead; 0: none.
-        device: where batches go.
-        name: of the split, for messages.
+        dataset: Yields (x, y) or (x, y, group).
+        collate: Makes a batch (x, y) of a list of pairs (x, y), such as sequences of unequal length; None: torch's own.
+        workers: Processes that read ahead; 0: none.
+        device: Where batches go.
+        name: Of the split, for messages.
     """
 
     dataset: Dataset[Any]
@@ -56,8 +56,8 @@ class Stream:
         """As ``Split.batches``; batches are made by ``collate`` and moved to the device.
 
         Args:
-            size: samples a batch.
-            generator: shuffles them; None: in order.
+            size: Samples per batch.
+            generator: Shuffles them; None: in order.
 
         Yields:
             Inputs and targets.

@@ -21,18 +21,18 @@ def three_ways(
     """Training, validation and test samples: every class in each, no group in two, proportions as near as that allows.
 
     Args:
-        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
-        labels: class of each sample, from 0, shape (samples,).
-        classes: how many classes there must be.
-        seed: equal seeds give equal splits.
-        source: where the samples are from, for messages.
-        noun: what a group is, for messages.
+        groups: Which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: Class of each sample, from 0, shape (samples,).
+        classes: How many classes there must be.
+        seed: Equal seeds give equal splits.
+        source: Where the samples are from, for messages.
+        noun: What a group is, for messages.
 
     Returns:
         Indices of the three splits, each sorted.
 
     Raises:
-        InputError: if a class is found in fewer than three groups, or the groups cannot be spread so.
+        InputError: If a class is found in fewer than three groups, or the groups cannot be spread so.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -69,19 +69,19 @@ def drawn(
     nearly the same splits for all seeds.
 
     Args:
-        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
-        labels: class of each sample, from 0, shape (samples,).
-        classes: how many classes there must be.
-        seed: equal seeds give equal splits.
-        share: fraction of the groups that validate, and of those that test; one at least.
-        source: where the samples are from, for messages.
-        noun: what a group is, for messages.
+        groups: Which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: Class of each sample, from 0, shape (samples,).
+        classes: How many classes there must be.
+        seed: Equal seeds give equal splits.
+        share: Fraction of the groups that validate, and of those that test; one at least.
+        source: Where the samples are from, for messages.
+        noun: What a group is, for messages.
 
     Returns:
         Indices of the three splits, each sorted.
 
     Raises:
-        InputError: if no order of the groups that was tried has every class in each split.
+        InputError: If no order of the groups that was tried has every class in each split.
     """
     generator = np.random.default_rng(seed)
     names = np.unique(groups)
@@ -107,19 +107,19 @@ def held_out(
     class, that person therefore trains.
 
     Args:
-        groups: which group (a person, a recording) each sample belongs to, shape (samples,).
-        labels: class of each sample, from 0, shape (samples,).
-        classes: how many classes there must be.
-        seed: equal seeds give equal splits.
-        share: fraction of the groups that validate; one at least.
-        source: where the samples are from, for messages.
-        noun: what a group is, for messages.
+        groups: Which group (a person, a recording) each sample belongs to, shape (samples,).
+        labels: Class of each sample, from 0, shape (samples,).
+        classes: How many classes there must be.
+        seed: Equal seeds give equal splits.
+        share: Fraction of the groups that validate; one at least.
+        source: Where the samples are from, for messages.
+        noun: What a group is, for messages.
 
     Returns:
         Indices of the two splits, each sorted.
 
     Raises:
-        InputError: if no order of the groups that was tried has every class in both splits.
+        InputError: If no order of the groups that was tried has every class in both splits.
     """
     generator = np.random.default_rng(seed)
     names = np.unique(groups)

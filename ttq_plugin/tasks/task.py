@@ -233,7 +233,7 @@ class Task:
         """Inputs of the task's shape whose values mean nothing.
 
         Args:
-            batch: how many samples.
+            batch: How many samples.
 
         Returns:
             Standard normal numbers, always the same: a tensor, or a tuple of them where the model takes several.
@@ -249,7 +249,7 @@ class Task:
         """The loss to train with.
 
         Args:
-            train: the training split, on the device of the training.
+            train: The training split, on the device of the training.
 
         Returns:
             ``loss``; if balanced, with the weight n / (classes n_c) for a class that n_c of the n samples have.

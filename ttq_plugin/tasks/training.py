@@ -38,21 +38,21 @@ def train(
     """Train for ``epochs``.
 
     Args:
-        model: trained in place, left in train mode.
-        optimizer: of the model's parameters.
-        scheduler: of the optimiser, or None.
+        model: Trained in place, left in train mode.
+        optimizer: The optimizer of the model's parameters.
+        scheduler: The scheduler of the optimiser, or None.
         training_step: ``(batch, model) -> loss``.
-        split: the training samples.
-        epochs: passes over them.
-        batch_size: samples a step.
-        seed: of the order of the samples.
-        every_batch: whether the scheduler steps after each batch, instead of each epoch.
-        needs_metric: whether its step takes the epoch's mean training loss.
-        on_epoch: called after each epoch.
+        split: The training samples.
+        epochs: Passes over them.
+        batch_size: Samples a step.
+        seed: Random seed of the order of the samples.
+        every_batch: Whether the scheduler steps after each batch, instead of each epoch.
+        needs_metric: Whether its step takes the epoch's mean training loss.
+        on_epoch: Called after each epoch.
 
     Raises:
-        Diverged: if an epoch's loss is NaN or infinite.
-        InputError: if the user's code fails; the message names its line.
+        Diverged: If an epoch's loss is NaN or infinite.
+        InputError: If the user's code fails; the message names its line.
     """
     generator = torch.Generator().manual_seed(seed)
     model.train()

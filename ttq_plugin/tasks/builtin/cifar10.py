@@ -42,8 +42,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     Attributes:
         pixels: uint8, shape (n, 3, 32, 32).
         labels: int64, shape (n,).
-        scale: mean and standard deviation of each channel, each of shape (3, 1, 1), in the pixels' units.
-        moved: whether each one is mirrored and moved at random, as in training.
+        scale: Mean and standard deviation of each channel, each of shape (3, 1, 1), in the pixels' units.
+        moved: Whether each one is mirrored and moved at random, as in training.
     """
 
     def __init__(self, images: Images, scale: tuple[Tensor, Tensor], *, moved: bool) -> None:
@@ -83,14 +83,14 @@ def load(source: Path | None, seed: int) -> Data:
     """The pictures; the seed draws which of the training ones validate.
 
     Args:
-        source: the folder; there is no default.
-        seed: of the split.
+        source: The folder; there is no default.
+        seed: Random seed of the split.
 
     Returns:
         The three splits.
 
     Raises:
-        InputError: without a folder, or if its files are damaged, not of that form, or too few.
+        InputError: Without a folder, or if its files are damaged, not of that form, or too few.
     """
     if source is None or not source.is_dir():
         came = "none came with --data" if source is None else f"{source} is none"

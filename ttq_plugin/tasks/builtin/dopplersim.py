@@ -53,12 +53,12 @@ class Simulated:
     """Simulated signals, their parts, and what was asked of them; n of them.
 
     Attributes:
-        blood: background I + jQ, shape (n, 1400), mean power about 1.
-        transients: embolus or artefact alone, shape (n, 1400).
+        blood: Background I + jQ, shape (n, 1400), mean power about 1.
+        transients: Embolus or artefact alone, shape (n, 1400).
         labels: 0 artefact, 1 gaseous, 2 solid embolus; shape (n,).
-        subjects: simulated person, from 0; shape (n,).
-        ratios: asked power of the transient over the blood's while it lasts, in decibels; shape (n,).
-        spans: its first sample and the one after its last, shape (n, 2).
+        subjects: Simulated person, from 0; shape (n,).
+        ratios: Asked power of the transient over the blood's while it lasts, in decibels; shape (n,).
+        spans: Its first sample and the one after its last, shape (n, 2).
     """
 
     blood: Signal
@@ -80,10 +80,10 @@ class Flow:
     """One person's blood flow; frequencies in hertz are velocities.
 
     Attributes:
-        systole: the largest Doppler frequency at the height of a beat.
-        diastole: the largest Doppler frequency between beats.
-        beat: seconds from one heart beat to the next.
-        noise: the receiver's noise in decibels of the blood's power.
+        systole: The largest Doppler frequency at the height of a beat.
+        diastole: The largest Doppler frequency between beats.
+        beat: Seconds from one heart beat to the next.
+        noise: The receiver's noise in decibels of the blood's power.
     """
 
     systole: float
@@ -115,16 +115,16 @@ def simulate(
     """Draw signals, class by class, each of a person drawn at random.
 
     Args:
-        counts: how many artefacts, gaseous and solid emboli.
-        subjects: how many people.
-        seed: equal seeds give equal signals.
-        ratios: least and largest decibels above the blood, by class; drawn uniformly.
+        counts: How many artefacts, gaseous and solid emboli.
+        subjects: How many people.
+        seed: Equal seeds give equal signals.
+        ratios: Least and largest decibels above the blood, by class; drawn uniformly.
 
     Returns:
         The signals in shuffled order.
 
     Raises:
-        InputError: for another number of classes, no signals, no people, or ratios below 3 dB.
+        InputError: For another number of classes, no signals, no people, or ratios below 3 dB.
     """
     _check(counts, subjects, ratios)
     rng = np.random.default_rng(seed)
@@ -173,9 +173,9 @@ def speckle(fastest: Real, noise: Real, rng: np.random.Generator) -> Signal:
     All velocities up to the largest are equally frequent, as in a parabolic profile.
 
     Args:
-        fastest: the largest Doppler frequency at each sample in hertz, shape (n, 1400).
-        noise: of the receiver, white, on both sides; decibels of the blood's power, shape (n,).
-        rng: what draws it.
+        fastest: The largest Doppler frequency at each sample in hertz, shape (n, 1400).
+        noise: The noise of the receiver, white, on both sides; decibels of the blood's power, shape (n,).
+        rng: The random generator that draws it.
 
     Returns:
         I + jQ, shape (n, 1400), each signal's blood of mean power 1.
@@ -201,8 +201,8 @@ def embolus(label: int, fastest: Real, rng: np.random.Generator) -> Signal:
 
     Args:
         label: GASEOUS or SOLID.
-        fastest: the blood's largest frequency while it passes in hertz, shape (samples,).
-        rng: what draws it.
+        fastest: The blood's largest frequency while it passes in hertz, shape (samples,).
+        rng: The random generator that draws it.
 
     Returns:
         I + jQ with a Hann envelope, shape (samples,).
@@ -227,8 +227,8 @@ def artefact(length: int, rng: np.random.Generator) -> Signal:
     """A thud of probe or patient: a burst of noise on both sides of the spectrum, within 3 dB of each other.
 
     Args:
-        length: in samples.
-        rng: what draws it.
+        length: The length, in samples.
+        rng: The random generator that draws it.
 
     Returns:
         I + jQ with a Hann envelope, shape (length,).

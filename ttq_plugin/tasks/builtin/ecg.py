@@ -50,14 +50,14 @@ def mitbih(folder: Path, seed: int) -> tuple[Beats, Parts]:
     """Five classes: the CSVs (the test file tests), or else WFDB records, split by person.
 
     Args:
-        folder: see ``FORMS``.
-        seed: of the splits.
+        folder: See ``FORMS``.
+        seed: Random seed of the splits.
 
     Returns:
         All beats, and which of them train, validate and test.
 
     Raises:
-        InputError: if the files are missing, damaged, not of that form, or have too few beats or records of a class.
+        InputError: If the files are missing, damaged, not of that form, or have too few beats or records of a class.
     """
     if not any((folder / name).exists() for name in MITBIH):
         if not any(folder.glob("*.hea")):
@@ -93,17 +93,17 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
     """The beats, seeded.
 
     Args:
-        source: the folder, see ``FORMS``; there is no default.
-        seed: of the splits.
-        view: beats (n, 187), each scaled to [0, 1] -> the model's input without its channel (n, ...).
-        ending: a key of ``SETS``.
+        source: The folder, see ``FORMS``; there is no default.
+        seed: Random seed of the splits.
+        view: Beats (n, 187), each scaled to [0, 1] -> the model's input without its channel (n, ...).
+        ending: A key of ``SETS``.
 
     Returns:
         The three splits; inputs (n, 1, ...). Labels 0 to 4 in the order of ``AAMI``, or 0 normal and 1 abnormal. The
         groups are people where the beats are of records; the CSVs name none.
 
     Raises:
-        InputError: without a folder, or if its files are missing, damaged, or not of that form.
+        InputError: Without a folder, or if its files are missing, damaged, or not of that form.
     """
     if source is None or not source.is_dir():
         came = "none came with --data" if source is None else f"{source} is none"

@@ -73,7 +73,7 @@ class Beats:
     Attributes:
         x: float32, shape (n, 4, 128).
         labels: int64, shape (n,): places in ``CLASSES``.
-        records: names of the records they are from, shape (n,).
+        records: Names of the records they are from, shape (n,).
     """
 
     x: NDArray[np.float32]
@@ -92,7 +92,7 @@ def rhythm(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """How early or late beats are: 0 for a usual interval, -1 for half of it.
 
     Args:
-        seconds: when the beats of a record are, rising, shape (beats,).
+        seconds: When the beats of a record are, rising, shape (beats,).
 
     Returns:
         For each beat but the first and the last, shape (beats - 2, 2): the logarithms to base 2 of the intervals to the
@@ -120,13 +120,13 @@ def beats_of(record: Record) -> Beats:
     """Cut a record into beats; the first and the last, and those that would pass its ends, are left out.
 
     Args:
-        record: one record of the lead MLII.
+        record: One record of the lead MLII.
 
     Returns:
         Its beats of the four classes.
 
     Raises:
-        InputError: if the record has another lead, a flat signal, or beats that are not one after another.
+        InputError: If the record has another lead, a flat signal, or beats that are not one after another.
     """
     from scipy.signal import butter, resample_poly, sosfiltfilt
 
@@ -160,13 +160,13 @@ def usual_split(folder: Path) -> tuple[list[str], bool]:
     """Which records of a folder are used, and whether they are split as the database's usually are.
 
     Args:
-        folder: of WFDB records.
+        folder: The folder of WFDB records.
 
     Returns:
         The records' names; whether all are the database's.
 
     Raises:
-        InputError: if some are and some are not, or only one side of the usual split is there.
+        InputError: If some are and some are not, or only one side of the usual split is there.
     """
     names = record_names(folder)
     database = [name for name in names if name in {*TRAINING, *TEST, *LEFT_OUT}]
@@ -187,14 +187,14 @@ def load(source: Path | None, seed: int) -> Data:
     """The beats, split between people; the seed draws which of the training people validate.
 
     Args:
-        source: the folder of records; there is no default.
-        seed: of the splits.
+        source: The folder of records; there is no default.
+        seed: Random seed of the splits.
 
     Returns:
         The three splits, with the records' names as groups.
 
     Raises:
-        InputError: without a folder, or if its records are damaged, not of that form, or too few.
+        InputError: Without a folder, or if its records are damaged, not of that form, or too few.
     """
     if source is None or not source.is_dir() or not any(source.glob("*.hea")):
         came = "none came with --data" if source is None else f"{source} is none"

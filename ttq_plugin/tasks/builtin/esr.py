@@ -40,11 +40,11 @@ class Kind:
     """What distinguishes the two models' tasks.
 
     Attributes:
-        model: makes one for a number of classes.
-        view: scaled signals (n, 178) -> the model's input without its channel (n, ...).
-        words: the model and its input, for people.
-        recipe: how it is trained.
-        shape: of one sample, with its channel.
+        model: Makes one for a number of classes.
+        view: Scaled signals (n, 178) -> the model's input without its channel (n, ...).
+        words: The model and its input, for people.
+        recipe: How it is trained.
+        shape: Shape of one sample, with its channel.
     """
 
     model: Callable[..., nn.Module]
@@ -76,10 +76,10 @@ def load(source: Path | None, seed: int, *, view: View, split: str, classes: int
     """The EEG chunks, stratified by their five classes and seeded.
 
     Args:
-        source: the CSV, plain or .gz; None for the one in the folder TTQ_DATA_DIR.
-        seed: of the splits.
-        view: see ``Kind``.
-        split: a key of ``SHARES``.
+        source: The CSV, plain or .gz; None for the one in the folder TTQ_DATA_DIR.
+        seed: Random seed of the splits.
+        view: See ``Kind``.
+        split: A key of ``SHARES``.
         classes: 2 or 5.
 
     Returns:
@@ -87,7 +87,7 @@ def load(source: Path | None, seed: int, *, view: View, split: str, classes: int
         recordings, except where rows are split, which leaves recordings on both sides.
 
     Raises:
-        InputError: if the file is missing, damaged, or not of that form.
+        InputError: If the file is missing, damaged, or not of that form.
     """
     chunks = read(find(source))
     groups = np.arange(len(chunks.labels)) if split == "-rows" else chunks.recordings

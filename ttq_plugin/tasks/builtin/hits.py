@@ -86,16 +86,16 @@ def load(source: Path | None, seed: int, *, view: View) -> Data:
     """Transients in blood flow, split by subject, seeded; about 70 % train, 15 % validate, 15 % test.
 
     Args:
-        source: an HDF5 file (see ``read_hdf5``) or a folder of WAV files (see ``read_folder``). None: the SIMULATED
+        source: An HDF5 file (see ``read_hdf5``) or a folder of WAV files (see ``read_folder``). None: the SIMULATED
             signals, of which a warning tells.
-        seed: of the splits; the simulated signals are the same for all.
-        view: scaled signals (n, 2, 1400) -> the model's input (n, ...).
+        seed: Random seed of the splits; the simulated signals are the same for all.
+        view: Scaled signals (n, 2, 1400) -> the model's input (n, ...).
 
     Returns:
         The three splits; label 0 artefact or unknown, 1 gaseous, 2 solid embolus.
 
     Raises:
-        InputError: if the recordings are missing, damaged, not of that form, or of too few subjects.
+        InputError: If the recordings are missing, damaged, not of that form, or of too few subjects.
     """
     if source is None:
         warnings.warn("no --data was given: the Doppler signals are SIMULATED.", stacklevel=2)

@@ -151,7 +151,7 @@ def both(samples: Samples) -> Split:
     """Signals and their spectrograms as a model's two arguments.
 
     Args:
-        samples: signals in memory, each scaled to [0, 1], shape (n, 1, length).
+        samples: Signals in memory, each scaled to [0, 1], shape (n, 1, length).
 
     Returns:
         The same samples with x a tuple of signals and pictures (n, 1, 32, frames).
@@ -166,9 +166,9 @@ def load(source: Path | None, seed: int, *, single: Task) -> Data:
     """The data of a task on signals with their spectrograms.
 
     Args:
-        source: the user's file or folder, or None for the task's own.
-        seed: of the splits.
-        single: the task.
+        source: The user's file or folder, or None for the task's own.
+        seed: Random seed of the splits.
+        single: The task.
 
     Returns:
         Its splits, with two inputs.

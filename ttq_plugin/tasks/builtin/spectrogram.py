@@ -27,7 +27,7 @@ def spectrogram(signals: NDArray[np.float64]) -> NDArray[np.float32]:
     and leaves the last frame empty; here it is the magnitude of every frame.
 
     Args:
-        signals: scaled to [0, 1], shape (signals, samples).
+        signals: Scaled to [0, 1], shape (signals, samples).
 
     Returns:
         Shape (signals, 32, frames); 178 samples give 37 frames.

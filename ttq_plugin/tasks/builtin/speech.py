@@ -65,7 +65,7 @@ def mel_bands(size: int = WINDOW) -> NDArray[np.float64]:
     """Triangular filters, evenly spaced in mel = 2595 log10(1 + f / 700), each of height 1.
 
     Args:
-        size: samples of a window.
+        size: Samples of a window.
 
     Returns:
         Shape (40, size / 2 + 1): the weight of each frequency of the Fourier transform in each band.
@@ -84,7 +84,7 @@ def log_mel(signals: NDArray[np.float32]) -> Tensor:
     """Logarithm of the power in each mel band and frame.
 
     Args:
-        signals: from -1 to 1, shape (n, 8000).
+        signals: From -1 to 1, shape (n, 8000).
 
     Returns:
         float32, shape (n, 1, 49, 40): the frames from first to last, the bands from low to high.
@@ -136,8 +136,8 @@ def spoken_otherwise(signals: NDArray[np.float32], rng: np.random.Generator) -> 
     """Recordings at other speeds and moments, by linear interpolation.
 
     Args:
-        signals: shape (n, samples).
-        rng: draws each one's speed and shift.
+        signals: Shape (n, samples).
+        rng: Draws each one's speed and shift.
 
     Returns:
         The same shape; what lies outside a recording is 0.
@@ -165,15 +165,15 @@ def load(source: Path | None, seed: int) -> Data:
     """The recordings, with one speaker each to validate and to test.
 
     Args:
-        source: the folder of WAV files; there is no default.
-        seed: which speaker tests; the next one validates.
+        source: The folder of WAV files; there is no default.
+        seed: Which speaker tests; the next one validates.
 
     Returns:
         The three splits, with the speakers as groups; each band has mean 0 in every recording, and variance 1 over the
         training recordings, which their copies follow.
 
     Raises:
-        InputError: without a folder, or if its files are damaged, not of that form, or of too few speakers.
+        InputError: Without a folder, or if its files are damaged, not of that form, or of too few speakers.
     """
     if source is None or not source.is_dir():
         came = "none came with --data" if source is None else f"{source} is none"

@@ -51,7 +51,7 @@ def windows(movements: Movements) -> tuple[Tensor, Tensor, Tensor]:
     """Cut every recording; what is left over at its end is not used.
 
     Args:
-        movements: recordings of at least ``WINDOW`` samples.
+        movements: Recordings of at least ``WINDOW`` samples.
 
     Returns:
         The windows (n, 6, 100), their classes (n,), and whose they are (n,).
@@ -66,14 +66,14 @@ def load(source: Path | None, seed: int) -> Data:
     """The windows, split by person, seeded.
 
     Args:
-        source: a file in the form of seglearn's watch_dataset.npy; None for the one in the installed package.
-        seed: of the people in each split.
+        source: A file in the form of seglearn's watch_dataset.npy; None for the one in the installed package.
+        seed: Random seed of the people in each split.
 
     Returns:
         The three splits.
 
     Raises:
-        InputError: if the file or the package is missing, or the file is damaged or of another form.
+        InputError: If the file or the package is missing, or the file is damaged or of another form.
     """
     path = find(source)
     x, y, people = windows(read(path, WINDOW))

@@ -35,15 +35,15 @@ def load_data(task: Task, source: Any, seed: int) -> Data:
     """The task's data.
 
     Args:
-        task: whose ``load`` is called.
-        source: the user's file or folder, or None.
-        seed: of the splits.
+        task: The task whose ``load`` is called.
+        source: The user's file or folder, or None.
+        seed: Random seed of the splits.
 
     Returns:
         The data.
 
     Raises:
-        InputError: if ``load`` fails or gives something else.
+        InputError: If ``load`` fails or gives something else.
     """
     with of_the_user(f"load of {task.name}"):
         data = task.load(source, seed)
@@ -59,13 +59,13 @@ def make_model(task: Task) -> nn.Module:
     """The task's untrained model, on the CPU.
 
     Args:
-        task: whose ``model`` is called.
+        task: The task whose ``model`` is called.
 
     Returns:
         The module.
 
     Raises:
-        InputError: if ``model`` fails or gives something else, or a module with names that files cannot keep.
+        InputError: If ``model`` fails or gives something else, or a module with names that files cannot keep.
     """
     with of_the_user(f"model of {task.name}"):
         model = task.model()
@@ -90,13 +90,13 @@ def check_task(task: Task, data: Data, model: nn.Module, *, test: bool = True) -
     """Look at everything that can be known before training.
 
     Args:
-        task: its loss and its metric are tried.
-        data: its splits are looked through.
-        model: untrained, on the CPU; comes back as it was.
-        test: whether the test split is looked through too; nothing but mistakes is looked for.
+        task: Its loss and its metric are tried.
+        data: Its splits are looked through.
+        model: Untrained, on the CPU; comes back as it was.
+        test: Whether the test split is looked through too; nothing but mistakes is looked for.
 
     Raises:
-        InputError: for the first mistake found.
+        InputError: For the first mistake found.
     """
     splits = {name: getattr(data, name) for name in (SPLITS if test else SPLITS[:-1])}
     for name, samples in splits.items():

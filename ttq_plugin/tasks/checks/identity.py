@@ -42,10 +42,10 @@ def identity(
     """A short hash of what is trained, apart from data and recipe.
 
     Args:
-        model: as it starts: its modules, their options, and its weights.
-        factory: what made it.
-        loss: what it is trained by.
-        others: what else has a part in the training, such as the function that collates batches.
+        model: As it starts: its modules, their options, and its weights.
+        factory: What made it.
+        loss: What it is trained by.
+        others: What else has a part in the training, such as the function that collates batches.
 
     Returns:
         16 hexadecimal digits; equal for equal code and weights, in every process of one Python version.

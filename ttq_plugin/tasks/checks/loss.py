@@ -21,12 +21,12 @@ def check_loss(task: Task, train: Samples, model: nn.Module) -> None:
     """Try the loss of one batch, in training mode.
 
     Args:
-        task: whose loss it is.
-        train: its training split, on the CPU.
-        model: untrained, on the CPU; comes back as it was.
+        task: The task whose loss it is.
+        train: Its training split, on the CPU.
+        model: Untrained, on the CPU; comes back as it was.
 
     Raises:
-        InputError: if the model or the loss fails, or the loss cannot be trained by.
+        InputError: If the model or the loss fails, or the loss cannot be trained by.
     """
     few = train.head(min(task.recipe.batch_size, TRIED, len(train)))
     with of_the_user(f"The class weights of {task.name}"):
@@ -82,12 +82,12 @@ def _check_pairing(function: Callable[[Any, Any], Any], outputs: Any, targets: A
     Such a loss is the same whichever output belongs to which target.
 
     Args:
-        function: the loss.
-        outputs: of one batch.
-        targets: of the same batch.
+        function: The loss.
+        outputs: The outputs of one batch.
+        targets: The targets of the same batch.
 
     Raises:
-        InputError: if the loss does not tell them apart.
+        InputError: If the loss does not tell them apart.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.is_floating_point():
         return

@@ -22,10 +22,10 @@ def check_overlap(splits: Mapping[str, Samples]) -> None:
     """Check that no two splits hold the same samples.
 
     Args:
-        splits: by name.
+        splits: The splits, by name.
 
     Raises:
-        InputError: if more than 1 % of the smaller split's samples, inputs and targets, are in the other too.
+        InputError: If more than 1 % of the smaller split's samples, inputs and targets, are in the other too.
     """
     for (one, first), (other, second) in combinations(splits.items(), 2):
         if first is second or (not isinstance(first, Split) and first == second):
@@ -47,10 +47,10 @@ def check_groups(splits: Mapping[str, Samples]) -> None:
     """Check that no group is in two splits.
 
     Args:
-        splits: by name; those without groups are left out.
+        splits: The splits, by name; those without groups are left out.
 
     Raises:
-        InputError: if one is.
+        InputError: If one is.
     """
     groups = {name: split.group_ids for name, split in splits.items()}
     known = {name: set(ids.tolist()) for name, ids in groups.items() if ids is not None}

@@ -40,12 +40,12 @@ def check_targets(task: Task, splits: Mapping[str, Samples], outputs: Any) -> No
     """Check all targets under a built-in metric.
 
     Args:
-        task: its metric is a built-in one.
-        splits: by name; the first is the training split.
-        outputs: the untrained model's for the first training samples, at most ``TRIED`` of them.
+        task: Its metric is a built-in one.
+        splits: The splits, by name; the first is the training split.
+        outputs: The untrained model's for the first training samples, at most ``TRIED`` of them.
 
     Raises:
-        InputError: for the first mistake found.
+        InputError: For the first mistake found.
     """
     logits = main_output(outputs)
     tried = min(TRIED, len(splits["train"]))

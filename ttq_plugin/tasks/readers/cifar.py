@@ -53,13 +53,13 @@ def read_images(folder: Path) -> tuple[Images, Images]:
     """Read and check a folder in either form.
 
     Args:
-        folder: with the binary files, or with the folders train and test.
+        folder: With the binary files, or with the folders train and test.
 
     Returns:
         The images to train on and those to test on.
 
     Raises:
-        InputError: if neither form is there, a file is damaged, cut off or of another size, or a class is missing; the
+        InputError: If neither form is there, a file is damaged, cut off or of another size, or a class is missing; the
             file and, in a binary one, the record is named.
     """
     binaries = sorted(folder.glob("data_batch_*.bin"))

@@ -36,15 +36,15 @@ def read_csv(path: Path, classes: tuple[int, ...], least: int) -> Beats:
     """Read and check one file.
 
     Args:
-        path: the CSV.
-        classes: the labels that it must hold, and no others.
-        least: rows that each of them must have.
+        path: The CSV.
+        classes: The labels that it must hold, and no others.
+        least: Rows that each of them must have.
 
     Returns:
         All its beats, in the file's order.
 
     Raises:
-        InputError: if the file is missing, damaged, or not of that form; the line is named.
+        InputError: If the file is missing, damaged, or not of that form; the line is named.
     """
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {FORM}.")

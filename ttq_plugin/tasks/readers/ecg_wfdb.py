@@ -47,11 +47,11 @@ class Record:
     """One annotated record.
 
     Attributes:
-        path: its files without their endings.
-        lead: name of the signal.
-        signal: in millivolts, shape (samples,), finite.
-        rate: samples a second.
-        seconds: when each beat of an AAMI class is annotated (its R peak), shape (beats,), at least two.
+        path: Its files without their endings.
+        lead: Name of the signal.
+        signal: The signal, in millivolts, shape (samples,), finite.
+        rate: Samples per second.
+        seconds: When each beat of an AAMI class is annotated (its R peak), shape (beats,), at least two.
         labels: int64, shape (beats,): the beats' places in ``AAMI``.
     """
 
@@ -85,13 +85,13 @@ def read_wfdb(folder: Path) -> RecordedBeats:
     would pass the record's end are left out. Annotations that are no beat, or of no AAMI class, are ignored.
 
     Args:
-        folder: its ``.hea`` files, at least one, name the records; each needs its ``.atr``, but for segments of others.
+        folder: Its ``.hea`` files, at least one, name the records; each needs its ``.atr``, but for segments of others.
 
     Returns:
         The beats of all records, sorted by record.
 
     Raises:
-        InputError: if a record is damaged, not annotated or not of that form, or if wfdb is not installed.
+        InputError: If a record is damaged, not annotated or not of that form, or if wfdb is not installed.
     """
     people, parts = [], []
     for record in read_records(folder):
@@ -109,13 +109,13 @@ def record_names(folder: Path) -> list[str]:
     """The records of a folder, without those that are segments of another one.
 
     Args:
-        folder: its ``.hea`` files name the records.
+        folder: Its ``.hea`` files name the records.
 
     Returns:
         Their names, sorted; one at least.
 
     Raises:
-        InputError: if a header is damaged, or all records are segments.
+        InputError: If a header is damaged, or all records are segments.
     """
     headers = {path.stem: _header(path.with_suffix("")) for path in sorted(folder.glob("*.hea"))}
     segments = {name for header in headers.values() for name in getattr(header, "seg_name", None) or ()}
@@ -129,14 +129,14 @@ def read_records(folder: Path, names: list[str] | None = None) -> Iterator[Recor
     """Read records one after another, each with the signal of its lead MLII, or its first one.
 
     Args:
-        folder: where the records lie.
-        names: the records to read; None for all.
+        folder: Where the records lie.
+        names: The records to read; None for all.
 
     Yields:
         Each of them.
 
     Raises:
-        InputError: if a record is damaged, not annotated or not of that form, or if wfdb is not installed.
+        InputError: If a record is damaged, not annotated or not of that form, or if wfdb is not installed.
     """
     for name in record_names(folder) if names is None else names:
         yield _record(folder / name)

@@ -53,13 +53,13 @@ def find(source: Path | None) -> Path:
     """The user's file, else the one in the folder TTQ_DATA_DIR, plain or .gz.
 
     Args:
-        source: the user's file, or None.
+        source: The user's file, or None.
 
     Returns:
         Its path; a file that the user named need not exist.
 
     Raises:
-        InputError: if None was given and there is no such folder or file.
+        InputError: If None was given and there is no such folder or file.
     """
     if source is not None:
         return source
@@ -78,13 +78,13 @@ def read(path: Path) -> Chunks:
     """Read and check the file.
 
     Args:
-        path: the CSV, plain or compressed with gzip.
+        path: The CSV, plain or compressed with gzip.
 
     Returns:
         All its rows, in the file's order.
 
     Raises:
-        InputError: if the file is missing, damaged, or not of that form; the line is named.
+        InputError: If the file is missing, damaged, or not of that form; the line is named.
     """
     header, *lines = _text(path).splitlines() or [""]
     _check_header(path, header)

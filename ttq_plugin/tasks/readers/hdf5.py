@@ -42,11 +42,11 @@ def check_storage(where: str, dataset: Any) -> None:
     """Refuse a dataset that lies in other files, or whose parts would become larger than they should.
 
     Args:
-        where: file and dataset, for the message.
+        where: File and dataset, for the message.
         dataset: h5py's.
 
     Raises:
-        InputError: if it is one of these, or compressed in a way that is not known.
+        InputError: If it is one of these, or compressed in a way that is not known.
     """
     if dataset.is_virtual or dataset.external is not None:
         raise InputError(f"{where} lies in another file; copy it into this one; {FORM}.")
@@ -85,14 +85,14 @@ def read_subjects(path: Path, dataset: Any) -> NDArray[Any]:
     """A dataset of names, numbers or text; a text is read by itself, for its length is known only then.
 
     Args:
-        path: the file, for the message.
+        path: The file, for the message.
         dataset: h5py's, one-dimensional.
 
     Returns:
         Numbers or texts, shape (n,).
 
     Raises:
-        InputError: if a text is too long.
+        InputError: If a text is too long.
     """
     if dataset.dtype.kind != "O":
         return np.asarray(dataset)

@@ -21,14 +21,14 @@ def read_hdf5(path: Path) -> Recordings:
     """Read and check the file; rows count from 0, as in HDF5.
 
     Args:
-        path: datasets ``signals`` (n, 2, samples), the middle 1400 of which are used, ``labels`` (n,) and ``subjects``
+        path: Datasets ``signals`` (n, 2, samples), the middle 1400 of which are used, ``labels`` (n,) and ``subjects``
             (n,), numbers or text; attribute ``rate`` in hertz.
 
     Returns:
         All its recordings, in the file's order.
 
     Raises:
-        InputError: if the file is missing, damaged, or not of that form, or if h5py is not installed.
+        InputError: If the file is missing, damaged, or not of that form, or if h5py is not installed.
     """
     if not path.is_file():
         raise InputError(f"the recordings {path} do not exist; {FORM}.")

@@ -48,11 +48,11 @@ def check_rate(where: object, rate: float) -> None:
     """Check that 1400 samples are a stretch of time in which a transient fits.
 
     Args:
-        where: file and row, for the message.
-        rate: samples a second.
+        where: File and row, for the message.
+        rate: Samples per second.
 
     Raises:
-        InputError: if it is outside ``RATES``.
+        InputError: If it is outside ``RATES``.
     """
     if not (math.isfinite(rate) and RATES[0] <= rate <= RATES[1]):
         raise InputError(

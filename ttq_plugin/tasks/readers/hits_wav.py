@@ -27,10 +27,10 @@ class Row:
     """One line of the CSV.
 
     Attributes:
-        where: the CSV and the line's number, for messages.
-        file: the WAV file, relative to the folder.
+        where: The CSV and the line's number, for messages.
+        file: The WAV file, relative to the folder.
         label: 0 to 2.
-        subject: any text.
+        subject: Any text.
     """
 
     where: str
@@ -50,7 +50,7 @@ def read_folder(folder: Path) -> Recordings:
         The recordings, in the CSV's order.
 
     Raises:
-        InputError: if a file is missing, damaged, or not of that form; the CSV's line is named.
+        InputError: If a file is missing, damaged, or not of that form; the CSV's line is named.
     """
     rows = list(_rows(folder / LABELS))
     if not rows:

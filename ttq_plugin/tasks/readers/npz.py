@@ -25,15 +25,15 @@ def npz_headers(path: Path, names: Iterable[str], form: str) -> dict[str, Header
     """Shapes and types of arrays in an ``.npz``, none of which is read.
 
     Args:
-        path: the file; it exists.
-        names: of the arrays.
-        form: what is needed, for the errors.
+        path: The file; it exists.
+        names: The names of the arrays.
+        form: What is needed, for the errors.
 
     Returns:
         A header for each name.
 
     Raises:
-        InputError: if the file is damaged or no such archive, lacks an array, or one claims more than it has.
+        InputError: If the file is damaged or no such archive, lacks an array, or one claims more than it has.
     """
     check_size(path, LARGEST_ARRAY, form)
     found = {}

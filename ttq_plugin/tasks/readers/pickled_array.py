@@ -57,14 +57,14 @@ def read_pickled_object(path: Path, form: str) -> Any:
     """The object in a file that ``numpy.save`` wrote for something that is no array, such as a dictionary.
 
     Args:
-        path: the ``.npy`` file.
-        form: what file is needed, for messages.
+        path: The ``.npy`` file.
+        form: What file is needed, for messages.
 
     Returns:
         The object: dictionaries, lists, tuples, text, numbers, and numeric arrays, which are read-only.
 
     Raises:
-        InputError: if the file is missing, damaged, of another form, or asks for anything but numpy's arrays.
+        InputError: If the file is missing, damaged, of another form, or asks for anything but numpy's arrays.
     """
     if not path.is_file():
         raise InputError(f"the data file {path} does not exist; {form}.")

@@ -39,7 +39,7 @@ class Spoken:
     Attributes:
         signals: float32, shape (n, samples): each from -1 to 1, its middle, with zeros on both sides where it is short.
         labels: int64, shape (n,): the digits.
-        speakers: who spoke, shape (n,).
+        speakers: Who spoke, shape (n,).
     """
 
     signals: NDArray[np.float32]
@@ -51,14 +51,14 @@ def read_digits(folder: Path, samples: int) -> Spoken:
     """Read and check all recordings of a folder.
 
     Args:
-        folder: the WAV files; other files in it are left alone.
-        samples: how long each recording becomes.
+        folder: The WAV files; other files in it are left alone.
+        samples: How long each recording becomes.
 
     Returns:
         The recordings, sorted by speaker, digit and take.
 
     Raises:
-        InputError: if a file is damaged or not of that form, a take is there twice, or a speaker lacks a digit; the
+        InputError: If a file is damaged or not of that form, a take is there twice, or a speaker lacks a digit; the
             file or the speaker is named.
     """
     found: dict[tuple[str, int, int], Path] = {}

@@ -31,7 +31,7 @@ class Movements:
     """The file's recordings.
 
     Attributes:
-        series: one array a recording, float32, shape (samples, 6), 50 samples a second.
+        series: One array for each recording, float32, shape (samples, 6), 50 samples a second.
         labels: int64, shape (recordings,): index into ``EXERCISES``.
         people: int64, shape (recordings,): who wore the watch.
     """
@@ -45,13 +45,13 @@ def find(source: Path | None) -> Path:
     """The user's file, else the one inside the installed package seglearn, of which nothing is imported.
 
     Args:
-        source: the user's file, or None.
+        source: The user's file, or None.
 
     Returns:
         Its path; a file that the user named need not exist.
 
     Raises:
-        InputError: if None was given and seglearn is not installed.
+        InputError: If None was given and seglearn is not installed.
     """
     if source is not None:
         return source
@@ -68,14 +68,14 @@ def read(path: Path, shortest: int) -> Movements:
     """Read and check the file.
 
     Args:
-        path: seglearn's file or one of its form.
-        shortest: samples that each recording must have at least.
+        path: Seglearn's file or one of its form.
+        shortest: Samples that each recording must have at least.
 
     Returns:
         All its recordings, in the file's order.
 
     Raises:
-        InputError: if the file is missing, damaged or not of that form; recordings count from 0.
+        InputError: If the file is missing, damaged or not of that form; recordings count from 0.
     """
     found = read_pickled_object(path, FORM)
     missing = [name for name in ("X", "y", "subject") if not isinstance(found, dict) or name not in found]

@@ -23,16 +23,16 @@ def read_wav(path: Path, where: str, form: str, channels: int) -> tuple[int, NDA
     """Read and check one file.
 
     Args:
-        path: the file; it exists.
-        where: what to call it at the beginning of a sentence.
-        form: what is needed, at the end of the sentence.
-        channels: how many it must have.
+        path: The file; it exists.
+        where: What to call it at the beginning of a sentence.
+        form: What is needed, at the end of the sentence.
+        channels: How many it must have.
 
     Returns:
         Samples a second; the samples as they are stored, shape (samples,) for one channel, else (samples, channels).
 
     Raises:
-        InputError: if it is too large, damaged, no WAV file, or has another number of channels.
+        InputError: If it is too large, damaged, no WAV file, or has another number of channels.
     """
     from scipy.io import wavfile
 

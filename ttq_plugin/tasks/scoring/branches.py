@@ -18,7 +18,7 @@ def attention_of(model: nn.Module) -> Iterator[list[Tensor]]:
     """Watch what the attention gives while the model runs.
 
     Args:
-        model: any; without such a module nothing is seen.
+        model: Any; without such a module nothing is seen.
 
     Yields:
         A list that grows by one tensor (samples,) a call, on the CPU.
@@ -44,8 +44,8 @@ def by_class(seen: list[Tensor], targets: Any) -> dict[str, float]:
     """The mean attention on the first branch, class by class.
 
     Args:
-        seen: from ``attention_of``.
-        targets: a class for each sample.
+        seen: What ``attention_of`` returned.
+        targets: A class for each sample.
 
     Returns:
         ``attention_<class>``, for the classes that occur; nothing where there is not one number in [0, 1] and one class
@@ -65,8 +65,8 @@ def ternary_shares(model: nn.Module, layers: Collection[str]) -> dict[str, float
     """How much of each branch is quantised.
 
     Args:
-        model: of branches beside a module ``fusion``.
-        layers: the names of its quantised layers.
+        model: The model of branches beside a module ``fusion``.
+        layers: The names of its quantised layers.
 
     Returns:
         ``ternary_<branch>``: share of the branch's weights (parameters of two dimensions or more) in those layers, for

@@ -25,8 +25,8 @@ def part_label(name: str, classes: Sequence[str] = ()) -> str:
     """What people call a part of a score, such as ``recall_2``.
 
     Args:
-        name: of the part, see ``ttq_plugin.tasks.scoring.scores.parts``.
-        classes: what the classes are called, by index.
+        name: Name of the part, see ``ttq_plugin.tasks.scoring.scores.parts``.
+        classes: What the classes are called, by index.
 
     Returns:
         Such as "recall of walking", or "recall of 2" where the classes have no names.
@@ -54,9 +54,9 @@ def is_lost(name: str, before: float | None, after: float) -> bool:
     """Whether a class that the full-precision model finds is lost.
 
     Args:
-        name: of the part; only recalls and overlaps of one class can be lost.
-        before: the full-precision model's.
-        after: the compressed model's.
+        name: Name of the part; only recalls and overlaps of one class can be lost.
+        before: The full-precision model's.
+        after: The compressed model's.
 
     Returns:
         Whether less than a tenth is left.

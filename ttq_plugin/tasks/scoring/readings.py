@@ -23,11 +23,11 @@ class Reading:
 
     Attributes:
         kind: ``binary`` (one logit), ``multi-class`` (a logit a class) or ``multi-label`` (a logit a label).
-        scores: logits, float64: (samples,), (samples, classes) or (samples, labels).
-        predicted: class indices (samples,), or for ``multi-label`` zeros and ones (samples, labels).
-        truth: of the same shape.
-        classes: how many classes or labels there are; 2 for ``binary``.
-        rows: which row of the outputs each of these samples is a position of; those left out belong to none.
+        scores: Logits, float64: (samples,), (samples, classes) or (samples, labels).
+        predicted: Class indices (samples,), or for ``multi-label`` zeros and ones (samples, labels).
+        truth: The truth of the same shape.
+        classes: How many classes or labels there are; 2 for ``binary``.
+        rows: Which row of the outputs each of these samples is a position of; those left out belong to none.
     """
 
     kind: str
@@ -42,13 +42,13 @@ def main_output(outputs: Any) -> Tensor:
     """The one tensor that a built-in metric reads.
 
     Args:
-        outputs: a tensor; a mapping or an object with ``logits`` (as Hugging Face's); or a nest with one tensor.
+        outputs: A tensor; a mapping or an object with ``logits`` (as Hugging Face's); or a nest with one tensor.
 
     Returns:
         That tensor.
 
     Raises:
-        InputError: if there are several and none is called ``logits``.
+        InputError: If there are several and none is called ``logits``.
     """
     from ttq_plugin.support.inputs import tensors
 
@@ -82,14 +82,14 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
     they are probabilities of classes. More dimensions are positions.
 
     Args:
-        outputs: the model's.
-        targets: zeros and ones, class indices, or probabilities.
+        outputs: The model's outputs.
+        targets: Zeros and ones, class indices, or probabilities.
 
     Returns:
         The reading.
 
     Raises:
-        InputError: if they do not belong together; the message says what came.
+        InputError: If they do not belong together; the message says what came.
     """
     logits, truth = main_output(outputs).detach().cpu(), targets
     if not isinstance(truth, Tensor):
@@ -169,10 +169,10 @@ def check_indices(truth: Tensor, classes: int) -> None:
 
     Args:
         truth: int64, any shape, at least one.
-        classes: how many outputs the model has.
+        classes: How many outputs the model has.
 
     Raises:
-        InputError: if one lies outside 0 to classes - 1.
+        InputError: If one lies outside 0 to classes - 1.
     """
     if truth.numel() == 0:
         return
@@ -200,14 +200,14 @@ def read_values(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
     """Outputs and targets of a regression, float64, both (samples, values).
 
     Args:
-        outputs: the model's.
-        targets: of the same shape, or without the outputs' single last dimension.
+        outputs: The model's outputs.
+        targets: The targets of the same shape, or without the outputs' single last dimension.
 
     Returns:
         Predicted and true values.
 
     Raises:
-        InputError: if the shapes do not fit.
+        InputError: If the shapes do not fit.
     """
     predicted = main_output(outputs).detach().cpu().double()
     if not isinstance(targets, Tensor):

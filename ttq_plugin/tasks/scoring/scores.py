@@ -33,8 +33,8 @@ class Score:
     """A model's score on a split.
 
     Attributes:
-        value: of the task's metric.
-        parts: what it is made of, such as ``balanced_accuracy`` and ``recall_0`` for class 0.
+        value: The value of the task's metric.
+        parts: What it is made of, such as ``balanced_accuracy`` and ``recall_0`` for class 0.
     """
 
     value: float
@@ -47,15 +47,15 @@ def outputs_of(
     """A model's outputs on a split, and the targets, both on the CPU.
 
     Args:
-        model: put into evaluation mode; its mode comes back.
-        samples: on the model's device; augmentations at random are the same each time.
-        read: takes what is needed of the outputs of a batch.
+        model: Put into evaluation mode; its mode comes back.
+        samples: The samples, on the model's device; augmentations at random are the same each time.
+        read: Takes what is needed of the outputs of a batch.
 
     Returns:
         Outputs and targets, the batches joined.
 
     Raises:
-        InputError: if the batches' outputs cannot be joined, or the user's code fails.
+        InputError: If the batches' outputs cannot be joined, or the user's code fails.
     """
     training = model.training
     model.eval()
@@ -85,16 +85,16 @@ def score(model: nn.Module, samples: Samples, metric: str | Metric = "mcc") -> S
     """Score a model on a split.
 
     Args:
-        model: any module; its mode comes back.
-        samples: on the model's device.
-        metric: a metric, or its name.
+        model: Any module; its mode comes back.
+        samples: The samples, on the model's device.
+        metric: A metric, or its name.
 
     Returns:
         The score with its parts; of a network with attention between branches, that by class is among them.
 
     Raises:
-        InputError: if the metric does not fit what the model returns.
-        Diverged: if the metric is not a finite number.
+        InputError: If the metric does not fit what the model returns.
+        Diverged: If the metric is not a finite number.
     """
     metric = get_metric(metric)
     read = main_output if metric.builtin else lambda outputs: outputs
@@ -152,9 +152,9 @@ def parts(outputs: Any, targets: Any, metric: Metric) -> dict[str, float]:
     """What a score is made of.
 
     Args:
-        outputs: of the whole split.
-        targets: its targets.
-        metric: a regression's, an overlap's, or one of classes.
+        outputs: The outputs of the whole split.
+        targets: Its targets.
+        metric: A regression's, an overlap's, or one of classes.
 
     Returns:
         For classes ``balanced_accuracy`` and ``recall_<class>``; for overlaps ``dice_<class>`` or ``iou_<class>``;
@@ -192,9 +192,9 @@ def lost_classes(before: Mapping[str, float], after: Mapping[str, float], names:
     """Classes that the full-precision model finds and a compressed one does not.
 
     Args:
-        before: parts of the full-precision model's score.
-        after: parts of the compressed model's, on the same split.
-        names: of the classes, by index.
+        before: Parts of the full-precision model's score.
+        after: Parts of the compressed model's, on the same split.
+        names: The names of the classes, by index.
 
     Returns:
         A sentence a class whose recall (or overlap) fell below a tenth of what it was.
