@@ -97,6 +97,15 @@ def test_curves_of_a_network_that_can_be_computed():
     assert curves(Sign(), Sign(), signals(), ACCURACY, seed=4) != found
 
 
+def test_noise_gives_no_class_to_samples_that_are_left_out(monkeypatch):
+    monkeypatch.setattr(resampling, "FEWER", 20)
+    whole = signals()
+    targets = torch.cat([whole.y, torch.full((60,), -100)])
+    found = curves(Sign(), Sign(), Split(whole.x.repeat(2, 1, 1), targets), ACCURACY)
+    noisy = {row["level"]: row["full"]["value"] for row in found["levels"] if row["kind"] == "label_noise"}
+    assert noisy == {level: pytest.approx(1 - round(60 * level) / 60) for level in noisy} and noisy
+
+
 def test_a_change_is_that_of_the_same_disturbed_samples():
     blind = Sign()
     with torch.no_grad():

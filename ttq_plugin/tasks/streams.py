@@ -30,7 +30,7 @@ class Stream:
         collate: Makes a batch (x, y) of a list of pairs (x, y), such as sequences of unequal length; None: torch's own.
         workers: Processes that read ahead; 0: none.
         device: Where batches go.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
     """
 
     dataset: Dataset[Any]

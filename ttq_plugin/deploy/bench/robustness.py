@@ -16,7 +16,7 @@ from ttq_plugin.support import inputs
 from ttq_plugin.tasks.memory import Batch
 from ttq_plugin.tasks.metrics import Metric
 from ttq_plugin.tasks.samples import Samples
-from ttq_plugin.tasks.scoring.readings import main_output
+from ttq_plugin.tasks.scoring.readings import IGNORED, main_output
 from ttq_plugin.tasks.scoring.scores import outputs_of, score_outputs
 
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -206,10 +206,11 @@ def _classes(answers: Answers) -> int:
 
 
 def _wrong(answers: Answers, share: float, generator: torch.Generator) -> Tensor:
-    """Targets of which a share, drawn at random, are another class."""
+    """Targets of which a share, drawn at random, are another class; samples that are left out of the score stay so."""
     y: Tensor = answers.targets
-    count = round(share * len(y))
-    places = torch.randperm(len(y), generator=generator)[:count]
+    scored = (y != IGNORED).nonzero()[:, 0]
+    count = round(share * len(scored))
+    places = scored[torch.randperm(len(scored), generator=generator)[:count]]
     classes = _classes(answers)
     turned = y.clone()
     turned[places] = (y[places] + torch.randint(1, classes, (count,), generator=generator)) % classes
