@@ -146,6 +146,44 @@ def test_a_file_of_any_name_is_written_and_read_back(tmp_path_factory, capfd):
         written(tmp_path_factory, capfd, name)
 
 
+def refused_or_taken(capfd, writer, name):
+    """A place that nothing can hold is refused; any other one is not, whatever else the command then lacks."""
+    if writer in FOLDERS and name in ("", ".", ".."):
+        return
+    told = typed(capfd, *WRITERS[writer][:-1], f"{WRITERS[writer][-1]}=a folder/{name}")
+    holds = encodable(name) and "\0" not in name and name not in ("", ".", "..")
+    refused = "cannot be written (" in told.err or "must be text without NUL characters" in told.err
+    assert told.code != 0 and refused == (not holds), (name, told)
+
+
+HOSTILE = ("a 'b' \"c\" $(x); `y` \\ 名", "-x\n", "%s{0}", 255 * "a", 256 * "a", 86 * "名", "\ud800", "a\0b", "", "..")
+
+
+@pytest.fixture
+def idle(place, monkeypatch):
+    """The same place, where the work ends in a sentence as soon as it begins."""
+
+    def begun(*_, **__):
+        raise InputError("the work was begun.")
+
+    for name in ("api.prepare", "commands.search._run", "commands.reproduce._train"):
+        monkeypatch.setattr(f"ttq_plugin.{name}", begun)
+    return place
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_takes_any_name_that_can_be(idle, capfd, writer):
+    for name in HOSTILE:
+        refused_or_taken(capfd, writer, name)
+    assert (idle / "here/file").read_text() == "kept"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_takes_many_names(idle, capfd, writer):
+    long(300)(given(file_names)(lambda name: refused_or_taken(capfd, writer, name)))()
+
+
 @pytest.mark.long
 def test_many_files_of_any_name(tmp_path_factory, capfd):
     long(60)(given(file_names)(lambda name: written(tmp_path_factory, capfd, name)))()
