@@ -73,8 +73,9 @@ def test_every_single_byte_is_guarded(files, tmp_path, version):
         for place in range(8 + struct.unpack("<Q", data[:8])[0] if version == 1 else len(data)):
             file.seek(place)
             file.write(bytes([data[place] ^ 1 << place % 8]))
-            with pytest.raises(InputError):
+            with pytest.raises(InputError) as refusal:
                 packed_info(victim)
+            assert str(refusal.value).count(victim.name) == 1, refusal.value
             file.seek(place)
             file.write(data[place : place + 1])
     assert packed_info(victim) == packed_info(files[version])
