@@ -70,7 +70,7 @@ class Split:
             object.__setattr__(self, name, found)
             for tensor in inputs.tensors(found):
                 _check_dense(name, tensor)
-        object.__setattr__(self, "groups", group_array(self.groups))
+        group_array(self.groups)  # refused now if it is no group of each sample; kept as it was given
 
     def __len__(self) -> int:
         return inputs.batch_size(self.y)
@@ -88,7 +88,8 @@ class Split:
         Returns:
             Them, with their groups.
         """
-        chosen = None if self.groups is None else self.groups[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
+        groups = self.group_ids
+        chosen = None if groups is None else groups[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
         return Split(inputs.index(self.x, rows), inputs.index(self.y, rows), chosen)
 
     def head(self, count: int) -> Split:
@@ -115,7 +116,7 @@ class Split:
     @property
     def group_ids(self) -> NDArray[Any] | None:
         """The groups as an array (samples,), or None."""
-        return None if self.groups is None else np.asarray(self.groups)
+        return group_array(self.groups)
 
     @property
     def scoring_batch(self) -> int:

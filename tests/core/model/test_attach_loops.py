@@ -181,7 +181,7 @@ def test_two_processes_train_as_one_does(tmp_path, kind):
         )
         for rank in range(2)
     ]  # fmt: skip
-    results = [(*process.communicate(timeout=120), process.returncode) for process in started]
+    results = [(*process.communicate(timeout=600), process.returncode) for process in started]
     for out, err, code in results:
         assert code == 0, err
         if kind == "fsdp":
