@@ -15,6 +15,10 @@ def test_densities_are_as_one_to_the_root_of_the_sizes():
     assert divided([2500, 10_000, 40_000], 0.9) == pytest.approx([0.7, 0.85, 0.925])
 
 
+def test_all_zeros_are_all_zeros_everywhere():
+    assert divided([100, 10_000], 1.0) == [1, 1]
+
+
 def test_no_layer_has_less_than_half_of_the_share():
     assert divided([100, 10_000], 0.9) == pytest.approx([0.45, (0.9 * 10_100 - 45) / 10_000])
 

@@ -16,7 +16,7 @@ def divided(sizes: Sequence[int], share: float) -> list[float]:
 
     Args:
         sizes: Numbers of weights of the layers, each at least 1.
-        share: The share of zeros over all of them, in (0, 1).
+        share: The share of zeros over all of them, in (0, 1].
 
     Returns:
         A share for each layer, at least half of ``share``; weighted by the sizes, their mean is ``share``.

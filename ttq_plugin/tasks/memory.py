@@ -116,7 +116,7 @@ class Split:
     @property
     def group_ids(self) -> NDArray[Any] | None:
         """The groups as an array (samples,), or None."""
-        return group_array(self.groups)
+        return None if self.groups is None else _as_array(self.groups)
 
     @property
     def scoring_batch(self) -> int:
@@ -137,13 +137,13 @@ def tensors_of(tree: Any) -> Any:
     """The nesting with NumPy arrays, pandas' tables and columns, numbers and lists of numbers as tensors.
 
     Args:
-        tree: any nesting.
+        tree: Any nesting.
 
     Returns:
         The nesting; what is no number stays as it is.
 
     Raises:
-        InputError: if an array holds something else than numbers.
+        InputError: If an array holds something else than numbers.
     """
     if isinstance(tree, int | float):
         return torch.as_tensor(tree)
@@ -205,19 +205,18 @@ def group_array(groups: Any) -> NDArray[Any] | None:
     """The groups of samples as an array on the CPU.
 
     Args:
-        groups: an array, tensor, column or list with a number or word a sample; None if unknown.
+        groups: An array, tensor, column or list with a number or word a sample; None if unknown.
 
     Returns:
         The array (samples,), or None.
 
     Raises:
-        InputError: if it is something else, or a sample's group is None or NaN.
+        InputError: If it is something else, or a sample's group is None or NaN.
     """
     if groups is None:
         return None
-    plain = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else groups
     try:
-        found = None if isinstance(groups, str | bytes | set | frozenset) else np.asarray(plain)
+        found = None if isinstance(groups, str | bytes | set | frozenset) else _as_array(groups)
     except ValueError:  # lists of unequal length
         found = None
     if found is None or found.ndim != 1 or not all(isinstance(one, int | float | str) for one in found.tolist()):
@@ -227,6 +226,10 @@ def group_array(groups: Any) -> NDArray[Any] | None:
     if found.dtype.kind in "fO" and any(one != one for one in found.tolist()):
         raise InputError("groups of a Split must name the group of every sample, got NaN; leave those samples out.")
     return found
+
+
+def _as_array(groups: Any) -> NDArray[Any]:
+    return groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
 
 
 def feed(found: Any, path: tuple[str, ...], tensor: Tensor) -> None:

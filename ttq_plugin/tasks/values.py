@@ -15,10 +15,10 @@ def check_workers(count: Any) -> None:
     """Check a number of processes that read ahead; thousands would take the machine with them.
 
     Args:
-        count: the number.
+        count: The number.
 
     Raises:
-        InputError: if it is no whole number, negative, or more than this machine can use.
+        InputError: If it is no whole number, negative, or more than this machine can use.
     """
     most = max(64, 4 * (os.cpu_count() or 1))
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= most:
@@ -29,13 +29,13 @@ def shape_of(shape: Any) -> tuple[int, ...] | tuple[tuple[int, ...], ...]:
     """A task's shape as tuples of whole numbers.
 
     Args:
-        shape: sizes, or several lists of sizes.
+        shape: Sizes, or several lists of sizes.
 
     Returns:
         The same as tuples.
 
     Raises:
-        InputError: if it is something else.
+        InputError: If it is something else.
     """
 
     def sizes(part: Any) -> tuple[int, ...] | None:
@@ -59,13 +59,13 @@ def classes_of(classes: Any) -> tuple[str, ...]:
     """The names of a task's classes as a tuple.
 
     Args:
-        classes: the names.
+        classes: The names.
 
     Returns:
-        Them.
+        The names.
 
     Raises:
-        InputError: if one is no name, or there twice.
+        InputError: If one is no name, or there twice.
     """
     if not isinstance(classes, tuple | list):
         raise InputError(f"classes of a task must be a tuple of names, got {shown(classes)}.")

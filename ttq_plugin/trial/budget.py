@@ -148,7 +148,7 @@ def _stand_in(model: nn.Module, names: Iterable[str], zeros: float, channels: bo
     known = matrices(copy)
     found = [matrix for name in names for matrix in named_matrices(copy, name, known)]
     sizes = [matrix.parameter.numel() for matrix in found]
-    shares = divided(sizes, zeros) if divide and 0 < zeros < 1 else [zeros] * len(found)
+    shares = divided(sizes, zeros) if divide else [zeros] * len(found)
     whole = done = 0.0
     for matrix, share, size in zip(found, shares, sizes, strict=True):
         whole += share * size  # rounded so, all layers together have the share to the nearest weight
