@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,13 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.commands.own_modules import BINARY, COMMON
+from tests.conftest import ROOT
+from tests.nni_adapter.nets import Net, config, make_evaluator
 from ttq_plugin import core
 from ttq_plugin.core.methods import define
 from ttq_plugin.core.rules import MAX_FRACTION
 from ttq_plugin.curvature import Budget, generate_config
 from ttq_plugin.curvature.plan import build_chain
 from ttq_plugin.methods import METHODS, SCALES, THRESHOLDS, Method, Number, quantizers
-from ttq_plugin.nni_adapter import QUANTIZERS
+from ttq_plugin.nni_adapter import QUANTIZERS, PTTQQuantizer
 from ttq_plugin.search.space.defaults import default_space
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.space.ranges import bound, own_names
@@ -93,11 +97,61 @@ def test_a_toy_method_is_known_to_curvature_and_to_chains(toy):
     assert link.compressor == "PTTQQuantizer" and link.options == {"method": "toy"}
 
 
-def test_a_toy_method_is_a_choice_of_the_command_line():
-    code = (
-        "from ttq_plugin.methods import METHODS, Method; METHODS['toy'] = Method('toy', 'Toy', 'A toy.', None); "
-        "import sys; from ttq_plugin.cli import cli; assert 'torch' not in sys.modules; "
-        "print(next(p for p in cli.commands['compress'].params if p.name == 'method').type.choices)"
+def test_a_toy_method_trains_in_a_quantizer(toy):
+    model = Net()
+    before = model.conv2.weight.detach().clone()
+    quantizer = PTTQQuantizer(model, config("conv2"), make_evaluator(model), method="toy", t=0.4)
+    quantizer.compress(max_steps=5, max_epochs=None)
+    codes = quantizer.codes()["conv2"]
+    assert quantizer.states()["conv2"].method == toy.configure(t=0.4)
+    exported = quantizer.export_model().conv2.weight
+    assert torch.equal(exported.sign(), codes.to(exported.dtype)) and len(exported.unique()) == 3
+    trained = model.conv2.weight.detach()
+    assert not torch.equal(trained, before)
+    assert torch.equal(codes, torch.where(trained.abs() > 0.4 * trained.abs().max(), trained.sign(), 0).to(codes.dtype))
+
+
+ADDED = """
+from ttq_plugin.core.methods import define
+from ttq_plugin.core.rules import MAX_FRACTION
+from ttq_plugin.methods import METHODS, Method, Number
+
+METHODS["toy"] = Method("toy", "Toy", "A third of the largest weight.", None, (Number("t", 1 / 3, 0.2, 0.5),))
+define("toy", MAX_FRACTION)
+"""
+"""What a row of the table and the equations of core are in the package; in the task's module, workers see it too."""
+
+COMMANDS = """
+import sys, own
+from ttq_plugin.cli import cli
+if __name__ == "__main__":
+    for words in WORDS:
+        cli.main([*words, "--json"], standalone_mode=False)
+"""
+
+
+def test_a_toy_method_is_known_to_every_command(tmp_path):
+    (tmp_path / "own.py").write_text(ADDED + COMMON + BINARY)
+    task = "own:TASK"
+    words = [
+        ("compress", task, "--method", "toy", "--t", "0.4", "--epochs", "1"),
+        ("sensitivity", task, "--methods", "toy"),
+        ("search", task, "--method", "toy", "--trials", "2", "--workers", "1"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", f"WORDS = {words!r}\n{COMMANDS}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TTQ_CACHE_DIR": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "'toy'" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    decoder, text, said = json.JSONDecoder(), done.stdout.strip(), []
+    while text:
+        value, end = decoder.raw_decode(text)
+        said, text = [*said, value], text[end:].strip()
+    compressed, sensitive, searched = said
+    assert compressed["settings"]["method"] == "toy" and compressed["settings"]["t"] == 0.4
+    assert sensitive["methods"] == {"0": "toy", "2": "fp32"}
+    assert searched["trials"]["complete"] == 2 and {member["method"] for member in searched["front"]} == {"toy"}

@@ -1,4 +1,4 @@
-/* The ternary step of one float32 layer in single passes; what it computes is said in ../step.py and ../rules.py.
+/* The ternary step of one float32 layer in single passes; ../core/steps.py and ../core/rules.py say what it computes.
  *
  * Comparisons are exact: a distance is rounded to float once, as torch rounds a Python number. Sums run in double, so
  * that the order, which the vector width decides, hardly shows. x is w, or w / divisor rounded as torch would; each
