@@ -218,12 +218,16 @@ class Bessel(nn.Module):
 def test_what_cannot_be_exported(tmp_path):
     x, linear = torch.randn(1, 4), nn.Linear(4, 2)
     for model, name, message in (
-        (Bessel(), "model", "Bessel uses special_bessel_j0, for which there is no C code; export it to ONNX instead."),
-        (nn.Sequential(nn.Identity(), Bessel()), "model", "uses special_bessel_j0 in its layer 1, for which"),
+        (
+            Bessel(),
+            "model",
+            "Bessel uses special_bessel_j0, which has neither C code nor an integer form; export it to ONNX instead.",
+        ),
+        (nn.Sequential(nn.Identity(), Bessel()), "model", "uses special_bessel_j0 in its layer 1, which has"),
         (
             nn.Sequential(nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2, track_running_stats=False)),
             "model",
-            "uses batch_norm in its layer 1, for which there is no C code",
+            "uses batch_norm in its layer 1, which has neither C code nor an integer form",
         ),
         (linear, "2nd", "must be a C identifier, got '2nd'"),
         (linear, "a/b", "must be a C identifier"),

@@ -203,7 +203,8 @@ class Builder(Values):
         later = self._later(target.buffer, node)
         if later and (target.buffer.constant or any(other.op == "placeholder" for other in later)):
             raise InputError(
-                f"{self.name} changes an input or a parameter in place, for which there is no C code; clone it first."
+                f"{self.name} changes an input or a parameter in place, which has "
+                "neither C code nor an integer form; clone it first."
             )
         if later and self.values[node].buffer is not target.buffer:
             self.values[node] = self.copy(self.values[node], target)

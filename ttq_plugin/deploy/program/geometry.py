@@ -67,7 +67,10 @@ def geometry(node: fx.Node, given: dict[str, Any], source: Tensor) -> dict[str, 
     """
     weight = given["weight"].meta["val"].shape
     if source.dim() != len(weight):
-        raise InputError("a convolution of one sample without a batch dimension has no C code; keep the batch.")
+        raise InputError(
+            "a convolution of one sample without a batch dimension has neither C code nor an integer form; "
+            "keep the batch dimension."
+        )
     dims = len(weight) - 2
     image = source if dims == 2 else source.unsqueeze(2)
     kernel, dilation = pair(weight[2:], dims), pair(given["dilation"], dims)

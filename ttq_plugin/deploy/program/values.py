@@ -104,7 +104,7 @@ class Values:
         return output
 
     def missing(self, node: fx.Node, what: str) -> InputError:
-        """The error that an operation has no C code.
+        """The error that an operation has neither C code nor an integer form.
 
         Args:
             node: The operation.
@@ -119,4 +119,6 @@ class Values:
         whole = node.meta.get("original_aten")
         if isinstance(whole, torch._ops.OpOverload) and what == kind_of(node) and whole is not node.target:
             what = whole._schema.name.split("::")[1]  # which was taken apart
-        return InputError(f"{self.name} uses {what}{where}, for which there is no C code; export it to ONNX instead.")
+        return InputError(
+            f"{self.name} uses {what}{where}, which has neither C code nor an integer form; export it to ONNX instead."
+        )
