@@ -1,6 +1,6 @@
 # `make demo` runs the main job, `make test` the tests, `make docs` writes the site; all prepare .venv first.
-# `make compat` tries other Pythons and torches, such as PYTHONS='3.12 3.13' TORCHES='2.8.0 2.13.0'; TORCH_INDEX names an
-# index of CPU builds.
+# `make compat` tries other versions of Python and torch, such as PYTHONS="3.12 3.13" TORCHES="2.8.0 2.13.0"; TORCH_INDEX
+# names an index of CPU builds.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -33,10 +33,11 @@ GROUPS = {
     "CLI": ["tests/commands/test_cli.py"],
 }
 HEAD = "| Python | torch | numpy | " + " | ".join(GROUPS) + " | machine | date |"
-INTRO = """# Pythons and torches
+INTRO = """# Tested versions
 
-What `make compat` found (`tests/compat.py`): an environment for each pair, all dependencies as newly installed as their
-ranges allow, and the tests of five parts. CI tests Python 3.11 with the versions in `constraints.txt`.
+`make compat` (`tests/compat.py`) creates an environment for each pair of Python and torch versions, with
+dependencies as new as their ranges allow, runs the tests of five parts of the package there, and adds a row to this
+table. CI tests Python 3.11 with the versions in `constraints.txt`.
 
 """
 

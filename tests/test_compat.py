@@ -32,7 +32,7 @@ def test_a_row_replaces_its_own_and_leaves_the_others():
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert table[0] == compat.HEAD and table[2:] == [other, again]
     assert len({line.count("|") for line in table}) == 1
-    assert text.startswith("# Pythons and torches\n") and text.endswith("\nBy hand: nothing.\n")
+    assert text.startswith("# Tested versions\n") and text.endswith("\nBy hand: nothing.\n")
 
 
 def test_this_interpreter_is_found_and_an_absent_one_is_refused():
