@@ -31,34 +31,48 @@ def emit(made: Maker, step: Step, inputs: list[View]) -> None:
     """
     if step.more["second"] is not None:
         raise made.missing(step, "linear upsampling")
-    dim, found = step.more["dim"], stretches(step.more["first"])
+    dim, found = step.more["dim"], stretches(step.more["first"], MOST_COPIES + 1)
     if len(found) > MOST_COPIES:
-        raise made.missing(step, f"an order of numbers that takes {len(found)} copies, of at most {MOST_COPIES},")
+        raise made.missing(step, f"an order of numbers that takes more than {MOST_COPIES} copies")
     for count, to, of in found:
         output = View(step.output.buffer, _evenly(step.output.meta, dim, count, to))
         source = View(inputs[0].buffer, _evenly(inputs[0].meta, dim, count, of))
         made.emit("copy", Step("map", output, [], {"what": "COPY"}), [source])
 
 
-def stretches(sources: list[int]) -> list[Stretch]:
+def stretches(sources: list[int], most: int) -> list[Stretch]:
     """Every place of a result once, in stretches that are as long as can be from the first place that is left.
+
+    The time is proportional to the number of places, because the longest stretch is found among the short steps, and
+    the number of stretches is limited.
 
     Args:
         sources: The place in the source of each place of the result.
+        most: The number of stretches after which the rest is left out.
 
     Returns:
         The stretches; in the source no step is negative, because no tensor's stride is.
     """
     left, found = dict(enumerate(sources)), []
-    while left:
-        first = next(iter(left))
-        runs = [_run(left, first, second) for second in left if second > first]
-        best = max(runs, key=len, default=[first])
+    while left and len(found) < most:
+        best = _longest(left, len(sources))
+        first = best[0]
         step, move = (best[1] - first, left[best[1]] - left[first]) if len(best) > 1 else (1, 1)
         found.append((len(best), (first, step), (left[first], move)))
         for place in best:
             del left[place]
     return found
+
+
+def _longest(left: dict[int, int], places: int) -> list[int]:
+    """The longest stretch from the first place that is left; of equally long ones, that of the shortest step."""
+    first, *others = left
+    best = [first]
+    for second in others:
+        if (places - 1 - first) // (second - first) < len(best):
+            break  # with this step or a longer one, no stretch has more places
+        best = max(best, _run(left, first, second), key=len)
+    return best
 
 
 def _run(left: dict[int, int], first: int, second: int) -> list[int]:
