@@ -120,5 +120,5 @@ def test_what_to_do_is_said(tmp_path):
         full_precision(TASK, data, seed=0, cache=tmp_path)
     assert str(told.value) == (
         f"The cached full-precision model cannot be used: {path} is damaged: its bytes do not fit its digest; delete "
-        "it, then make it again or take another copy. Delete it, or pass --retrain, to train it again."
+        "it, or pass --retrain, to train it again."
     )

@@ -143,6 +143,19 @@ def test_bad_arguments_are_refused():
     for values, share in (([0.1], 0.1), ([0.1, 0.2], 1.5)):
         with pytest.raises(InputError, match="at least 2|must lie in"):
             corrected_t(values, share)
+    with pytest.raises(InputError, match=r"level must lie in \(0, 1\), got 95"):
+        corrected_t([0.1, 0.2], 0.1, level=95)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_no_number_gives_no_verdict(number):
+    with pytest.raises(InputError, match="differences of all repetitions must be finite, got"):
+        corrected_t([0.1, number, 0.2], 0.1)
+    for found in (Interval(number, 1, -2, 2, 9, False), Interval(0, number, -2, 2, 9, False)):
+        with pytest.raises(InputError, match="change must be finite, with a finite error, got"):
+            verdicts({"a": found}, 0.01)
+    with pytest.raises(InputError, match=r"p-value must lie in \[0, 1\], got"):
+        holm([0.01, number])
 
 
 def test_holm_by_hand_and_the_direction_of_a_loss():

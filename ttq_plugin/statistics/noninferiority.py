@@ -11,7 +11,7 @@ import numpy as np
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.statistics import LEVEL
-from ttq_plugin.statistics.resampling import Interval
+from ttq_plugin.statistics.resampling import Interval, check_level
 
 SIGNIFICANCE = 0.05
 """The largest share of models that are worse by the margin and yet called not inferior."""
@@ -53,7 +53,7 @@ def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
         The p-value.
 
     Raises:
-        InputError: For a margin that is not above 0.
+        InputError: For a margin that is not above 0, or a change that is not finite.
 
     Examples:
         >>> from ttq_plugin.statistics.resampling import Interval
@@ -64,6 +64,8 @@ def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
 
     if not (math.isfinite(margin) and margin > 0):
         raise InputError(f"A margin must be above 0, got {margin}; it is the largest loss that would not matter.")
+    if not (math.isfinite(found.value) and math.isfinite(found.error)):
+        raise InputError(f"A change must be finite, with a finite error, got {found.value} and {found.error}.")
     room = margin + (found.value if higher else -found.value)
     error = math.sqrt(found.error**2 + margin * found.grain / 2)
     if error == 0:
@@ -80,10 +82,15 @@ def holm(values: Sequence[float]) -> list[float]:
     Returns:
         The adjusted ones, in the same order.
 
+    Raises:
+        InputError: If one does not lie in [0, 1].
+
     Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
+    if wrong := [value for value in values if not 0 <= value <= 1]:
+        raise InputError(f"A p-value must lie in [0, 1], got {wrong[0]}.")
     order = np.argsort(values, kind="stable")
     adjusted = np.empty(len(values))
     largest = 0.0
@@ -105,7 +112,7 @@ def verdicts(changes: Mapping[Key, Interval], margin: float, *, higher: bool = T
         A verdict for each model, corrected for their number.
 
     Raises:
-        InputError: For a margin that is not above 0.
+        InputError: For a margin that is not above 0, or a change that is not finite.
     """  # noqa: DOC502 - raised by what it calls
     single = {key: p_inferior(found, margin, higher=higher) for key, found in changes.items()}
     adjusted = dict(zip(single, holm(list(single.values())), strict=True))
@@ -128,15 +135,18 @@ def corrected_t(differences: Sequence[float], test_share: float, *, level: float
         The mean with its interval; its units are the repetitions.
 
     Raises:
-        InputError: For fewer than two repetitions, or a share outside (0, 1).
+        InputError: For fewer than two repetitions, a difference that is not finite, or a share or level outside (0, 1).
     """
     from scipy.stats import t
 
     values = np.asarray(differences, dtype=float)
     if len(values) < 2:
         raise InputError(f"A test over repetitions needs at least 2 of them, got {len(values)}.")
+    if not np.isfinite(values).all():
+        raise InputError(f"The differences of all repetitions must be finite, got {list(differences)}.")
     if not 0 < test_share < 1:
         raise InputError(f"The share of test samples must lie in (0, 1), got {test_share}.")
+    check_level(level)
     n = len(values)
     error = float(values.std(ddof=1) * math.sqrt(1 / n + test_share / (1 - test_share)))
     half = float(t.ppf((1 + level) / 2, n - 1)) * error

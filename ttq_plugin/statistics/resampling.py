@@ -153,12 +153,24 @@ def _grain(metric: Metric, answers: Answers) -> float:
 def _interval(value: float, scores: Floats, units: int, grouped: bool, level: float) -> Interval:
     from scipy.stats import t
 
-    if not 0 < level < 1:
-        raise InputError(f"A confidence level must lie in (0, 1), got {level}; 0.95 is usual.")
+    check_level(level)
     # The bootstrap's variance of a mean is (n - 1) / n of the unbiased one, which matters for few groups.
     error = float(np.std(scores)) * math.sqrt(units / (units - 1))
     half = float(t.ppf((1 + level) / 2, units - 1)) * error
     return Interval(value, error, value - half, value + half, units, grouped, level)
+
+
+def check_level(level: float) -> None:
+    """Refuse a confidence level outside (0, 1).
+
+    Args:
+        level: The level.
+
+    Raises:
+        InputError: If it lies outside.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"A confidence level must lie in (0, 1), got {level}; 0.95 is usual.")
 
 
 def _resampled(metric: Metric, answers: tuple[Answers, ...], seed: int) -> tuple[list[float], Floats, int] | None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.support import inputs
+from ttq_plugin.support.files import REMEDY
 from ttq_plugin.support.names import file_name
 from ttq_plugin.support.seeds import seeded
 from ttq_plugin.support.weights import load_weights, save_weights
@@ -109,9 +110,10 @@ def full_precision(
             try:
                 load_weights(start, path)
             except InputError as error:
+                fault = str(error).removesuffix(".").removesuffix(f"; {REMEDY}").removesuffix(f": {REMEDY}")
                 raise InputError(
-                    f"The cached full-precision model cannot be used: {error} Delete it, or pass --retrain, to "
-                    "train it again."
+                    f"The cached full-precision model cannot be used: {fault}; delete it, or pass --retrain, to train "
+                    "it again."
                 ) from None
             return _cached(task, data, start.eval(), path)
         with seeded(seed, device):
