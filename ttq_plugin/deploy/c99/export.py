@@ -11,9 +11,9 @@ from torch import nn
 from ttq_plugin.deploy.c99.calls import CALLS
 from ttq_plugin.deploy.c99.text import header
 from ttq_plugin.deploy.c99.writer import Writer
+from ttq_plugin.deploy.c_files import write_c
 from ttq_plugin.deploy.program.lower import trace
 from ttq_plugin.errors import InputError
-from ttq_plugin.support.files import write_together
 from ttq_plugin.support.names import check_c_name
 
 
@@ -75,7 +75,8 @@ def export_c(
     writer = Writer(program, dense, CALLS)
     body = writer.body()
     code, declarations = folder / f"{name}.c", folder / f"{name}.h"
-    write_together({declarations: header(name, about, program.shapes), code: writer.text(name, body)})
+    texts = {declarations.name: header(name, about, program.shapes), code.name: writer.text(name, body)}
+    write_c(folder, name, texts)
     return Written(code, declarations, writer.constant_bytes, writer.static_bytes, writer.kinds)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttq_plugin.deploy.c_files import write_c
 from ttq_plugin.deploy.c_int8.sizes import CPUS, flash_bytes
 from ttq_plugin.deploy.c_int8.text import header, source, test_source
 from ttq_plugin.deploy.c_int8.writer import Writer
 from ttq_plugin.deploy.integer.module import IntegerModule
-from ttq_plugin.support.files import write_together
 from ttq_plugin.support.names import check_c_name
 
 VECTORS = 8
@@ -73,7 +73,7 @@ def export_int8(
     if samples is not None:
         q = module.quantised(samples)[:VECTORS]
         texts[f"{name}_test.c"] = test_source(name, q.tolist(), module.integers(q).tolist())
-    write_together({folder / file: text for file, text in texts.items()})
+    write_c(folder, name, texts)
     test = folder / f"{name}_test.c" if samples is not None else None
     flash = {cpu: flash_bytes(writer, cpu) for cpu in CPUS}
     sizes = writer.data.size(), writer.static_bytes
