@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
+from faults import MODES  # run as a script: the folder is on the path
 from rich.progress import Progress
 
 from ttq_plugin.commands.parts import watch as watches
@@ -31,8 +32,6 @@ from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tracking import store as stores
 from ttq_plugin.tracking.faults import store_faults
 from ttq_plugin.tracking.records import front
-
-MODES = {"count": 0, "kill": 1, "full": 2}
 
 
 class Standby(Processes):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.search.crashes import MODES
+from tests.search.faults import MODES
 from ttq_plugin import bake, integerize, save_packed, ternarize
 from ttq_plugin.deploy.c99.export import export_c
 from ttq_plugin.deploy.c_int8.export import export_int8
