@@ -7,14 +7,20 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nni.common import is_traceable
 from nni.compression.utils import Evaluator, LightningEvaluator, TorchEvaluator, TransformersEvaluator
 from nni.compression.utils.constructor_helper import LRSchedulerConstructHelper, OptimizerConstructHelper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ttq_plugin.errors import InputError
 from ttq_plugin.nni_adapter.training.epochs import lightning_callbacks
+from ttq_plugin.nni_adapter.training.given import (
+    check_lightning,
+    check_optimizer,
+    check_scheduler,
+    check_torch,
+    check_trainer,
+    readable,
+)
 from ttq_plugin.nni_adapter.training.recipes import check_whole, record
 
 Task = Callable[[], object]
@@ -25,16 +31,18 @@ def repair_evaluators() -> None:
     if hasattr(TorchEvaluator.__init__, "__wrapped__"):
         return
     repairs: list[tuple[type, str, object]] = [
-        (TorchEvaluator, "__init__", _checked(TorchEvaluator.__init__, _check_torch)),
+        (TorchEvaluator, "__init__", _checked(TorchEvaluator.__init__, check_torch)),
         (OptimizerConstructHelper, "from_trace", staticmethod(_recorded)),
         (
             LRSchedulerConstructHelper,
             "from_trace",
             staticmethod(_scheduler_recorded(LRSchedulerConstructHelper.from_trace)),
         ),
-        (TransformersEvaluator, "__init__", _checked(TransformersEvaluator.__init__, _check_trainer)),
+        (TransformersEvaluator, "__init__", _checked(TransformersEvaluator.__init__, check_trainer)),
         (TransformersEvaluator, "patch_optimizer_step", _patch_transformers_step),
         (TransformersEvaluator, "patch_loss", _patch_transformers_loss),
+        (LightningEvaluator, "__init__", _checked(LightningEvaluator.__init__, check_lightning)),
+        (LightningEvaluator, "_init_optimizer_helpers", _read_first(LightningEvaluator._init_optimizer_helpers)),
         (LightningEvaluator, "train", _train_lightning),
         (Evaluator, "_optimizer_add_param_group", _layers_only(Evaluator._optimizer_add_param_group)),
     ]
@@ -67,14 +75,14 @@ def _layers_only(add: Callable[..., None]) -> Callable[..., None]:
 
 
 def _recorded(model: nn.Module, optimizer_trace: Optimizer) -> OptimizerConstructHelper:
-    check_traced([optimizer_trace], "optimiser")
+    check_optimizer(optimizer_trace)
     return record(model, optimizer_trace)
 
 
 def _scheduler_recorded(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(original)
     def from_trace(scheduler: Any) -> Any:
-        check_traced([scheduler], "learning-rate scheduler")
+        check_scheduler(scheduler)
         check_whole(type(scheduler).__name__, scheduler.trace_kwargs)
         return original(scheduler)
 
@@ -122,24 +130,6 @@ def mark_steps(evaluator: Any) -> None:
         optimizer.step.__func__._wrapped_by_lr_sched = True
 
 
-def check_traced(objects: Any, what: str) -> None:
-    """Check that NNI can build these objects again for the wrapped model.
-
-    Args:
-        objects: None, one optimiser or scheduler, or a list of them.
-        what: What they are, for the message.
-
-    Raises:
-        InputError: If one was not made by a class that ``nni.trace`` had wrapped.
-    """
-    for item in objects if isinstance(objects, (list, tuple)) else [objects] if objects is not None else []:
-        if not is_traceable(item):
-            name = type(item).__name__
-            made = f"nni.trace(torch.optim.{name})(model.parameters(), ...)"
-            example = made if isinstance(item, Optimizer) else f"nni.trace({name})(optimizer, ...)"
-            raise InputError(f"the {what} must be traced by NNI, got a plain {name}; make it with {example}.")
-
-
 def _checked(original: Any, check: Callable[..., object]) -> Any:
     """NNI asserts without a message that optimisers and schedulers are traced; ``check`` says it in a sentence."""
 
@@ -151,37 +141,22 @@ def _checked(original: Any, check: Callable[..., object]) -> Any:
     return __init__
 
 
-def _check_torch(
-    training_func: Any = None,
-    optimizers: Any = None,
-    training_step: Any = None,
-    lr_schedulers: Any = None,
-    *_: Any,
-    **__: Any,
-) -> None:
-    made = list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
-    if not made or made == [None]:
-        raise InputError("TorchEvaluator needs at least one optimiser, traced by nni.trace, got none.")
-    check_traced(optimizers, "optimiser")
-    check_traced(lr_schedulers, "learning-rate scheduler")
-    schedulers = lr_schedulers if isinstance(lr_schedulers, (list, tuple)) else [lr_schedulers] if lr_schedulers else []
-    for scheduler in schedulers:
-        if not any(scheduler.optimizer is optimizer for optimizer in made):
-            raise InputError(
-                f"the learning-rate scheduler {type(scheduler).__name__} belongs to an optimiser that was not passed "
-                "to the evaluator; pass that one too."
-            )
+def _read_first(original: Callable[[Any, nn.Module], None]) -> Callable[[Any, nn.Module], None]:
+    """NNI reads what ``configure_optimizers`` returns, and fails at some of Lightning's forms without a sentence."""
 
+    @functools.wraps(original)
+    def _init_optimizer_helpers(self: Any, pure_model: nn.Module) -> None:
+        made = readable(pure_model)
+        own = vars(pure_model).get("configure_optimizers")
+        pure_model.configure_optimizers = lambda: made  # type: ignore[assignment]
+        try:
+            original(self, pure_model)
+        finally:
+            del pure_model.configure_optimizers
+            if own is not None:
+                pure_model.configure_optimizers = own
 
-def _check_trainer(trainer: Any, *_: Any, **__: Any) -> None:
-    # Without a traced optimiser NNI asks the Trainer's default for its class, in a way that transformers 5 refuses.
-    if getattr(trainer, "optimizer", None) is None:
-        raise InputError(
-            "the Trainer needs a traced optimiser: nni.trace(Trainer)(..., "
-            "optimizers=(nni.trace(torch.optim.AdamW)(model.parameters(), lr=...), None))."
-        )
-    check_traced([trainer.optimizer], "optimiser")
-    check_traced([s for s in [trainer.lr_scheduler] if s is not None], "learning-rate scheduler")
+    return _init_optimizer_helpers
 
 
 def _patch_transformers_step(self: Any, before_step_tasks: Sequence[Task], after_step_tasks: Sequence[Task]) -> None:
