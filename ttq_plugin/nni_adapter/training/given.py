@@ -161,7 +161,7 @@ def _entries(made: Any) -> list[dict[str, Any]]:
     if len(several) == 2 and all(isinstance(part, (list, tuple)) for part in several):
         several, of_schedulers = several
     entries = [dict(entry) if isinstance(entry, dict) else {"optimizer": entry} for entry in several]
-    found = [entry.get("optimizer") for entry in entries]
+    found: list[Any] = [entry.get("optimizer") for entry in entries]
     if not found or any(not isinstance(optimizer, Optimizer) for optimizer in found):
         raise InputError(
             "configure_optimizers must return one optimiser or several, alone or with schedulers in one of Lightning's "

@@ -53,7 +53,8 @@ def stretches(sources: list[int], most: int) -> list[Stretch]:
     Returns:
         The stretches; in the source no step is negative, because no tensor's stride is.
     """
-    left, found = dict(enumerate(sources)), []
+    left = dict(enumerate(sources))
+    found: list[Stretch] = []
     while left and len(found) < most:
         best = _longest(left, len(sources))
         first = best[0]
