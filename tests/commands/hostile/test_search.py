@@ -87,7 +87,7 @@ def searched(tmp_path_factory, capfd, folder, study, layer):
 
 def test_a_search_of_hostile_names_is_read_back(tmp_path_factory, capfd, monkeypatch):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    folder = 'it\'s "a" $(touch GONE); `x` 名 #1'
+    folder = 'it\'s "a" $(touch GONE); `x` 名 #1 {x'
     searched(tmp_path_factory, capfd, folder, "-s'\"><b>$(x) {0} %s [/b]; 名/..", "*/ [b]$(x) <i>%s{x}'| 名")
 
 

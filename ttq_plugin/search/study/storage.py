@@ -101,7 +101,7 @@ def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: 
             # Heartbeats are "experimental" only in that study.optimize alone sends them: here a worker does.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.storages.RDBStorage(
-                storage,
+                storage.replace("{", "{{").replace("}", "}}"),  # Optuna formats the address as a template
                 skip_table_creation=not create,
                 heartbeat_interval=heartbeat_interval,
                 grace_period=3 * heartbeat_interval,
