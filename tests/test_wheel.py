@@ -47,7 +47,7 @@ def wheel(tmp_path_factory):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     [made] = (source / "wheels").iterdir()
@@ -66,7 +66,7 @@ def test_a_wheel_without_a_compiler_trains_and_says_so_once(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     environment = {k: v for k, v in os.environ.items() if k != "TTQ_NATIVE"} | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+        [sys.executable, "-c", CODE], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600
     )
     assert done.returncode == 0, done.stderr
     home, *told = done.stdout.splitlines()
@@ -78,6 +78,6 @@ def test_a_wheel_without_a_compiler_trains_and_says_so_once(wheel, tmp_path):
         text=True,
         cwd=tmp_path,
         env=environment | {"TTQ_NATIVE": "0"},
-        timeout=120,
+        timeout=600,
     )
     assert quiet.returncode == 0 and "ttq-plugin was" not in quiet.stdout

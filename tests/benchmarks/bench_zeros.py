@@ -179,7 +179,7 @@ def ended(job: dict[str, Any]) -> dict[str, Any]:
     fit(model, split, 4, 3e-3, None, job["seed"])
     options = {"zeros": job["zeros"], "zeros_steps": 8 * 16, "granularity": job["granularity"]}
     ternarize(model, layers, job["method"], **options)
-    fit(model, split, 8, 3e-3, "auto", job["seed"] + 1)
+    fit(model, split, 8, 3e-3, LR_THRESHOLD, job["seed"] + 1)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         plain = bake(model)

@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(fresh, cache):
     process = begin(fresh, cache)
     wait_for(lambda: "COMPLETE" in states(fresh), process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err and "--resume s" in err
     kept = json.loads(out)
@@ -252,7 +252,7 @@ def test_resume_with_other_objectives_or_a_new_study_of_the_same_name_changes_no
         (["search", search.space, "--study", search.study], "already exists"),
         (["search", search.space, "--resume", "never"], "There is no study 'never'"),
     ):
-        result = subprocess.run(command(*arguments), cwd=search.folder, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command(*arguments), cwd=search.folder, capture_output=True, text=True, timeout=600)
         assert result.returncode == 2 and message in " ".join(result.stderr.split())
     assert database.exists()
     assert [(t.number, t.state, t.values) for t in study(search).trials] == before

@@ -32,7 +32,7 @@ def test_a_broken_link_fails_the_build(tmp_path):
     validation = (ROOT / "mkdocs.yml").read_text().split("\nvalidation:\n")[1]
     (tmp_path / "mkdocs.yml").write_text(f"site_name: test\nstrict: true\nvalidation:\n{validation}")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "mkdocs", "build"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode != 0 and "nowhere.md" in done.stderr
 

@@ -77,7 +77,7 @@ class Emulated(cuda.CudaKernels):
         (folder / "shim.cpp").write_text(SHIM)
         flags = ["-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-pthread", "-DTHREADS=8"]
         source = f'-DSOURCE="{cuda.SOURCE}"'
-        subprocess.run(["c++", *flags, source, "shim.cpp", "-o", "shim.so"], cwd=folder, check=True, timeout=120)
+        subprocess.run(["c++", *flags, source, "shim.cpp", "-o", "shim.so"], cwd=folder, check=True, timeout=600)
         self.library = ctypes.CDLL(str(folder / "shim.so"))
 
     def _launch(self, kernels, argument):

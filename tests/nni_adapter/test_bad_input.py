@@ -96,7 +96,7 @@ def test_an_optimiser_or_scheduler_that_is_not_traced(model):
         (PTTQQuantizer, {"t_max": 50.0}, r"conv2: the threshold at .* sigma .* leaves no positive weight"),
         (PTTQQuantizer, {"alpha": -1}, "alpha must be positive"),
         (PTTQQuantizer, {"lr_scale": -1.0}, "lr_scale must be a number of at least 0"),
-        (PTTQQuantizer, {"lr_threshold": "fast"}, "lr_threshold must be a number of at least 0"),
+        (PTTQQuantizer, {"lr_threshold": "fast"}, "lr_threshold must be a number or None, got .fast."),
         (PTTQQuantizer, {"beta": 1.0}, "pttq has no option 'beta'"),
     ],
 )

@@ -142,8 +142,8 @@ def ended(process, number):
     """What the run writes when it is sent the signal; it leaves no process behind."""
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    _, text = process.communicate(timeout=60)
-    _, left = psutil.wait_procs(workers, timeout=60)
+    _, text = process.communicate(timeout=600)
+    _, left = psutil.wait_procs(workers, timeout=600)
     assert workers and not left, "a worker outlived its parent"
     return text
 

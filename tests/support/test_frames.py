@@ -107,7 +107,7 @@ def test_the_command_line_shows_one_line(tmp_path):
     (tmp_path / "mine.py").write_text("import torch\nTASK = torch.zeros(2) @ torch.zeros(3)  # here\n")
     code = "from ttq_plugin.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "train", "mine:TASK"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, "train", "mine:TASK"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "(mine.py, line 2, in <module>: TASK = torch.zeros(2) @ torch.zeros(3)  # here)" in done.stderr

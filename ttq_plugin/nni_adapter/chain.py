@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from nni.compression.utils import Evaluator
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ttq_plugin.core.model.held import check_trainable
 from ttq_plugin.core.model.state import TernaryState
 from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LR_THRESHOLD
 from ttq_plugin.nni_adapter.export import plain_copy
 from ttq_plugin.nni_adapter.health import Health
 from ttq_plugin.nni_adapter.layers.attached import AttachedLayers, plain
@@ -72,7 +73,7 @@ class QuantizerChain:
         *,
         on_empty: str = "clip",
         lr_scale: float | None = 1e-3,
-        lr_threshold: float | Literal["auto"] | None = "auto",
+        lr_threshold: float | None = LR_THRESHOLD,
     ) -> None:
         check_types(QuantizerChain.__init__, locals())
         check_trainable(model)

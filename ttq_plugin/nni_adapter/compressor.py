@@ -45,7 +45,6 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         method: Another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
         lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
         lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
-            ``auto`` is 1e-4.
         on_health: Called with a ``Health`` every ``health_every`` training steps.
         health_every: Steps between two calls of ``on_health``, or ``"epoch"`` if the evaluator's trainer knows its
             epochs (Lightning's, Transformers'). In a loop of your own, use the steps of an epoch, ``len(loader)``.
@@ -74,7 +73,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         *,
         method: str | None = None,
         lr_scale: float | None = 1e-3,
-        lr_threshold: float | Literal["auto"] | None = "auto",
+        lr_threshold: float | None = LR_THRESHOLD,
         on_health: Callable[[Health], object] | None = None,
         health_every: int | Literal["epoch"] = 100,
         **options: Any,
@@ -84,8 +83,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         self.method_name = self.method_name if method is None else method
         self.method: Ternarizer = get_method(self.method_name).configure(**options)
         self.lr_scale = check_rate("lr_scale", lr_scale)
-        rate = LR_THRESHOLD if lr_threshold == "auto" else lr_threshold
-        self.lr_threshold = check_rate("lr_threshold", rate)
+        self.lr_threshold = check_rate("lr_threshold", lr_threshold)
         check_reports(health_every, evaluator)
         self.notes: list[str] = []
         self._parameter_order: dict[str, list[str]] = {}

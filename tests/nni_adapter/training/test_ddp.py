@@ -30,7 +30,7 @@ def ranks(tmp_path_factory):
         for rank, result in enumerate(results)
     ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=600)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

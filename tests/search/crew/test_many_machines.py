@@ -91,7 +91,7 @@ def test_four_workers_of_two_crews_and_a_server_that_restarts(space, postgres, t
         space, url, "four", workers=2, trials=30, data="sleep=1", models_dir=folder, resume=True,
         on_poll=follow, on_wait=waits.append, **OPTIONS,
     )  # fmt: skip
-    out, err = joined.communicate(timeout=60)
+    out, err = joined.communicate(timeout=600)
     assert "restarted" in state and joined.returncode == 0, err
     assert sum("spawn_main" in title for title in titles) >= 2 and "hunter2" not in str(titles) + out + err
     assert (summary.complete, summary.failed, summary.error) == (30, 0, None)
@@ -122,7 +122,7 @@ def test_a_worker_that_starts_while_the_server_is_away(space, postgres):
             time.sleep(2)
             assert not working.done()
             postgres.start()
-            assert working.result(timeout=60) == 2
+            assert working.result(timeout=600) == 2
         postgres.stop()
         with pytest.raises(InputError, match="cannot be opened"):
             work(replace(job, patience=0.5))

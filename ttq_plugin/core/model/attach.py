@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Atta
 
 
 def parameter_groups(
-    model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | Literal["auto"] | None = "auto", **rest: Any
+    model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | None = LR_THRESHOLD, **rest: Any
 ) -> list[dict[str, Any]]:
     """Group the parameters for an optimiser: scales, thresholds with alpha, and all others; each exactly once.
 
@@ -119,7 +119,6 @@ def parameter_groups(
         model: A model that ``ternarize`` changed, or a full-precision one, which gives one group.
         lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
         lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
-            ``auto`` is 1e-4.
         rest: Options of the first group, such as ``weight_decay``.
 
     Returns:
@@ -140,8 +139,6 @@ def parameter_groups(
     """
     check_types(parameter_groups, {"model": model})
     own: dict[str, list[nn.Parameter]] = {"scales": [], "thresholds": []}
-    if lr_threshold == "auto":
-        lr_threshold = LR_THRESHOLD
     for state in states(model):
         own["scales"] += [p for n, p in state.named_parameters(recurse=False) if n == "scales"]
         own["thresholds"] += [p for n, p in state.named_parameters(recurse=False) if n != "scales"]

@@ -11,7 +11,7 @@ from torch import nn
 from ttq_plugin.core import get_method
 from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
 from ttq_plugin.errors import InputError
-from ttq_plugin.methods import LR_THRESHOLD, LSQ_QUANTIZER
+from ttq_plugin.methods import LSQ_QUANTIZER
 from ttq_plugin.nni_adapter.links import TERNARY, AnyLink, Config, PlainLink
 
 RATES = {"lr_scale": "scales", "lr_threshold": "thresholds"}
@@ -98,8 +98,6 @@ def _attachment(link: AnyLink, config: Config, names: Sequence[str], options: di
     granularity = setting.get("granularity", config.get("granularity", "default"))
     method = options.pop("method", None) or TERNARY[link.compressor].method_name
     rates = {key: options.pop(key, None) for key in RATES}
-    if rates["lr_threshold"] == "auto":
-        rates["lr_threshold"] = LR_THRESHOLD
     for key in ("on_health", "health_every"):
         options.pop(key, None)
     return Attachment(tuple(names), method, granularity, options, rates)
