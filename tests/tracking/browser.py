@@ -14,7 +14,9 @@ from tests.tracking.study import free_port, require
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1600,1400 "
-    "--use-angle=swiftshader --enable-unsafe-swiftshader"  # WebGL without a graphics card
+    "--use-angle=swiftshader --enable-unsafe-swiftshader "  # WebGL without a graphics card
+    # A mouse, as a person has: without one, Plotly's tools always lie over the charts.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 )
 POINTS = "return [...document.querySelectorAll('.scatterlayer .point')].map(p => getComputedStyle(p).fill)"
 

@@ -155,6 +155,25 @@ def test_the_table_lists_the_objectives(served, browser):
     assert [name for name in heads(browser) if name in {*PERCENT, "method"}] == [*PERCENT, "method"]
 
 
+def test_headings_are_whole_and_a_charts_tools_leave_the_points_free(served, browser, wide):
+    show(browser, served, view="front-only", mode="TABLE")
+    wait(browser, lambda window: len(heads(window)) > 5)
+    script = """return [...document.querySelectorAll('.ag-header-cell')].map(cell => [
+        cell.innerText.replaceAll('\\n', ' ').trim(),
+        Math.max(0, ...[...cell.querySelectorAll('span')].map(e => e.getBoundingClientRect().right)) -
+            cell.getBoundingClientRect().right,
+        Math.max(0, ...[...cell.querySelectorAll('span')].map(e => e.getBoundingClientRect().height)) -
+            cell.getBoundingClientRect().height])"""
+    found = {words: (over, high) for words, over, high in browser.execute_script(script)}
+    assert {*PERCENT, "kB as coordinates"} <= found.keys()
+    assert all(over <= 0 and high <= 0 for over, high in found.values()), found
+    show(browser, served)
+    wait(browser, lambda window: drawn(window, at_least=2))
+    script = """const chart = document.querySelector('.js-plotly-plot'), box = e => e.getBoundingClientRect();
+        return box(chart.querySelector('.modebar')).top - box(chart.querySelector('.xy')).bottom"""
+    assert browser.execute_script(script) >= 0
+
+
 def test_all_trials_are_listed_the_front_on_top(served, browser):
     show(browser, served, view="all-trials", mode="TABLE")
     wait(browser, lambda window: f"{len(served.records)} matching runs" in text(window))

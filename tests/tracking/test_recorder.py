@@ -58,8 +58,9 @@ def test_a_run_has_its_objectives_and_few_metrics_more(store, records):
     more = {"bits_gain": 0.4, "bits_coo34": 7.0, "mult_adds": 8.0, "energy": 9.0}
     recorder.sync([make_trial(0, dict.fromkeys(OBJECTIVES, 0.5) | more)])
     percent = {"MCC percent", "compression gain percent", "energy gain percent"}
-    shown = {*OBJECTIVES, "bits_gain", "duration_seconds", *percent}
-    assert trial_runs(store, recorder)[0].data.metrics.keys() == shown
+    shown = {*OBJECTIVES, "bits_gain", "duration_seconds", *percent, "kB as coordinates"}
+    logged = trial_runs(store, recorder)[0].data.metrics
+    assert logged.keys() == shown and logged["kB as coordinates"] == 7 / 8000
 
 
 def test_full_precision_has_a_run_of_its_own_and_a_trial_far_below_it_a_mark(store):
@@ -87,16 +88,47 @@ def test_full_precision_has_a_run_of_its_own_and_a_trial_far_below_it_a_mark(sto
 
 
 def test_a_page_has_a_description_the_command_and_the_model(store):
-    made = make_trial(3, {"mcc": 0.9, "cr_gain_total": 0.5, "srqw": 0.92}, notes=["a threshold was lowered"])
+    metrics = {"mcc": 0.9, "cr_gain_total": 0.5, "srqw": 0.92, "bits_coo34": 40_000}
+    made = make_trial(3, metrics, notes=["a threshold was lowered"])
     recorder = StudyRecorder(store, "study", OBJECTIVES[:2], command=lambda record: f"ttq compress {record.number}")
     recorder.sync([made])
+    model = store.client.create_logged_model(recorder.experiment_id, "trial-3", recorder.run_of(3)).model_id
+    before = trial_runs(store, recorder)[3].data.metrics
     for _ in range(2):
-        recorder.log_model(3, "m-1234")
+        recorder.log_model(3, model)
     run = trial_runs(store, recorder)[3]
     note = run.data.tags["mlflow.note.content"]
-    assert note.startswith("Trial 3: MCC 90.00 % on validation data; compression gain 50.00 %; zeros 92.00 %.")
+    told = "Trial 3: MCC 90.00 % on validation data; compression gain 50.00 %; zeros 92.00 %; 5 kB as coordinates."
+    assert note.startswith(told)
     assert "```\nttq compress 3\n```" in note and "- a threshold was lowered" in note
-    assert note.count('`mlflow.pyfunc.load_model("models:/m-1234")`') == 1
+    assert note.count(f'`mlflow.pyfunc.load_model("models:/{model}")`') == 1
+    logged = store.client.get_logged_model(model)
+    own = logged.tags["mlflow.note.content"]
+    assert note.startswith(own) and "ttq compress 3" in own
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        **{"MCC percent": 90, "compression gain percent": 50, "zeros percent": 92, "kB as coordinates": 5},
+    }
+    assert run.data.metrics == before and list(before)[0] == "MCC percent"  # what people read is on top
+
+
+def test_the_studys_own_page_says_what_it_is_unless_a_person_says_it(store, records):
+    recorder = StudyRecorder(store, "study", OBJECTIVES, {"task": "mnist-cnn"})
+    recorder.finish(records[:3])
+    recorder.finish(records)
+    members = len(front(records, OBJECTIVES))
+    note = store.client.get_run(recorder.run_id).data.tags["mlflow.note.content"]
+    told = f"The study study of the task mnist-cnn: 23 of 24 trials are complete, and {members} of them are on the "
+    assert note.startswith(f"{told}[trade-off front]({recorder.link()}).")
+    store.client.set_tag(recorder.run_id, "mlflow.note.content", "for the paper")
+    recorder.finish(records)
+    assert store.client.get_run(recorder.run_id).data.tags["mlflow.note.content"] == "for the paper"
+
+
+def test_full_precision_comes_before_any_number_of_members(store):
+    recorder = StudyRecorder(store, "study", OBJECTIVES[:2], {"mcc_fp32": 0.96})
+    recorder.sync([make_trial(n, {"mcc": 0.9 + n / 100, "cr_gain_total": 0.5 - n / 10}) for n in range(3)])
+    runs = store.client.search_runs([recorder.experiment_id], views.NEAR, order_by=["tags.pareto DESC"])
+    assert [run.data.tags["role"] for run in runs] == ["full precision", "trial", "trial", "trial"]
 
 
 def test_a_failed_trial_says_why_and_has_no_metrics(store, records):

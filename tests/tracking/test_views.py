@@ -53,6 +53,13 @@ def test_a_pair_of_objectives_has_the_page_to_itself(records):
     assert "mlflow.sharedViewState.mcc-cr_gain_total" not in two  # it would be the front's once more
 
 
+def test_a_table_has_the_method_once_and_sizes_where_they_are_known(records):
+    other = make_trial(50, dict.fromkeys(OBJECTIVES, 0.1), parameters={"method": "ttq", "t_min": 1.0})
+    columns = views.study_views([*records, other], OBJECTIVES)["all-trials"].columns
+    assert "params.`method`" not in columns and "params.`t_min`" in columns
+    assert "metrics.`kB as coordinates`" in columns and "metrics.`kB 5 weights a byte`" not in columns
+
+
 def test_each_of_several_methods_has_a_view_over_its_own_parameters(records):
     other = [
         make_trial(50 + n, dict.fromkeys(OBJECTIVES, 0.1), parameters={"method": "ttq", "t": n / 10, "lr": 1.0})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ttq_plugin.tracking.interface.about import short
 from ttq_plugin.tracking.records import TrialRecord
 from ttq_plugin.tracking.store import Store
-from ttq_plugin.tracking.words import GAINS, drawn, for_chart, is_fraction, label_of
+from ttq_plugin.tracking.words import GAINS, SIZES, drawn, for_chart, for_size, is_fraction, kilobytes, label_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
@@ -132,7 +132,7 @@ def full_precision(
     found = store.client.search_runs([experiment_id], own, max_results=1)
     if found and found[0].info.status == "FINISHED":
         return
-    tags = {PARENT: parent, "role": "full precision", "pareto": "reference", "far": "false", COLOUR: WHOLE_COLOUR}
+    tags = {PARENT: parent, "role": "full precision", "pareto": "whole", "far": "false", COLOUR: WHOLE_COLOUR}
     tags |= {"mlflow.note.content": "The full-precision model that every trial began with; gains are measured from it."}
     name = f"full precision, {label_of(score)} {short(score, value)}"
     # One that a killed writer began is ended.
@@ -207,7 +207,7 @@ def shown_metrics(
     more: Mapping[str, float] | None = None,
     percent: Collection[str] | None = None,
 ) -> list["Metric"]:
-    """The objectives and the measures that every run shows, fractions in percent too.
+    """The objectives and the measures that every run shows, fractions in percent too, and sizes in kilobytes.
 
     Args:
         values: All measures by name.
@@ -230,7 +230,32 @@ def shown_metrics(
         for name, value in shown.items()
         if is_fraction(named[name]) and (percent is None or name in percent)
     ]
-    return own + told
+    sizes = [
+        Metric(for_size(name), float(kilobytes(values[name])), time, 0)
+        for name in SIZES
+        if math.isfinite(values.get(name, math.nan))
+    ]
+    return told + sizes + own  # in MLflow's order: what people read comes first
+
+
+def describe_model(store: Store, run_id: str, model: str, note: str) -> None:
+    """Give a trial's model the description and the numbers of its run, which its own page would not have.
+
+    Args:
+        store: Where MLflow keeps both.
+        run_id: The trial's run.
+        model: The model's id.
+        note: The run's description.
+    """
+    from mlflow.entities import Metric
+
+    client, run = store.client, store.client.get_run(run_id)
+    known, shown = run.data.metrics, [*map(for_size, SIZES), *(name for name in run.data.metrics if " percent" in name)]
+    # The run's own time: MLflow then recognises that the run has these metrics already.
+    time = run.info.end_time or run.info.start_time
+    told = [Metric(name, known[name], time, 0, model_id=model) for name in shown if name in known]
+    client.log_batch(run_id, told)
+    client.set_logged_model_tags(model, {"mlflow.note.content": note})
 
 
 def percent(store: Store, run_id: str, name: str, value: float) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import Objective
 from ttq_plugin.tracking import children, study_run, views
-from ttq_plugin.tracking.interface.about import description, loading, run_name
-from ttq_plugin.tracking.pictures.front import plot_front
+from ttq_plugin.tracking.interface.about import description, loading, run_name, study_note
+from ttq_plugin.tracking.pictures.front import plot_front, title_of
 from ttq_plugin.tracking.pictures.table import write_front
 from ttq_plugin.tracking.pictures.window import beyond
 from ttq_plugin.tracking.records import Parameter, TrialRecord, front
@@ -59,6 +59,8 @@ class StudyRecorder:
         self._together: str | None = None
         self.experiment_id = study_run.experiment_of(store, study_name)
         store.sweep(study_name)
+        task = given.get("task") or (tags or {}).get("task")
+        self._task = None if task is None else str(task)
         run = study_run.open_run(store, self.experiment_id, study_name, self.objectives, tags or {})
         self.run_id: str = run.info.run_id
         self._created: int = run.info.start_time
@@ -187,7 +189,7 @@ class StudyRecorder:
         self.store.client.log_artifact(run_id, str(path), artifact_path)
 
     def log_model(self, number: int, model: str) -> None:
-        """Tell on a trial's page how its model is loaded; once.
+        """Tell on a trial's page how its model is loaded, and on the model's page what it is; once.
 
         Args:
             number: The trial.
@@ -196,6 +198,7 @@ class StudyRecorder:
         run_id = self._child(number).run_id
         told = self.store.client.get_run(run_id).data.tags.get(_NOTE, "")
         if model not in told:
+            children.describe_model(self.store, run_id, model, told)
             end = loading(model)
             study_run.tag_run(self.store, run_id, {_NOTE: told[: _LONGEST_NOTE - len(end)] + end})
 
@@ -274,8 +277,8 @@ class StudyRecorder:
         tests = self.tested()
         with tempfile.TemporaryDirectory() as directory:
             self.log_file(write_front(records, self.objectives, tests, Path(directory) / "front.csv", self.score))
-            members = front(records, self.objectives)
-            title = f"{self.study_name}: {len(records)} trials, {len(members)} on the front"
+            complete = sum(record.state == "complete" for record in records)
+            title = title_of(self.study_name, self._task, complete, len(front(records, self.objectives)))
             whole: dict[str, Any] = {"score": self.score, "full_precision": self.full_precision}
             self.log_file(plot_front(records, self.objectives, Path(directory) / "front.png", title, **whole))
 
@@ -291,3 +294,6 @@ class StudyRecorder:
         known = self.store.client.get_run(self.run_id).data.metrics
         new = [Metric(name, value, now, 0) for name, value in summary.items() if known.get(name) != value]
         self.store.client.log_batch(self.run_id, metrics=new)
+        complete = sum(record.state == "complete" for record in records)
+        about = (self._task, len(records), complete, summary["front_size"], views.fragment(self.experiment_id))
+        study_run.describe(self.store, self.run_id, study_note(self.study_name, *about))

@@ -82,6 +82,13 @@ def log_parameters(store: Store, run: "Run", parameters: Mapping[str, Parameter]
     tag_run(store, run.info.run_id, {f"resumed.{name}": value for name, value in changed.items()})
 
 
+def describe(store: Store, run_id: str, note: str) -> None:
+    """Set the description of the study's run, unless a person wrote another one there."""
+    known = store.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+    if not known or known.split(":")[0] == note.split(":")[0]:
+        tag_run(store, run_id, {"mlflow.note.content": note})
+
+
 def tag_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
     """Set a run's tags, in one call."""
     from mlflow.entities import RunTag

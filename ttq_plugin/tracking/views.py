@@ -15,17 +15,17 @@ from typing import Any
 from ttq_plugin.fronts import Objective, is_higher
 from ttq_plugin.support.names import in_markdown
 from ttq_plugin.tracking.records import TrialRecord
-from ttq_plugin.tracking.words import for_chart
+from ttq_plugin.tracking.words import SIZES, for_chart, for_size
 
 TAG = "mlflow.sharedViewState."
 _CHARTS, _LINES, _REST = "ttq-front", "ttq-parameters", "ttq-rest"
 
 State = dict[str, Any]
 TRIALS, NEAR, FAR = "tags.role = 'trial'", "tags.far = 'false'", "tags.far = 'true'"
-# The full-precision model's run is no trial; its `pareto` is "reference", which sorts below "true".
+# The full-precision model's run is no trial; its `pareto` is "whole", which sorts above "true" and "false".
 MEMBERS = "tags.pareto != 'false'"
 _PARAMETERS = "Parameters and what came of them"
-# MLflow loads a hundred runs at first: with many trials, the members of the front must come first.
+# MLflow loads a hundred runs at first: with many trials, full precision and the front must come first.
 FRONT_FIRST = "tags.`pareto`"
 
 
@@ -140,7 +140,9 @@ def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score
     """
     searched, pairs = tuple(searched_parameters(records)), tuple(combinations(objectives, 2))
     tested = for_chart(score.on_test if isinstance(score, Objective) else f"test_{score}")
-    settings = (f"metrics.`{tested}`", "tags.`origin`", *(f"params.`{name}`" for name in searched))
+    sizes = [for_size(name) for name in SIZES if any(name in record.metrics for record in records)]
+    own = [name for name in searched if name != "method"]  # every table has the method already
+    settings = (*(f"metrics.`{name}`" for name in [tested, *sizes]), "tags.`origin`", *(f"params.`{n}`" for n in own))
     ends = ("tags.`pareto`", "tags.`reason`", "metrics.`duration_seconds`")
     first, rising = f"metrics.`{for_chart(objectives[0])}`", not is_higher(objectives[0])
     views = {
@@ -158,10 +160,10 @@ def study_views(records: Sequence[TrialRecord], objectives: Sequence[str], score
     )
     if len(methods) > 1:
         for method in methods:
-            own = [record for record in records if record.parameters.get("method") == method]
+            by_it = [record for record in records if record.parameters.get("method") == method]
             condition = f"{TRIALS} and tags.method = '{method}'"
             views[f"method-{method}"] = View(
-                f"{method}: its parameters", condition, FRONT_FIRST, (), tuple(searched_parameters(own))
+                f"{method}: its parameters", condition, FRONT_FIRST, (), tuple(searched_parameters(by_it))
             )
     return views
 

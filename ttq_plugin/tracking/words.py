@@ -97,6 +97,11 @@ def for_chart(name: str) -> str:
     return metric_key(f"{words} {'test ' if name.startswith('test_') else ''}percent")
 
 
+def for_size(name: str) -> str:
+    """The metric that MLflow's tables show for a size of `SIZES`, in kilobytes."""
+    return metric_key(SIZES[name].replace(",", ""))
+
+
 def drawn(name: str, value: float) -> float:
     """A value as it is drawn: fractions in percent."""
     return 100 * value if is_fraction(name) else value

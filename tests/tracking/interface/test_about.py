@@ -1,8 +1,11 @@
+import shlex
+
 import pytest
 
 from tests.tracking.study import make_trial
 from ttq_plugin.fronts import Objective
-from ttq_plugin.tracking.interface.about import description, run_name, share
+from ttq_plugin.tracking.interface.about import description, folded, run_name, share
+from ttq_plugin.tracking.remake import remake
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,16 @@ def test_a_failed_trial_says_why_in_plain_words():
         make_trial(2, state="failed", reason="<b>nan</b>"), ("mcc", "srqw"), "mcc", 0.97, "ttq compress x"
     )
     assert told == "Trial 2, failed: &#60;b>nan&#60;/b>", "no markup begins"
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "a folder/it's mine --seed 5.py:TASK", "tab\there"])
+def test_a_command_is_folded_into_short_lines_of_the_same_words(name):
+    given = {"method": "pttq", "t_min": 1.6592057813792846, "t_max": 1.8601865554964703, "lr_threshold": 4.9e-05}
+    command = remake(name, make_trial(1, parameters=given | {"lr": 0.0002112451885334471, "epochs": 2, "share": 0.7}))
+    lines = folded(command).split(" \\\n")
+    assert shlex.split(" ".join(lines)) == shlex.split(command) and len(lines) > 2
+    assert all(line.startswith("  --") and len(line) <= 64 for line in lines[1:])
+
+
+def test_a_command_that_words_cannot_be_told_of_stays_whole():
+    assert folded("ttq 'never closed") == "ttq 'never closed"

@@ -5,6 +5,7 @@ import pytest
 from tests.tracking.study import OBJECTIVES, make_trial
 from ttq_plugin.errors import InputError
 from ttq_plugin.tracking import plot_front
+from ttq_plugin.tracking.pictures.front import title_of
 
 
 def share(pixels, colour):
@@ -43,3 +44,8 @@ def test_an_outlier_does_not_squeeze_the_front(records, tmp_path):
 def test_one_objective_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least two objectives"):
         plot_front([], ["mcc"], tmp_path / "front.png")
+
+
+def test_a_title_names_the_task_once():
+    assert title_of("first", "mnist-cnn", 21, 8) == "mnist-cnn, first: 21 complete trials, 8 on the front"
+    assert title_of("mnist-cnn-1", "mnist-cnn", 1, 1) == "mnist-cnn-1: 1 complete trials, 1 on the front"

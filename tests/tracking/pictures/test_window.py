@@ -50,6 +50,14 @@ def test_the_members_near_full_precision_fill_the_panel_and_others_are_listed():
     assert listed(points, {0, 1, 2}, frozenset()) == ""
 
 
+def test_those_who_lie_beyond_take_no_more_than_a_panels_width():
+    points = {n: (80 + n / 10, 90 - n / 10) for n in range(100, 160)}
+    words = "outside: 100 at 90, 80; 101 at 90.1, 79.9; 57 more members"
+    assert listed(points, set(points), frozenset(range(100, 159))) == words
+    assert listed(points, set(points) - {159}, frozenset(points), most=40) == "outside: 59 members; 1 dominated"
+    assert listed(points, {100}, frozenset({100}), most=5) == "outside: 1 member"
+
+
 def test_one_member_alone_leaves_the_limits_to_the_data():
     frame = window({0: (95.0, 50.0), 1: (20.0, 10.0)}, members={0}, far=set(), lines=(None, None))
     assert frame.limits == (None, None) and frame.outside == frozenset()

@@ -19,6 +19,7 @@ from ttq_plugin.support.names import file_name
 from ttq_plugin.tasks import TASKS
 from ttq_plugin.tracking import TrialRecord, plot_front
 from ttq_plugin.tracking.interface.together import Front, show_together
+from ttq_plugin.tracking.pictures.front import title_of
 from ttq_plugin.tracking.words import again_in_numbers
 from ttq_plugin.trial.run import load_weights
 from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
@@ -126,8 +127,8 @@ def _draw(watch: Watch, summary: Summary, folder: Path, confirmed: Mapping[int, 
     """Draw the front; returns the picture's path."""
     picture = folder / "fronts" / f"{file_name(watch.study)}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    task = "" if watch.space.task in watch.study else f"{watch.space.task}, "
-    title = f"{task}{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}: {summary.complete} trials"
+    study = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}"
+    title = title_of(study, watch.space.task, summary.complete, len(watch.members()))
     again = {number: asdict(found) for number, found in confirmed.items()}
     whole: dict[str, Any] = {"score": watch.space.score, "full_precision": watch.ready.score}
     plot_front(watch.records, watch.space.objectives, picture, title, again, **whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ttq_plugin.support.names import in_markdown, markdown_list
@@ -10,6 +11,11 @@ from ttq_plugin.tracking.words import CHARTS, SIZES, is_fraction, kilobytes, lab
 
 _LONGEST = 250
 """Characters of a run's name."""
+
+_WIDTH = 64
+"""Characters of a line of code on a run's page: MLflow widens the page for a longer one until nothing else fits."""
+
+_WORD = re.compile(r"(?:\$'(?:\\.|[^'])*'|'[^']*'|\"(?:\\.|[^\"])*\"|\\.|[^\s'\"])+", re.DOTALL)
 
 
 def run_name(record: TrialRecord, score: str, method: str | None = None) -> str:
@@ -66,7 +72,7 @@ def description(
     """
     lines = [_sentence(record, objectives, score, full_precision)]
     if command is not None and record.state == "complete":
-        lines += ["This command makes the model again:", f"```\n{command}\n```"]
+        lines += ["This command makes the model again:", f"```\n{folded(command)}\n```"]
     lines += [markdown_list(record.notes)] if record.notes else []
     return "\n\n".join(lines)
 
@@ -88,6 +94,47 @@ def _sentence(record: TrialRecord, objectives: Sequence[str], score: str, full_p
 
 def _value(name: str, value: float) -> str:
     return f"{in_markdown(CHARTS.get(name) or label_of(name))} {with_unit(name, value)}"
+
+
+def folded(command: str) -> str:
+    """A line for a shell as several short ones, each an option or more; the same command for a shell."""
+    words = _WORD.findall(command)
+    if " ".join(words) != command:
+        return command
+    groups: list[str] = []
+    for word in words:
+        if groups and not word.startswith("--"):
+            groups[-1] += f" {word}"
+        else:
+            groups.append(word)
+    lines = groups[:1]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) + 3 <= _WIDTH:
+            lines[-1] += f" {group}"
+        else:
+            lines.append(f"  {group}")
+    return " \\\n".join(lines)
+
+
+def study_note(study: str, task: str | None, trials: int, complete: int, members: int, link: str) -> str:
+    """What the page of a study's own run tells.
+
+    Args:
+        study: The study's name.
+        task: What it searched; None where it is not known.
+        trials: The number of finished trials.
+        complete: The number of those with a result.
+        members: The number of those on the front.
+        link: The address of the front.
+
+    Returns:
+        Markdown.
+    """
+    of = f" of the task {in_markdown(task)}" if task else ""
+    return (
+        f"The study {in_markdown(study)}{of}: {complete} of {trials} trials are complete, and {members} of them are on "
+        f"the [trade-off front]({link}). The artifacts hold the front as a picture and as a table."
+    )
 
 
 def loading(model: str) -> str:

@@ -7,8 +7,20 @@
   remember("mlflow.workflowType_v1", "machine_learning");
   remember("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", true);
   remember("mlflow.assistant.panelOpen_v1", false);
+  // The server sends nothing home, so that the notice about it would mislead.
+  remember("mlflow.settings.telemetry.enabled_v1", false);
+  remember("mlflow.telemetry.info.alert.dismissed_v1", true);
   for (const [id, state] of Object.entries(views))
     remember(`MLflowLocalStorage-1.1-ExperimentPage-["${id}"]-ReactComponentState`, state);
+
+  // A table's headings take two lines where MLflow would cut them, and a chart's tools lie over its x axis, not over the
+  // upper right corner, where the best trials are.
+  const look = document.createElement("style");
+  look.textContent = `
+    .ag-header-cell * { white-space: normal !important; line-height: 1.1 !important; }
+    .ag-header-cell { font-size: 11px; padding-right: 2px !important; }
+    .js-plotly-plot .modebar-container { top: auto !important; bottom: 0; height: 24px; }`;
+  document.head.append(look);
 
   // Where the address of an experiment leads: to its charts, unless it says more.
   const charts = address => {

@@ -94,6 +94,12 @@ def plot_front(
     return write(figure, Path(path))
 
 
+def title_of(study: str, task: str | None, complete: int, members: int) -> str:
+    """The line above a study's front, with its task where the study's name does not tell it."""
+    name = study if task is None or task in study else f"{task}, {study}"
+    return f"{name}: {complete} complete trials, {members} on the front"
+
+
 def in_percent(vector: tuple[float, ...], objectives: Sequence[str]) -> tuple[float, ...]:
     """Objectives' natural values as they are drawn."""
     return tuple(drawn(name, value) for value, name in zip(vector, objectives, strict=True))
@@ -139,7 +145,8 @@ def _draw_panel(
             linewidths=1.1 if published else 0.7,
             clip_on=not beyond,
         )
-    _describe_points(axes, records, members, methods)
+    inside = [record for record in records if record.number in members or record.number not in frame.outside]
+    _describe_points(axes, inside, members, methods)
     axes.set(**{f"{name}lim": limits for name, limits in zip("xy", frame.limits, strict=True) if limits is not None})
     axes.set_title(listed(points, members, frame.outside), loc="left", fontsize=7.5, color="#5f6368")
     if not points:

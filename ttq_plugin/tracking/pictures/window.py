@@ -169,21 +169,26 @@ def beyond(
     return found
 
 
-def listed(points: Mapping[int, Place], members: set[int], outside: frozenset[int], most: int = 4) -> str:
+def listed(points: Mapping[int, Place], members: set[int], outside: frozenset[int], most: int = 64) -> str:
     """Who lies beyond a panel's limits, for its edge: members by number and place, the others by their count.
 
     Args:
         points: What is drawn, by number.
         members: The numbers of those on the front.
         outside: The numbers of those that lie beyond.
-        most: The largest number of members that are named.
+        most: The largest number of characters: a panel is no wider. As many members are named as fit.
 
     Returns:
         Such as "outside: 22 at 24.4, 90.2; 7 dominated"; empty for nobody.
     """
     known = sorted(outside & members, key=lambda number: points[number])
-    words = [f"{number} at {points[number][0]:.3g}, {points[number][1]:.3g}" for number in known[:most]]
-    words += [f"{len(known) - most} more members"] if len(known) > most else []
+    names = [f"{number} at {points[number][0]:.3g}, {points[number][1]:.3g}" for number in known]
     rest = len(outside - members)
-    words += [f"{rest} dominated"] if rest else []
-    return f"outside: {'; '.join(words)}" if words else ""
+    dominated = [f"{rest} dominated"] if rest else []
+    for named in range(len(names), -1, -1):
+        left = len(names) - named
+        others = [f"{left} {'more ' if named else ''}member{'s' if left > 1 else ''}"] if left else []
+        words = "; ".join([*names[:named], *others, *dominated])
+        if len(f"outside: {words}") <= most:
+            break
+    return f"outside: {words}" if words else ""
