@@ -147,7 +147,8 @@ def _open(asked: Asked, space: Space | None) -> Opened:
     """Look at everything that may refuse the search, before anything is trained or written."""
     if asked.study is not None and asked.resume is not None:
         raise InputError("--study names a new study and --resume an existing one; give only one of them.")
-    space = load_space(asked.space, asked.changes, task=asked.task) if space is None else space
+    if space is None:
+        space = load_space(asked.space, asked.changes, task=asked.task, thresholds=asked.thresholds)
     own = asked.own_storage  # refuses a folder that cannot be a store, whatever database is named
     storage = own if asked.storage is None else asked.storage
     given = asked.study if asked.resume is None else asked.resume

@@ -22,16 +22,33 @@ MODULE = Path(house.__file__)
 def test_the_space_follows_from_the_tasks_recipe_and_metric():
     space = load_space("house:TASK")
     assert space.task == "house:TASK" and space.objectives == ("rmse", "cr_gain_total", "ec_gain_total")
-    assert not space.objectives[0].higher and space.trials == 40 and set(space.methods) == {"pttq", "attq", "ttq"}
+    assert not space.objectives[0].higher and space.trials == 40 and list(space.methods["pttq"]) == ["zeros", "alpha"]
     lr, epochs = space.parameters["lr"], space.parameters["epochs"]
     assert (lr.low, lr.high, lr.log) == (3e-4, 9e-3, True) and (epochs.low, epochs.high) == (1, 3)
-    assert len(space.enqueued()) == 3 and parse_space(space.text, "again") == space
+    assert parse_space(space.text, "again") == space and set(space.methods) == {"pttq"}
+    first = space.enqueued()
+    assert [setting["pttq.zeros"] for setting in first] == [0.6, 0.8, 0.92] and {s["lr"] for s in first} == {9e-4}
     own = load_space("house:WORST", {"trials": 5})
     assert own.trials == 5 and (str(own.score), own.score.label, own.score.higher) == (
         "worst_error",
         "worst error",
         False,
     )
+
+
+def test_thresholds_are_searched_instead():
+    names = {"pttq": ["t_min", "t_max", "alpha"], "attq": ["t_min", "t_max"], "ttq": ["t"]}
+    for space in ("house:TASK", "mnist-cnn"):
+        three = load_space(space, {"only": list(names), "trials": 7}, thresholds=True)
+        assert {method: list(own) for method, own in three.methods.items()} == names and three.trials == 7
+        assert [entry["method"] for entry in three.enqueued()] == list(names)
+        one = load_space(space, thresholds=True)
+        assert list(one.methods) == ["pttq"] and one.methods["pttq"] == three.methods["pttq"]
+        assert [entry["pttq.t_min"] for entry in one.enqueued()] == [1.0]
+    with pytest.raises(
+        InputError, match="--thresholds needs a space that gives a method a share of zeros, got one without"
+    ):
+        load_space("esr-2dcnn", thresholds=True)
 
 
 @pytest.mark.parametrize("method", [name for name in TERNARIZERS if name != "pttq-released"])

@@ -31,6 +31,7 @@ class Asked:
         engine: "processes" or "ray".
         heartbeat: Seconds between signs of life of a worker elsewhere.
         methods: Search only these methods of the space.
+        thresholds: Whether to search initial thresholds where the space has a share of zeros.
         objectives: Objectives separated by commas, instead of the space's.
         constraints: Constraints, instead of the space's.
         sampler: Sampler, instead of the space's.
@@ -63,6 +64,7 @@ class Asked:
     engine: str = "processes"
     heartbeat: int = HEARTBEAT
     methods: Sequence[str] = ()
+    thresholds: bool = False
     objectives: str | None = None
     constraints: Sequence[str] = ()
     sampler: str | None = None

@@ -42,6 +42,11 @@ from ttq_plugin.commands.parts.places import Target
 @click.option(
     "--method", "methods", multiple=True, metavar="NAME", help="Search only this method of the space; repeatable."
 )
+@click.option(
+    "--thresholds",
+    is_flag=True,
+    help="Search the methods' initial thresholds (t, t_min and t_max) instead of the share of zeros.",
+)
 @click.option("--objectives", metavar="A,B,...", help="Two or more objectives, instead of the space's.")
 @click.option(
     "--constraint",
@@ -87,8 +92,9 @@ from ttq_plugin.commands.parts.places import Target
 def search(**given: Any) -> None:
     """Search ternary compressions; record the front in MLflow.
 
-    The front holds the trials that no other trial beats in all objectives, such as score, size and energy. The
-    settings published in the papers are tried first. Ctrl-C ends the search and keeps every finished trial.
+    The front holds the trials that no other trial beats in all objectives, such as score, size and energy. Unless the
+    space says otherwise, pTTQ is searched with a prescribed share of zeros; --method and --thresholds search the
+    papers' other methods and their thresholds. Ctrl-C ends the search and keeps every finished trial.
 
     SPACE is a space file, the name of a built-in space, or module:attribute for a task of your own, whose space is
     derived from its recipe.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ttq_plugin.methods import METHODS
+from ttq_plugin.errors import InputError
+from ttq_plugin.methods import LR_THRESHOLD, METHODS
 from ttq_plugin.search.space.scored import entry
 
 if TYPE_CHECKING:
@@ -18,8 +20,14 @@ LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 FAR = 0.2
 """A trial whose score is this much worse than full precision's helps nobody; of metrics that are shares, at most 1."""
 
-SEARCHED = ("pttq", "attq", "ttq")
-"""The methods that a default space searches unless others are asked for."""
+SEARCHED = "pttq"
+"""The method that a default space searches unless others are asked for."""
+
+PRESCRIBED = ("pttq", "attq", "ttq")
+"""The methods of which it searches a share of zeros in the place of thresholds."""
+
+FIRST_ZEROS = (0.6, 0.8, 0.92)
+"""The shares of zeros that it tries first."""
 
 PAPERS: list[dict[str, Any]] = [
     {"method": "pttq", "t_min": 1.0, "t_max": 1.0, "alpha": 10.0},
@@ -36,7 +44,7 @@ def default_space(task: Task) -> dict[str, Any]:
         task: The task whose recipe and metric it follows.
 
     Returns:
-        The keys and values of a space file: methods `pttq`, `attq` and `ttq` unless others are asked for, learning
+        The keys and values of a space file: `pttq` with a share of zeros unless other methods are asked for, learning
         rates from a tenth to three times the recipe's, at most a third of its epochs.
     """
     longest = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(task.recipe.epochs / 3)))
@@ -51,21 +59,53 @@ def default_space(task: Task) -> dict[str, Any]:
         "parameters": {
             "lr": _around(task.recipe.lr),
             "lr_scale": {"low": 1e-4, "high": 1e-2, "log": True},
-            "lr_threshold": {"low": 1e-5, "high": 1e-2, "log": True},
+            "lr_threshold": {"low": 1e-5, "high": 1e-3, "log": True},
             "epochs": {"low": max(1, longest // 3), "high": longest},
             "share": {"low": 0.3, "high": 1.0},
         },
-        "only": list(SEARCHED),
+        "only": [SEARCHED],
         "methods": _ranges(),
-        "paper": PAPERS,
+        "paper": [
+            {"method": SEARCHED, "zeros": zeros, "alpha": 10.0, "lr": _rounded(task.recipe.lr * 0.3), "lr_scale": 1e-3}
+            | {"lr_threshold": LR_THRESHOLD, "epochs": longest, "share": 1.0}
+            for zeros in FIRST_ZEROS
+        ],
     }
+
+
+def thresholds_instead(space: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes by which a space searches the initial thresholds of each method that it gives a share of zeros.
+
+    Args:
+        space: The keys and values of a space file.
+
+    Returns:
+        Its `methods` with the default ranges of thresholds, and the published settings of those methods as `paper`.
+
+    Raises:
+        InputError: If the space gives no method a share of zeros.
+    """
+    methods: dict[str, dict[str, Any]] = dict(space["methods"])
+    prescribed = [name for name, numbers in methods.items() if "zeros" in numbers]
+    if not prescribed:
+        raise InputError(
+            "--thresholds needs a space that gives a method a share of zeros, got one without; leave it out."
+        )
+    for name in prescribed:
+        methods[name] = {number.name: methods[name].get(number.name, number.range) for number in METHODS[name].numbers}
+    kept = [entry for entry in space.get("paper") or () if entry["method"] not in prescribed]
+    return {"methods": methods, "paper": [entry for entry in PAPERS if entry["method"] in prescribed] + kept}
 
 
 def _ranges() -> dict[str, dict[str, Any]]:
     """Every method whose default ranges suit any network, with those ranges."""
-    names = (*SEARCHED, *(name for name in METHODS if name not in SEARCHED))
+    names = (*PRESCRIBED, *(name for name in METHODS if name not in PRESCRIBED))
     rows = (METHODS[name] for name in names)
-    return {row.name: {number.name: number.range for number in row.numbers} for row in rows if row.universal}
+    return {
+        row.name: {name: row.number(name).range for name in row.names_with(zeros=row.name in PRESCRIBED)}
+        for row in rows
+        if row.universal
+    }
 
 
 def default_text(task: Task) -> str:
@@ -83,5 +123,8 @@ class _Plain(yaml.SafeDumper):
 
 def _around(lr: float) -> dict[str, Any]:
     """Mostly below it, because trained weights are gone on with; two digits."""
-    low, high = (float(f"{lr * factor:.2g}") for factor in (0.1, 3))
-    return {"low": low, "high": high, "log": True}
+    return {"low": _rounded(lr * 0.1), "high": _rounded(lr * 3), "log": True}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.2g}")

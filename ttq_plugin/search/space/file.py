@@ -69,13 +69,14 @@ class SpaceFile(BaseModel):
         description="The methods that are searched unless the command line names others; by default all of them.",
     )
     paper: tuple[dict[str, Any], ...] = Field(
-        default=(), description="Published settings, which are tried first; parameters that one leaves out are drawn."
+        default=(),
+        description="Settings that are tried first, such as published ones; parameters that one leaves out are drawn.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _selected(cls, data: Any) -> Any:
-        """The file with the methods of `only` alone, and their papers' settings."""
+        """The file with the methods of `only` alone, and the settings of these that are tried first."""
         only = data.get("only") if isinstance(data, Mapping) else None
         if not only or not isinstance(only, Sequence) or not isinstance(data.get("methods"), Mapping):
             return data

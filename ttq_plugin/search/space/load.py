@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ttq_plugin.errors import InputError
-from ttq_plugin.search.space.defaults import default_text
+from ttq_plugin.search.space.defaults import default_text, thresholds_instead
 from ttq_plugin.search.space.ranges import Problem, Range, unknown
 from ttq_plugin.search.space.scored import Scored, entry
 from ttq_plugin.search.space.space import Space
@@ -55,8 +55,12 @@ def space_path(name: str) -> Path:
 
 
 def load_space(
-    path_or_name: str | Path, changes: Mapping[str, Any] | None = None, *, task: str | None = None
-) -> Space:  # fmt: skip
+    path_or_name: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    task: str | None = None,
+    thresholds: bool = False,
+) -> Space:
     """The search space of a file, the built-in one of that name, or the default one of a task.
 
     The task is imported: its metric is the space's, and of a task without a file all else follows from its recipe. A
@@ -66,6 +70,7 @@ def load_space(
         path_or_name: The path of a YAML file, a name such as mnist-cnn, or a task of one's own, module:attribute.
         changes: Keys of the file that are to have other values, such as {"only": ["pttq"]}.
         task: What must be searched; None for any built-in task, or for the one that is the name.
+        thresholds: Whether to search initial thresholds where the space has a share of zeros.
 
     Returns:
         The validated space.
@@ -73,6 +78,9 @@ def load_space(
     Raises:
         InputError: No such file or name, or the file does not describe a space; one sentence that says what would.
     """
+    if thresholds:
+        found = load_space(path_or_name, changes, task=task)
+        return parse_space(found.text, str(path_or_name), thresholds_instead(yaml.safe_load(found.text)))
     path, changes = Path(path_or_name), dict(changes or {})
     if not path.exists():
         if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
