@@ -116,7 +116,7 @@ def fit(asked: Asked) -> None:
     limits = [f"flash <= {asked.flash}", f"ram <= {asked.ram}"]
     limits += [] if asked.floor is None else [f"{metric} {'>=' if task.score.higher else '<='} {asked.floor}"]
     search = replace(own, space=asked.space or asked.task, objectives=f"{metric},flash_gain", constraints=limits)
-    space: Space = load_space(search.space, search.changes, task=asked.task, thresholds=search.thresholds)
+    space: Space = load_space(search.space, search.changes, task=asked.task)
     conducted = conduct(search, None, space)
     study = conducted.opened.name
     records = finished(load_study(conducted.opened.storage, study))
