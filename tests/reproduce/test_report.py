@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ttq_plugin.reproduce import plots
 from ttq_plugin.reproduce.beyond import goals
 from ttq_plugin.reproduce.cells import Cell, Plan, cells
 from ttq_plugin.reproduce.published import published
@@ -96,6 +97,23 @@ def test_files(tmp_path, table):
         assert "| pttq | 2 | 94.50 ± 0.71 | 91.01 ± 0.61 | +3.49 [" in text
         assert "- pttq: a number is off." in text and "Shortened" not in text
         assert "<td>+3.49 [" in page.replace('<td style="text-align:right">', "<td>")
+
+
+def test_the_legend_of_a_picture_has_a_place_of_its_own_and_explains_all():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    plots._scatter(figure, summary("main"))
+    figure.draw_without_rendering()
+    [legend], [axes] = figure.legends, figure.axes
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    words = [text.get_text() for text in legend.get_texts()]
+    whole = ["full precision", "full precision, published", "hollow: published"]
+    assert words[:3] == whole and {"ttq", "attq", "pttq"} < {*words}
+    marks = {line.get_marker() for line in axes.lines if line.get_markerfacecolor() == "none" and len(line.get_xdata())}
+    assert len(marks) > 2, "published values have their methods' marks"
 
 
 def test_what_a_reader_must_know_stands_first(tmp_path):

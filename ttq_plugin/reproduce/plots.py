@@ -11,6 +11,7 @@ import numpy as np
 
 from ttq_plugin.reproduce.cells import FULL
 from ttq_plugin.support.files import write_whole
+from ttq_plugin.support.names import in_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +35,13 @@ def draw(summary: Summary, path: Path) -> str | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(8.6, 4.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     words = make(figure, summary)
     if words is not None:
-        if summary.get("simulated"):
-            figure.suptitle("SIMULATED data", color="#d62728")
+        simulated = bool(summary.get("simulated"))
+        title = f"{in_picture(summary['task'])}{' (SIMULATED data)' if simulated else ''}"
+        figure.suptitle(title, fontsize=10, color="#d62728" if simulated else "k")
         write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
     return words
 
@@ -47,7 +49,8 @@ def draw(summary: Summary, path: Path) -> str | None:
 def _scatter(figure: Figure, summary: Summary) -> str | None:
     """Test MCC against zeros: ours with standard deviations, published ones as hollow marks."""
     axes = figure.subplots()
-    colours = _colours()
+    colours, marks = _colours(), cycle("osD^vP<>X*")
+    published = False
     for row in summary["rows"]:
         columns = row["columns"]
         if "mcc" not in columns:
@@ -56,32 +59,35 @@ def _scatter(figure: Figure, summary: Summary) -> str | None:
         if row["row"] == FULL:
             _full(axes, columns["mcc"], colour)
             continue
-        x = columns.get("srqw") or {"mean": 0.0, "std": 0.0}
+        x, mark = columns.get("srqw") or {"mean": 0.0, "std": 0.0}, next(marks)
         axes.errorbar(
             [x["mean"]],
             [columns["mcc"]["mean"]],
             xerr=x["std"] or 0,
             yerr=columns["mcc"]["std"] or 0,
-            fmt="o",
+            fmt=mark,
             capsize=2,
             color=colour,
-            label=row["row"],
+            label=in_picture(row["row"]),
         )
         if "published" in columns["mcc"]:
             px = x.get("published", [0.0])[0]
-            axes.plot(px, columns["mcc"]["published"][0], "o", mfc="none", mec=colour, ms=9)
+            axes.plot(px, columns["mcc"]["published"][0], mark, mfc="none", mec=colour, ms=9)
+            published = True
+    if published:
+        axes.plot([], [], "o", mfc="none", mec="0.3", ms=9, label="hollow: published")
     axes.set(xlabel="zeros among quantised weights, SRQW (%); binary methods at 0", ylabel="test MCC (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     return "Test MCC against zeros: filled ours (bars: standard deviations), hollow published; line: full precision."
 
 
 def _full(axes: Axes, mcc: Mapping[str, Any], colour: ColorType) -> None:
-    axes.axhline(mcc["mean"], color=colour, label=FULL)
+    axes.axhline(mcc["mean"], color=colour, label="full precision")
     if mcc["std"]:
         axes.axhspan(mcc["mean"] - mcc["std"], mcc["mean"] + mcc["std"], color=colour, alpha=0.12)
     if "published" in mcc:
-        axes.axhline(mcc["published"][0], color=colour, ls=":", label=f"{FULL}, published")
+        axes.axhline(mcc["published"][0], color=colour, ls=":", label="full precision, published")
 
 
 def _curves(figure: Figure, summary: Summary) -> str | None:
@@ -93,11 +99,11 @@ def _curves(figure: Figure, summary: Summary) -> str | None:
         if not curves.size:
             continue
         colour, epochs = next(colours), np.arange(1, curves.shape[1] + 1)
-        axes.plot(epochs, 100 * curves.mean(0), color=colour, label=row["row"])
+        axes.plot(epochs, 100 * curves.mean(0), color=colour, label=in_picture(row["row"]))
         axes.fill_between(epochs, 100 * curves.min(0), 100 * curves.max(0), color=colour, alpha=0.15)
     axes.set(xlabel="epoch", ylabel="zeros among quantised weights, SRQW (%)", xscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     return "Zeros over training: mean and range of the repetitions."
 
 

@@ -80,6 +80,11 @@ def for_text(name: str) -> str:
     return for_picture(name).replace("$", "")
 
 
+def without_symbol(name: str) -> str:
+    """The same without the papers' symbol, where it could not be set."""
+    return re.sub(r" *\$[^$]*\$", "", for_picture(name))
+
+
 def for_chart(name: str) -> str:
     """The metric that MLflow's charts and tables show for a measure.
 

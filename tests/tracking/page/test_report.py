@@ -18,6 +18,7 @@ from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.study.importance import importances
 from ttq_plugin.search.study.ledger import finished
 from ttq_plugin.tracking import StudyRecorder, front
+from ttq_plugin.tracking.page.figures import Point, space
 
 HOSTILE = "a <script>alert(1)</script> & $5/100 %"
 
@@ -197,3 +198,23 @@ def test_full_precision_is_a_row_and_a_line_with_sizes_in_bytes(tmp_path, monkey
     for name, axis in (("pair0", "x"), ("pair1", "x"), ("pair2", None)):
         lines = [data for data in figures[name]["data"] if data.get("name") == "full precision"]
         assert [line["x"] for line in lines] == ([[96.34, 96.34]] if axis else [])
+
+
+def test_nothing_is_written_over_the_points_and_no_heading_of_the_front_is_cut(folder, made, browser):
+    open_page(browser, f"file://{folder}/page.html")
+    wait(browser, lambda window: point_colours(window, at_least=38))
+    below = browser.execute_script(
+        "const box = document.getElementById('pair0'), at = e => e.getBoundingClientRect();"
+        "return [...box.querySelectorAll('.annotation')].map(a => at(a).top - at(box.querySelector('.xy')).bottom)"
+    )
+    assert below and min(below) > 0, "trials that lie outside are told of below the axis"
+    heads = browser.execute_script(
+        "return [...document.querySelectorAll('#front th')].map(h => [h.innerText, h.scrollWidth - h.clientWidth])"
+    )
+    assert heads and all(over <= 0 for _, over in heads)
+
+
+def test_axes_in_space_have_no_symbols_that_could_not_be_set():
+    scene = space([Point(0, (90.0, 50.0, 60.0), "", True, False)], OBJECTIVES)["layout"]["scene"]
+    titles = [scene[axis]["title"]["text"] for axis in ("xaxis", "yaxis", "zaxis")]
+    assert titles == ["MCC (validation, %)", "compression gain (%)", "energy gain (%)"]

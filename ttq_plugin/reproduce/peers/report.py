@@ -130,7 +130,7 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     from matplotlib.figure import Figure
 
     scale = 100 if metric.fraction else 1
-    figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
+    figure = Figure(figsize=(8.6, 4.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     known = [row for row in rows if row["test"] is not None]
@@ -148,9 +148,10 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
             label = f"full precision, {row['bytes']['mean'] / 1000:.0f} kB"
             axes.annotate(
                 label,
-                (1, scale * row["test"]["mean"]),
+                (0, scale * row["test"]["mean"]),
+                (4, 2),  # to the left, where files are smallest and nothing comes near full precision
                 xycoords=("axes fraction", "data"),
-                ha="right",
+                textcoords="offset points",
                 va="bottom",
                 fontsize=8,
             )
@@ -163,7 +164,7 @@ def draw(rows: Sequence[Mapping[str, Any]], metric: Metric, task: str, path: Pat
     logarithmic(axes, (1, 2, 5) if wide else range(1, 10))
     axes.set_title(f"{in_picture(task)}{' (SIMULATED data)' if simulated else ''}: peers at equal training")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(fontsize=8, loc="outside right upper", frameon=False)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 

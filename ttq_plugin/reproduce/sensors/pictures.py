@@ -57,19 +57,27 @@ def draw_bytes(tables: Sequence[tuple[str, Metric, Sequence[Row]]], path: Path, 
     columns = min(3, len(tables))
     lines = -(-len(tables) // columns)
     figure = _figure(4.6 * columns + 0.6, 3.8 * lines, simulated)
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    members = list(dict.fromkeys(row["row"] for _, _, rows in tables for row in rows))
     for axes, (task, metric, rows) in zip(panels, tables, strict=False):
-        _panel(axes, task, metric, [row for row in rows if row["value"] is not None and row["bytes"]])
-    for axes in list(panels)[len(tables) :]:
+        _panel(axes, task, metric, [row for row in rows if row["value"] is not None and row["bytes"]], members)
+    known = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if known:
+        figure.legend(
+            known.values(), known, loc="outside lower center", ncols=3 * columns, fontsize=6.5, frameon=False
+        )  # a place of its own: in a panel it would cover bars
+    for axes in panels[len(tables) :]:
         axes.remove()
     return _save(figure, path)
 
 
-def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
+def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row], members: Sequence[str]) -> None:
+    """A task's panel; a member has one colour in all of them."""
     from matplotlib.colors import TABLEAU_COLORS
 
-    scale = 100 if metric.fraction else 1
-    for row, colour in zip(rows, [*TABLEAU_COLORS.values()] * 2, strict=False):
+    scale, colours = 100 if metric.fraction else 1, [*TABLEAU_COLORS.values()]
+    for row in rows:
+        colour = colours[members.index(row["row"]) % len(colours)]
         value = scale * row["value"]
         # A single group has no interval.
         low, high = (scale * row["score"][end] for end in ("low", "high")) if row["score"] else (value, value)
@@ -77,13 +85,13 @@ def _panel(axes: Axes, task: str, metric: Metric, rows: Sequence[Row]) -> None:
             axes.axhline(value, color="gray", ls="--", lw=1)
         bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
         marker = "s" if row["flash"] is not None else "o"
-        axes.errorbar(row["bytes"], value, bars, fmt=marker, capsize=2, color=colour, label=row["row"])
+        axes.errorbar(row["bytes"], value, bars, fmt=marker, capsize=2, color=colour, label=in_picture(row["row"]))
     logarithmic(axes)
     unit = " (%)" if metric.fraction else ""
-    axes.set(title=in_picture(task), xlabel="bytes", ylabel=f"test {in_picture(metric.label)}{unit}")
+    axes.set(
+        title=in_picture(task), xlabel="bytes; squares: integer C code", ylabel=f"test {in_picture(metric.label)}{unit}"
+    )
     axes.grid(alpha=0.3)
-    if rows:
-        axes.legend(fontsize=6)
 
 
 def draw_confusions(rows: Sequence[Row], classes: Sequence[str], path: Path, *, simulated: bool) -> Path:
@@ -159,3 +167,4 @@ def _draw_sample(axes: Axes, sample: np.ndarray) -> None:
         axes.set_axis_off()
     else:
         axes.plot(np.atleast_2d(sample).T, lw=0.8)
+        axes.set_xlabel("sample; a curve for each channel", fontsize=6)

@@ -9,7 +9,7 @@ from ttq_plugin.fronts import edge
 from ttq_plugin.support.names import in_html
 from ttq_plugin.tracking.pictures.front import FRONT, INK
 from ttq_plugin.tracking.pictures.window import listed, window
-from ttq_plugin.tracking.words import for_page, for_text
+from ttq_plugin.tracking.words import for_page, without_symbol
 
 REST = "#b0b5bb"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "hexagon", "triangle-down")
@@ -129,18 +129,15 @@ def _projection(
     axes = {}
     for name, axis, limits in zip(names, ("xaxis", "yaxis"), frame.limits, strict=True):
         axes[axis] = _axis(for_page(name), **({} if limits is None else {"range": list(limits)}))
-    return {"data": data, "layout": _layout(**axes, annotations=_outside(listed(flat, members, frame.outside)))}
+    words = _outside(listed(flat, members, frame.outside))
+    return {"data": data, "layout": _layout(**axes, annotations=words, margin={"l": 60, "r": 12, "t": 12, "b": 72})}
 
 
 def _outside(words: str) -> list[Figure]:
-    """Who lies beyond the panel, below its lower edge."""
-    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "bottom"}
+    """Who lies beyond the panel, below its axis: within it the words would cover points."""
+    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -54}
     font = {"size": 10, "color": "#5f6368"}
-    return (
-        [{"text": words, "showarrow": False, "font": font, "bgcolor": "rgba(255,255,255,0.7)", **place}]
-        if words
-        else []
-    )
+    return [{"text": words, "showarrow": False, "font": font, **place}] if words else []
 
 
 def space(points: Sequence[Point], objectives: Sequence[str]) -> Figure:
@@ -155,9 +152,14 @@ def space(points: Sequence[Point], objectives: Sequence[str]) -> Figure:
             | _described(name, own)
         )
     titles = zip(("xaxis", "yaxis", "zaxis"), objectives, strict=False)
-    scene: Figure = {axis: {"title": {"text": in_html(for_text(name)), "font": {"size": 11}}} for axis, name in titles}
+    scene: Figure = {
+        axis: {"title": {"text": in_html(without_symbol(name)), "font": {"size": 11}}} for axis, name in titles
+    }
     scene["camera"] = {"eye": {"x": 1.5, "y": 1.5, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}}
-    return {"data": data, "layout": _layout(scene=scene, margin={"l": 0, "r": 0, "t": 0, "b": 30}, height=620)}
+    made: Figure = {"scene": scene, "margin": {"l": 0, "r": 0, "t": 0, "b": 30}, "height": 620}
+    layout = _layout(**made)
+    layout["legend"] = {**layout["legend"], "itemsizing": "constant"}  # the marks are too small to tell apart there
+    return {"data": data, "layout": layout}
 
 
 def volume(numbers: Sequence[int], volumes: Sequence[float]) -> Figure:
@@ -184,7 +186,10 @@ def importance(shares: Shares) -> Figure:
         bars["x"] = [100 * own[name][0] for name in names]
         look = {"error_x": errors, "marker": {"color": colour}, "text": text, "textposition": "none"}
         data.append({**bars, **look, "hoverinfo": "text", "name": for_page(objective).removesuffix(" (%)")})
-    axes = {"xaxis": _axis("share of the explained variation (%)", rangemode="tozero"), "yaxis": {"automargin": True}}
+    axes = {
+        "xaxis": _axis("share of the explained variation (%)", rangemode="tozero"),
+        "yaxis": {"automargin": True, "ticksuffix": " "},
+    }
     height = 120 + len(names) * (14 * len(shares) + 12)
     return {"data": data, "layout": _layout(**axes, barmode="group", height=height)}
 
