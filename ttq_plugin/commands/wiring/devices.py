@@ -44,8 +44,8 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
     """Find the best integer network of TASK for a microcontroller.
 
     Searches the task's space, such as shares of zeros and layers, trains the best member of the front that fits with
-    other seeds, and writes it as C99 with a test program and a report. Flash is code and constants on a Cortex-M0; memory is static memory. If
-    nothing fits, the command tells what comes nearest.
+    other seeds, and writes it as C99 with a test program and a report. Flash is code and constants on a Cortex-M0;
+    memory is static memory. If nothing fits, the command tells what comes nearest.
     """
     from ttq_plugin.commands.fit import Asked, bytes_of
     from ttq_plugin.commands.fit import fit as command
