@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _search(*positional: Any, **named: Any) -> Any:
-    """What calling ``ttq_plugin.search`` does; here, because that package knows nothing of the layers above it."""
+    """The call ``ttq_plugin.search(...)``, defined here because the package ``search`` imports nothing above it."""
     return importlib.import_module("ttq_plugin.studies").search(*positional, **named)
 
 

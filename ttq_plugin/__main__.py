@@ -1,4 +1,4 @@
-"""``python -m ttq_plugin`` is ``ttq``."""
+"""Run the command line ``ttq`` as ``python -m ttq_plugin``."""
 
 from ttq_plugin.cli import main
 

@@ -50,7 +50,7 @@ class Trained:
     seed: int = field(default=0, kw_only=True)
 
     def with_traces(self, show: bool = False) -> Prepared:
-        """What compressions share, with the Hessian traces that choose their layers, estimated now if need be."""
+        """What compressions share, with the Hessian traces that choose layers, estimated now if necessary."""
         ready = self.prepared
         if ready.traces:
             return ready
@@ -82,7 +82,7 @@ def train(
         device: Torch's name of the device to train on.
         weights: A safetensors file with the model's weights, used instead of training.
         retrain: Whether to train even if the cache has a model.
-        test: Whether to score the model on the test split too. Decide nothing by that score.
+        test: Whether to score the model on the test split too. Do not base decisions on that score.
         curvature: Whether to estimate the layers' Hessian traces as well, which choose the layers of a compression.
         show: Whether to show a progress bar.
 
@@ -162,11 +162,11 @@ def compress(
         show: Whether to show progress bars.
         **numbers: The method's and the training's numbers, as ``ttq_plugin.trial.settings.Settings`` names them: t,
             t_min, t_max, alpha, lr, lr_scale, lr_threshold, epochs, share, granularity, and so on. ``zeros=0.9`` makes
-            exactly this share of the weights zero; ``max_bytes``, ``max_bits`` and ``max_energy`` find the share that a
-            size needs.
+            exactly this share of the weights zero; ``max_bytes``, ``max_bits`` and ``max_energy`` find the share that
+            keeps the model within a limit.
 
     Returns:
-        The compressed model as ``.model``, its validation score as ``.score``, what it costs as ``.report``.
+        The compressed model as ``.model``, its validation score as ``.score``, and its size and cost as ``.report``.
 
     Raises:
         InputError: If the task or a number cannot be used.
@@ -191,14 +191,15 @@ def compress(
 
 
 def identified(task: str | Task) -> Task:
-    """A task under a name that studies and files can keep.
+    """Give a task a name that studies and files can store.
 
     Args:
         task: A task, or its name.
 
     Returns:
-        A built-in task as it is; one of the user's own as ``module:attribute``, found by where the object is kept. A
-        task that no module holds, as one made inside a function, is named as if the main module held it.
+        A built-in task unchanged; a task of the user's own with the name ``module:attribute`` under which it can be
+        imported. A task that is in no module, such as one created inside a function, is named as if it were in the main
+        module.
     """
     if not isinstance(task, Task):
         return get_task(task)

@@ -1,4 +1,4 @@
-"""The command line: parse, wire, print. Everything heavy is imported inside the commands."""
+"""The command line ``ttq``. Heavy packages are imported inside the commands."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ttq_plugin.tasks import TASKS
 
 
 class Commands(click.Group):
-    """The group of commands; remembers the words that were typed, for messages that repeat them."""
+    """The group of commands, which keeps the arguments as typed, for messages that repeat them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the words and parse them; what no shell can send, a script that calls this can."""
+        """Keep the arguments, check that they are text (a script can pass what no shell can), and parse them."""
         if bad := [word for word in args if "\0" in word or re.search("[\ud800-\udc7f\udd00-\udfff]", word)]:
             raise click.UsageError(f"a word of the command must be text without NUL characters, got {bad[0]!r}.", ctx)
         ctx.meta[options.WORDS] = tuple(args)
@@ -52,7 +52,7 @@ for command in (
 
 
 def main() -> None:
-    """The console script: 0, 1 for what failed, 2 for what cannot be done as asked, 130 after Ctrl-C."""
+    """Run the command line; exits with 0, 1 after a failure, 2 if the request is invalid, or 130 after Ctrl-C."""
     processes.own_process()
     try:
         code = cli(standalone_mode=False)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _told(error: BaseException) -> int:
-    """Print what went wrong, in one sentence where that is enough; returns the exit code."""
+    """Print what went wrong, in one sentence if possible, and return the exit code."""
     match error:
         case click.UsageError():
             vars(error)["message"] = _sentence(error.message)  # which click declares to be final
@@ -93,7 +93,7 @@ def _told(error: BaseException) -> int:
 
 
 def _debug(error: BaseException) -> None:
-    """Print the whole traceback where TTQ_DEBUG asks for it, with the errors that led to this one."""
+    """Print the whole traceback, including the errors that led to this one, if TTQ_DEBUG is set."""
     if not _debugging():
         return
     earlier: BaseException | None = error
@@ -104,7 +104,7 @@ def _debug(error: BaseException) -> None:
 
 
 def _sentence(text: str) -> str:
-    """A message of one line, whatever the names in it hold."""
+    """Make a message one line, whatever the names in it contain."""
     return line(redact(text))
 
 
@@ -113,7 +113,7 @@ def _debugging() -> bool:
 
 
 def _shown(text: str) -> str:
-    """A message fit for a terminal: control characters are written instead of obeyed, secrets of URLs hidden."""
+    """Make a message safe for a terminal: control characters are escaped, and passwords in URLs are hidden."""
     return visible(redact(text))
 
 

@@ -1,1 +1,1 @@
-"""What the command line's commands do, one module each; they wire the packages together and print."""
+"""The commands of the command line, one module each; they connect the packages and print the results."""

@@ -1,4 +1,4 @@
-"""``ttq bench``: what a compressed model costs here, beside torch and onnxruntime."""
+"""``ttq bench``: what a compressed model costs on this machine, compared with torch and onnxruntime."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bench(
     weights: Path | None = None,
     given: frozenset[str] = frozenset(),
 ) -> None:
-    """Measure, print two tables, write what was asked for, log everything; ``given`` are the options named."""
+    """Measure, print two tables, write the requested files and log all; ``given`` names the options that were set."""
     _check(device, batches, seconds, threads)
     asked = Asked(model, trial, task, store, storage, data, seed)
     check_options(given, robustness=robustness)
@@ -78,7 +78,7 @@ def bench(
 
 
 def _write(result: dict[str, Any], title: str, plot: Path | None, out: Path | None) -> None:
-    """Write the picture and the numbers that were asked for."""
+    """Write the picture and the numbers if they were requested."""
     if plot:
         plot_bench(result, plot, title)
     if out:
@@ -135,7 +135,7 @@ def _print(result: dict[str, Any], title: str, metric: Metric) -> None:
 
 
 def _roofline(layers: list[dict[str, Any]]) -> str:
-    """Additions that the sparse layers need for a sample, and reach in a second."""
+    """The number of additions per sample in the sparse layers, and the rate per second that they reach."""
     sparse = [layer for layer in layers if layer["additions"]]
     if not sparse:
         return ""

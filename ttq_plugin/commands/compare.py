@@ -1,4 +1,4 @@
-"""``ttq compare``: the fronts of several studies in one figure, and how they stand to each other."""
+"""``ttq compare``: the fronts of several studies in one figure, with numbers that compare them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compare(
     seed: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Compare, log the run, draw the picture; ``seed`` and ``device`` change nothing here."""
+    """Compare the studies, log the run and draw the picture; ``seed`` and ``device`` have no effect here."""
     names = list(dict.fromkeys(studies))
     if len(names) < 2:
         raise InputError(f"a comparison needs at least two different studies, got {', '.join(names)}; name another.")
@@ -77,7 +77,7 @@ def _tested(
     store: str,
     margin: float | None,
 ) -> Comparison:
-    """The comparison with what MLflow knows of the members' tests, and what other seeds gave."""
+    """Add the members' test scores from MLflow, and the results with other seeds, to the comparison."""
     score = comparison.score
     evidence = {name: tested(store, name, score) for name in studies}
     changes = {
@@ -89,22 +89,22 @@ def _tested(
 
 
 def _again(study: Study) -> dict[int, dict[str, float | int | bool]]:
-    """The members that `--confirm` trained again, with their mean change from full precision where it is known."""
+    """The members that `--confirm` trained again, with their mean change from full precision if it is known."""
     found = study.user_attrs.get(keys.CONFIRMED, {})
     return {int(number): told["change"] for number, told in found.items() if told.get("change") is not None}
 
 
 def _common(spaces: dict[str, Space]) -> list[str]:
-    """The objectives that all studies have, in the first one's order.
+    """Find the objectives that all studies have, in the order of the first study.
 
     Args:
-        spaces: Name -> what the study searched.
+        spaces: The search space of each study, by the study's name.
 
     Returns:
-        At least two names.
+        The names of at least two objectives.
 
     Raises:
-        InputError: The studies are of different tasks or metrics, or share fewer than two objectives.
+        InputError: If the studies have different tasks or metrics, or share fewer than two objectives.
     """
     tasks = {name: space.task for name, space in spaces.items()}
     if len(set(tasks.values())) > 1:

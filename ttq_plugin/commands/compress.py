@@ -1,4 +1,4 @@
-"""``ttq compress``: one setting, of one method or of a chain."""
+"""``ttq compress``: one compression, by one method or by a chain."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ttq_plugin.trial.settings import LIMITS
 from ttq_plugin.trial.tested import Tested, change_in_words, in_words, margin_of, not_inferior, score_on_test
 
 IN_FILE = ("share", "granularity")
-"""Options that a config list leaves nothing to."""
+"""Options that have no effect with a config list."""
 
 IN_CHAIN = ("method", "bits", "t", "t_min", "t_max", "zeros", *LIMITS, "alpha")
-"""Those that a chain leaves nothing to either."""
+"""Options that have no effect with a chain."""
 
 
 def compress(
@@ -45,7 +45,7 @@ def compress(
     margin: float | None = None,
     **options: Any,
 ) -> None:
-    """Compress, print the report, write the weights where asked; ``given``: options that were not left to defaults."""
+    """Compress, print the report and write the weights if requested; ``given`` names the options that were set."""
     target, rest = options.pop("out"), options.pop("rest")
     if rest != "exact" and target is None:
         raise InputError(f"--rest {rest} says how a file is written; name it with --out.")
@@ -82,7 +82,7 @@ def compress(
 
 
 def _print_test(test: Tested, metric: Metric, verdict: Verdict | None) -> None:
-    """How sure the test score is."""
+    """Print the interval of the test score and the change from full precision."""
     if test.interval is not None:
         out.print(f"test {metric.label}, 95 % interval: {in_words(test.interval, metric)}", markup=False)
     if test.change is not None:
@@ -92,7 +92,7 @@ def _print_test(test: Tested, metric: Metric, verdict: Verdict | None) -> None:
 def _as_json(
     settings: Settings, outcome: Outcome, ready: Prepared, scores: dict[str, float], test: Tested
 ) -> dict[str, Any]:
-    """All that ``--json`` prints but the verdict."""
+    """Everything that ``--json`` prints except the verdict."""
     name = ready.task.score.name
     return {
         "settings": vars(settings),
@@ -132,7 +132,7 @@ def _print(settings: Settings, outcome: Outcome, scores: dict[str, float], ready
 def _written(
     target: Path, rest: str, ready: Prepared, settings: Settings, outcome: Outcome, chain: tuple[Link, ...] | None
 ) -> Outcome:
-    """Write the packed file; the outcome with the bytes it takes, and with the model that is in it."""
+    """Write the packed file; returns the outcome with the file's size and with the model as stored in it."""
     known, of_own = task_entries(settings.task)
     more: dict[str, Any] = {"layers": list(outcome.layers), "kinds": outcome.report.kinds, "seed": settings.seed}
     more |= marked(ready) | of_own
@@ -152,7 +152,7 @@ def _written(
 
 
 def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:
-    """The file as keywords of ``run``: a config list or a chain; refuses options that would contradict it."""
+    """Read a config list or a chain as keywords of ``run``; options that would contradict it are refused."""
     text = read_text(path, "the config list", LARGEST_CONFIG)
     value = json_value(text, f"the config list {path}", "`ttq sensitivity --out` writes one")
     if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):

@@ -1,4 +1,4 @@
-"""``ttq export``: a compressed model in the form that a device, a runtime or a server takes."""
+"""``ttq export``: a compressed model in the format that a device, a runtime or a server needs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ENDINGS = {
     "c-int8": "-c-int8",
     "mlflow": "-mlflow",
 }
-"""What the model's name gets where --out names nothing."""
+"""Suffix that is added to the model's name if --out is not given."""
 
 RANDOM = 16
-"""Samples to compare on where there are no data."""
+"""Number of random samples to compare outputs on if there are no data."""
 
 BATCH = 256
-"""Samples a call when outputs are compared."""
+"""Samples per call when outputs are compared."""
 
 
 def export(
@@ -61,7 +61,7 @@ def export(
     device: str,
     as_json: bool,
 ) -> None:
-    """Export, check what was written where it can be run here, print sizes and differences."""
+    """Export the model, check the result if it can be run here, and print sizes and differences."""
     if device != "cpu":
         raise InputError(f"--device must be cpu: what is exported runs there, got {device!r}.")
     asked = Asked(model, trial, task, store, storage, data, seed)
@@ -80,7 +80,7 @@ def export(
 
 
 def _written(source: Source, to: str, path: Path, name: str, samples: int) -> dict[str, Any]:
-    """Write the form; what is told of it beside its size."""
+    """Write the requested format; returns what is reported besides the size."""
     if to == "mlflow":
         if source.own:
             save_model(source.model, path, example=source.example())
@@ -107,7 +107,7 @@ def _c(source: Source, path: Path, name: str) -> dict[str, Any]:
 
 
 def _c_int8(source: Source, path: Path, name: str, samples: int) -> dict[str, Any]:
-    """Calibrated on training data, the calibration chosen by validation data, tested on the latter's first samples."""
+    """Write integer C code: calibrated on training data, with the calibration that scores best on validation data."""
     data, metric = source.data(needed=True), source.task.score
     assert data is not None
     found = calibrate(source.model, data.train.head(samples).x, data.validation, metric)
@@ -133,7 +133,7 @@ def _c_int8(source: Source, path: Path, name: str, samples: int) -> dict[str, An
 
 
 def _packed(source: Source, path: Path) -> dict[str, Any]:
-    """What a packed file already says of its method and report is kept."""
+    """Write a packed file; the method and report that a packed file already holds are kept."""
     packed = source.packed
     known, more = task_entries(source.task.name)
     kept: dict[str, Any] = {"method": packed.method, "report": packed.report} if packed else {}
@@ -157,7 +157,7 @@ def _onnx(source: Source, to: str, path: Path, samples: int) -> dict[str, Any]:
 
 
 def _compared(source: Source, exported: Call) -> dict[str, Any]:
-    """The largest difference from torch's outputs: on validation data, with both scores, or else on an example."""
+    """The largest difference from torch's outputs, on validation data with both scores, or else on an example."""
     data, metric = source.data(), source.task.score
     samples = data.validation if data else _unlabelled(source.example(RANDOM))
     theirs, targets = outputs_by(lambda x: call(source.model, x), samples, BATCH)
@@ -175,7 +175,7 @@ def _unlabelled(x: Any) -> Split:
 
 
 def _bytes(path: Path) -> int:
-    """Of a file, or of all files in a folder."""
+    """The size of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 

@@ -45,15 +45,15 @@ class Asked:
     """The options of ``ttq fit``.
 
     Attributes:
-        task: What is compressed.
-        flash: Bytes of code and constants, at most.
-        ram: Bytes of static memory, at most.
+        task: The task whose network is compressed.
+        flash: Largest number of bytes of code and constants.
+        ram: Largest number of bytes of static memory.
         floor: The score that the network must reach on validation data, or None.
-        out: Folder of the C code and the page.
+        out: Folder for the C code and the report.
         space: Space file, or None for the task's own.
-        confirm: Other seeds that the chosen setting is trained with.
-        name: Of the C files.
-        search: What the search is told.
+        confirm: Number of other seeds with which the chosen settings are trained.
+        name: Name of the C files.
+        search: Options of the search.
     """
 
     task: str
@@ -69,14 +69,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Trained:
-    """The chosen setting, trained with one seed and put on integers.
+    """The chosen settings, trained with one seed and converted to integers.
 
     Attributes:
-        seed: Of the training.
-        network: On integers.
-        floats: Validation score of the same network on float numbers.
-        test: Test score of the integers.
-        sizes: ``flash`` and ``ram``.
+        seed: Random seed of the training.
+        network: The integer network.
+        floats: Validation score of the same network in floating point.
+        test: Test score of the integer network.
+        sizes: The numbers of bytes ``flash`` and ``ram``.
     """
 
     seed: int
@@ -90,13 +90,13 @@ def bytes_of(text: str) -> int:
     """Read a number of bytes such as 64k.
 
     Args:
-        text: Digits, and k or M for 1024 or its square.
+        text: Digits, optionally followed by k (1024) or M (1024 squared).
 
     Returns:
         The bytes.
 
     Raises:
-        InputError: If it is no such number.
+        InputError: If the text is not such a number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)(?:i?[bB])?", text.strip())
     if match is None or float(match[1]) == 0:
@@ -105,7 +105,7 @@ def bytes_of(text: str) -> int:
 
 
 def fit(asked: Asked) -> None:
-    """Search, confirm, write, print."""
+    """Search, train the best network with other seeds, write it as C code, and print a summary."""
     if asked.out.exists() and any(asked.out.iterdir() if asked.out.is_dir() else [asked.out]):
         raise InputError(f"--out must name a new or empty folder, got {asked.out}, which holds something.")
     check_c_name(asked.name)
@@ -138,7 +138,7 @@ def fit(asked: Asked) -> None:
 
 
 def _check_budget(asked: Asked, task: Task, data: Data) -> None:
-    """Refuse a budget that code, tables and activations alone exceed; the model is taken without weights."""
+    """Refuse a budget that code, tables and activations exceed even without any weights."""
     with torch.random.fork_rng(devices=[]):
         model = make_model(task)
     samples = data.train.head(CALIBRATION).x
@@ -158,7 +158,7 @@ def _check_budget(asked: Asked, task: Task, data: Data) -> None:
 
 
 def _nothing_fits(asked: Asked, complete: Sequence[TrialRecord], task: Task) -> None:
-    """Tell the nearest network and what would make it fit, and end."""
+    """Name the network that comes closest, say which budget it would need, and exit."""
     if not complete:
         sys.exit("No training was finished, so that nothing can fit; the study tells why each failed.")
     metric = task.score.name
@@ -205,7 +205,7 @@ def _written(
     front: Sequence[dict[str, Any]],
     study: str,
 ) -> dict[str, Any]:
-    """The folder; what it says as plain data."""
+    """Write the folder, and return the contents of the report as plain data."""
     shipped = trained[0]
     about = f"{task.name}, {best.parameters['method']}, within {asked.flash} bytes of flash and {asked.ram} of memory"
     samples = data.validation.head(VECTORS).x

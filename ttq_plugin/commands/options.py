@@ -15,7 +15,7 @@ from ttq_plugin.tasks import check_task
 STORE = "mlflow_runs"
 
 WORDS = "ttq_plugin.words"
-"""Where a click context keeps the words that the user typed after `ttq`."""
+"""Key under which a click context keeps the arguments that the user typed after `ttq`."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,7 +79,7 @@ class TaskName(click.ParamType[str]):
     name = "task"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Checks the name; nothing is imported yet."""
+        """Check the name without importing anything."""
         try:
             check_task(value)
         except InputError as error:
@@ -108,7 +108,7 @@ storage = click.option(
 
 
 def model(command: F) -> F:
-    """Add what names a finished model: a file, or a study and the number of a trial."""
+    """Add the arguments that name a finished model: a file, or a study and the number of a trial."""
     for option in (
         click.option(
             "--trial", type=click.IntRange(0), metavar="N", help="Number of the trial, if MODEL is the name of a study."

@@ -37,7 +37,7 @@ def report(
     seed: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Write the page, and say which member it recommends; ``device`` changes nothing here."""
+    """Write the page and print which member it recommends; ``device`` has no effect here."""
     with working("report"):
         result = write_report(study, store, storage, floor, path, seed=seed or 0)
     if as_json:
@@ -61,15 +61,15 @@ def write_report(
         study: The study's name.
         store: MLflow's folder or address.
         storage: The study's database; None for the one in the store's folder.
-        floor: The score that the recommended member must reach.
-        path: Where the page is written; None for the store's folder.
-        seed: Random seed of the importances.
+        floor: Score that the recommended member must reach.
+        path: Path of the page; None for the store's folder.
+        seed: Random seed used to estimate the parameters' importances.
 
     Returns:
-        Plain data: where the page is, the front, the recommended member and its command.
+        The page's path, the front, the recommended member and its command, as plain data.
 
     Raises:
-        InputError: If there is no such study, or none of its trials counts.
+        InputError: If there is no such study, or it has no front yet.
     """  # noqa: DOC502 - raised by what it calls
     from ttq_plugin.support.files import write_text
     from ttq_plugin.tracking.page.report import report_page
@@ -82,7 +82,7 @@ def write_report(
 
 
 def _described(loaded: optuna.Study, store: str, floor: float | None, seed: int) -> tuple[Study, list[TrialRecord]]:
-    """What the page tells of the study, and the members of its front."""
+    """The contents of the page, and the members of the front."""
     from ttq_plugin.tracking.page.report import Study
 
     space, notes = stored_space(loaded), loaded.user_attrs
@@ -135,7 +135,7 @@ def _summary(study: Study, members: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def _remark(found: Mapping[str, Any], objectives: Sequence[str], score: str) -> str:
-    """What other seeds gave for a member."""
+    """The results with other seeds for a member."""
     ends = zip(objectives, found["mean"], found["high"], strict=True)
     means = ", ".join(f"{name} {written(name, mean)} +- {written(name, high - mean)}" for name, mean, high in ends)
     verdict = "holds" if found["holds"] else "falls off"
@@ -145,12 +145,12 @@ def _remark(found: Mapping[str, Any], objectives: Sequence[str], score: str) -> 
 
 
 def store_folder(store: str) -> Path:
-    """Where files beside an MLflow store go; a server has none on this machine."""
+    """The folder for files that accompany an MLflow store; for a server, a local default."""
     return Path("mlflow_runs") if "://" in store else Path(store)
 
 
 def default_storage(folder: Path) -> str:
-    """The study database that ``ttq search`` uses when none is named."""
+    """The study database that ``ttq search`` uses by default."""
     check_folder(folder)
     return f"sqlite:///{(folder / 'studies.db').absolute()}"
 
@@ -183,13 +183,13 @@ def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequen
     Args:
         study: The study's name.
         records: Its finished trials.
-        objectives: What spans the front.
+        objectives: The objectives of the front.
 
     Returns:
         The members in the order of their numbers.
 
     Raises:
-        InputError: The study has none yet.
+        InputError: If the study has none yet.
     """
     numbers = front(records, objectives)
     if not numbers:
@@ -203,19 +203,19 @@ def recommended(
     floor: float | None,
     score: str = Objective("mcc"),
 ) -> tuple[TrialRecord, str]:
-    """The front's knee, among its members of enough accuracy.
+    """The knee of the front, among the members that reach the floor.
 
     Args:
         members: The members of the front.
-        objectives: Its axes.
-        floor: The least score on validation data, of an error the most; None for any.
+        objectives: The objectives of the front.
+        floor: Lowest acceptable validation score (for an error, the highest); None for any.
         score: The task's metric.
 
     Returns:
-        The member, and why it is the one.
+        The member, and the reason for choosing it.
 
     Raises:
-        InputError: No member reaches the floor.
+        InputError: If no member reaches the floor.
     """
     reached = {record.number: upward(score, record.metrics[score]) for record in members}
     able = [record for record in members if floor is None or reached[record.number] >= upward(score, floor)]

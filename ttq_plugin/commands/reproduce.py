@@ -1,4 +1,4 @@
-"""``ttq reproduce``: a table of the papers, ours beside theirs."""
+"""``ttq reproduce``: a table of the papers, with our results next to the published ones."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ttq_plugin.tracking import open_store
 from ttq_plugin.tracking.runs.reproduction import ReproductionRecorder
 
 DEFAULT, REPETITIONS, TRIALS = "mnist-cnn", 10, 8
-"""Task, repetitions and tuning trials where none are named."""
+"""Defaults of the task, the repetitions and the tuning trials."""
 
 PEERS = "peers"
-"""The table that is no paper's: any task, any metric."""
+"""The table that compares methods on any task and metric, which no paper has."""
 
 WITH_EQUATIONS = ("main",)
 """Tables whose published columns can be checked against the papers' equations."""
 
 
 SENSORS = "sensors"
-"""Several tasks, over people and on integers."""
+"""The table that compares members on several sensor tasks."""
 
 
 def reproduce(
@@ -58,7 +58,7 @@ def reproduce(
     device: str,
     as_json: bool,
 ) -> None:
-    """Train what is missing, log it to MLflow, write the report."""
+    """Run the missing trainings, log them to MLflow and write the report."""
     first, rows = seed or 0, tuple(name.strip() for name in methods.split(",")) if methods is not None else ()
     where: dict[str, Any] = {"data": data, "cache": cache, "device": device}
     if table == SENSORS:
@@ -102,7 +102,7 @@ def tables(
     device: str,
     as_json: bool,
 ) -> None:
-    """A table of the papers."""
+    """Reproduce a table of the papers."""
     paper = published(task)
     todo = cells(table, paper, plan)
     name = f"{table}-{task}"
@@ -131,7 +131,7 @@ def tables(
 def _train(
     todo: list[Cell], place: Place, folder: Folder, store: str, experiment: str, workers: int | None
 ) -> tuple[list[tuple[Cell, Result]], ReproductionRecorder]:
-    """All results, in the table's order, each in MLflow."""
+    """All results in the table's order; each is logged to MLflow."""
     results: dict[str, Result] = {}
     recorder = ReproductionRecorder(open_store(store), experiment)
     with progress() as bars:
@@ -155,7 +155,7 @@ def _train(
 def _circumstances(
     pairs: list[tuple[Cell, Result]], plan: Plan, data: Path | None, table: str, paper: Published
 ) -> dict[str, Any]:
-    """What the report says beside the numbers."""
+    """Information that the report gives in addition to the numbers."""
     cell, result = pairs[0]
     sentences: list[str] = []
     if table in WITH_EQUATIONS:

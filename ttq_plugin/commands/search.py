@@ -1,4 +1,4 @@
-"""``ttq search``: the main job. Wires the search, the trial code and MLflow together."""
+"""``ttq search``: connects the search, the trial code and MLflow."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["Asked", "Conducted", "Opened", "Unrecorded", "conduct", "search"]
 
 @dataclass(frozen=True)
 class Opened:
-    """A search that may begin: everything that can refuse it has been looked at."""
+    """A search that is ready to start: all checks have passed."""
 
     asked: Asked
     space: Space
@@ -54,7 +54,7 @@ class Opened:
 
     @property
     def again(self) -> str:
-        """The command that goes on with it, as a shell reads it and without a password."""
+        """The command that continues the search, quoted for a shell and without a password."""
         asked = self.asked
         task = ["--task", asked.task] if asked.task else []
         words = [*task, *space_words(asked.changes), *store_words(asked.store), *self.storage_words, *asked.words]
@@ -62,7 +62,7 @@ class Opened:
 
     @property
     def storage_words(self) -> list[str]:
-        """The option that names the study's database, where commands would not find it by themselves."""
+        """The option that names the study's database, if commands would not find it by themselves."""
         return storage_words(self.storage, self.asked.own_storage)
 
 
@@ -71,10 +71,10 @@ class Conducted:
     """A search that has ended.
 
     Attributes:
-        opened: What was searched, and where.
-        watch: Followed it, and has its records.
-        summary: How it ended.
-        result: Its front as plain data.
+        opened: The search as it was opened.
+        watch: The object that followed the search and has its records.
+        summary: How the search ended.
+        result: The front as plain data.
     """
 
     opened: Opened
@@ -84,7 +84,7 @@ class Conducted:
 
 
 class Unrecorded(RuntimeError):
-    """MLflow could not be written at a search's end; every trial is kept in the study."""
+    """MLflow could not be written at the end of a search; all trials are in the study."""
 
 
 def search(asked: Asked) -> None:
@@ -110,18 +110,18 @@ def search(asked: Asked) -> None:
 
 
 def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) -> Conducted:
-    """Run or resume a search and test its front once; nothing is printed but progress.
+    """Run or resume a search and test its front once; only progress is printed.
 
     Args:
-        asked: What was asked for.
-        task: The task itself, where workers could not import it by its name.
-        space: What is searched, instead of the space that ``asked`` names.
+        asked: The options of the search.
+        task: The task object, if workers cannot import it by its name.
+        space: The space to search, instead of the one that ``asked`` names.
 
     Returns:
         The ended search.
 
     Raises:
-        InputError: If something that was asked for cannot be done; nothing has been trained then.
+        InputError: If an option cannot be satisfied; nothing has been trained then.
         Unrecorded: If MLflow cannot be written in the end.
     """  # noqa: DOC502 - raised by what it calls
     started = time.perf_counter()
@@ -144,7 +144,7 @@ def conduct(asked: Asked, task: Task | None = None, space: Space | None = None) 
 
 
 def _open(asked: Asked, space: Space | None) -> Opened:
-    """Look at everything that may refuse the search, before anything is trained or written."""
+    """Check everything that may be refused, before anything is trained or written."""
     if asked.study is not None and asked.resume is not None:
         raise InputError("--study names a new study and --resume an existing one; give only one of them.")
     if space is None:
@@ -164,7 +164,7 @@ def _open(asked: Asked, space: Space | None) -> Opened:
 
 
 def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, Confirmed]]:
-    """The trials, and where asked the front trained again; the bars are gone afterwards."""
+    """Run the trials and, if requested, train the front again; the progress bars are removed afterwards."""
     asked = opened.asked
     places = {"data": asked.data, "cache": asked.cache, "device": asked.device, "weights": asked.weights}
     trained = trained_model(task or opened.space.task, opened.seed, places, retrain=asked.retrain, curvature=True)
@@ -200,18 +200,18 @@ def _run(opened: Opened, task: Task | None) -> tuple[Watch, Summary, dict[int, C
 
 
 def _baseline(ready: Prepared) -> Baseline:
-    """What the front's members are compared with when they are trained again."""
+    """The full-precision scores that repeated members are compared with."""
     train, validation = len(ready.train), len(ready.validation)
     return Baseline(ready.task.score.name, ready.score, validation / (train + validation))
 
 
 def _full_precision(ready: Prepared) -> dict[str, Any]:
-    """What a report tells of the full-precision model beside the front."""
+    """What a report shows of the full-precision model in addition to the front."""
     return {"score": ready.score, "parts": ready.parts, "classes": list(ready.task.classes)}
 
 
 def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:
-    """What follows the search, with what MLflow is told of the study."""
+    """The object that follows the search, with the parameters that MLflow stores for the study."""
     space = opened.space
     settings = {
         "task": space.task,
@@ -227,7 +227,7 @@ def _watch(opened: Opened, ready: Prepared, bars: Progress) -> Watch:
 
 
 def _nearest(watch: Watch) -> str:
-    """How near the trials came to the first constraint that they broke."""
+    """How close the trials came to the first constraint that they violated."""
     limit = next(c for c in watch.space.limits if any(str(c) in record.violated for record in watch.records))
     values = [record.metrics[limit.name] for record in watch.records if limit.name in record.metrics]
     return f"{limit.name} came to {(max if limit.least else min)(values):.6g}" if values else f"none had {limit.name}"

@@ -25,7 +25,7 @@ from ttq_plugin.tracking.store import check_store
 from ttq_plugin.trial.prepared import TRACE_PROBES, Prepared, estimate_traces
 
 BESIDE = 3
-"""Most methods whose sensitivities stand beside the traces, in one table."""
+"""Largest number of methods whose sensitivities are shown next to the traces in one table."""
 
 
 def sensitivity(
@@ -53,7 +53,7 @@ def sensitivity(
     weights: Path | None = None,
     retrain: bool = False,
 ) -> None:
-    """Choose, print the table, write what was asked for, log everything."""
+    """Choose the layers, print the table, write the requested files and log everything."""
     limit = _budget({"share": budget, "bits": max_bits, "energy": max_energy, "sensitivity": max_sensitivity})
     names, _ = read_methods([name.strip() for name in methods.split(",") if name.strip()], None)
     rules = Rules(exclude, include, keep_first, keep_last)
@@ -84,7 +84,7 @@ def sensitivity(
 
 
 def _asked(ready: Prepared, selection: Selection, names: Sequence[str], rules: Rules) -> dict[str, Any]:
-    """What MLflow is told of the question."""
+    """The parameters of the choice that are logged to MLflow."""
     limit = selection.budget
     return {
         "methods": ",".join(names),
@@ -98,7 +98,7 @@ def _asked(ready: Prepared, selection: Selection, names: Sequence[str], rules: R
 
 
 def _budget(options: dict[str, Any]) -> Budget:
-    """The one budget of the command line, a share of 0.9 by default."""
+    """The budget given on the command line, by default a share of 0.9."""
     flags = {"share": "--budget", "bits": "--max-bits", "energy": "--max-energy", "sensitivity": "--max-sensitivity"}
     given = {name: value for name, value in options.items() if value is not None} or {"share": 0.9}
     if len(given) > 1:
@@ -113,7 +113,7 @@ def _budget(options: dict[str, Any]) -> Budget:
 
 
 def _check(task: str, rules: Rules, tol: float | None) -> None:
-    """What would be refused after the training, refused before it."""
+    """Refuse invalid options before the training instead of after it."""
     model = get_task(task).model()
     kept_layers(model, candidate_layers(model), rules)
     if tol is not None and not tol > 0:
@@ -121,7 +121,7 @@ def _check(task: str, rules: Rules, tol: float | None) -> None:
 
 
 def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -> Traces:
-    """Traces of more, fewer or as many probes as it takes, on the samples that the cached ones are of."""
+    """Estimate traces with the requested number of probes or tolerance, on the samples of the cached traces."""
     most = probes or (TRACE_PROBES if tol is None else 100 * TRACE_PROBES)
     with progress() as bars:
         asked = {"seed": seed, "probes": most, "tol": tol}
@@ -129,7 +129,7 @@ def _traces(ready: Prepared, probes: int | None, tol: float | None, seed: int) -
 
 
 def _config(selection: Selection, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What ``ttq compress --config`` takes: NNI's config list where one ternary method was on offer, else a chain."""
+    """The choice for ``ttq compress --config``: an NNI config list if one ternary method suffices, else a chain."""
     if len(names) == 1 and names[0] not in WIDTHS:
         return selection.config_list
     return chain_to_json(selection.chain)
@@ -145,7 +145,7 @@ def _write(
     plot: Path | None,
     out: Path | None,
 ) -> str:
-    """Files, then the run in MLflow; where that is."""
+    """Write the files and the run in MLflow; returns where the run is."""
     from ttq_plugin.tracking.pictures.sensitivity import plot_sensitivity
     from ttq_plugin.tracking.runs.sensitivity import record_sensitivity
 

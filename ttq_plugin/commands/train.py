@@ -17,11 +17,11 @@ from ttq_plugin.trial.run import Prepared, save_weights
 from ttq_plugin.trial.tested import Tested, in_words
 
 SIMULATED = "The data are SIMULATED."
-"""What every output says of a model that never saw a measured signal."""
+"""Remark in every output about a model that was trained on simulated signals only."""
 
 
 def marked(ready: Prepared) -> dict[str, str]:
-    """What files and MLflow's tags say of simulated data; nothing of measured ones."""
+    """The suffix of file names and MLflow tags for simulated data; empty for measured data."""
     return {"simulated": "true"} if ready.simulated else {}
 
 
@@ -35,13 +35,13 @@ def prepared(
     weights: Path | None = None,
     retrain: bool = False,
 ) -> Prepared:
-    """What compressions share, with a progress bar over the full-precision model's epochs; says where it is from."""
+    """What compressions share, with a progress bar for the training; prints where the model comes from."""
     places = {"data": data, "cache": cache, "device": device, "weights": weights}
     return trained_model(task, seed or 0, places, retrain=retrain, curvature=True).prepared
 
 
 class Asked(TypedDict, total=False):
-    """What may be asked of ``api.train`` beside places."""
+    """Keyword arguments of ``api.train`` in addition to data, cache, device and weights."""
 
     retrain: bool
     test: bool
@@ -49,13 +49,13 @@ class Asked(TypedDict, total=False):
 
 
 def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **asked: Unpack[Asked]) -> api.Trained:
-    """``api.train``, which says what is trained and where the model is from.
+    """Call ``api.train`` and print what is trained and where the model comes from.
 
     Args:
         task: A task or its name.
         seed: Random seed of splits and training.
         places: Data, cache, device and weights.
-        **asked: Retrain, test and curvature.
+        **asked: The arguments ``retrain``, ``test`` and ``curvature``.
 
     Returns:
         The full-precision model.
@@ -75,12 +75,12 @@ def trained_model(task: str | Task, seed: int, places: Mapping[str, Any], **aske
 
 
 def print_parts(title: str, columns: Mapping[str, Mapping[str, float]], task: Task) -> None:
-    """A table of what scores are made of, a class (an output) a row.
+    """Print the parts of scores as a table with one row per class or output.
 
     Args:
         title: Title of the table.
-        columns: Heading -> parts of a score, all on data of one task.
-        task: Names the classes.
+        columns: Parts of a score by heading, all for one task.
+        task: The task, which names the classes.
     """
     names = list(dict.fromkeys(name for parts in columns.values() for name in parts))
     if not names:
@@ -101,7 +101,7 @@ def train(
     weights: Path | None = None,
     retrain: bool = False,
 ) -> None:
-    """Train or read the model, score it, write it where asked."""
+    """Train or load the model, score it, and write it if requested."""
     places = {"data": data, "cache": cache, "device": device, "weights": weights}
     trained = trained_model(task, seed or 0, places, retrain=retrain, test=True)
     ready, test = trained.prepared, trained.test

@@ -21,7 +21,7 @@ def ui(
     seed: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Serve until Ctrl-C; ``seed`` and ``device`` are taken, as every command takes them, and change nothing here."""
+    """Serve until Ctrl-C; ``seed`` and ``device`` have no effect here."""
     opened = Store(Path(store))
     if opened.database is None or not opened.database.is_file():
         raise InputError(f"{store} holds no MLflow database; run `ttq search` first, or name its folder with --store.")
@@ -38,7 +38,7 @@ def ui(
 
 
 def _link(store: Store, study: str | None) -> str:
-    """The front of that study, or of the one that changed last; without studies, the runs of the last experiment."""
+    """The link to the front of the given or latest study, or, without studies, to the runs of the last experiment."""
     experiments = store.client.search_experiments(order_by=["last_update_time DESC"])
     studies = {e.name: str(e.experiment_id) for e in experiments if TAG + "front" in e.tags}
     if study is not None and study not in studies:

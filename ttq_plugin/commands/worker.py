@@ -26,7 +26,7 @@ def worker(
     device: str,
     as_json: bool,
 ) -> None:
-    """Join, work until nothing is left, and say how many trials were finished here."""
+    """Join the search, work until no trial is left, and print how many trials were finished here."""
     name = find_study(storage, study)
     job = job_of(
         storage, name, task=task, data=data, device=device, cache=cache, models_dir=models, weights=weights

@@ -1,4 +1,4 @@
-"""Ternary mathematics: torch only, no framework."""
+"""The mathematics of ternary weights; it depends only on torch."""
 
 from ttq_plugin.core.contract import Params
 from ttq_plugin.core.methods import METHODS, get_method

@@ -1,4 +1,4 @@
-"""What a weight, an option and initial thresholds must be before a method takes them."""
+"""Checks of weights, options and initial thresholds before a method uses them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ LARGEST = torch.finfo(torch.float32).max
 """The largest number that float32 holds."""
 
 CLIP = 0.9
-"""With ``on_empty="clip"`` a threshold that empties a sign is lowered to this share of the sign's largest weight."""
+"""With ``on_empty="clip"``, a threshold that leaves a sign without weights is lowered to this share of its largest
+weight ."""
 
 
 def check_weight(w: Tensor, name: str) -> Tensor:
-    """``w`` in float32 at least, if a method can ternarise it.
+    """Check that a method can ternarise ``w``, and return it in float32 at least.
 
     Args:
         w: A layer's latent weight.
@@ -45,7 +46,7 @@ def check_spread(s: Statistics, name: str) -> None:
     """Check that a weight's standard deviation can be computed, for each group that has one.
 
     Args:
-        s: The weight's statistics, before any division, with whole tensors for values.
+        s: The weight's statistics, before any division, with tensors as values.
         name: The layer's name, for messages.
 
     Raises:
@@ -85,7 +86,7 @@ def check_scales(scales: Tensor, name: str) -> None:
         name: The layer's name, for messages.
 
     Raises:
-        InputError: If one does not: the first training step would multiply it.
+        InputError: If one does not, because the first training step would raise it several times over.
     """
     if bool((scales < SMALLEST).any()):
         raise InputError(
@@ -98,13 +99,13 @@ def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -
     """Check a prescribed share of zeros, if there is one.
 
     Args:
-        method: Its method's name, for messages.
+        method: The method's name, for messages.
         zeros: The share.
-        steps: ``zeros_steps``, over which it rises.
-        why_not: Why this method cannot meet any share; empty where it can.
+        steps: The option ``zeros_steps``, over which the share rises.
+        why_not: Why this method cannot meet any share; empty if it can.
 
     Raises:
-        InputError: If the share is none, the method cannot meet any, or ``zeros_steps`` is no number of steps.
+        InputError: If the share is not in (0, 1), the method cannot meet any share, or ``zeros_steps`` is invalid.
     """
     if zeros is None:
         if steps is not None:
@@ -119,17 +120,17 @@ def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -
 
 
 def number(name: str, value: object) -> float:
-    """An option's value as a float.
+    """Convert an option's value to a float.
 
     Args:
-        name: What it is called, for the message.
+        name: The option's name, for the message.
         value: What was given.
 
     Returns:
         The value.
 
     Raises:
-        InputError: If it is no number, or larger than any float.
+        InputError: If it is not a number, or larger than any float.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{name} must be a number, got {shown(value)}.")
@@ -142,21 +143,21 @@ def number(name: str, value: object) -> float:
 def without_empty_signs(
     rule: ThresholdRule, s: Statistics, t: Tensor, name: str, given: Mapping[str, float], *, lower: bool
 ) -> tuple[Tensor, list[str]]:
-    """The rule's numbers, lowered where they would leave a sign without weights.
+    """Lower the rule's parameters if they would leave a sign without weights.
 
     Args:
-        rule: How thresholds follow from the numbers.
+        rule: How thresholds follow from the parameters.
         s: Statistics of the layer's weight.
-        t: The numbers, shape (k, *group).
+        t: The parameters, shape (k, *group).
         name: The layer's name, for messages.
-        given: The numbers as the user gave them, by name, for messages.
+        given: The parameters as the user gave them, by name, for messages.
         lower: Whether a threshold may be lowered.
 
     Returns:
-        The numbers to begin with, and a sentence for each that was lowered.
+        The initial parameters, and a sentence for each that was lowered.
 
     Raises:
-        InputError: If a sign has no weights at all, or loses them and the threshold may not be lowered far enough.
+        InputError: If a sign has no weights at all, or loses them and the threshold may not be lowered enough.
     """
     peaks = s.stack(s.peaks)
     if not bool((peaks > 0).all()):

@@ -1,4 +1,4 @@
-"""What a step reads of the method that it is a step of; ``ternarizer.Ternarizer`` is the one that has it all."""
+"""The interface that a step expects of its method; ``ternarizer.Ternarizer`` implements it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ttq_plugin.core.statistics import Dims, Statistics
 from ttq_plugin.native.contract import KernelOptions
 
 Params = dict[str, Tensor]
-"""A layer's state beside its weight: ``scales`` (W_p, W_n), ``thresholds`` (the rule's numbers), ``alpha``."""
+"""A layer's state besides its weight: ``scales`` (W_p, W_n), ``thresholds`` (the rule's parameters) and ``alpha``."""
 
 
 class StepOptions(KernelOptions, Protocol):
-    """A method's options, and what follows from them for a weight."""
+    """A method's options, and what they imply for a weight."""
 
     @property
     def rule(self) -> ThresholdRule:
-        """How thresholds follow from the numbers."""
+        """How thresholds follow from the parameters."""
 
     @property
     def surrogate(self) -> str:
-        """Which smooth step the thresholds' chain rule goes through."""
+        """The smooth step that the chain rule for the thresholds uses."""
 
     def project_(self, params: Params) -> None:
-        """Bring what was learned back to where the method allows it, in place."""
+        """Clamp the learned parameters to the range that the method allows, in place."""
 
     def projected(self, params: Params) -> Params:
-        """What ``project_`` would leave, in new tensors."""
+        """The result of ``project_`` in new tensors."""
 
     def dims(self, w: Tensor) -> Dims:
         """The dimensions that one group of ``w`` spans."""

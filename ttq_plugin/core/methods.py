@@ -1,4 +1,4 @@
-"""The methods' equations, one declaration each; their numbers and names stand in ``ttq_plugin.methods``.
+"""The methods' equations, one declaration each; names and parameters are in ``ttq_plugin.methods``.
 
 Examples:
     >>> import torch
@@ -27,11 +27,11 @@ METHODS: dict[str, Ternarizer] = {}
 
 
 def define(name: str, rule: ThresholdRule, **equations: Any) -> Ternarizer:
-    """Give a row of the table its equations, and make it known by its name.
+    """Register the equations of a row of the table under its name.
 
     Args:
-        name: A key of ``ttq_plugin.methods.METHODS``; that row says what the numbers are and what learns.
-        rule: How thresholds follow from the row's numbers.
+        name: A key of ``ttq_plugin.methods.METHODS``; that row lists the parameters and what is learned.
+        rule: How thresholds follow from the row's parameters.
         equations: Other fields of ``Ternarizer``, such as ``step`` and ``normalize``.
 
     Returns:
@@ -65,7 +65,7 @@ PTTQ_RELEASED = define("pttq-released", ABSOLUTE_MOMENTS, step=RELEASED, scale_i
 
 
 def get_method(name: str) -> Ternarizer:
-    """The method of that name.
+    """Look up a method by its name.
 
     Args:
         name: A key of ``METHODS``.
@@ -74,7 +74,7 @@ def get_method(name: str) -> Ternarizer:
         The method with its default options.
 
     Raises:
-        InputError: If there is none; the message lists those there are.
+        InputError: If there is no such method; the message lists the known ones.
     """
     try:
         return METHODS[name]

@@ -1,4 +1,4 @@
-"""The command that makes a reproduced table once more."""
+"""The command that reproduces a table again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ttq_plugin.support.names import shell
 def reproduce_again(
     table: str, task: str, plan: Plan, data: Path | None, *, gpu: bool, trials: int | None = None
 ) -> str:
-    """The command that makes the same numbers, without what only this machine knows."""
+    """The command that gives the same numbers, without the options that only matter on this machine."""
     words = ["ttq", "reproduce", table, "--task", task, "--repetitions", str(len(plan.seeds))]
     words += ["--trials", str(trials)] if trials is not None else []
     words += ["--methods", ",".join(plan.rows)] if plan.rows else []

@@ -1,4 +1,4 @@
-"""The options of ``ttq search``, and the words that ask for the same again."""
+"""The options of ``ttq search``, and the arguments that repeat them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Asked:
         store: MLflow's folder or address.
         storage: The study's database; None for a file in the folder.
         study: Name of a new study, or None.
-        resume: Name of the study to go on with, or None.
+        resume: Name of the study to continue, or None.
         trials: Number of trials in all; None for the space's.
         workers: Number of workers; None for one per core.
         engine: "processes" or "ray".
@@ -86,7 +86,7 @@ class Asked:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Changes to the space that these options ask for, as `load_space` takes them."""
+        """Changes to the space that these options request, in the form that `load_space` takes."""
         given: dict[str, Any] = {
             "only": list(self.methods),
             "objectives": [name.strip() for name in self.objectives.split(",")]
@@ -112,17 +112,17 @@ class Asked:
 
     @property
     def folder(self) -> Path:
-        """Folder of models, pictures and, unless another is named, the study; that of a server is a local one."""
+        """Local folder of models, pictures and, unless another database is named, the study."""
         return store_folder(self.store)
 
     @property
     def own_storage(self) -> str:
-        """The study's database if none is named."""
+        """The URL of the study's database if none is given."""
         return default_storage(self.folder)
 
     @property
     def places(self) -> dict[str, Any]:
-        """Options that `run_search` and `confirm_front` both take."""
+        """Options that `run_search` and `confirm_front` have in common."""
         return {
             "workers": self.workers,
             "data": self.data,
@@ -134,7 +134,7 @@ class Asked:
 
 
 def _limits(texts: Sequence[str]) -> dict[str, float]:
-    """What was asked of the space's `give_up`; nothing is asked twice."""
+    """The requested changes to the space's `give_up`; no key may be given twice."""
     given = [_limit(text) for text in texts]
     keys = [key for key, _ in given]
     if again := [key for key in keys if keys.count(key) > 1]:
@@ -152,13 +152,13 @@ def _limit(text: str) -> tuple[str, float]:
 
 
 def space_words(changes: dict[str, Any]) -> list[str]:
-    """The options that ask for these changes to a space.
+    """The options that request these changes to a space.
 
     Args:
         changes: What ``Asked.changes`` gave.
 
     Returns:
-        Words of a command.
+        Arguments of a command.
     """
     words = [word for name in changes.get("only", ()) for word in ("--method", name)]
     words += ["--objectives", ",".join(changes["objectives"])] if "objectives" in changes else []

@@ -1,4 +1,4 @@
-"""``ttq search --confirm``: the front's members trained again, with a bar, and told in words."""
+"""``ttq search --confirm``: trains the front's members again, with a progress bar, and reports the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def confirm_all(
     """Confirm the front; ``options`` are those of ``confirm_front``.
 
     Returns:
-        What other seeds gave for each member, and whether it was cut short.
+        The results with other seeds for each member, and whether the run was interrupted.
     """
     chosen = sorted(members)
     bar = bars.add_task("other seeds", total=seeds * len(chosen), note="")
@@ -39,7 +39,7 @@ def confirm_all(
 
 
 def print_confirmed(rows: Sequence[Mapping[str, Any]], space: Space) -> None:
-    """A line a member: means and half widths over the other seeds, and whether it stays on the front."""
+    """Print one line per member: means and half widths over the other seeds, and whether it stays on the front."""
     for row in rows:
         if (found := row.get("confirmed")) is None:
             continue

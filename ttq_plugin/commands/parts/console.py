@@ -1,7 +1,7 @@
 """Tables to standard output, progress to standard error.
 
-What is printed is data: rich's markup and emoji codes are off, control characters are written instead of obeyed, the
-secrets of URLs are hidden, and nothing is wrapped, so that a command can be pasted.
+Everything printed is treated as data: rich's markup and emoji codes are off, control characters are escaped, passwords
+in URLs are hidden, and nothing is wrapped, so that commands can be copied and pasted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ out = Plain(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction in per cent, as people read it."""
+    """A fraction as a percentage."""
     return "" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output, without the secrets of URLs."""
+    """Print one JSON object to standard output, without passwords in URLs."""
     print(json.dumps(_redacted(value), indent=2, allow_nan=False))
 
 
@@ -41,7 +41,7 @@ def _redacted(value: Any) -> Any:
 
 
 def _cell(text: str) -> str:
-    """A cell takes one line."""
+    """The text of a cell on one line."""
     return line(redact(text))
 
 

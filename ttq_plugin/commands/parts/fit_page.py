@@ -1,4 +1,4 @@
-"""The page that ``ttq fit`` writes beside the C code."""
+"""The report that ``ttq fit`` writes next to the C code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ttq_plugin.tasks.metrics import Metric
 def page(
     result: dict[str, Any], front: Sequence[dict[str, Any]], metric: Metric, command: Sequence[str]
 ) -> tuple[str, str]:
-    """Write the page.
+    """Make the report.
 
     Args:
-        result: What was found, as ``ttq fit --json`` prints it.
+        result: The result, as ``ttq fit --json`` prints it.
         front: Members of the search's front that fit, as plain data.
-        metric: The task's.
-        command: Words of the command that makes it again, only its name where it was not called from a shell.
+        metric: The task's metric.
+        command: Arguments of the command that makes it again; only its name if it was not called from a shell.
 
     Returns:
-        Markdown, and one or two lines for the terminal.
+        The report in Markdown, and one or two lines for the terminal.
     """
     test, spread = metric.text(result[f"test_{metric.name}"]), _spread(result, metric)
     lines = [
@@ -56,7 +56,7 @@ def _spread(result: dict[str, Any], metric: Metric) -> str:
 
 
 def _sizes(result: dict[str, Any]) -> list[str]:
-    """Bytes beside the budget, and the settings that led to them."""
+    """The bytes compared with the budget, and the settings."""
     budget, pairs = result["budget"], result["settings"].items()
     settings = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
     return [
@@ -75,7 +75,7 @@ def _sizes(result: dict[str, Any]) -> list[str]:
 
 
 def _seeds(result: dict[str, Any], metric: Metric) -> list[str]:
-    """What each seed gave, and which of them exceed the budget."""
+    """The results of each seed, and which of them exceed the budget."""
     name, text, budget = metric.name, metric.text, result["budget"]
     over = [s["seed"] for s in result["seeds"] if s["flash"] > budget["flash"] or s["ram"] > budget["ram"]]
     return [

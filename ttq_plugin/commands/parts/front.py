@@ -25,7 +25,7 @@ from ttq_plugin.trial.run import load_weights
 from ttq_plugin.trial.tested import Tested, margin_of, not_inferior, score_on_test
 
 FULL_PRECISION = -1
-"""The number under which the full-precision model is tested beside the members."""
+"""The number that stands for the full-precision model among the tested members."""
 
 
 def finish(
@@ -41,17 +41,17 @@ def finish(
     """Score the front on the test split, end the study's run in MLflow, and draw the front.
 
     Args:
-        watch: Followed the search.
+        watch: The object that followed the search.
         summary: How the search ended.
         data: The user's data file or folder, or None.
-        folder: Where the picture is put.
+        folder: Folder for the picture.
         seed: Random seed of the splits.
-        confirmed: What other seeds gave, by the member's number.
+        confirmed: Results with other seeds, by the member's number.
         curves: Whose training losses MLflow gets: "front", "all" or "none".
         margin: Largest loss on test data that would not matter; None for the default.
 
     Returns:
-        The front and what happened, as plain data.
+        The front and the events of the search, as plain data.
     """
     recorder, members = watch.recorder, watch.members()
     recorder.sync(watch.records)  # first: the store may have been away until now, and has none of the last trials
@@ -72,7 +72,7 @@ def finish(
 
 
 def _shown(watch: Watch) -> Front:
-    """The front, for the page of all studies of this task."""
+    """The front as an entry of the page that shows all studies of this task."""
     space, recorder, numbers = watch.space, watch.recorder, watch.members()
     return Front(
         watch.study,
@@ -88,13 +88,13 @@ def _shown(watch: Watch) -> Front:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the front's members beyond the search, by their numbers.
+    """What is known about the front's members beyond the search, by their numbers.
 
     Attributes:
-        scores: Test scores, also of members that an earlier call has tested; ``FULL_PRECISION`` has one too.
-        tests: Test scores with intervals, of members whose weights are kept.
-        verdicts: Whether a member is proven to lose less than the margin.
-        confirmed: What other seeds gave.
+        scores: Test scores, including those of members that an earlier call tested and of ``FULL_PRECISION``.
+        tests: Test scores with intervals, for members whose weights are stored.
+        verdicts: Whether a member is shown to lose less than the margin.
+        confirmed: Results with other seeds.
     """
 
     scores: Mapping[int, float]
@@ -106,14 +106,14 @@ class Evidence:
 def _verdicts(
     watch: Watch, members: Collection[int], tests: Mapping[int, Tested], margin: float | None
 ) -> Mapping[int, Verdict]:
-    """Which members are proven to lose less than the margin, among those that were tested now."""
+    """Which of the members that were tested now are shown to lose less than the margin."""
     metric = watch.ready.task.score
     tested = {number: tests[number] for number in sorted(members) if number in tests}
     return not_inferior(tested, metric, margin_of(metric, margin))
 
 
 def _log(watch: Watch, evidence: Evidence) -> None:
-    """Tell MLflow."""
+    """Log the front to MLflow."""
     for number, test in evidence.tests.items():
         if number != FULL_PRECISION:
             told = _intervals(test, evidence.verdicts.get(number), watch.space.score)
@@ -124,7 +124,7 @@ def _log(watch: Watch, evidence: Evidence) -> None:
 
 
 def _draw(watch: Watch, summary: Summary, folder: Path, confirmed: Mapping[int, Confirmed]) -> Path:
-    """Draw the front; returns the picture's path."""
+    """Draw the front and return the picture's path."""
     picture = folder / "fronts" / f"{file_name(watch.study)}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     study = f"{watch.study}{' (SIMULATED data)' if watch.ready.simulated else ''}"
@@ -157,7 +157,7 @@ def _row(watch: Watch, record: TrialRecord, evidence: Evidence) -> dict[str, Any
 
 
 def _told(watch: Watch, summary: Summary, rows: list[dict[str, Any]], test: float | None) -> dict[str, Any]:
-    """The search and its front as plain data; the best score comes first."""
+    """The search and its front as plain data, with the best score first."""
     score = watch.space.score
     return {
         "study": watch.study,
@@ -172,16 +172,17 @@ def _told(watch: Watch, summary: Summary, rows: list[dict[str, Any]], test: floa
 
 
 def _intervals(test: Tested, verdict: Verdict | None, score: str) -> dict[str, float]:
-    """What MLflow is told of a member's test: intervals, the change from full precision, and the p-value."""
+    """What MLflow stores of a member's test: intervals, the change from full precision, and the p-value."""
     proof = {} if verdict is None else {f"test_{score}_p_inferior": verdict.adjusted}
     return test.evidence(score) | proof
 
 
 def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tuple[dict[int, float], dict[int, Tested]]:
-    """Test scores of the front's members, by number, and how sure they are.
+    """Score the front's members on test data.
 
     Returns:
-        The scores, of members tested before too; and scores with intervals, of members whose weights are kept.
+        The scores by number, including those of members tested before, and scores with intervals for members whose
+        weights are stored.
     """
     recorder, task = watch.recorder, watch.ready.task
     known = recorder.tested()
@@ -205,7 +206,7 @@ def _test(watch: Watch, members: list[int], data: Path | None, seed: int) -> tup
 
 
 def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
-    """The weights as a file, and a model that MLflow loads, or a remark why there is none; each is logged once."""
+    """Log the weights as a file and as an MLflow model, or a remark on why there is no model; each is logged once."""
     recorder, task = watch.recorder, watch.ready.task.name
     client, run = recorder.store.client, recorder.run_of(number)
     recorder.log_file(path, "model", number)

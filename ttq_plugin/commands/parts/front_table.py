@@ -1,4 +1,4 @@
-"""A search's front as ``ttq search`` prints it: a table, what happened to the search, and what is proven."""
+"""A search's front as ``ttq search`` prints it: a table, the events of the search, and the non-inferior members."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HEADINGS = {
 
 
 def print_front(result: dict[str, Any], space: Space, store: str, storage: Sequence[str] = ()) -> None:
-    """Print the front as a table, what happened to the search, and where to find its picture and its runs.
+    """Print the front as a table, the events of the search, and where to find its picture and its runs.
 
     Args:
-        result: What ``finish`` returned.
-        space: What was searched.
+        result: The result of ``finish``.
+        space: The space that was searched.
         store: MLflow's folder or address.
-        storage: The words of the option that names the study's database, where commands need it.
+        storage: The option that names the study's database, if commands need it.
     """
     _print_table(result, space)
     _print_events(result)
@@ -53,7 +53,7 @@ def print_front(result: dict[str, Any], space: Space, store: str, storage: Seque
 
 
 def _print_table(result: dict[str, Any], space: Space) -> None:
-    """The full-precision model and the front, a row each."""
+    """Print the full-precision model and the members of the front, one row each."""
     full, score = result["full_precision"], space.score
     metrics = list(dict.fromkeys([*space.objectives, "srqw"]))
     headings = {"trial": "right", "method": "left", "from": "left"}
@@ -72,7 +72,7 @@ def _print_table(result: dict[str, Any], space: Space) -> None:
 
 
 def _print_events(result: dict[str, Any]) -> None:
-    """What happened to the search."""
+    """Print the events of the search."""
     counts = result["trials"]
     if result["simulated"]:
         out.print(SIMULATED)
@@ -90,7 +90,7 @@ def _trials(count: int) -> str:
 
 
 def _print_notes(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Classes that a member has lost; other notes are long, and MLflow shows them."""
+    """Print the classes that members have lost; other notes are long, and MLflow shows them."""
     for row in rows:
         for note in (note for note in row["notes"] if " is lost: " in note):
             out.print(f"trial {row['trial']}: {note}")
@@ -100,7 +100,7 @@ def _print_notes(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_proven(result: dict[str, Any]) -> None:
-    """Which members are proven to lose less than the margin on test data."""
+    """Print which members are shown to lose less than the margin on test data."""
     judged = [row for row in result["front"] if "not_inferior" in row]
     if not judged:
         return

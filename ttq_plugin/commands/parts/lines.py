@@ -1,4 +1,4 @@
-"""Commands and links that are printed for the user: a command is complete and can be pasted into a shell."""
+"""Commands and links that are printed for the user; commands are complete and can be pasted into a shell."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ttq_plugin.support.names import redact, shell
 
 
 def store_words(store: str) -> list[str]:
-    """The option that names the store, where a command would not find it by itself; without a password."""
+    """The option that names the store, without a password, if a command would not find the store by itself."""
     return [] if store == os.environ.get("TTQ_STORE", STORE) else ["--store", redact(store)]
 
 
 def storage_words(storage: str | None, default: str | None = None) -> list[str]:
-    """The option that names the study's database, likewise.
+    """The option that names the study's database, without a password, if a command would not find it by itself.
 
     Args:
-        storage: The database's URL; None for the one that the command takes by itself.
-        default: The URL that commands take where TTQ_STORAGE names none.
+        storage: The database's URL; None for the command's default.
+        default: The URL that commands use if TTQ_STORAGE is not set.
 
     Returns:
-        The words of the option, or none.
+        The option and its value, or an empty list.
     """
     own = os.environ.get("TTQ_STORAGE") or default
     return [] if storage is None or storage == own else ["--storage", redact(storage)]
 
 
 def command(name: str, arguments: Sequence[str], options: Sequence[str] = ()) -> str:
-    """A command as a shell reads it.
+    """Quote a command for a shell.
 
     Args:
         name: The command's name, such as "report".
-        arguments: What it is given; they may begin with a dash.
+        arguments: Its arguments, which may begin with a dash.
         options: Its options.
 
     Returns:
@@ -47,21 +47,22 @@ def command(name: str, arguments: Sequence[str], options: Sequence[str] = ()) ->
 
 
 def running() -> list[str]:
-    """The words of the command that runs now, without passwords; only its name where it was not typed."""
+    """The arguments of the running command, without passwords; only its name if it was not typed in a shell."""
     context = click.get_current_context(silent=True)
     return ["ttq", *map(redact, context.meta.get(WORDS, ()))] if context else ["ttq"]
 
 
 def to_see(store: str, link: str, study: str | None = None) -> list[str]:
-    """Where something in MLflow is seen.
+    """Tell the user how to see something in MLflow.
 
     Args:
         store: The store, as the user gave it.
-        link: The address; of a local store, what follows the address that `ttq ui` prints.
+        link: The address; for a local store, the part that follows the address that `ttq ui` prints.
         study: The study that `ttq ui` opens; None for none in particular.
 
     Returns:
-        Lines: of a server its address, of a local store the command that shows it and the address that it then has.
+        Lines of text: the address on a server, or, for a local store, the command that shows it and the resulting
+        address.
     """
     if "://" in link and "://" in store:
         return [link]
@@ -70,6 +71,6 @@ def to_see(store: str, link: str, study: str | None = None) -> list[str]:
 
 
 def see(store: str, link: str, study: str | None = None) -> list[str]:
-    """What a command prints at its end; the arguments are those of ``to_see``."""
+    """Print the lines of ``to_see`` at the end of a command."""
     heads = ("MLflow:  ", "         ")
     return [head + line for head, line in zip(heads, to_see(store, link, study), strict=False)]

@@ -1,4 +1,4 @@
-"""The model that a command is asked to open: a file, or a trial of a study."""
+"""The model that a command opens: a file, or a trial of a study."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ttq_plugin.tracking.remake import remake
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says of the model.
+    """The options of the command line that name the model.
 
     Attributes:
-        model: A file, or with ``trial`` a study's name.
+        model: A file, or the name of a study if ``trial`` is given.
         trial: A trial's number, or None.
-        task: What the model is for; None for what the file or the study says.
+        task: The model's task; None for the one that the file or the study names.
         store: MLflow's folder or address.
-        storage: The study's database; None: a file in the folder.
-        data: The user's data; None: what the search was given, or the task's own.
-        seed: Random seed of the data's splits; None: the search's, or what the file tells.
+        storage: The study's database; None for a file in the folder.
+        data: The user's data; None for the data that the search used, or the task's own.
+        seed: Random seed of the data's splits; None for that of the search or the file.
     """
 
     model: str
@@ -47,13 +47,13 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
     """Open the model.
 
     Args:
-        asked: What the command line says.
+        asked: The options of the command line.
 
     Returns:
-        Its file, a name for people and files, and the opened model.
+        The model's file, a name for messages and files, and the opened model.
 
     Raises:
-        InputError: If there is no such model, or its task may not be opened.
+        InputError: If there is no such model, or its task must be named on the command line.
     """
     if asked.trial is None:
         path = Path(asked.model)
@@ -72,7 +72,7 @@ def find_model(asked: Asked) -> tuple[Path, str, Source]:
 
 
 def _task_of(study: Study, asked: Asked) -> str:
-    """The task that the study searches; one of the user's own must have been named on the command line."""
+    """The task of the study; a task of the user's own must have been named on the command line."""
     task: str = stored_space(study).task
     again = shell(with_options(running(), "--task", task))
     check_allowed(f"the study {asked.model!r}", task, asked.task, again)
@@ -80,7 +80,7 @@ def _task_of(study: Study, asked: Asked) -> str:
 
 
 def _why_missing(study: Study, path: Path, asked: Asked) -> str:
-    """Why a trial has no weights, and what to do."""
+    """Explain why a trial has no weights, and what to do."""
     records = finished(study)
     members = front(records, list(study.user_attrs[keys.OBJECTIVES]))
     listed = ", ".join(map(str, sorted(members))) or "nobody yet"

@@ -1,4 +1,4 @@
-"""``ttq reproduce peers``: ternary methods and their rivals at equal bytes, on any task."""
+"""``ttq reproduce peers``: compares ternary methods with other methods at equal bytes, on any task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def peers(
     device: str,
     as_json: bool,
 ) -> None:
-    """Tune every entrant alike, repeat the chosen settings on other seeds, and write the report."""
+    """Tune all entrants with the same effort, repeat the chosen settings with other seeds, and write the report."""
     described, metric = get_task(task), get_task(task).score
     rows = chosen(entrants(), names)
     epochs = max(1, round(scale * described.recipe.epochs))
@@ -61,7 +61,7 @@ def peers(
 
 
 def _summary(task: Task, plan: Plan, results: Sequence[Result], trials: int, data: Path | None) -> dict[str, Any]:
-    """What the report tells, but the number of epochs."""
+    """The contents of the report, except the number of epochs."""
     metric = task.score
     machines, found = environments(results), summarize(results, metric)
     gpu = any(machine["gpu"] for machine in machines)
@@ -85,7 +85,7 @@ def _summary(task: Task, plan: Plan, results: Sequence[Result], trials: int, dat
 def _results(
     run: _Runner, task: Task, rows: Sequence[Entrant], epochs: int, trials: int, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The tuning on the first seed, then the repetitions on those after it, full precision among them."""
+    """Run the tuning with the first seed, then the repetitions with the following seeds, including full precision."""
     first = seeds[0]
     tuning = [
         Round(row.name, first, task.name, row.draw(trial, task.recipe.lr) | {"epochs": epochs}, trial)
@@ -101,13 +101,13 @@ def _results(
 
 
 class _Runner:
-    """Trains rounds, each result kept and logged, with a bar."""
+    """Runs trainings with a progress bar; each result is stored and logged."""
 
     def __init__(self, place: Place, folder: Folder, workers: int, recorder: ReproductionRecorder) -> None:
         self.place, self.folder, self.workers, self.recorder = place, folder, workers, recorder
 
     def all(self, rounds: Sequence[Round]) -> list[dict[str, Any]]:
-        """The results of these rounds, in their order."""
+        """The results of these trainings, in order."""
         results: dict[str, dict[str, Any]] = {}
         with progress() as bars:
             bar = bars.add_task("trainings", total=len(rounds), note="")

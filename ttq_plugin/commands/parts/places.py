@@ -1,4 +1,4 @@
-"""Paths that a command is to write: tried before the work whose result they are to hold."""
+"""Checks output paths before the work whose result is to be written there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ttq_plugin.support.files import folder_on_the_way, place_of
 
 
 class Target(click.Path):
-    """A file that a command writes when its work is done, or a folder where it says so."""
+    """A file (or, if allowed, a folder) that a command writes when its work is done."""
 
     def __init__(self, *, folder: bool = False, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
         self._folder = folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Find out whether the path can be written now; nothing is left there."""
+        """Check that the path can be written; nothing is left there."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
             # Path leaves out a slash or a dot at the end, by which a user names a folder.
@@ -34,14 +34,14 @@ class Target(click.Path):
 
 
 def check_place(path: Path, *, folder: bool = False) -> None:
-    """Check that a file can be made at a path, so that no work is done whose result would be lost.
+    """Check that a file can be created at a path, so that no work is done whose result would be lost.
 
     Args:
-        path: The path; folders that are missing on the way are made when it is written.
-        folder: Whether it may be a folder.
+        path: The path; missing folders are created when it is written.
+        folder: Whether the path may be a folder.
 
     Raises:
-        InputError: If it is a folder where a file is wanted, a device, or in a place that refuses new files.
+        InputError: If it is a folder instead of a file, a device, or in a folder that cannot be written.
     """
     place = place_of(path, folder=folder)
     try:

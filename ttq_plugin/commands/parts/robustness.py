@@ -1,4 +1,4 @@
-"""``ttq bench --robustness``: how the score falls on disturbed inputs, beside full precision."""
+"""``ttq bench --robustness``: how much the score drops on disturbed inputs, compared with full precision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def robustness(
     noise_seed: int,
     as_json: bool,
 ) -> None:
-    """Measure both models, print a table, write what was asked for.
+    """Measure both models, print a table and write the requested files.
 
     Args:
         asked: The compressed model.
@@ -38,7 +38,7 @@ def robustness(
         out: JSON file of the numbers, or None.
         cache: Folder of full-precision models, or None for the user's.
         weights: The user's own full-precision weights, or None.
-        noise_seed: Random seed of what is drawn.
+        noise_seed: Random seed of the disturbances.
         as_json: Whether to print JSON.
 
     Raises:
@@ -90,21 +90,21 @@ def _told(entry: dict[str, Any], metric: Metric, signed: bool) -> str:
 
 
 TIMED = {"batches": "--batch", "seconds": "--seconds", "threads": "--threads"}
-"""Options that say how time is measured."""
+"""Options that only apply to measurements of time."""
 
 ALONE = {"cache": "--cache", "weights": "--weights", "noise_seed": "--noise-seed"}
-"""Options that only robustness has a use for."""
+"""Options that only apply to robustness."""
 
 
 def check_options(given: frozenset[str], *, robustness: bool) -> None:
-    """Refuse options that this kind of measurement has no use for.
+    """Refuse options that do not apply to this kind of measurement.
 
     Args:
-        given: Names of the options that the command line has.
-        robustness: Whether robustness is measured, and not time.
+        given: Names of the options that were given.
+        robustness: Whether robustness is measured instead of time.
 
     Raises:
-        InputError: If one of them is there.
+        InputError: If such an option was given.
     """
     useless = [option for name, option in (TIMED if robustness else ALONE).items() if name in given]
     if useless and robustness:

@@ -1,4 +1,4 @@
-"""``ttq reproduce sensors``: the sensor tasks, compressed, over people and on integers."""
+"""``ttq reproduce sensors``: compares compressed networks on the sensor tasks, with intervals over people."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from ttq_plugin.tracking.runs.reproduction import ReproductionRecorder
 from ttq_plugin.trial.tested import margin_of
 
 SEEDS = 5
-"""Repetitions where no number is asked for: speakers are held out one a seed."""
+"""Default number of repetitions; each seed holds out one speaker."""
 
 REFERENCES = {"cifar10-resnet8": "the reference of MLPerf Tiny trains for 500 epochs and reaches 85 % accuracy"}
-"""What the recipe of a task falls short of."""
+"""By task, a published reference that the recipe does not reach."""
 
 Result = dict[str, Any]
 
@@ -49,11 +49,11 @@ class Asked:
     Attributes:
         tasks: Names of the tasks; empty for all.
         repetitions: Number of seeds.
-        rows: Members that take part; empty for all.
-        scale: Factor of the compressions' epochs.
-        trials: Tuning trials of each member; 1 takes the recipe's learning rate.
+        rows: Names of the members to train; empty for all.
+        scale: Factor by which the compressions' epochs are multiplied.
+        trials: Tuning trials of each member; 1 uses the recipe's learning rate.
         seed: The first seed.
-        data: Data of the one task, or a folder with an entry for each task; None for the tasks' own.
+        data: Data of the only task, or a folder with an entry for each task; None for the tasks' own.
         cache: Folder of full-precision models, or None.
         device: Torch's name of the device.
     """
@@ -69,18 +69,18 @@ class Asked:
     device: str
 
     def names(self) -> tuple[str, ...]:
-        """The tasks that take part."""
+        """The names of the tasks."""
         return self.tasks or SENSORS
 
     def data_of(self, task: str) -> Path | None:
-        """A task's data: of several tasks, the folder's entry that begins with its name, or the task's own."""
+        """A task's data; for several tasks, the folder's entry that begins with the task's name, or the task's own."""
         if self.data is None or len(self.names()) == 1:
             return self.data
         known = sorted(path for path in self.data.glob("*") if path.name.split(".")[0] == file_name(task))
         return known[0] if known else None
 
     def again(self) -> str:
-        """The command that makes the same numbers, without what only this machine knows."""
+        """The command that gives the same numbers, without the options that only matter on this machine."""
         words = ["ttq", "reproduce", "sensors"]
         for task in self.tasks:
             words += ["--task", task]
@@ -95,7 +95,7 @@ class Asked:
 
 
 def sensors(asked: Asked, workers: int | None, to: Path, store: str, *, as_json: bool) -> None:
-    """Train what is missing of each task, and write the report of what there is."""
+    """Run the missing trainings of each task, and write a report of all results."""
     chosen(members(), asked.rows)
     if not 0 < asked.scale <= 1:
         raise InputError(f"the epochs' scale must lie in (0, 1], got {asked.scale:g}.")
@@ -140,7 +140,7 @@ def sensors(asked: Asked, workers: int | None, to: Path, store: str, *, as_json:
 
 
 class _Task:
-    """The trainings of one task, each result kept and logged."""
+    """The trainings of one task; each result is stored and logged."""
 
     def __init__(self, name: str, asked: Asked, workers: int, recorder: ReproductionRecorder, to: Path) -> None:
         data = asked.data_of(name)
@@ -151,7 +151,7 @@ class _Task:
         self.refused: dict[str, str] = {}
 
     def results(self) -> list[Result]:
-        """What could be trained: full precision first, for without it nothing else can be."""
+        """The results of all possible trainings; full precision comes first, because the others start from it."""
         rows = chosen(members(), self.asked.rows)
         first, seeds = self.asked.seed, range(self.asked.seed, self.asked.seed + self.asked.repetitions)
         with self.folder.alone():
@@ -179,7 +179,7 @@ class _Task:
         return Member(row, seed, self.task.name, whole, trial, self.task.recipe)
 
     def all(self, todo: Sequence[Member]) -> list[Result]:
-        """The results of these trainings, in their order; those that are refused are left out and noted."""
+        """The results of these trainings, in order; refused ones are left out and noted."""
         results: dict[str, Result] = {}
         with progress() as bars:
             bar = bars.add_task(self.task.name, total=len(todo), note="")
@@ -217,7 +217,7 @@ class _Task:
 
 
 def _shown(results: Sequence[Result], best: str | None) -> dict[str, Any]:
-    """Samples of the first seed's test split, with the answers before and after."""
+    """Test samples of the first seed, with the predictions before and after compression."""
     full = next(result for result in results if result["row"] == FULL)
     answers = [(FULL, full["answers"])]
     for result in results:
@@ -228,7 +228,7 @@ def _shown(results: Sequence[Result], best: str | None) -> dict[str, Any]:
 
 
 def _shortened(asked: Asked, tables: Sequence[dict[str, Any]], refused: dict[str, str]) -> list[str]:
-    """What a reader must know of what this run did not do."""
+    """Remarks on what this run shortened or left out."""
     lines = []
     if asked.scale != 1:
         lines.append(f"Compressions train for {asked.scale:g} of the recipes' epochs, full precision for all of them.")

@@ -1,4 +1,4 @@
-"""Follows a search: MLflow up to date, weights of dominated trials removed, the bar moved."""
+"""Follows a search: keeps MLflow up to date, removes the weights of dominated trials, and moves the progress bar."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from ttq_plugin.tracking.words import label_of, with_unit
 from ttq_plugin.trial.run import Prepared
 
 LAST_PATIENCE = 60.0
-"""Seconds that a finished search waits for an MLflow store that is gone; the trials are safe in the study."""
+"""Seconds that a finished search waits for an unreachable MLflow store; the trials are safe in the study."""
 
 _SHORTEST, _LONGEST = 5.0, 60.0
-"""Seconds between two attempts while the search runs: a server that does not answer holds up each of them."""
+"""Seconds between two attempts while the search runs, because a server that does not answer delays each attempt."""
 
 _CALM = 4
-"""MLflow is brought up to date again after so many times the seconds that it took last, because a look at thousands of
-trials takes longer than at ten."""
+"""MLflow is updated again after this many times the duration of the last update, which takes longer for thousands of
+trials than for ten."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class Watch:
-    """What `run_search` calls about twice a second.
+    """Called by `run_search` about twice a second.
 
     Attributes:
-        space: What is searched.
+        space: The space that is searched.
         study: The study's name.
         store: MLflow's store, or the folder that becomes one.
         models: The folder of the complete trials' weights.
         target: How many trials count in all.
-        ready: What every trial shares.
+        ready: Data and model that all trials share.
         parameters: The parameters of the study, for MLflow.
         bars: Where progress is shown.
         records: The finished trials, as of the last call.
-        remarks: What a reader of the result must know of a front member, by its number.
-        inputs: What else a trial's model depends on, see ``tracking.remake.inputs_of``.
+        remarks: Remarks on front members, by number.
+        inputs: Further inputs that a trial's model depends on, see ``tracking.remake.inputs_of``.
     """
 
     space: Space
@@ -77,7 +77,7 @@ class Watch:
 
     @property
     def recorder(self) -> StudyRecorder:
-        """Made on first use, when the study has been opened: a refused search leaves nothing in MLflow."""
+        """The recorder, created once the study is open, so that a refused search leaves nothing in MLflow."""
         if self._recorder is None:
             store = self.store if isinstance(self.store, Store) else open_store(self.store)
             tags = {"task": self.space.task} | marked(self.ready)
@@ -97,7 +97,7 @@ class Watch:
         return set() if self._front is None else self._front.members
 
     def __call__(self, finished: Sequence[TrialRecord], running: Sequence[RunningTrial]) -> None:
-        """Takes the finished trials, and the running ones."""
+        """Process the finished and the running trials."""
         if self._bar is None:
             self._bar = self.bars.add_task("trials", total=self.target, note="")
         if len(finished) > len(self.records):
@@ -115,11 +115,11 @@ class Watch:
         self.bars.update(self._bar, completed=done, note=note)
 
     def last(self, action: Callable[[], T]) -> T:
-        """Do what ends the search in MLflow, again and again for a while if the store is gone."""
+        """Run the final step in MLflow, and retry it for a while if the store cannot be reached."""
         return patiently(action, LAST_PATIENCE, faults=store_faults(), on_wait=self._fail)
 
     def _log(self) -> None:
-        """A store that fails holds nothing up: what is finished is kept in the study, and logged when it is back."""
+        """Log the finished trials; if the store fails, they stay in the study and are logged later."""
         begun = time.monotonic()
         try:
             self.recorder.sync(self.records)
@@ -141,7 +141,7 @@ class Watch:
         self._recorder = None
 
     def _take(self, record: TrialRecord) -> None:
-        """A trial once dominated never comes back to the front, so its weights are not needed any more."""
+        """Remove the weights of dominated trials, which can never return to the front."""
         score = self.space.score
         if self._front is None:
             self._front = GrowingFront(self.space.objectives)

@@ -1,1 +1,1 @@
-"""What each command is called with: options and help. Everything heavy is imported inside the commands."""
+"""The options and help of each command. Heavy packages are imported inside the commands."""

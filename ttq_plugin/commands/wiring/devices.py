@@ -1,4 +1,4 @@
-"""Commands that bring a model to a device: their options and help."""
+"""Options and help of the commands that bring a model to a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ttq_plugin.commands import options
 from ttq_plugin.commands.parts.places import Target
 
 EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
-"""The forms of ``ttq export``."""
+"""The formats of ``ttq export``."""
 
 
 @click.command()

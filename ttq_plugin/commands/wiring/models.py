@@ -1,4 +1,4 @@
-"""Commands that train and compress single models, or reproduce the papers' tables: their options and help."""
+"""Options and help of the commands that train and compress single models or reproduce the papers' tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttq_plugin.methods import METHODS, MIXED
 from ttq_plugin.trial.defaults import COMPRESSION
 
 REPRODUCED = ("main", "ablations", "normalization", "grid", "sparsity", "beyond", "peers", "sensors")
-"""The tables of ``ttq reproduce``, named without importing torch."""
+"""The tables of ``ttq reproduce``, listed here so that torch need not be imported."""
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Commands that search, and that show what a search found: their options and help."""
+"""Options and help of the commands that search and show the results."""
 
 from __future__ import annotations
 

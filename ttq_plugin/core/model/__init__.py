@@ -1,1 +1,1 @@
-"""Methods attached to the weight matrices of a model."""
+"""Attaches methods to the weight matrices of a model."""

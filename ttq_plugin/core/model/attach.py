@@ -1,8 +1,8 @@
-"""A method attached to a plain model as a torch parametrization: any training loop trains it.
+"""Attaches a method to a plain model as a torch parametrization, so that any training loop can train it.
 
 ``module.weight`` then reads as the ternary weight, computed from the latent weight,
 ``module.parametrizations.weight.original``, and the layer's ``AttachedTernary``, ``module.parametrizations.weight[0]``;
-likewise every other tensor that is a weight matrix, such as ``weight_hh_l0``.
+the same holds for every other tensor that is a weight matrix, such as ``weight_hh_l0``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def ternarize(
     granularity: str = "default",
     **options: Any,
 ) -> nn.Module:
-    """Make every weight matrix of the named modules ternary while the model trains in any loop, until ``bake``.
+    """Make every weight matrix of the named modules ternary, in any training loop, until ``bake``.
 
     Build the optimiser afterwards, from ``parameter_groups(model)``, because scales and thresholds are new parameters.
     Each matrix has scales and thresholds of its own, such as the input and the recurrent matrices of an LSTM and the
@@ -69,7 +69,7 @@ def ternarize(
         The model itself. If ``on_empty="clip"`` lowers a threshold, a warning says so.
 
     Raises:
-        InputError: If a module, weight, method or option cannot work; the model is left as it was.
+        InputError: If a module, weight, method or option cannot be used; the model is left unchanged.
 
     Examples:
         >>> import torch
@@ -101,7 +101,7 @@ def ternarize(
 
 
 def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Attached, list[str]]:
-    """A matrix's parametrization before any training, and what was lowered for it in words."""
+    """A matrix's initial parametrization, and a note on each threshold that was lowered."""
     channel = matrix_channel(matrix.name, matrix.layout, granularity)
     parts = matrix.layout.parts if channel is None else 1
     own = method if channel is None else method.configure(channel=channel)
@@ -113,7 +113,7 @@ def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Atta
 def parameter_groups(
     model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | None = LR_THRESHOLD, **rest: Any
 ) -> list[dict[str, Any]]:
-    """Group the parameters for an optimiser: scales, thresholds with alpha, and all others; each exactly once.
+    """Group the parameters for an optimiser: scales, thresholds with alpha, and all others, each exactly once.
 
     Args:
         model: A model that ``ternarize`` changed, or a full-precision one, which gives one group.
@@ -122,8 +122,8 @@ def parameter_groups(
         rest: Options of the first group, such as ``weight_decay``.
 
     Returns:
-        One to three groups, without empty ones. Scales and thresholds have no weight decay, which would pull them to
-        zero, where neither has a meaning.
+        One to three groups, none of them empty. Scales and thresholds have no weight decay, which would pull them
+        towards zero, where they have no meaning.
 
     Raises:
         InputError: If a learning rate is negative or not a number.
@@ -154,26 +154,27 @@ def parameter_groups(
 
 
 def project_(model: nn.Module) -> None:
-    """Bring every scale, threshold and alpha back to at least 1e-8, in place, and let a prescribed share of zeros rise.
+    """Clamp scales, thresholds and alpha to at least 1e-8, in place, and advance a prescribed share of zeros.
 
-    Call it after each ``optimizer.step()`` if ``zeros`` is prescribed, because it counts the steps. Otherwise the
-    forward passes do this by themselves, and calling it is needed only if they see copies of the parameters that the
-    optimiser changes (FSDP's shards, or a master copy in another precision), where scales might stay negative.
+        Call it after each ``optimizer.step()`` if ``zeros`` is prescribed, because it counts the steps. Otherwise the
+    forward passes clamp the parameters themselves. You then need it only if the forward passes see copies of the
+    parameters that the optimiser changes (FSDP's shards, or a master copy in another precision), because the originals
+    might stay negative.
 
     Args:
-        model: A model that ``ternarize`` changed, sharded or not.
+            model: A model that ``ternarize`` changed, sharded or not.
 
     Raises:
-        InputError: If zeros are prescribed and the model is sharded.
+            InputError: If zeros are prescribed and the model is sharded.
 
     Examples:
-        >>> import torch
-        >>> from ttq_plugin import parameter_groups, project_, ternarize
-        >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
-        >>> optimizer = torch.optim.SGD(parameter_groups(model), lr=0.1)
-        >>> model(torch.ones(2, 16)).sum().backward()
-        >>> optimizer.step()
-        >>> project_(model)
+            >>> import torch
+            >>> from ttq_plugin import parameter_groups, project_, ternarize
+            >>> model = ternarize(torch.nn.Sequential(torch.nn.Linear(16, 8)), ["0"], method="pttq")
+            >>> optimizer = torch.optim.SGD(parameter_groups(model), lr=0.1)
+            >>> model(torch.ones(2, 16)).sum().backward()
+            >>> optimizer.step()
+            >>> project_(model)
     """  # noqa: DOC502 - raised by what it calls
     check_types(project_, locals())
     courses = {}
@@ -187,7 +188,7 @@ def project_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def bake(model: nn.Module) -> nn.Module:
-    """Make a plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can continue.
+    """Make a plain copy of the model whose ternary weights are exactly ``{-W_n, 0, +W_p}``; training can continue.
 
     If a share of zeros was prescribed, the copy has it to the nearest weight.
 
@@ -196,7 +197,7 @@ def bake(model: nn.Module) -> nn.Module:
 
     Returns:
         A deep copy without the parametrizations of ``ternarize``, in the model's mode (train or eval). Its state dict
-        has the keys and the order of the model before ``ternarize``.
+        has the same keys in the same order as that of the model before ``ternarize``.
 
     Raises:
         InputError: If no layer is ternary, if a layer has further parametrizations, if the model is sharded, or if it
@@ -222,7 +223,7 @@ def bake(model: nn.Module) -> nn.Module:
 
 
 def _plain_names(model: nn.Module, layers: Iterable[str]) -> Iterable[str]:
-    """Names in the model that ``torch.compile`` has wrapped, which ``named_modules`` of the compiled one prefixes."""
+    """Remove the prefix that ``torch.compile`` adds to the names of a wrapped model's modules."""
     if plain_model(model) is model or isinstance(layers, str):
         return layers
     return [name.removeprefix("_orig_mod.") if isinstance(name, str) else name for name in layers]
@@ -235,17 +236,17 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def check_rate(name: str, value: float | None) -> float | None:
-    """A learning rate that can work.
+    """Check that a learning rate is valid.
 
     Args:
-        name: What it is called, for the message.
+        name: The argument's name, for the message.
         value: The rate, or None for the optimiser's own.
 
     Returns:
         The value.
 
     Raises:
-        InputError: If it is negative or no number.
+        InputError: If it is negative or not a number.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6):
         raise InputError(f"{name} must be a number of at least 0, or None for the optimiser's own, got {shown(value)}.")

@@ -1,4 +1,4 @@
-"""Copies of models that hold what Python cannot copy: an activation with its graph, a lock, an open file."""
+"""Copies models that hold objects that Python cannot copy: an activation with its graph, a lock, an open file."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 Model = TypeVar("Model", bound=nn.Module)
 
 _ALONE = (type, FunctionType, BuiltinFunctionType, ModuleType)
-"""What ``deepcopy`` does not copy either."""
+"""Types that ``deepcopy`` does not copy either."""
 
 
 def copied(model: Model) -> Model:
-    """A deep copy of a model, whatever it holds beside its parameters.
+    """Make a deep copy of a model, whatever it holds besides its parameters.
 
     Where ``copy.deepcopy`` fails, tensors that are part of a graph (an activation that a forward pass kept, the weight
     of a layer that torch normalises or prunes by a hook) are copied without it, and objects that cannot be copied are
@@ -50,11 +50,11 @@ def _through_pickle(model: Model, share_objects: bool) -> Model:
 
 
 class _Table(list[Any]):
-    """What the pickled stream refers to by number: copies of tensors, and what the copy shares with the original."""
+    """Objects that the pickled stream refers to by number: copies of tensors, and shared objects."""
 
 
 class _Pickler(pickle.Pickler):
-    """Writes the structure of a model; tensors and what cannot be written go into a table."""
+    """Writes the structure of a model; tensors and objects that cannot be written go into a table."""
 
     def __init__(self, buffer: io.BytesIO, share_objects: bool) -> None:
         super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
@@ -103,7 +103,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _state(module: nn.Module) -> Any:
-    """What a module says is to be copied of it; parametrized ones refuse to, as they must not be pickled into files."""
+    """The state of a module to be copied; parametrized modules refuse to give theirs for pickling."""
     try:
         return module.__getstate__()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The course of a prescribed share of zeros through a training: low at first, rising, exact at the end."""
+"""The schedule of a prescribed share of zeros during a training: low at first, rising, exact at the end."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ttq_plugin.core.zeros import Member, check_reachable, move_to_share, settle
 from ttq_plugin.errors import InputError
 
 START = 0.5
-"""The share at which a course begins, unless it is to end below."""
+"""The share at which a schedule begins, unless it ends below this."""
 
 RISING = 0.6
-"""The part of the training's steps over which the share rises."""
+"""Fraction of the training's steps over which the share rises."""
 
 EVERY, SHIFTS = 10, 100
-"""Steps between two shifts of the thresholds at least, and how many shifts a long training has."""
+"""Smallest number of steps between two shifts of the thresholds, and the number of shifts in a long training."""
 
 STEPS = 1000
-"""The length of a training of which nothing is known."""
+"""Number of steps that is assumed if the length of the training is unknown."""
 
 
 def share_at(target: float, done: float) -> float:
-    """The share of zeros when that part of the training is done: ``1 - (1 - x)^3`` of the way from ``START``."""
+    """The share of zeros after a fraction x of the training: ``1 - (1 - x)^3`` of the way from ``START``."""
     start = min(START, target)
     return start + (target - start) * (1 - (1 - min(1.0, done / RISING)) ** 3)
 
 
 class Course:
-    """How far the share of zeros of one call has risen; all states of the call know it, the first one keeps it.
+    """How far the share of zeros of one call of ``ternarize`` has risen; all its states refer to it.
 
-    The count of steps is a buffer of that state, so that state dicts and checkpoints hold it.
+    The count of steps is a buffer of the first state, so that state dicts and checkpoints contain it.
 
     Args:
         states: The states of all layers of the call.
@@ -58,7 +58,7 @@ class Course:
         return kept  # type: ignore[no-any-return]
 
     def _read(self) -> tuple[int, int]:
-        """Steps done, and the training's length, 0 where it is not known yet."""
+        """The number of completed steps, and the training's length, which is 0 if it is not known yet."""
         kept = self._kept
         # A tensor that nothing changed need not be read again, which a GPU would have to wait for.
         if self._seen != (id(kept), kept._version):
@@ -76,7 +76,7 @@ class Course:
         self._step, self._length, self._seen = step, length, (id(kept), kept._version)
 
     def last(self, steps: int) -> None:
-        """Say how many steps the training has, unless that was said before.
+        """Set how many steps the training has, unless this was set before.
 
         Args:
             steps: Number of steps of the optimiser, at least 1.
@@ -87,15 +87,15 @@ class Course:
 
     @property
     def share(self) -> float:
-        """The share of zeros for now."""
+        """The current share of zeros."""
         step, length = self._read()
         return share_at(self.target, step / (length or STEPS))
 
     def step(self, members: Callable[[], Sequence[Member]]) -> None:
-        """Count a step of the optimiser, and shift the thresholds if it is time.
+        """Count a step of the optimiser, and shift the thresholds if a shift is due.
 
         Args:
-            members: Gives the layers of the call.
+            members: Function that returns the layers of the call.
         """
         done, length = self._read()
         self._write(done + 1, length)
@@ -108,13 +108,13 @@ class Course:
 
         Args:
             members: The layers of the call.
-            trained: Whether a training has ended, over which the share should have risen.
+            trained: Whether a training, over which the share should have risen, has ended.
 
         Returns:
-            What is to be told: that the training ended before the share had risen, or that it cannot be met any more.
+            Warnings: that the training ended before the share had risen, or that it can no longer be met.
 
         Raises:
-            InputError: If these are not all layers of the call.
+            InputError: If some layers of the call are missing.
         """
         if len(members) != self.size:
             raise InputError(
@@ -137,14 +137,14 @@ class Course:
 
 
 def course_of(state: TernaryState) -> Course | None:
-    """The course that a state's call has, if a share of zeros was prescribed."""
+    """The schedule to which a state belongs, if a share of zeros was prescribed."""
     course: Course | None = vars(state).get("_course")
     return course
 
 
 @torch.no_grad()
 def begin(method: Ternarizer, members: Sequence[Member]) -> None:
-    """Move the initial thresholds of a call's layers to the share at which its course begins, and the scales with them.
+    """Move the initial thresholds, and with them the scales, to the share of zeros at which the schedule begins.
 
     Args:
         method: The method, with ``zeros``.

@@ -1,4 +1,4 @@
-"""What the tensors of a model must be before anything is computed, trained or written."""
+"""Checks of a model's tensors before anything is computed, trained or written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_values(model: nn.Module) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Check that a model can be trained: it is plain Python, and its tensors can be changed in place.
+    """Check that a model can be trained: it is a plain module whose tensors can be changed in place.
 
     Args:
         model: The model, wrapped or not.
@@ -57,13 +57,13 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def check_written(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Check that each value of a tensor has a place of its own in memory.
+    """Check that each value of a tensor has its own place in memory.
 
     Args:
         tensors: Tensors with their names.
 
     Raises:
-        InputError: For a tensor that was expanded: torch refuses to change it in place.
+        InputError: For an expanded tensor, which torch refuses to change in place.
     """
     for name, tensor in tensors:
         places = zip(tensor.shape, tensor.stride(), strict=True)

@@ -1,4 +1,4 @@
-"""Which layers can be ternary, and how their channels lie."""
+"""Which layers can be ternary, and along which dimension their channels are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.support.arguments import shown
 
 LAYER_TYPES = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-"""The layers whose curvature is asked for where nothing else is said."""
+"""The types of layers whose curvature is measured by default."""
 
 
 def channel_of(module: nn.Module, granularity: object) -> int | None:
@@ -20,10 +20,10 @@ def channel_of(module: nn.Module, granularity: object) -> int | None:
 
     Args:
         module: A layer with one matrix, its ``weight``.
-        granularity: ``default`` for one pair a layer, ``out_channel`` for one an output channel.
+        granularity: ``default`` for one pair per layer, ``out_channel`` for one per output channel.
 
     Returns:
-        None, or the output channel's dimension: 0, and 1 where the weight lies transposed.
+        None, or the dimension of the output channels: 0, or 1 if the weight is stored transposed.
 
     Raises:
         InputError: For another granularity, or a grouped transposed convolution, whose dimension 1 holds the output
@@ -36,9 +36,9 @@ def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None
     """The dimension of a matrix that has scales and thresholds of its own.
 
     Args:
-        name: What the matrix is called, for messages.
-        layout: How its channels lie.
-        granularity: ``default`` for one pair a matrix, ``out_channel`` for one an output channel.
+        name: The matrix's name, for messages.
+        layout: Which of its dimensions are channels.
+        granularity: ``default`` for one pair per matrix, ``out_channel`` for one per output channel.
 
     Returns:
         None, or the output channel's dimension.
@@ -59,7 +59,7 @@ def matrix_channel(name: str, layout: Layout, granularity: object) -> int | None
 
 
 def tensor_of(module: nn.Module, key: str) -> Tensor:
-    """A module's parameter or buffer, or what its parametrization computes, by the name of its attribute."""
+    """A module's parameter or buffer, or the result of its parametrization, by the name of its attribute."""
     value: Tensor = getattr(module, key)
     return value
 
