@@ -96,7 +96,7 @@ def test_every_bit_of_cached_traces(tmp_path):
     prepare(TASK, cache=tmp_path)
     [path] = tmp_path.glob("*.traces-*.json")
     data = path.read_bytes()
-    remedy = f"{path} is damaged, or was not written by this version: its digest does not fit; delete it, then make"
+    remedy = f"{path} is damaged, or was not written by this version: its digest does not match; delete it, then make"
     with path.open("r+b", buffering=0) as file:
         for bit in range(8 * len(data)):
             file.seek(0)
@@ -119,6 +119,6 @@ def test_what_to_do_is_said(tmp_path):
     with pytest.raises(InputError) as told:
         full_precision(TASK, data, seed=0, cache=tmp_path)
     assert str(told.value) == (
-        f"The cached full-precision model cannot be used: {path} is damaged: its bytes do not fit its digest; delete "
+        f"The cached full-precision model cannot be used: {path} is damaged: its bytes do not match its digest; delete "
         "it, or pass --retrain, to train it again."
     )

@@ -24,7 +24,7 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments, check that they are text (a script can pass what no shell can), and parse them."""
         if bad := [word for word in args if "\0" in word or re.search("[\ud800-\udc7f\udd00-\udfff]", word)]:
-            raise click.UsageError(f"a word of the command must be text without NUL characters, got {bad[0]!r}.", ctx)
+            raise click.UsageError(f"an argument must be text without NUL characters, got {bad[0]!r}.", ctx)
         ctx.meta[options.WORDS] = tuple(args)
         return super().parse_args(ctx, args)
 

@@ -1,10 +1,10 @@
-"""The errors of the project's own making, importable from everywhere at no cost."""
+"""The project's own exceptions, which can be imported everywhere at no cost."""
 
 
 class InputError(ValueError):
-    """What was asked for cannot be done: the message says what was required, what came, and what to do.
+    """A request that cannot be carried out; the message says what was required, what was given, and what to do.
 
-    The command line prints it as one sentence and leaves with exit code 2.
+    The command line prints it as one sentence and exits with code 2.
 
     Examples:
         >>> import ttq_plugin
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A training left the numbers (NaN or infinite loss): the trial failed, the search goes on."""
+    """A training diverged (NaN or infinite loss): the trial failed, and the search continues."""
 
 
 def first_line(error: BaseException) -> str:
@@ -27,7 +27,7 @@ def first_line(error: BaseException) -> str:
         error: Any error.
 
     Returns:
-        The line without a full stop, or the error's name where it says nothing.
+        The line without a full stop, or the error's name if its message is empty.
     """
     said = str(error).strip().splitlines()
     return said[0].rstrip(".") if said else type(error).__name__

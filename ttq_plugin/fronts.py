@@ -106,7 +106,7 @@ def hypervolume_over_trials(
 
     Args:
         points: Each trial's objective vector in the order of the trials; None for a trial that has none.
-        reference: As in ``hypervolume``.
+        reference: The reference point, as in ``hypervolume``.
 
     Returns:
         A volume for each trial; it never falls.
@@ -128,7 +128,7 @@ def coverage(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -
 
     Args:
         one: Objective vectors, every objective maximised.
-        other: Likewise.
+        other: Another point.
 
     Returns:
         A share in [0, 1]; not symmetric. None when the other front is empty.

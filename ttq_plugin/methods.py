@@ -26,7 +26,7 @@ SCALES, THRESHOLDS = "scales", "thresholds"
 
 @dataclass(frozen=True)
 class Bound:
-    """The values that a parameter may take at all, wherever a space's own ranges lie."""
+    """The valid values of a parameter, whatever the ranges of a space are."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -57,15 +57,15 @@ NOT_NEGATIVE = Bound(low=0)
 
 @dataclass(frozen=True)
 class Number:
-    """One of a method's own numbers.
+    """One of a method's own parameters.
 
     Attributes:
-        name: Its name as an option, in settings and in space files.
-        start: Its value where nobody gives another.
-        low: Lower end of the range that a search takes by default.
-        high: Upper end of that range.
+        name: Its name as an option, a setting and a key of space files.
+        start: Its default value.
+        low: Lower end of the default search range.
+        high: Upper end of the default search range.
         log: Whether the search draws its logarithm.
-        bound: The values that it may take at all.
+        bound: The values that are valid at all.
     """
 
     name: str
@@ -77,19 +77,19 @@ class Number:
 
     @property
     def range(self) -> dict[str, Any]:
-        """The default range as a space file says it."""
+        """The default range, as written in a space file."""
         return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
 
 
 LR_THRESHOLD = 1e-4
-"""Learning rate of thresholds where none is given."""
+"""Default learning rate of thresholds."""
 
 
 THRESHOLD_NUMBERS = ("t", "t_min", "t_max")
-"""The numbers that say where thresholds lie."""
+"""The parameters that determine the thresholds."""
 
 ZEROS = Number("zeros", 0.9, 0.5, 0.97, bound=Bound(0, 1, low_open=True, high_open=True))
-"""What can be given instead: the share of zeros at the end of the training."""
+"""The parameter that can be given instead: the share of zeros at the end of the training."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Method:
         label: The method's name in running text.
         description: A description in one sentence.
         source: The publication, or None for a variant of this project.
-        numbers: The method's own numbers, all of which a space file must give.
+        numbers: The method's own parameters, all of which a space file must give.
         equation: The equation of its thresholds, as LaTeX.
         learns: What is trained besides the latent weights: ``scales`` and ``thresholds``.
         binary: Whether it has two values and no zero.
@@ -128,14 +128,14 @@ class Method:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its own numbers."""
+        """The names of the method's own parameters."""
         return tuple(number.name for number in self.numbers)
 
     def names_with(self, zeros: bool) -> tuple[str, ...]:
-        """The names of its own numbers, or of those that are left where a share of zeros stands for its thresholds.
+        """The names of its own parameters, or of those that remain if a share of zeros replaces its thresholds.
 
         Args:
-            zeros: Whether a share of zeros stands for the thresholds.
+            zeros: Whether a share of zeros replaces the thresholds.
 
         Returns:
             The names, in the table's order.
@@ -145,7 +145,7 @@ class Method:
 
     @property
     def starts(self) -> dict[str, float]:
-        """Its own numbers where nobody gives others."""
+        """The defaults of its own parameters."""
         return {number.name: number.start for number in self.numbers}
 
     def number(self, name: str) -> Number:
@@ -274,7 +274,7 @@ MIX = Method(
     universal=False,
     zeros=False,
 )
-"""What a search may take in place of a method."""
+"""What a search may use in place of a method."""
 
 
 def searchable() -> dict[str, Method]:
@@ -283,7 +283,7 @@ def searchable() -> dict[str, Method]:
 
 
 def quantizers() -> dict[str, str]:
-    """The methods that an NNI quantizer of this package has as its own, with the name of that class."""
+    """The methods with an NNI quantizer class of their own, with the name of that class."""
     own: dict[str, str] = {}
     for row in METHODS.values():
         if row.quantizer not in own.values():

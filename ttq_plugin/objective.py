@@ -37,7 +37,7 @@ class TernaryObjective:
     Args:
         task: A task, the name of a built-in one, or ``module:attribute``.
         space: What is searched: a ``Space``, a space file, or None for the task's default.
-        seed: Random seed shared by all trials; None for the space's.
+        seed: Random seed shared by all trials; None for the space's seed.
         data: The user's data file, for tasks that read one.
         cache: Folder of trained full-precision models; None for the user's cache folder.
         device: Torch's name of the device to train on.
@@ -86,7 +86,7 @@ class TernaryObjective:
         """Run one trial.
 
         Args:
-            trial: Optuna's.
+            trial: Optuna's trial.
 
         Returns:
             The objectives in the space's order, all better when higher; NaN, which fails the trial, where the training
@@ -179,5 +179,5 @@ def as_space(task: Task, space: Space | str | Path | None, changes: Mapping[str,
     else:
         found = load_space(task.name if space is None else space, changes, task=task.name)
     if found.task != task.name:
-        raise InputError(f"The space must be one of {task.name}, got one of {found.task}; change its task.")
+        raise InputError(f"The space must be for the task {task.name}, got one for {found.task}; change its task.")
     return found

@@ -76,12 +76,12 @@ class Study:
 
     Attributes:
         name: The study's name, which `ttq report` and `ttq search --resume` take.
-        task: What was compressed.
-        space: What was searched.
+        task: The task whose model was compressed.
+        space: The space that was searched.
         storage: Optuna's database URL.
         store: MLflow's folder or address.
         folder: Where weights, pictures and reports lie.
-        result: The front and what happened, as ``ttq search --json`` prints them.
+        result: The front and the events of the search, as ``ttq search --json`` prints them.
         interrupted: Whether Ctrl-C ended it.
     """
 
@@ -96,7 +96,7 @@ class Study:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The trade-off front, a member a row: settings, objectives, other numbers and the test score; best first."""
+        """The front with one row per member: settings, objectives, other numbers and the test score; best first."""
         import pandas as pd
 
         rows = [
@@ -107,7 +107,7 @@ class Study:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """All finished trials, a row each: state, origin, settings and numbers, and why one failed."""
+        """All finished trials, one row each: state, origin, settings, numbers, and the reason of a failure."""
         import pandas as pd
 
         rows = [
@@ -124,7 +124,7 @@ class Study:
 
     @property
     def picture(self) -> Path:
-        """Where the picture of the front is, if the front has members."""
+        """Path of the picture of the front, if the front has members."""
         return self.folder / "fronts" / f"{file_name(self.name)}.png"
 
     @property
@@ -157,10 +157,10 @@ class Study:
 
         Args:
             path: The page; None for reports/STUDY.html in the store's folder.
-            floor: The score that the recommended member must reach at least, of an error at most.
+            floor: Lowest acceptable score of the recommended member; for an error metric, the highest.
 
         Returns:
-            Where the page is.
+            Path of the page.
         """
         from ttq_plugin.commands.report import write_report
 
@@ -209,13 +209,13 @@ def search(
         task: A task, the name of a built-in one, or ``module:attribute``.
         space: What is searched: a ``Space``, a space file, or None for the task's default.
         trials: How many trials in all; None for the space's number.
-        workers: How many processes; None for one a core.
+        workers: Number of processes; None for one per core.
         study: The new study's name; None for the task's name and the time.
-        resume: The name of a study to go on with.
+        resume: The name of a study to continue.
         methods: Search these methods of the space only.
         objectives: Two or more quantities, instead of the space's.
         constraints: Limits such as "macro_f1 >= 0.8", instead of the space's.
-        sampler: Tpe, gp, nsga2, random or grid; None for the space's.
+        sampler: ``tpe``, ``gp``, ``nsga2``, ``random`` or ``grid``; None for the space's.
         timeout: Seconds after which no trial begins.
         halving: Whether to stop trials early by successive halving, whatever the space says.
         seed: Random seed shared by all trials.
@@ -232,7 +232,7 @@ def search(
 
     Raises:
         InputError: If task, space or an option cannot be used; nothing has been trained then.
-        RuntimeError: If the search could not go on; what is finished is kept, and ``resume`` goes on with it.
+        RuntimeError: If the search could not go on; finished trials are kept, and ``resume`` continues it.
 
     Examples:
         >>> import ttq_plugin

@@ -212,7 +212,9 @@ def test_sensitivity_writes_what_compress_reads(tmp_path, cache):
 
 def test_the_rest_in_eight_bits_is_what_is_scored(tmp_path, cache):
     common = ["compress", "mnist-cnn", "--epochs", "1", "--share", "0.5", "--cache", str(cache)]
-    refused(ttq(*common, "--rest", "int8", cwd=tmp_path), "--rest int8 says how a file is written; name it with --out.")
+    refused(
+        ttq(*common, "--rest", "int8", cwd=tmp_path), "--rest int8 applies to the file that --out writes; add --out."
+    )
     results = [ttq(*common, "--out", rest, "--rest", rest, cwd=tmp_path) for rest in ("exact", "int8")]
     for result in results:
         assert result.returncode == 0, result.stderr
@@ -328,9 +330,9 @@ def test_a_wrong_config_file_is_one_sentence(here, tmp_path, text, message):
 @pytest.mark.parametrize(
     "option, message",
     [
-        (["--method", "pttq"], "--method contradicts the chain chain.json, which says it; leave it out."),
-        (["--t-min", "1.0"], "--t-min contradicts the chain chain.json, which says it; leave it out."),
-        (["--share", "1.0"], "--share contradicts the chain chain.json, which says it; leave it out."),
+        (["--method", "pttq"], "--method contradicts the chain chain.json, which already determines it; leave it out."),
+        (["--t-min", "1.0"], "--t-min contradicts the chain chain.json, which already determines it; leave it out."),
+        (["--share", "1.0"], "--share contradicts the chain chain.json, which already determines it; leave it out."),
         (["--lr", "0"], "lr must be positive, got 0"),
     ],
 )
@@ -343,7 +345,7 @@ def test_what_a_config_list_says_itself_contradicts_it(here, tmp_path):
     (tmp_path / "c.json").write_text('[{"op_names": ["fc1"]}]')
     for option in (["--share", "0.5"], ["--granularity", "out_channel"]):
         result = here("compress", "mnist-cnn", "--config", "c.json", *option)
-        refused(result, f"{option[0]} contradicts the config list c.json, which says it; leave it out.")
+        refused(result, f"{option[0]} contradicts the config list c.json, which already determines it; leave it out.")
 
 
 def test_a_chain_that_does_not_fit_the_model(tmp_path, cache):

@@ -60,7 +60,7 @@ def test_mlflow_without_a_word_from_mlflow(files, capfd):
     text = run(folder / "m.safetensors", "--to", "mlflow")
     assert text.startswith(f"mlflow: {folder / 'm-mlflow'}, ") and capfd.readouterr().err == ""
     assert (folder / "m-mlflow" / "MLmodel").is_file()
-    with pytest.raises(InputError, match="needs a folder of its own"):
+    with pytest.raises(InputError, match="needs a new folder"):
         run(folder / "m.safetensors", "--to", "mlflow")
 
 
@@ -91,7 +91,7 @@ def test_refused(files, tmp_path):
     (tmp_path / "text.safetensors").write_text("text")
     with pytest.raises(InputError, match="is damaged or not a safetensors file"):
         run(tmp_path / "text.safetensors", "--to", "onnx")
-    with pytest.raises(InputError, match="--out must name another place than the model"):
+    with pytest.raises(InputError, match="--out must differ from the path of the model"):
         run(folder / "m.safetensors", "--to", "packed", "--out", folder / "m.safetensors")
     with pytest.raises(InputError, match="cannot be written"):
         run(folder / "m.safetensors", "--to", "packed", "--out", folder)

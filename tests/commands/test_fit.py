@@ -95,6 +95,6 @@ def test_what_would_make_the_nearest_fit():
     with pytest.raises(SystemExit) as found:
         _nothing_fits(asked, records, get_task("mnist-cnn"))
     assert str(found.value) == (
-        "Nothing fits: the nearest is trial 1 with MCC 0.89, 4400 bytes of flash and 900 of memory; it would fit with "
-        "--flash 4400 and --floor 0.89, or more --trials."
+        "No network fits: the closest is trial 1 with MCC 0.89, 4400 bytes of flash and 900 of memory; it would fit "
+        "with --flash 4400 and --floor 0.89, or more --trials."
     )

@@ -84,7 +84,7 @@ def test_weights_out_of_range(name, factor, message):
 @pytest.mark.parametrize("name", ["ttq", "attq", "pttq"])
 def test_weights_below_the_least_scale(name):
     """A scale is raised to 1e-8 after each step, which would multiply these weights by hundreds."""
-    with pytest.raises(InputError, match="conv: its weights are too small, the mean of those kept is .*e-1[012]"):
+    with pytest.raises(InputError, match="conv: its weights are too small: the mean of the kept ones is .*e-1[012]"):
         METHODS[name].init(weights() * 1e-11, "conv")
     METHODS[name].for_pruning().init(weights() * 1e-11, "conv")
     METHODS["twn"].init(weights() * 1e-11, "conv")
@@ -103,7 +103,7 @@ def test_weights_of_other_sizes_have_the_same_codes(name, factor):
     [
         ({"alpha": 1e40}, r"alpha must be a finite number, at most 3.4e\+38, got 1e\+40"),
         ({"alpha": 1e16}, r"alpha must be at most 1e\+15, got 1e\+16"),
-        ({"alpha": 10**400}, "alpha must be at most .*, got an integer beyond all floats"),
+        ({"alpha": 10**400}, "alpha must be at most .*, got an integer that exceeds every float"),
         ({"t_min": 1e39}, "t_min must be a finite number"),
         ({"t_max": math.inf}, "t_max must be a finite number, .* got inf"),
     ],

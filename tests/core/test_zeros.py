@@ -275,7 +275,7 @@ def test_a_copy_rises_by_itself() -> None:
 def test_a_training_that_ends_early_is_told() -> None:
     model = ternarize(net(), LAYERS, zeros=0.9, zeros_steps=1000)
     train(model, 20)
-    with pytest.warns(UserWarning, match=r"zeros had risen to 5.*% only when the training ended after 20 steps"):
+    with pytest.warns(UserWarning, match=r"zeros had risen only to 5.*% when the training ended after 20 steps"):
         plain = bake(model)
     got, n = count(weights(plain))
     assert got == round(0.9 * n)
@@ -303,11 +303,15 @@ def test_thresholds_have_the_same_rate_as_free_ones() -> None:
         ("pttq", {"zeros": 1.0}, r"^zeros must lie in \(0, 1\), got 1; 0.9 makes nine of ten weights zero\.$"),
         ("pttq", {"zeros": -0.5}, r"^zeros must lie in \(0, 1\), got -0.5"),
         ("pttq", {"zeros": "0.9"}, r"^zeros must be a number, got '0.9'\.$"),
-        ("pttq", {"zeros": 0.9, "t_min": 1.0}, r"^zeros prescribes where the thresholds end, so t_min cannot be given"),
+        ("pttq", {"zeros": 0.9, "t_min": 1.0}, r"^zeros determines the thresholds, so t_min cannot be given"),
         ("ttq", {"zeros": 0.9, "t": 0.1}, r"so t cannot be given with it; leave one of them out\.$"),
-        ("dorefa", {"zeros": 0.9}, r"^dorefa cannot meet a share of zeros, its weights are never zero; use pttq"),
+        (
+            "dorefa",
+            {"zeros": 0.9},
+            r"^dorefa cannot meet a share of zeros, because its weights are never zero; use pttq",
+        ),
         ("pttq-released", {"zeros": 0.9}, r"^pttq-released cannot meet a share of zeros"),
-        ("pttq", {"zeros_steps": 5}, r"^zeros_steps goes with zeros"),
+        ("pttq", {"zeros_steps": 5}, r"^zeros_steps requires zeros"),
         ("pttq", {"zeros": 0.9, "zeros_steps": 0}, r"^zeros_steps must be a whole number of at least 1, got 0\.$"),
         (
             "pttq",

@@ -46,7 +46,7 @@ def test_integers_are_offered_to_what_nni_can_wrap():
         "mix.0": {"fp32", "pttq", "int8"},
         **{name: {"fp32", "pttq"} for name in LAYERS[:3]},
     }
-    assert "lstm.weight_hh_l0: int8 is no candidate, NNI's quantizers of integers cannot wrap it." in found.notes
+    assert "lstm.weight_hh_l0: int8 is not a candidate, NNI's quantizers of integers cannot wrap it." in found.notes
 
 
 @pytest.mark.parametrize("granularity", [None, "out_channel"])

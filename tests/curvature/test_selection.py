@@ -139,7 +139,10 @@ def test_negative_traces_cost_nothing_and_stay_negative_in_the_table():
     row = selection.rows[0]
     assert row.trace == -10 and row.chosen.sensitivity < 0 < row.chosen.standard_error
     assert selection.sensitivity_error == row.chosen.standard_error
-    assert selection.notes == ("d: its trace is negative, -10 +- 0.1 (no minimum), so its sensitivity counts as 0.",)
+    assert selection.notes == (
+        "d: its trace is negative, -10 +- 0.1 (the weights are not at a minimum of the loss), so its "
+        "sensitivity counts as 0.",
+    )
     assert "pttq (negative)" in str(selection)
 
 
@@ -156,7 +159,7 @@ def test_a_layer_that_the_loss_does_not_need_stays():
     model, x, y = Net(), torch.randn(8, 4), torch.randint(0, 3, (8,))
     selection = generate_config(model, CE, [(x, y)], 1.0, max_probes=4)
     assert selection.layers == ("used",) and selection.share == 1
-    assert "unused: no trace, the loss does not depend on it; stays in full precision." in selection.notes
+    assert "unused: stays in full precision, because the loss does not depend on it." in selection.notes
     with pytest.raises(InputError, match="must have a trace, 'unused' has none: the loss does not depend on it"):
         generate_config(model, CE, [(x, y)], 1.0, include=["unused"], max_probes=4)
 
@@ -164,7 +167,7 @@ def test_a_layer_that_the_loss_does_not_need_stays():
 def test_traces_that_did_not_settle_are_told():
     model, traces = network(FOUR)
     selection = select(model, Traces(tuple(traces), tol=0.005), 0.9)
-    assert "d: the probes ran out before the trace was known to `tol`." in selection.notes
+    assert "d: the largest number of probes was reached before the trace was known to within `tol`." in selection.notes
     assert not any("ran out" in note for note in select(model, Traces(tuple(traces), tol=0.5), 0.9).notes)
 
 

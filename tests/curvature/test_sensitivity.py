@@ -207,10 +207,10 @@ def test_what_cannot_be_quantised_stays_and_is_told():
     notes = "\n".join(selection.notes)
     for text in (
         "frozen: stays in full precision, the weight is frozen",
-        "tied: int8 is no candidate, NNI's quantizers of integers cannot wrap it",
-        "constant: pttq is no candidate, all weights are equal",
-        "positive: pttq is no candidate, no weight is negative",
-        "single: pttq is no candidate, needs at least two weights",
+        "tied: int8 is not a candidate, NNI's quantizers of integers cannot wrap it",
+        "constant: pttq is not a candidate, all weights are equal",
+        "positive: pttq is not a candidate, no weight is negative",
+        "single: pttq is not a candidate, needs at least two weights",
         "plain: pttq, thresholds lowered to t_min",
     ):
         assert text in notes

@@ -103,7 +103,7 @@ def test_without_onnxruntime_the_rest_is_measured(packed, tmp_path, monkeypatch)
     monkeypatch.setattr(bench_module, "to_onnx", missing)
     value = json.loads(run(packed, "--batch", 1, "--seconds", 0.01, "--store", tmp_path, "--json"))
     assert [row["form"] for row in value["forms"]] == [RUNTIME, RUNTIME8, INTEGER, TORCH]
-    assert value["notes"][0] == "no onnxruntime beside: ONNX exports need the package onnx"
+    assert value["notes"][0] == "onnxruntime was not measured: ONNX exports need the package onnx"
 
 
 def test_memory_is_at_least_the_weights(tmp_path):

@@ -76,13 +76,13 @@ def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(InputError, match="a module needs the name of its task"):
         save_model(model, tmp_path / "m")
     save_weights(model, tmp_path / "bare.safetensors")
-    with pytest.raises(InputError, match="must name a built-in task, it names none; `ttq compress --out` writes"):
+    with pytest.raises(InputError, match="must name a built-in task, but it names none; `ttq compress --out` writes"):
         save_model(tmp_path / "bare.safetensors", tmp_path / "m")
     save_weights(model, tmp_path / "odd.safetensors", {"task": "esr-2dcnn"})
     with pytest.raises(InputError, match="holds weights of another architecture than CNN2D"):
         save_model(tmp_path / "odd.safetensors", tmp_path / "m")
     assert not (tmp_path / "m").exists()
-    with pytest.raises(InputError, match="needs a folder of its own"):
+    with pytest.raises(InputError, match="needs a new folder"):
         save_model(model, tmp_path, "mnist-cnn")
 
 

@@ -165,7 +165,7 @@ def test_the_command_prints_and_writes_the_same_numbers(packed, tmp_path):
 
 
 def test_options_that_do_not_go_together_are_refused(packed, tmp_path):
-    with pytest.raises(InputError, match="--seconds says how time is measured and must be left out with --robustness"):
+    with pytest.raises(InputError, match="--seconds applies to measurements of time, not to --robustness"):
         run(packed, tmp_path, "--robustness", "--seconds", "1")
-    with pytest.raises(InputError, match="--cache is of use only with --robustness"):
+    with pytest.raises(InputError, match="--cache has an effect only with --robustness"):
         run(packed, tmp_path)

@@ -373,7 +373,7 @@ def test_models_and_evaluators_that_cannot_be_used():
     model = made(Net)
     with pytest.raises(InputError, match="evaluator must be an Evaluator, got None"):
         QuantizerChain(model, [ternary("conv2")], None)
-    with pytest.raises(InputError, match="holds no parameter of this model: it was built on another one"):
+    with pytest.raises(InputError, match="holds no parameter of this model: it was built for another model"):
         QuantizerChain(model, [integers(entry("int8", "conv2"))], make_evaluator(made(Net)))
     with pytest.raises(InputError, match="compress_chain needs max_steps or max_epochs, got neither"):
         compress_chain(model, [ternary("conv2")], make_evaluator(model))

@@ -53,10 +53,10 @@ def test_the_callback_is_called_every_so_many_steps():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: s.thresholds.fill_(50.0), "conv1: all weights are zero, its thresholds lie beyond every weight"),
-        (lambda s: s.thresholds[1].fill_(50.0), "conv1: no weight is positive any more, that threshold lies beyond"),
+        (lambda s: s.thresholds.fill_(50.0), "conv1: all weights are zero, because its thresholds exceed every weight"),
+        (lambda s: s.thresholds[1].fill_(50.0), "conv1: no weight is positive any more: that threshold exceeds"),
         (lambda s: s.thresholds[0].fill_(50.0), "conv1: no weight is negative any more"),
-        (lambda s: s.scales.fill_(1e-8), "conv1: a scale fell to zero, so that sign does nothing there; lower"),
+        (lambda s: s.scales.fill_(1e-8), "conv1: a scale fell to zero, so that sign has no effect there; lower"),
     ],
 )
 def test_a_collapsed_layer_is_warned_of_once(change, message):
@@ -96,7 +96,7 @@ def test_a_callback_that_cannot_be_called_is_refused():
     [
         (PTTQQuantizer, lambda w: w.fill_(0.3), "all its weights have become equal, so no threshold separates them"),
         (BinaryQuantizer, lambda w: w.zero_(), "all its weights have become equal, so no threshold separates them"),
-        (TWNQuantizer, lambda w: w.mul_(1e-25), "its weights fell to nothing"),
+        (TWNQuantizer, lambda w: w.mul_(1e-25), "its weights have vanished"),
         (BinaryQuantizer, lambda w: w.abs_(), "no weight is negative any more, whatever its thresholds"),
         (TTQQuantizer, lambda w: w.abs_().neg_(), "no weight is positive any more, whatever its thresholds"),
     ],

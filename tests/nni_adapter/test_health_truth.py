@@ -63,7 +63,7 @@ def test_what_is_no_number_is_told_and_warned_of_at_the_export(what, value):
         else dict(scale=wrapper.ternary.scales, threshold=wrapper.ternary.thresholds, alpha=wrapper.ternary.alpha)[what]
     )
     tensor.data.view(-1)[-1] = value
-    with pytest.warns(UserWarning, match=f"conv2: a {what} is NaN or infinite, the training diverged"):
+    with pytest.warns(UserWarning, match=f"conv2: a {what} is NaN or infinite, because the training diverged"):
         quantizer.export_model()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

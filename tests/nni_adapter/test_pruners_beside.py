@@ -68,7 +68,7 @@ def test_pruned_weights_stay_zero_in_the_ternary_export_and_in_the_report(name):
 
 
 EMPTY = (
-    "a sparse_ratio is asked for 'conv2', and no mask was made, so nothing is pruned there: the training was shorter "
+    "a sparse_ratio was set for 'conv2', but no mask was made, so nothing is pruned there: the training was shorter "
     "than the pruner's interval; train for more steps."
 )
 

@@ -44,7 +44,9 @@ def test_it_is_met_or_refused(name, mean, granularity):
 
 
 def test_what_no_threshold_reaches_is_said():
-    with pytest.raises(InputError, match=r"conv2: pttq cannot prune 20.0% of this layer, .* come as near as [34]\d"):
+    with pytest.raises(
+        InputError, match=r"conv2: pttq cannot prune 20.0% of this layer: .* thresholds reach is [34]\d"
+    ):
         PTTQPruner(net(0.5), [{"op_names": ["conv2"], "sparse_ratio": 0.2}])
     model = net()
     model.conv2.weight.data.sign_()
@@ -62,7 +64,7 @@ def test_weights_that_are_pruned_already_are_part_of_it():
         assert (masks["conv2"]["weight"] == 0).float().mean().item() == pytest.approx(ratio, abs=1 / 288)
         model = net()
         model.conv2.weight.data.flatten()[::2] = 0
-    with pytest.raises(InputError, match="come as near as 50.0%"):
+    with pytest.raises(InputError, match="the closest share that its thresholds reach is 50.0%"):
         TTQPruner(model, [{"op_names": ["conv2"], "sparse_ratio": 0.2}])
 
 

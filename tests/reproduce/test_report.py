@@ -161,7 +161,7 @@ def test_a_goal_that_is_missed_is_explained_by_numbers(tmp_path):
     assert "MCC 94.50, +3.49 points from the published pTTQ (91.01 at 65.79 % zeros)" in text
     [path, *_] = write_report(summary("beyond", change=learned, refit=True), tmp_path, "refit")
     text = path.read_text()
-    assert "learn the validation split too" in text and "validation data of other seeds." in text
+    assert "also trained on the validation split" in text and "validation data of other seeds." in text
     assert f"- {second.row}: test -0.50 [-1.00, 0.00]; MCC 94.50" in text
     good = {"metrics": {"mcc": 0.97, "srqw": 0.99}, "test_mcc": 0.97}
     [path, *_] = write_report(summary("beyond", change=lambda _: good), tmp_path, "good")
@@ -189,7 +189,9 @@ def test_a_gpus_convolutions_tell_their_precision(monkeypatch):
 
 
 def test_notes_that_differ_in_numbers_only_are_one():
-    lowered = "conv2: thresholds lowered to t_min = {}, t_max = 2.3, else a sign would have no weight left."
+    lowered = (
+        "conv2: thresholds lowered to t_min = {}, t_max = 2.3, because otherwise a sign would have no weights left."
+    )
     notes = [lowered.format("2.25"), lowered.format("-1e-05"), "conv3: gone", "encoder.0: 3 gone", "conv2: gone"]
     assert grouped(notes) == [lowered.format("-1e-05 to 2.25") + " (2 such notes)", *notes[2:]]
     assert grouped(["encoder.0: t = 1", "encoder.1: t = 1"]) == ["encoder.0: t = 1", "encoder.1: t = 1"]

@@ -101,7 +101,7 @@ def test_a_cell_without_data_stops_the_run_with_its_sentence(tmp_path):
 
 def test_one_run_a_folder(tmp_path):
     folder = Folder(tmp_path / "cells", "own")
-    with folder.alone(), pytest.raises(InputError, match="another process reproduces into"), folder.alone():
+    with folder.alone(), pytest.raises(InputError, match="another process is writing results to"), folder.alone():
         pass
 
 

@@ -136,7 +136,7 @@ def test_bad_arguments_are_refused():
     some = answers([True, False, True])
     with pytest.raises(InputError, match=r"level must lie in \(0, 1\), got 95"):
         interval(ACCURACY, some, level=95)
-    with pytest.raises(InputError, match="about the same samples, got 3 and 2"):
+    with pytest.raises(InputError, match="on the same samples, got 3 and 2"):
         change(ACCURACY, some, answers([True, False]))
     with pytest.raises(InputError, match="margin must be above 0, got -1"):
         p_inferior(Interval(0, 1, -2, 2, 9, False), -1)

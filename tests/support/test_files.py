@@ -96,14 +96,14 @@ def test_damage_is_told_with_what_to_do(written):
     data = bytearray(written.read_bytes())
     data[-3] ^= 4
     written.write_bytes(data)
-    with pytest.raises(InputError, match=r"w.safetensors is damaged: its bytes do not fit its digest; delete it"):
+    with pytest.raises(InputError, match=r"w.safetensors is damaged: its bytes do not match its digest; delete it"):
         load_weights(small(), written)
 
 
 def test_files_of_other_programs_load_when_asked(tmp_path):
     path, twin = tmp_path / "own.safetensors", small()
     save_file({name: value + 1 for name, value in small().state_dict().items()}, path, {"by": "someone"})
-    with pytest.raises(InputError, match="own.safetensors has no digest, so that damage to it could not be noticed"):
+    with pytest.raises(InputError, match="own.safetensors has no digest, so damage to it could not be detected"):
         load_weights(twin, path)
     assert same(state(twin), state(small()))
     assert load_weights(twin, path, unsigned=True) == {"by": "someone"}
@@ -120,7 +120,7 @@ def test_a_digest_that_is_there_is_checked_even_if_none_is_needed(written):
     data = bytearray(written.read_bytes())
     data[-3] ^= 4
     written.write_bytes(data)
-    with pytest.raises(InputError, match="its bytes do not fit its digest"):
+    with pytest.raises(InputError, match="its bytes do not match its digest"):
         load_weights(small(), written, unsigned=True)
 
 
@@ -172,7 +172,7 @@ def test_every_changed_byte_of_json_is_told(tmp_path):
     for place in range(len(data)):
         for changed in (bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :], data[place + 1 :], b""):
             path.write_bytes(data[:place] + changed)
-            with pytest.raises(InputError, match=r"t.json is damaged, .*: its digest does not fit; delete it"):
+            with pytest.raises(InputError, match=r"t.json is damaged, .*: its digest does not match; delete it"):
                 read_json(path)
     with pytest.raises(InputError, match="does not exist"):
         read_json(tmp_path / "nowhere.json")

@@ -250,7 +250,10 @@ def test_a_training_that_diverges_says_so(ready):
         ({"method": "twist"}, "method must be one of"),
         ({"method": "ttq", "lr": 0.0}, "lr must be positive, got 0"),
         ({"method": "ttq", "epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"method": "mixed", "t_min": 1.0, "alpha": 2.0}, "mixed has no alpha; the options of the chain's links say"),
+        (
+            {"method": "mixed", "t_min": 1.0, "alpha": 2.0},
+            "mixed has no alpha; set it in the options of the chain's links",
+        ),
     ],
 )
 def test_settings_that_cannot_be(options, message):
@@ -298,7 +301,7 @@ def test_a_budget_of_bits_gives_each_layer_a_method(ready):
     outcome = run(ready, Settings("mnist-cnn", "mixed", epochs=1, bits=0.15))
     assert outcome.metrics["bits_base3"] <= 0.15 * outcome.metrics["bits_fp32"] and outcome.metrics["mcc"] > 0.5
     assert outcome.widths, "some layers are on an integer grid"
-    with pytest.raises(InputError, match=r"bits must lie in \(0, 1\] and goes with mixed, got 0.5 with ttq"):
+    with pytest.raises(InputError, match=r"bits must lie in \(0, 1\] and requires mixed, got 0.5 with ttq"):
         Settings("mnist-cnn", "ttq", bits=0.5)
 
 

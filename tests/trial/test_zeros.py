@@ -96,11 +96,15 @@ def test_an_impossible_budget_is_refused_before_training(ready):
         ("pttq", {"zeros": 0.9, "max_bits": 1e5}, "^max_bits and zeros both say how many weights are zero"),
         ("pttq", {"max_bytes": 1e4, "max_bits": 1e5}, "^max_bytes and max_bits both say how many weights are zero"),
         ("pttq", {"max_bytes": -1}, "^max_bytes must be a positive number, got -1"),
-        ("pttq", {"max_bytes": 1e4, "t_min": 1.0}, "^max_bytes is met by a share of zeros, but zeros prescribes where"),
+        (
+            "pttq",
+            {"max_bytes": 1e4, "t_min": 1.0},
+            "^max_bytes is met by a share of zeros, but zeros determines the thresholds",
+        ),
         ("dorefa", {"max_energy": 1e-6}, "^max_energy is met by a share of zeros, but dorefa cannot meet a share"),
         ("mixed", {"max_bytes": 1e4}, "^max_bytes is met by a share of zeros, which mixed does not have"),
-        ("mixed", {"zeros": 0.9}, "^mixed has no zeros; the options of the chain's links say such numbers"),
-        ("pttq", {"zeros": 0.9, "t_max": 1.0}, "^zeros prescribes where the thresholds end, so t_max cannot be given"),
+        ("mixed", {"zeros": 0.9}, "^mixed has no zeros; set it in the options of the chain's links"),
+        ("pttq", {"zeros": 0.9, "t_max": 1.0}, "^zeros determines the thresholds, so t_max cannot be given"),
         ("attq", {"zeros": 1.2}, r"^zeros must lie in \(0, 1\), got 1.2"),
     ],
 )

@@ -87,7 +87,7 @@ def _write(result: dict[str, Any], title: str, plot: Path | None, out: Path | No
 
 def _check(device: str, batches: tuple[int, ...], seconds: float, threads: int) -> None:
     if device != "cpu":
-        raise InputError(f"--device must be cpu: the runtime and onnxruntime run there, got {device!r}.")
+        raise InputError(f"--device must be cpu, because the runtime and onnxruntime run on the CPU, got {device!r}.")
     if seconds <= 0:
         raise InputError(
             "batch sizes, seconds and threads must be positive, got "
@@ -125,7 +125,7 @@ def _print(result: dict[str, Any], title: str, metric: Metric) -> None:
         ]
         for row in result["forms"]
     ]
-    table("files, memory beyond the libraries, outputs against torch", headings, rows)
+    table("files, memory in addition to the libraries, outputs compared with torch", headings, rows)
     for entry in result["layers"]:
         kinds = ", ".join(f"{layer['layer']} {layer['runs_as']}" for layer in entry["layers"])
         console.print(f"batch {entry['batch']}, {entry['form']}: {kinds}{_roofline(entry['layers'])}")
@@ -141,4 +141,4 @@ def _roofline(layers: list[dict[str, Any]]) -> str:
         return ""
     needed = sum(layer["additions"] for layer in sparse)
     reached = needed * sparse[0]["samples"] / sum(layer["seconds"] for layer in sparse)
-    return f"; {needed / 1e6:.3g} M additions a sample in sparse layers, {reached / 1e9:.3g} G a second reached there"
+    return f"; {needed / 1e6:.3g} M additions per sample in sparse layers, at {reached / 1e9:.3g} G per second"

@@ -109,10 +109,10 @@ def _common(spaces: dict[str, Space]) -> list[str]:
     tasks = {name: space.task for name, space in spaces.items()}
     if len(set(tasks.values())) > 1:
         told = ", ".join(f"{name} ({task})" for name, task in tasks.items())
-        raise InputError(f"the studies must search the same task, got {told}; compare those of one task.")
+        raise InputError(f"the studies must search the same task, got {told}; compare studies of one task.")
     if len({space.metric for space in spaces.values()}) > 1:
         told = ", ".join(f"{name} ({space.metric.name})" for name, space in spaces.items())
-        raise InputError(f"the studies must be scored by the same metric, got {told}; compare those of one metric.")
+        raise InputError(f"the studies must be scored by the same metric, got {told}; compare studies with one metric.")
     kept = {name: list(space.objectives) for name, space in spaces.items()}
     common = [name for name in next(iter(kept.values())) if all(name in own for own in kept.values())]
     if len(common) < 2:

@@ -48,7 +48,7 @@ def compress(
     """Compress, print the report and write the weights if requested; ``given`` names the options that were set."""
     target, rest = options.pop("out"), options.pop("rest")
     if rest != "exact" and target is None:
-        raise InputError(f"--rest {rest} says how a file is written; name it with --out.")
+        raise InputError(f"--rest {rest} applies to the file that --out writes; add --out.")
     layers: dict[str, Any] = _read(config, given) if config else {}
     if "chain" in layers:
         options["method"] = MIXED
@@ -165,7 +165,9 @@ def _read(path: Path, given: frozenset[str]) -> dict[str, Any]:
         raise InputError(f"{path} mixes the links of a chain with NNI config entries; put the entries into a link.")
     if excess := [name for name in (IN_FILE + IN_CHAIN if chained else IN_FILE) if name in given]:
         what = "the chain" if chained else "the config list"
-        raise InputError(f"--{excess[0].replace('_', '-')} contradicts {what} {path}, which says it; leave it out.")
+        raise InputError(
+            f"--{excess[0].replace('_', '-')} contradicts {what} {path}, which already determines it; leave it out."
+        )
     if not chained:
         return {"config_list": value}
     try:

@@ -63,12 +63,12 @@ def export(
 ) -> None:
     """Export the model, check the result if it can be run here, and print sizes and differences."""
     if device != "cpu":
-        raise InputError(f"--device must be cpu: what is exported runs there, got {device!r}.")
+        raise InputError(f"--device must be cpu, because exported models run on the CPU, got {device!r}.")
     asked = Asked(model, trial, task, store, storage, data, seed)
     file, found, source = find_model(asked)
     path = target or (file.with_name(file.stem + ENDINGS[to]) if trial is None else Path(found + ENDINGS[to]))
     if path == file:
-        raise InputError(f"--out must name another place than the model, got {path}.")
+        raise InputError(f"--out must differ from the path of the model, got {path}.")
     with working(f"export to {to}"):
         result = _written(source, to, path, name, samples)
     result = {"to": to, "path": str(path), "bytes": _bytes(path), "bytes_model": file.stat().st_size, **result}

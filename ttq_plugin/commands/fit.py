@@ -107,7 +107,7 @@ def bytes_of(text: str) -> int:
 def fit(asked: Asked) -> None:
     """Search, train the best network with other seeds, write it as C code, and print a summary."""
     if asked.out.exists() and any(asked.out.iterdir() if asked.out.is_dir() else [asked.out]):
-        raise InputError(f"--out must name a new or empty folder, got {asked.out}, which holds something.")
+        raise InputError(f"--out must name a new or empty folder, got {asked.out}, which is not empty.")
     check_c_name(asked.name)
     task, own = get_task(asked.task), asked.search
     data = load_data(task, own.data, own.seed or 0)
@@ -152,15 +152,15 @@ def _check_budget(asked: Asked, task: Task, data: Data) -> None:
         if least[name] > budget:
             what = "code and tables" if name == "flash" else "activations"
             raise InputError(
-                f"--{name} must be at least {least[name]:.0f} bytes, which {what} of {task.name} take without a single "
-                f"weight, got {budget}."
+                f"--{name} must be at least {least[name]:.0f} bytes, which {what} of {task.name} take even without "
+                f"any weights, got {budget}."
             )
 
 
 def _nothing_fits(asked: Asked, complete: Sequence[TrialRecord], task: Task) -> None:
     """Name the network that comes closest, say which budget it would need, and exit."""
     if not complete:
-        sys.exit("No training was finished, so that nothing can fit; the study tells why each failed.")
+        sys.exit("No training finished, so no network fits; the study records why each training failed.")
     metric = task.score.name
 
     def beyond(record: TrialRecord) -> float:
@@ -180,7 +180,7 @@ def _nothing_fits(asked: Asked, complete: Sequence[TrialRecord], task: Task) -> 
     if any(limit.startswith(metric) for limit in near.violated):
         wanted.append(f"--floor {near.metrics[metric]:.4g}, or more --trials")
     sys.exit(
-        f"Nothing fits: the nearest is trial {near.number} with {task.score.label} {near.metrics[metric]:.4g}, "
+        f"No network fits: the closest is trial {near.number} with {task.score.label} {near.metrics[metric]:.4g}, "
         f"{near.metrics['flash']:.0f} bytes of flash and {near.metrics['ram']:.0f} of memory; it would fit with "
         f"{' and '.join(wanted)}."
     )

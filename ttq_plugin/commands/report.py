@@ -49,7 +49,7 @@ def report(
     out.print(f"             {result['command']}")
     out.print(f"report: {path or result['report']}")
     if not result["tested"]:
-        err.print("No test scores: the front is not in this MLflow store, or was not tested yet.")
+        err.print("There are no test scores: the front is not in this MLflow store, or has not been tested yet.")
 
 
 def write_report(
@@ -193,7 +193,9 @@ def front_members(study: str, records: Sequence[TrialRecord], objectives: Sequen
     """
     numbers = front(records, objectives)
     if not numbers:
-        raise InputError(f"The study {study!r} has no front yet: none of its {len(records)} finished trials counts.")
+        raise InputError(
+            f"The study {study!r} has no front yet: none of its {len(records)} finished trials can be on it."
+        )
     return [record for record in records if record.number in numbers]
 
 

@@ -90,8 +90,8 @@ def check_scales(scales: Tensor, name: str) -> None:
     """
     if bool((scales < SMALLEST).any()):
         raise InputError(
-            f"{name}: its weights are too small, the mean of those kept is {scales.min().item():.3g}, and a learned "
-            f"scale is at least {SMALLEST:g}; rescale the layer, or exclude it."
+            f"{name}: its weights are too small: the mean of the kept ones is {scales.min().item():.3g}, but a "
+            f"learned scale must be at least {SMALLEST:g}; rescale the layer, or exclude it."
         )
 
 
@@ -109,12 +109,12 @@ def check_zeros(method: str, zeros: float | None, steps: object, why_not: str) -
     """
     if zeros is None:
         if steps is not None:
-            raise InputError(f"zeros_steps goes with zeros, got zeros_steps = {steps!r} alone; give zeros as well.")
+            raise InputError(f"zeros_steps requires zeros, got zeros_steps = {steps!r} alone; set zeros as well.")
         return
     if not 0 < zeros < 1:
         raise InputError(f"zeros must lie in (0, 1), got {zeros:g}; 0.9 makes nine of ten weights zero.")
     if why_not:
-        raise InputError(f"{method} cannot meet a share of zeros, {why_not}; use pttq, attq or ttq.")
+        raise InputError(f"{method} cannot meet a share of zeros, because {why_not}; use pttq, attq or ttq.")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
         raise InputError(f"zeros_steps must be a whole number of at least 1, got {steps!r}.")
 
@@ -137,7 +137,7 @@ def number(name: str, value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{name} must be at most {LARGEST:.2g}, got an integer beyond all floats.") from None
+        raise InputError(f"{name} must be at most {LARGEST:.2g}, got an integer that exceeds every float.") from None
 
 
 def without_empty_signs(
@@ -184,7 +184,7 @@ def without_empty_signs(
             f"|w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or exclude the layer."
         )
     values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(rule.names, t, strict=True))
-    return t, [f"{name}: thresholds lowered to {values}, else a sign would have no weight left."]
+    return t, [f"{name}: thresholds lowered to {values}, because otherwise a sign would have no weights left."]
 
 
 def _first_empty(distances: Tensor, peaks: Tensor, s: Statistics) -> tuple[str, float, float]:

@@ -138,8 +138,7 @@ class Ternarizer:
             rest[name] = number(name, rest[name])
         if (self.zeros or "zeros" in rest) and (both := [name for name in self.rule.names if name in given]):
             raise InputError(
-                f"zeros prescribes where the thresholds end, so {both[0]} cannot be given with it; leave "
-                "one of them out."
+                f"zeros determines the thresholds, so {both[0]} cannot be given with it; leave one of them out."
             )
         return replace(self, t=t, **rest)  # type: ignore[arg-type]
 
@@ -211,7 +210,7 @@ class Ternarizer:
 
         Args:
             w: Latent weight.
-            params: As from ``init``.
+            params: The parameters, as from ``init``.
 
         Returns:
             A tensor of w's shape and dtype that holds exactly ``{-W_n, 0, +W_p}`` (a group).

@@ -26,7 +26,7 @@ SAMPLE = 1 << 16
 """So many weights are ranked, evenly spread, where the share need not be exact; it is missed by some 0.1 points."""
 
 MARGIN = 1e-4
-"""In units: where weights are equal, or nearer to each other than rounding, they are moved so far from a threshold."""
+"""Distance from a threshold, in units, to which equal weights, or weights within rounding of each other, are moved."""
 
 _STRIDES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 _INFINITY = float("inf")
@@ -209,14 +209,14 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
         tight = max(found, key=lambda heights: heights.unit.numel() / heights.member.weight.numel())
         raise InputError(
             f"zeros must be at most {(n - kept) / n:.4g} here, because {signs} keeps one weight, got {share:g}; the "
-            f"layer that this binds most is {tight.member.name!r}: ask for less, or leave it out."
+            f"layer that limits it most is {tight.member.name!r}: lower zeros, or leave that layer out."
         )
     least = sum(int((heights.flat() == -_INFINITY).sum()) for heights in found)
     if count < least:
         tight = max(found, key=lambda heights: float((heights.flat() == -_INFINITY).float().mean()))
         raise InputError(
             f"zeros must be at least {least / n:.4g} here, got {share:g}: the mean of the weights of "
-            f"{tight.member.name!r} or its equal weights leave no threshold below; ask for more, or use attq."
+            f"{tight.member.name!r} or its equal weights allow no smaller share; raise zeros, or use attq."
         )
 
 

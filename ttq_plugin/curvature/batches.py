@@ -1,4 +1,4 @@
-"""The data that curvature is averaged over: one batch, a list of batches or a loader."""
+"""The data over which curvature is averaged: one batch, a list of batches or a loader."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def as_batches(batches: Batches, *, keep: bool) -> Iterable[Any]:
         Something that gives the batches.
 
     Raises:
-        InputError: Something that gives none, or a data set, which gives samples.
+        InputError: If it gives no batches, or is a data set, which gives samples.
     """
     if isinstance(batches, (tuple, list)) and len(batches) == 2 and _is_one_pair(*batches):
         return [tuple(batches)]
@@ -54,7 +54,7 @@ def checked(batch: Any, index: int, device: torch.device) -> tuple[Any, Any]:
         x, tensors (batch, ...) nested in any way, and y, which may be anything.
 
     Raises:
-        InputError: No pair, an x without samples, or a tensor of x or y on another device.
+        InputError: If it is not a pair, x has no samples, or a tensor of x or y is on another device.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not inputs.tensors(batch[0]):
         raise InputError(
@@ -66,7 +66,7 @@ def checked(batch: Any, index: int, device: torch.device) -> tuple[Any, Any]:
         came = tuple(x.shape) if isinstance(x, Tensor) else inputs.kind(x)
         raise InputError(
             f"x must have the shape (batch, ...) with at least one sample, got {came} in batch {index}: "
-            "leave out what is empty."
+            "leave empty batches out."
         )
     for name, value in (("x", x), ("y", y)):
         for tensor in inputs.tensors(value):

@@ -1,4 +1,4 @@
-"""What a choice of methods may cost."""
+"""The budget of a choice of methods."""
 
 import math
 from dataclasses import dataclass, fields
@@ -64,7 +64,7 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """Of the value, in words."""
+        """Unit of the value, in words."""
         return UNITS[self.kind]
 
     def to_dict(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ def as_budget(value: object) -> Budget:
     """The budget itself, or a number as a share of weights.
 
     Args:
-        value: What a user gave.
+        value: The user's budget.
 
     Returns:
         The budget.

@@ -1,4 +1,4 @@
-"""What each method would make of each layer: its distance from the weight, its bits, mult-adds and transfers."""
+"""The effect of each method on each layer: distance from the weight, bits, mult-adds and transfers."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Catalogue:
         bits: Number of bits of the parameters that no candidate changes.
         words: 32-bit words moved for them.
         mult_adds: A sample, of the modules that no candidate changes; None where no example input was given.
-        notes: What a reader must know: candidates that are missing, thresholds that were lowered.
+        notes: Notes on missing candidates and lowered thresholds.
     """
 
     layers: dict[str, tuple[Candidate, ...]]
@@ -102,7 +102,7 @@ def read_methods(
         options: Method -> keywords of its quantizer, `granularity` among them.
 
     Returns:
-        Both, checked.
+        The methods and the options, checked.
 
     Raises:
         InputError: For an unknown method, none at all, or options that do not belong to one of them.
@@ -139,7 +139,7 @@ def catalogue(
     Args:
         model: The model, in full precision.
         layers: Names of weight matrices.
-        methods: As `read_methods` returns them, and `options` likewise.
+        methods: The methods, as `read_methods` returns them.
         options: Method -> keywords of its quantizer.
         scheme: One of `storage.SCHEMES`, for ternary weights.
         example_input: (batch, ...); None leaves mult-adds out.
@@ -166,7 +166,7 @@ def catalogue(
             try:
                 candidate, quantised, said = _try(matrix, method, options.get(method, {}), scheme)
             except InputError as error:
-                notes.append(_note(name, f"{method} is no candidate", error))
+                notes.append(_note(name, f"{method} is not a candidate", error))
                 continue
             # A matrix product counts each weight as often as the others.
             share = nonzeros(quantised) / max(nonzeros(matrix.parameter), 1)

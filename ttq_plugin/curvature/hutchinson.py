@@ -60,7 +60,7 @@ def layer_traces(
         batches: Pairs (x, y) with tensors x of shape (batch, ...), on the model's device, or one such pair. Passed
             over once, with one batch's graph in memory at a time; with `tol` the batches of a loader are kept. Each
             has probes of its own: for the same data, batches of 32 to 64 and few probes give the smaller error.
-        layers: Names of the layers; None takes every weight matrix that is trained.
+        layers: Names of the layers; None for every trainable weight matrix.
         max_probes: Probes to draw; with `tol`, at most.
         tol: Stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
         joint: None for as many blocks of layers, a product each, as make a probe of a batch cost at most about eight
@@ -74,14 +74,14 @@ def layer_traces(
             batch with the number of those done.
 
     Returns:
-        A trace a layer; layers that the loss does not depend on are left out and named in `.unused`.
+        A trace for each layer; layers that the loss does not depend on are left out and named in `.unused`.
 
     Raises:
         InputError: No such layer, an unusable batch, a loss that is not a finite scalar or not twice differentiable.
     """
     limit = max_probes if probes is None else probes
     if limit < 2:
-        raise InputError(f"At least 2 probes are needed, one gives no standard error; got {limit}.")
+        raise InputError(f"At least 2 probes are needed, because one gives no standard error; got {limit}.")
     if tol is not None and not tol > 0:
         raise InputError(f"`tol` must be positive, or None for exactly `max_probes` probes; got {tol}.")
     chosen = candidate_layers(model, layers)

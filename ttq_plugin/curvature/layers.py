@@ -1,4 +1,4 @@
-"""The weight matrices whose curvature is asked for, and what is required of them."""
+"""Selects the weight matrices whose curvature is measured, and checks them."""
 
 from collections.abc import Iterable
 
@@ -49,7 +49,7 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
     for name, matrix in found.items():
         weight = matrix.parameter
         if is_lazy(weight):
-            raise InputError(f"Layers must know their shape, got {name!r} without one: run the model once before.")
+            raise InputError(f"Layers must have a shape, got {name!r} without one: run the model once first.")
         if weight.dtype not in (torch.float32, torch.float64):
             raise InputError(
                 f"Second derivatives need float32 or float64 weights, got {weight.dtype} in layer {name!r}: "
@@ -59,7 +59,7 @@ def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> d
 
 
 def passed_over(model: nn.Module) -> list[tuple[str, str]]:
-    """The weight matrices that are no candidates, each with the reason.
+    """The weight matrices that are not candidates, each with the reason.
 
     Args:
         model: Any module.
@@ -83,13 +83,13 @@ def passed_over(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def _is_computed(module: nn.Module, key: str) -> bool:
-    """Whether a tensor is no parameter but there. It is not read: spectral normalisation would take a step."""
+    """Whether an attribute exists but is not a parameter. It is not read, which would run spectral normalisation."""
     held = (module.__dict__.get(key), module._buffers.get(key))
     return is_parametrized(module, key) or any(tensor is not None for tensor in held)
 
 
 def expanded(model: nn.Module, known: dict[str, Matrix], names: Iterable[str]) -> list[str]:
-    """Names of matrices in place of names of modules that hold several; what stands for none stays as it is.
+    """Replace names of modules that hold several matrices by the names of these; other names stay.
 
     Args:
         model: The model.

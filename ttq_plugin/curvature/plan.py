@@ -1,4 +1,4 @@
-"""A choice of methods as the chain of compressors that runs it: plain data, JSON in and out."""
+"""A choice of methods as a chain of compressors, which can be converted to and from JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,7 +40,7 @@ def build_chain(
     methods: Mapping[str, Sequence[str]],
     options: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Link, ...]:
-    """The compressors that make a choice true: QAT_QUANTIZER first, then one link a ternary method.
+    """The compressors that carry out a choice: QAT_QUANTIZER first, then one link per ternary method.
 
     Args:
         widths: Bits -> layers on an integer grid.
@@ -70,7 +70,7 @@ def chain_to_json(links: Iterable[Link]) -> list[dict[str, Any]]:
 
 
 def chain_from_json(data: object) -> tuple[Link, ...]:
-    """A chain from what `chain_to_json` made.
+    """Read a chain that `chain_to_json` wrote.
 
     Args:
         data: Parsed JSON.

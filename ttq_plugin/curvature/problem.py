@@ -1,4 +1,4 @@
-"""The choice as a program: which layers may get which methods, what that costs, and what limits it."""
+"""The choice as an optimisation problem: the possible methods of each layer, their costs, and the limits."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ class Question:
     example_input: Any = None
 
     def check(self) -> None:
-        """Refuse what no model could answer.
+        """Refuse questions that no model could answer.
 
         Raises:
             InputError: For an unknown scheme, or an energy budget without an example input.
@@ -66,15 +66,15 @@ class Problem:
     """Everything about the choice that needs no curvature.
 
     Attributes:
-        layers: Layer -> what it may get; full precision is missing where `include` names the layer.
+        layers: Candidates of each layer; full precision is not among them if `include` names the layer.
         weights: Layer -> number of weights.
         catalogue: All candidates, and what the rest of the model costs.
         budget: The limit.
         include: Layers that must be quantised.
         options: Method -> keywords of its quantizer.
         scheme: How ternary weights are stored.
-        energy_model: Joules an operation.
-        notes: What a reader must know of layers that are no candidates.
+        energy_model: Joules per operation.
+        notes: Notes on layers that are not candidates.
     """
 
     layers: dict[str, tuple[Candidate, ...]]
@@ -92,7 +92,7 @@ class Problem:
         return self.catalogue.total_bits(self._chosen(layers, picks))
 
     def energy(self, layers: Sequence[str] = (), picks: Picks = ()) -> float | None:
-        """Joules a sample of the whole model, likewise; None without an example input."""
+        """Joules per sample of the whole model, likewise; None without an example input."""
         return self.catalogue.total_energy(self._chosen(layers, picks), self.energy_model)
 
     def _chosen(self, layers: Sequence[str], picks: Picks) -> list[Candidate]:
@@ -224,7 +224,7 @@ def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> I
 
     Args:
         problem: The question.
-        layers: Those to choose for; all others stay in full precision.
+        layers: Layers to choose for; all others stay in full precision.
         omegas: Sensitivity of each of their candidates, at least 0.
 
     Returns:
@@ -260,7 +260,7 @@ def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> I
 
 
 def _beyond(budget: Budget, least: float, include: tuple[str, ...]) -> str:
-    """What to say of a budget that is too small."""
+    """The error for a budget that is too small."""
     if budget.kind == "bits":
         possible = f"{math.ceil(least)}"
     else:

@@ -1,4 +1,4 @@
-"""A method for each layer, with what it rests on and what it costs."""
+"""A method for each layer, with the evidence for it and its cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ class Option:
 
     Attributes:
         method: `fp32`, `int8`, `int4` or a key of `METHODS`.
-        sensitivity: Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al. 2020), in units of the loss; below 0 where
-            the trace is: far from a minimum.
+        sensitivity: Omega = Tr(H) / n * ||w - Q(w)||^2 (HAWQ-v2, Dong et al. 2020), in units of the loss; negative if
+            the trace is, far from a minimum.
         standard_error: Standard error of the sensitivity, from the trace's.
         distance: ||w - Q(w)||^2.
         bits: Number of bits of the stored weight, scales included.
@@ -63,12 +63,12 @@ class Selection:
     """A method for each layer, chosen by curvature.
 
     Attributes:
-        rows: Every layer that could be quantised, flattest first.
+        rows: Every layer that could be quantised, least curved first.
         budget: What limited the choice.
         methods: Layer -> method, of every layer with a trace.
-        chain: The compressors that make it true, NNI's QATQuantizer first.
+        chain: The compressors that carry it out, NNI's QATQuantizer first.
         sensitivity: Sum of the chosen Omegas, negative ones counted as 0, as the budget counts them.
-        sensitivity_error: Sum of their standard errors: probes are shared, so errors need not cancel.
+        sensitivity_error: Sum of their standard errors, because the probes are shared and errors need not cancel.
         gap: (sensitivity - proved lower bound) / sensitivity, or of bits under a sensitivity budget; 0: proved optimal.
         bits: Number of bits of the whole stored model, ternary weights under `scheme`; as quantised now, before any
             training, which moves bits under `coo34` and `entropy`, and energy, with the number of zeros.
@@ -77,7 +77,7 @@ class Selection:
         energy_fp32: Energy of the full-precision model.
         scheme: How ternary weights are stored.
         traces: The traces behind it, for `select` with another budget.
-        notes: What a reader must know: negative traces, candidates that are missing, thresholds that were lowered.
+        notes: Notes on negative traces, missing candidates and lowered thresholds.
     """
 
     rows: tuple[Row, ...]
@@ -97,7 +97,7 @@ class Selection:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the quantised layers, flattest first."""
+        """Names of the quantised layers, least curved first."""
         return tuple(row.layer for row in self.rows if row.selected)
 
     @property
@@ -117,7 +117,7 @@ class Selection:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """A dictionary a layer, flattest first."""
+        """One dictionary per layer, least curved first."""
         return [row.to_dict() for row in self.rows]
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Selection:
 
 
 def _merged(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Entries that differ in their layers alone, as one."""
+    """Merge entries that differ only in their layers."""
     found: list[dict[str, Any]] = []
     for entry in entries:
         rest = {key: value for key, value in entry.items() if key != "op_names"}

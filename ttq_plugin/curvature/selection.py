@@ -1,4 +1,4 @@
-"""From traces and a budget to a method for each layer."""
+"""Chooses a method for each layer from traces and a budget."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -177,13 +177,13 @@ def select(
 
 
 def _answer(model: nn.Module, traces: Traces | Iterable[LayerTrace], question: Question) -> Selection:
-    """The best choice by traces that are known."""
+    """Find the best choice for known traces."""
     known = traces if isinstance(traces, Traces) else Traces(tuple(traces))
     return _solve(build_problem(model, {layer.name: layer.weights for layer in known}, question), known)
 
 
 def _check_within_reach(problem: Problem) -> None:
-    """Refuse a budget that no choice meets, before time is spent on traces: with every sensitivity 0 for now."""
+    """Refuse a budget that no choice meets before time is spent on traces, by taking every sensitivity as 0."""
     build_program(problem, list(problem.layers), [[0.0] * len(row) for row in problem.layers.values()])
 
 
@@ -247,17 +247,20 @@ def _chain(methods: Mapping[str, str], options: Mapping[str, Mapping[str, Any]])
 
 
 def _notes(rows: Sequence[Row], unused: Sequence[str], unsettled: Sequence[str]) -> list[str]:
-    """What the numbers alone would not tell."""
+    """Notes on what the numbers alone do not show."""
     notes = [
-        f"{row.layer}: its trace is negative, {row.trace:.3g} +- {row.standard_error:.1g} (no minimum), "
-        "so its sensitivity counts as 0."
+        f"{row.layer}: its trace is negative, {row.trace:.3g} +- {row.standard_error:.1g} (the weights are not at a "
+        f"minimum of the loss), so its sensitivity counts as 0."
         for row in rows
         if row.trace < 0
     ]
     if unsettled:
-        notes.append(f"{', '.join(unsettled)}: the probes ran out before the trace was known to `tol`.")
+        notes.append(
+            f"{', '.join(unsettled)}: the largest number of probes was reached before the trace was known "
+            f"to within `tol`."
+        )
     if unused:
-        notes.append(f"{', '.join(unused)}: no trace, the loss does not depend on it; stays in full precision.")
+        notes.append(f"{', '.join(unused)}: stays in full precision, because the loss does not depend on it.")
     if not any(row.selected for row in rows):
         notes.append("The budget is met in full precision: nothing is quantised.")
     return notes

@@ -1,8 +1,8 @@
-"""One candidate a layer, exactly: a multiple-choice knapsack as a mixed-integer linear program (HiGHS, by SciPy).
+"""Chooses one candidate per layer: a multiple-choice knapsack as a mixed-integer linear program (HiGHS, by SciPy).
 
 HiGHS decides within absolute tolerances of about 1e-6, and sensitivities span many orders of magnitude. So candidates
-that cost more than a solution already known are left out and the others are scaled by what is still at stake, again
-until nothing changes; what HiGHS returns is checked in exact sums, and cut off if it does not fit after all.
+that cost more than a known solution are left out, and the others are scaled by the remaining range, repeatedly until
+nothing changes; the solution of HiGHS is checked with exact sums, and cut off if it is not feasible after all.
 """
 
 import ctypes
@@ -34,16 +34,16 @@ ROUNDING = 4e-12
 """Relative difference below which a sum of floats meets its limit."""
 
 RESOLUTION = 1e6
-"""The largest number in HiGHS's eyes, whose absolute tolerances then are 1e-12 of it."""
+"""The largest number that HiGHS sees, so that its absolute tolerances are 1e-12 of it."""
 
 LEAST = 1e-300
 """Smaller numbers have no reciprocal."""
 
 SECONDS = 60.0
-"""Longest time for one program; the proved gap tells what it left open."""
+"""Longest time for one program; the proved gap shows what remained open."""
 
 CUTS = 100
-"""Most picks of one program that are cut off because they do not fit exactly."""
+"""Largest number of solutions of one program that are cut off because they are not exactly feasible."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -62,12 +62,12 @@ class Choice:
 
 
 def total(numbers: Numbers, picks: Picks) -> float:
-    """The sum of what is picked, rounded once: it does not depend on the order of the layers."""
+    """The sum over the picked candidates, rounded once, so that it does not depend on the order of the layers."""
     return math.fsum(row[pick] for row, pick in zip(numbers, picks, strict=True))
 
 
 def smallest(numbers: Numbers) -> Picks:
-    """The candidate with the smallest number, a layer."""
+    """The candidate with the smallest number, for each layer."""
     return tuple(min(range(len(row)), key=row.__getitem__) for row in numbers)
 
 
@@ -150,7 +150,7 @@ def _highs(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No standard output from C: HiGHS 1.12 writes a line about its inner solver even when told to be silent."""
+    """No standard output from C: HiGHS 1.12 prints a line about its inner solver even in silent mode."""
     with _ONE_AT_A_TIME:
         flush = ctypes.CDLL(None).fflush
         flush(None)

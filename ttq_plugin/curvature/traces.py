@@ -1,4 +1,4 @@
-"""What a trace estimate says: a value and a standard error a layer."""
+"""Trace estimates: a value and a standard error for each layer."""
 
 import math
 from collections.abc import Iterator
@@ -47,8 +47,8 @@ class Traces:
         unused: Layers left out because the loss does not depend on them.
         samples: Data points the loss was averaged over.
         seed: Random seed of the probes.
-        products: Hessian-vector products a probe and batch: 1 ran over all layers.
-        tol: The relative standard error that was asked for; None if a number of probes was.
+        products: Hessian-vector products per probe and batch; 1 means one product over all layers.
+        tol: The requested relative standard error; None if a number of probes was requested.
     """
 
     layers: tuple[LayerTrace, ...]

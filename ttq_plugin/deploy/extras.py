@@ -1,4 +1,4 @@
-"""Packages that only some exports need."""
+"""Imports packages that only some exports need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def need(*names: str) -> tuple[ModuleType, ...]:
         The modules, in that order.
 
     Raises:
-        InputError: If one is not installed; the message says what installs it.
+        InputError: If one is not installed; the message says how to install it.
     """
     try:
         return tuple(importlib.import_module(name) for name in names)

@@ -1,4 +1,4 @@
-"""A model that takes a list of tensors and returns a tuple of them, for exporters that know no other nestings."""
+"""A model that takes a list of tensors and returns a tuple of them, for exporters that support no other nesting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PREFIX = "model."
 
 
 class Spread(nn.Module):
-    """A model that is given its inputs' tensors as one list.
+    """A model that takes its inputs' tensors as one list.
 
     Args:
         model: The model.
@@ -54,7 +54,7 @@ class Flat(Spread):
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """What torch's exporters run in: they print nothing, and attention is made of operations that graphs have.
+    """The context for torch's exporters: they print nothing, and attention consists of operations that graphs have.
 
     Yields:
         Nothing.
@@ -89,7 +89,8 @@ def reason(error: BaseException) -> str:
     said = first_line(error.__cause__ or error).split(" (unhinted")[0].rstrip(".")
     if "data-dependent" in said:
         return (
-            f"its code decides by the values of tensors, which a graph cannot ({said}); rewrite it with torch.where, "
+            f"its code branches on the values of tensors, which a graph cannot represent ({said}); rewrite it with "
+            f"torch.where, "
             "or run the model with TernaryRuntime"
         )
     return f"{said}; change that code, or run the model with TernaryRuntime"
@@ -129,6 +130,6 @@ def output_names(outputs: Any) -> list[str]:
 
 
 def _distinct(paths: list[tuple[str, ...]]) -> list[str]:
-    """What lies inside an argument goes without the argument's name, unless two would then be called the same."""
+    """Tensors inside an argument drop the argument's name, unless two would then have the same name."""
     short = [".".join(path[1:] if len(path) > 1 and not path[1].isdigit() else path) for path in paths]
     return short if len(set(short)) == len(short) else [".".join(path) for path in paths]

@@ -1,4 +1,4 @@
-"""A model on disk, opened with the task that it was made for."""
+"""Opens a model on disk together with the task that it was made for."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Source:
     Attributes:
         model: The model, on the CPU, in evaluation mode.
         task: What it was trained for.
-        packed: What a packed file says of itself; None for another file.
+        packed: The metadata of a packed file; None for another file.
         where: The user's data file or folder; None for the task's own.
         seed: Random seed of the data's splits.
-        notes: What a reader of any result must know.
+        notes: Notes for the reader of any result.
     """
 
     model: nn.Module
@@ -169,7 +169,8 @@ def _check_task(path: Path, named: Any, given: str | None, command: Sequence[str
             )
         came = f"names {named!r}" if named else "names none"
         raise InputError(
-            f"{path} must name a built-in task, it {came}; `ttq compress --out` writes such files, and --task names "
+            f"{path} must name a built-in task, but it {came}; `ttq compress --out` writes such files, and --task "
+            f"names "
             "the task of others."
         )
     if named in (None, given):

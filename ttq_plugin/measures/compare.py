@@ -1,4 +1,4 @@
-"""A model beside its compressed twin: what each layer costs in both."""
+"""Compares a model with its compressed version: what each layer costs in both."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weights on an integer grid (int8, int4): the codes, read off their values."""
+"""Weights on an integer grid (int8, int4): reads the codes from their values."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def integer_codes(weight: Tensor, bits: int, dim: int = 0) -> Codes | None:
     which changes nothing in what they cost; so may, in float32, a grid of more than 11 bits.
 
     Args:
-        weight: Any floating-point dtype; a value may miss its place by the rounding of its dtype (at least float32's).
+        weight: Any floating-point dtype; a value may deviate by the rounding of its dtype (at least float32's).
         bits: Number of bits of a code, in `BITS`.
         dim: The dimension of output channels.
 
@@ -30,7 +30,7 @@ def integer_codes(weight: Tensor, bits: int, dim: int = 0) -> Codes | None:
         The codes (int8, beyond 8 bits int16), or None if the values lie on no such grid.
 
     Raises:
-        InputError: If the dtype is too coarse to tell such a grid from any other values.
+        InputError: If the dtype is too coarse to distinguish such a grid from other values.
     """
     values = weight.detach().cpu()
     if values.numel() == 0 or not bool(torch.isfinite(values).all()):

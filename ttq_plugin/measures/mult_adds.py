@@ -1,13 +1,13 @@
-"""Multiply-adds of one forward pass, counted where torch dispatches its operators.
+"""Counts the multiply-adds of one forward pass where torch dispatches its operators.
 
 Every operator that the model calls is seen, whichever module or function calls it: hand-written attention, einsum,
 ``F.linear`` with a parameter of the model, recurrent layers.
 
 Counted are matrix products, convolutions, attention's products, the matrices of recurrent layers, biases,
 normalisations (one an element) and multiplications by parameters. Weights count by their non-zeros: parameters, and
-what is computed from parameters and constants alone, such as a masked weight. All else counts whole. Not counted are
-additions, activations, pooling, softmax, and products of activations one by one (gates, squeeze and excitation). A
-layer that is called twice counts twice.
+what is computed from parameters and constants alone, such as a masked weight. Everything else counts in full. Not
+counted are additions, activations, pooling, softmax, and products of activations one by one (gates, squeeze and
+excitation). A layer that is called twice is counted twice.
 """
 
 from collections import Counter
@@ -37,12 +37,12 @@ NORMALISATIONS = (
 
 @dataclass(frozen=True)
 class Tally:
-    """What one run of a model took.
+    """The counts of one run of a model.
 
     Attributes:
-        mult_adds: Name of module -> mult-adds a sample. A product belongs to the module that holds its weight, else to
-            the one that computes it.
-        uncounted: Modules, each with an operator that multiplies there and is not counted.
+        mult_adds: Mult-adds per sample by the module's name. A product belongs to the module that holds its weight,
+            else to the one that computes it.
+        uncounted: Modules with an operator that multiplies but is not counted.
         parameters: Name of parameter -> how many of its module's mult-adds are made with it, rounded down; parameters
             that are not used as they are, such as a masked weight's, are not among them.
     """
@@ -71,7 +71,7 @@ def count(model: nn.Module, example_input: Any) -> dict[str, int]:
 
 
 def tally(model: nn.Module, example_input: Any) -> Tally:
-    """Count by running the model once; it comes back as it was.
+    """Count by running the model once; the model is not changed.
 
     Args:
         model: A plain module.
@@ -80,10 +80,10 @@ def tally(model: nn.Module, example_input: Any) -> Tally:
             samples).
 
     Returns:
-        Mult-adds a sample, and what was not counted.
+        The mult-adds per sample, and what was not counted.
 
     Raises:
-        InputError: The model does not run on `example_input`.
+        InputError: If the model does not run on `example_input`.
     """
     if not inputs.tensors(example_input) or not inputs.batch_size(example_input):
         raise InputError(
@@ -261,5 +261,5 @@ def _holds(parameter: Tensor, tensor: Tensor) -> bool:
 
 
 def _address(tensor: Tensor) -> int:
-    """Of the memory that it looks at, views included; 0 for none."""
+    """Identify the memory that a tensor uses, views included; 0 for none."""
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and tensor.numel() else 0

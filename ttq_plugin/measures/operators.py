@@ -162,7 +162,7 @@ RULES: dict[str, Rule] = {
         _elements,
     ),
 }
-"""By the operator's name, for those that any model may call; see also ``rule_of``."""
+"""Rules by the operator's name, for operators that any model may call; see also ``rule_of``."""
 
 FREE = frozenset(
     "add add_ sub sub_ rsub cat stack embedding _embedding_bag _embedding_bag_forward_only index index_select gather "

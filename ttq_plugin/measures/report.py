@@ -81,7 +81,7 @@ class CompressionReport:
     bits_disk: int | None = None
 
     def written(self, size: int, layers: Mapping[str, int]) -> "CompressionReport":
-        """The report with what a file really takes beside what the schemes say.
+        """Add the actual size of a file to the sizes under the storage schemes.
 
         Args:
             size: Size of the file, in bytes.
@@ -149,9 +149,9 @@ class CompressionReport:
 
     @property
     def disk(self) -> dict[str, float]:
-        """What was written: bits and gain of the whole file, and the gain of the selected layers' codes and scales.
+        """The written file: bits and gain of the whole file, and the gain of the selected layers' codes and scales.
 
-        The last is there if every selected layer is packed. Nothing if no file was written.
+        The last one is given if every selected layer is packed. Empty if no file was written.
         """
         if self.bits_disk is None:
             return {}

@@ -15,7 +15,7 @@ from ttq_plugin.measures.ternary import Codes
 
 SCHEMES = ("coo34", "dense2", "base3", "entropy")
 FLOAT_BITS = 32
-"""Of a value that is not quantised, whatever its dtype: the papers' convention."""
+"""Bits of a value that is not quantised, whatever its dtype, by the papers' convention."""
 
 
 def coo34(nonzeros: int, scales: int = 2) -> int:

@@ -1,4 +1,4 @@
-"""Ternary and binary weights: the codes, read off their values."""
+"""Ternary and binary weights: reads the codes from their values."""
 
 from dataclasses import dataclass
 

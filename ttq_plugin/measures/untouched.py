@@ -1,4 +1,4 @@
-"""Look at a model without leaving a trace on it."""
+"""Run a model without changing it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; on leaving, everything is as it was, also after an error.
+    """Put a model in evaluation mode and restore everything on leaving, also after an error.
 
     Restored: the training flag of every submodule, the buffers (which there are, and their values), the global random
     state, and torch's switch for fused attention, which is off inside.

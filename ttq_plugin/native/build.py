@@ -1,4 +1,4 @@
-"""Compiles the kernels, of training and of inference: python ttq_plugin/native/build.py, or the installation.
+"""Compiles the training and inference kernels: run python ttq_plugin/native/build.py, or install the package.
 
 Imports nothing but the standard library, because it also runs where nothing is installed yet.
 """
@@ -25,7 +25,7 @@ FLAGS = (
 
 
 def library_of(source: Path) -> Path:
-    """Where the library of a source is put."""
+    """The path of a source's compiled library."""
     return source.with_name(f"_{source.stem}.so")
 
 
@@ -33,7 +33,7 @@ LIBRARY = library_of(SOURCE)
 
 
 def parts_of(source: Path) -> list[Path]:
-    """A source and what belongs to it: ``training.c``, ``training_groups.c`` and ``training_rows.h``."""
+    """A source and the files that belong to it: ``training.c``, ``training_groups.c`` and ``training_rows.h``."""
     return [source, *sorted(source.parent.glob(f"{source.stem}_*.[ch]"))]
 
 
@@ -47,11 +47,11 @@ def build(library: Path = LIBRARY, source: Path = SOURCE) -> str | None:
     """Compile the kernels.
 
     Args:
-        library: Where to; replaced in one step, so that running programs keep theirs.
+        library: Path of the library; it is replaced in one step, so that running programs keep theirs.
         source: What to compile.
 
     Returns:
-        None, or in one line why there is no library.
+        None, or a line that explains why there is no library.
     """
     command = (os.environ.get("CC") or "cc").split()
     if not shutil.which(command[0]):

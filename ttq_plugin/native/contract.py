@@ -1,4 +1,4 @@
-"""What the kernels read of a method: plain options, so that they know nothing of the mathematics above them."""
+"""The interface that the kernels expect of a method: plain options, independent of the mathematics above."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The kernels of ``training.cu`` on tensors of a GPU: compiled once a process and device, by torch's own NVRTC.
+"""The kernels of ``training.cu`` on tensors of a GPU, compiled once per process and device by torch's NVRTC.
 
-On a GPU a training of small layers waits for the CPU to start kernels. By torch a layer's step starts about fifty; here
-it starts one to four. Where NVRTC or the driver cannot be used, torch does the same, and a warning says so once.
+On a GPU, training small layers is limited by the CPU, which launches the kernels. In torch, a layer's step launches
+about fifty of them, here one to four. If NVRTC or the driver cannot be used, torch does the same work, and a warning
+says so once.
 """
 
 from __future__ import annotations

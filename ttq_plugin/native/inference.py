@@ -1,4 +1,4 @@
-"""The inference kernels: ctypes around ``inference.c``; None where no compiler was at installation, or TTQ_NATIVE=0."""
+"""The inference kernels: ctypes bindings of ``inference.c``; None if they were not built, or with TTQ_NATIVE=0."""
 
 from __future__ import annotations
 

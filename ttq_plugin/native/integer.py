@@ -1,4 +1,4 @@
-"""The kernels of networks on integers: ctypes around ``integer.c``."""
+"""The kernels of integer networks: ctypes bindings of ``integer.c``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens a compiled library, if it was built from the source that lies beside it."""
+"""Opens a compiled library if it was built from the source next to it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Native kernels of the ternary step, for float32 layers on the CPU with one group (``groups`` for several); optional.
 
 On a small layer each torch operation costs more than its arithmetic, and a step needs about 35 of them a layer; here it
-needs two calls. Built when the package is installed, if a C compiler is there; without it, or with ``TTQ_NATIVE=0``
-in the environment, torch does the same.
+needs two calls. The kernels are built at installation if there is a C compiler; without one, or with ``TTQ_NATIVE=0``
+in the environment, torch does the same work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SURROGATES = ("soft",)
 """The surrogates that ``Kernels.backward`` knows."""
 
 LONG = 1 << 16
-"""From this many weights on, a call lets other Python threads run; below, that would cost more than it gives."""
+"""From this many weights on, a call lets other Python threads run; for fewer, this would cost more than it gains."""
 
 _SIGNATURES = {
     "ttq_peaks": (c_void_p, c_int64, c_void_p),
@@ -121,10 +121,10 @@ class Kernels:
             w: Latent weight.
             g: dL/dq, contiguous.
             known: What ``forward`` returned.
-            scales: As in ``forward``, only for their shape.
-            thresholds: Likewise.
+            scales: The scales, as in ``forward``; only their shape is used.
+            thresholds: The thresholds, as in ``forward``; only their shape is used.
             alpha: The surrogate's dimensionless slope, shape ().
-            method: As in ``forward``.
+            method: The method, as in ``forward``.
             soft: Whether the surrogate is needed: 0 no, 1 for the thresholds, 2 for alpha too.
 
         Returns:
@@ -179,7 +179,7 @@ _active = BUILT if _on else None
 
 
 _untold = _on and BUILT is None and not LIBRARY.exists()
-"""Whether there are no kernels for want of a compiler, and nobody has been told; ``load`` tells all other reasons."""
+"""Whether kernels are missing for lack of a compiler and no warning was given yet; ``load`` warns of other reasons."""
 
 
 def _tell() -> None:

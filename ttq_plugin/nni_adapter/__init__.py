@@ -1,4 +1,4 @@
-"""The plugin's classes in NNI's terms, and everything that works around NNI 3.0."""
+"""The plugin's NNI compressors, and all workarounds for NNI 3.0."""
 
 from ttq_plugin.nni_adapter.chain import QuantizerChain, compress_chain
 from ttq_plugin.nni_adapter.health import Health, LayerHealth

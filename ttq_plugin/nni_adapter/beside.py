@@ -1,4 +1,4 @@
-"""What a ternary weight can have beside it: other compressors of the same layer, joined by ``from_compressor``."""
+"""Other compressors of a layer with a ternary weight, which are joined by ``from_compressor``."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrappe
         mode: ``quantization`` or ``pruning``.
 
     Raises:
-        InputError: For a weight of another compressor of this kind: NNI would leave it to the first without a word to
-            the second; and for one with SlimPruner's factors.
+        InputError: If another compressor of this kind has the weight, which NNI would silently leave to the first one,
+            or if it has SlimPruner's factors.
     """
     for name in names:
         wrapper = existed_wrappers.get(name)
@@ -62,8 +62,8 @@ def warn_of_empty_masks(wrappers: Iterable[ModuleWrapper]) -> None:
     empty = [wrapper.name for wrapper in wrappers if _asked(wrapper) and _is_empty(_asked(wrapper))]
     if empty:
         warnings.warn(
-            f"a sparse_ratio is asked for {', '.join(map(repr, empty))}, and no mask was made, so nothing is pruned "
-            "there: the training was shorter than the pruner's interval; train for more steps.",
+            f"a sparse_ratio was set for {', '.join(map(repr, empty))}, but no mask was made, so nothing is pruned "
+            f"there: the training was shorter than the pruner's interval; train for more steps.",
             stacklevel=3,
         )
 
@@ -79,7 +79,7 @@ def _is_empty(spaces: Iterable[Any]) -> bool:
 def prune_at_once() -> None:
     """Make NNI's level, L1, L2 and FPGM pruners prune when a training with a ternary layer begins.
 
-    Alone they prune at once. In a joint training NNI waits for a step that never comes, unless AGPPruner or
+    On their own they prune immediately. In a joint training, NNI waits for a step that never comes, unless AGPPruner or
     LinearPruner sets one, and masks nothing.
     """
     original = inspect.getattr_static(_NormPruner, _BEGIN)

@@ -29,7 +29,7 @@ Calibration = dict[str, dict[str, dict[str, Any]]]
 
 
 class TernaryPart(Protocol):
-    """What ternary quantizers and the layers that NNI cannot wrap have in common."""
+    """The interface that ternary quantizers share with layers that NNI cannot wrap."""
 
     notes: list[str]
 
@@ -47,7 +47,7 @@ class QuantizerChain:
     ternary by ``ternarize`` and train with the others, where a ternary link's entry names them in ``op_names``.
 
     Integer links come first, then the ternary ones in their order. NNI's QATQuantizer takes an integer layer's scale
-    from a moving average of max|w| (0.99 a training forward), so weights that grow are clipped for a while.
+    from a moving average of max|w| (0.99 a training forward), so growing weights are clipped for a while.
 
     Args:
         model: The model to compress, full precision; wrapped in place by NNI.
@@ -105,7 +105,7 @@ class QuantizerChain:
 
     @property
     def notes(self) -> list[str]:
-        """What the quantizers found worth telling, such as thresholds that were lowered."""
+        """Notes of the quantizers, such as thresholds that were lowered."""
         return [note for part in self._parts() for note in part.notes]
 
     def _parts(self) -> list[TernaryPart]:
@@ -130,7 +130,7 @@ class QuantizerChain:
         """How the ternary layers are doing now; see ``TernaryCompressor.health``.
 
         Returns:
-            A row a ternary layer; none where all are integer.
+            One row for each ternary layer; none if all layers are integer.
         """
         looks = [quantizer.health() for quantizer in self.ternary]
         step = looks[-1].step if looks else self.integer[-1].current_step if self.integer else self.attached.steps
@@ -163,7 +163,7 @@ class QuantizerChain:
         """Move the thresholds of trained layers to another share of zeros, where one was prescribed.
 
         Args:
-            zeros: The share; what the layers cannot have, they come as near to as they can.
+            zeros: The share; if the layers cannot have it exactly, they come as close as they can.
         """
         for part in self._parts():
             part.prescribe(zeros)
@@ -174,7 +174,7 @@ class QuantizerChain:
         return calibration | self.attached.calibration()
 
     def export_model(self) -> nn.Module:
-        """A plain copy: ternary weights exactly ``{-W_n, 0, +W_p}``, integer ones on their grid; training can go on.
+        """Make a plain copy: ternary weights are exactly ``{-W_n, 0, +W_p}``, integer ones lie on their grid.
 
         Returns:
             A deep copy without NNI's wrappers that computes, in eval mode, what the wrapped model does.
@@ -209,7 +209,7 @@ class Compressed:
         layers: Names of the quantised layers.
         widths: Bits of the layers on an integer grid, as ``measure`` takes them.
         states: Scales and thresholds of the ternary layers.
-        notes: What a reader of the result must know, such as thresholds that were lowered.
+        notes: Notes for the reader of the result, such as thresholds that were lowered.
         calibration: NNI's calibration config of all layers.
         chain: The quantizers, still on the wrapped model, for ``health()`` or for further training.
     """

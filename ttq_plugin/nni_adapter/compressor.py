@@ -41,7 +41,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         model: The full-precision model to compress; NNI wraps it in place.
         config_list: NNI's config list; ``target_names`` may only be ``["weight"]``, which is also the default.
         evaluator: An NNI evaluator with traced optimisers; nothing can be trained without one.
-        existed_wrappers: NNI's wrappers, passed by ``from_compressor``.
+        existed_wrappers: NNI's wrappers, as passed by ``from_compressor``.
         method: Another method of ``METHODS`` than the class's own, such as an ablation (``pttq-fixed``).
         lr_scale: Learning rate of the scales W_p and W_n; None for the optimiser's own.
         lr_threshold: Learning rate of thresholds and alpha, if the method learns them; None for the optimiser's own.
@@ -54,8 +54,8 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
             those that Lightning's or Transformers' trainer expects, or else over ``zeros_steps`` (1000 by default).
 
     Raises:
-        InputError: If the config list, an optimiser, a weight or an option cannot work; the model is left unwrapped,
-            as it was.
+        InputError: If the config list, an optimiser, a weight or an option cannot be used; the model is left unwrapped
+            and unchanged.
     """
 
     method_name: str
@@ -110,7 +110,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     def from_compressor(
         cls, compressor: Compressor, new_config_list: list[dict[str, Any]], *args: Any, **kwargs: Any
     ) -> Self:
-        """A compressor that joins another one's model and training; see NNI's method of the same name.
+        """Create a compressor that joins another one's model and training; see NNI's method of the same name.
 
         Args:
             compressor: The compressor to join.
@@ -156,7 +156,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     def _begin(
         self, method: Ternarizer, module: nn.Module, name: str, config: dict[str, Any]
     ) -> tuple[Params, list[str]]:
-        """A layer's initial parameters, and what is to be told of them."""
+        """A layer's initial parameters, and notes on them."""
         return method.init(tensor_of(module, "weight"), name)
 
     def _layer_method(self, module: nn.Module, config: dict[str, Any]) -> Ternarizer:
@@ -217,7 +217,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         return {name: self._state(wrapper).codes(latent(wrapper)) for name, wrapper, _ in self._ternary_spaces()}
 
     def looks(self) -> list[Look]:
-        """What ``health`` is to look at."""
+        """The layers that ``health`` examines."""
         return [
             Look(
                 name,
@@ -234,10 +234,10 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
         return effective(wrapper)["weight"]
 
     def health(self) -> Health:
-        """How the layers are doing now, and how many signs flipped since this was asked last.
+        """The current state of the layers, and how many signs have flipped since the last call.
 
         Returns:
-            A row for each layer; a layer that collapsed is also warned of, once.
+            One row for each layer; there is also a warning, once, for each layer that collapsed.
         """
         return self._monitor.look()
 
@@ -303,7 +303,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
 
 
 def _nothing() -> None:
-    """Nobody is called after each epoch."""
+    """Nothing is called after each epoch."""
 
 
 def _check_unwrapped(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Config lists: what NNI would select, checked before the model is touched."""
+"""Checks config lists, and what NNI would select by them, before the model is touched."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def modern(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict
 
     Args:
         model: The model, not wrapped.
-        config_list: In NNI 3.0's format or its legacy one; not changed.
+        config_list: A config list in NNI 3.0's format or its legacy one; it is not changed.
 
     Returns:
         A copy, without the entries that exclude layers; the others have their names in ``exclude_op_names``.

@@ -1,4 +1,4 @@
-"""The compressed model without NNI: what the wrapped layers compute with, written into a plain copy."""
+"""Exports the compressed model without NNI: the weights that the wrapped layers compute with, in a plain copy."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def effective(wrapper: ModuleWrapper) -> dict[str, Tensor]:
 
 @contextmanager
 def _unwatched(wrapper: ModuleWrapper) -> Any:
-    """Without the functions that follow a wrapper's values in training: an export is none of their business."""
+    """Detach the functions that follow a wrapper's values in training, which an export must not trigger."""
     functions, wrapper._track_funcs = wrapper._track_funcs, []
     try:
         yield

@@ -1,4 +1,4 @@
-"""How a training is doing, layer by layer."""
+"""The health of a training, layer by layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LayerHealth:
         zeros: Share of its weights that an export would write as zero.
         flips: Share of its weights whose code changed since the last look; 0 at the first.
         scales: (W_p, W_n) as an export would write them, the mean over channels where each has its own.
-        thresholds: The method's numbers by name, likewise.
+        thresholds: The method's threshold parameters by name, likewise.
         problem: What is wrong with the layer in one sentence, or None.
     """
 
@@ -36,7 +36,7 @@ class LayerHealth:
 
     @property
     def dead(self) -> bool:
-        """Whether no weight of the layer does anything: all are zero, or scaled to nothing."""
+        """Whether no weight of the layer has any effect: all are zero, or scaled to zero."""
         return self.zeros == 1 or max(self.scales) <= SMALLEST
 
 
@@ -71,7 +71,7 @@ class Look:
         state: Its scales and thresholds.
         latent: The weight that the ternary step sees.
         exported: The weight that an export would write.
-        idle: Why the latent weight does not train, in one sentence; None where it does.
+        idle: Why the latent weight does not train, in one sentence; None if it does.
     """
 
     name: str
@@ -81,14 +81,14 @@ class Look:
     idle: str | None = None
 
     def damage(self) -> str | None:
-        """What of the layer is no finite number any more, in one sentence, or None."""
+        """Which numbers of the layer are no longer finite, in one sentence, or None."""
         params = self.state.params
         found = {"weight": self.latent, "scale": params["scales"], "threshold": params["thresholds"]}
         for what, values in (found | {"alpha": params["alpha"]}).items():
             if not bool(torch.isfinite(values).all()):
                 return (
-                    f"a {what} is NaN or infinite, the training diverged; lower its learning rate and begin again, or "
-                    "go on from an earlier checkpoint."
+                    f"a {what} is NaN or infinite, because the training diverged; lower its learning rate and start "
+                    f"again, or continue from an earlier checkpoint."
                 )
         return None
 
@@ -105,11 +105,11 @@ class Trained(Protocol):
 
 
 class HealthMonitor:
-    """Looks at a compressor's layers, when asked and every so many steps.
+    """Examines a compressor's layers on request and at regular steps.
 
     Args:
         compressor: The compressor whose layers are looked at.
-        callback: Called with each look that was taken because of its step.
+        callback: Called with each report that was due at its step.
         every: Steps between two such looks, or ``"epoch"``: somebody else then calls ``tell``.
     """
 
@@ -124,18 +124,18 @@ class HealthMonitor:
         self._warned: set[tuple[str, str]] = set()
 
     def step(self) -> None:
-        """Count a training step; look if it is time."""
+        """Count a training step, and examine the layers if it is due."""
         if self.callback is not None and self.every != "epoch" and self.compressor.steps % self.every == 0:
             self.tell()
 
     def tell(self) -> None:
-        """Look, and hand what is seen to the callback."""
+        """Examine the layers and pass the report to the callback."""
         if self.callback is not None:
             self.callback(self.look())
 
     @torch.no_grad()
     def look(self) -> Health:
-        """The layers as they are now; a new problem is warned of once."""
+        """The current state of the layers, with a single warning for each new problem."""
         layers = []
         for look in self.compressor.looks():
             state, codes = look.state, look.state.codes(look.latent)
@@ -171,24 +171,24 @@ class HealthMonitor:
 
 
 def _problem(look: Look, codes: Tensor, scales: Tensor) -> str | None:
-    """What is wrong with a layer of these codes and scales, if something is."""
+    """The problem of a layer with these codes and scales, or None."""
     if look.state.method.learn_scales and bool((scales <= SMALLEST).any()):
         where = "a scale" if scales.numel() <= 2 else "some channel's scale"
-        return f"{where} fell to zero, so that sign does nothing there; lower lr_scale."
+        return f"{where} fell to zero, so that sign has no effect there; lower lr_scale."
     if bool(look.latent.min() == look.latent.max()):
         return (
             "all its weights have become equal, so no threshold separates them; lower the learning rate or "
             "weight decay."
         )
     if not look.state.method.learn_scales and bool((look.exported.abs() <= SMALLEST).all() & codes.any()):
-        return "its weights fell to nothing; lower the learning rate or weight decay."
+        return "its weights have vanished; lower the learning rate or weight decay."
     if not bool(codes.any()):
-        return "all weights are zero, its thresholds lie beyond every weight; lower them or lr_threshold."
+        return "all weights are zero, because its thresholds exceed every weight; lower them or lr_threshold."
     for sign, word in ((1, "positive"), (-1, "negative")):
         if not bool((codes == sign).any()):
             if not bool((look.latent * sign > 0).any()):
                 return f"no weight is {word} any more, whatever its thresholds; lower the learning rate."
-            return f"no weight is {word} any more, that threshold lies beyond every weight; lower it or lr_threshold."
+            return f"no weight is {word} any more: that threshold exceeds every weight; lower it or lr_threshold."
     return None
 
 

@@ -55,7 +55,7 @@ class PlainLink:
 
 
 class MarkedSteps:
-    """In front of NNI's quantizers: their optimiser step becomes one that torch's schedulers do not warn of."""
+    """Wraps NNI's quantizers, whose optimiser step becomes one that torch's schedulers do not warn about."""
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         super()._fuse_preprocess(evaluator)  # type: ignore[misc]
@@ -194,7 +194,7 @@ def modern_links(model: nn.Module, links: Sequence[AnyLink]) -> list[AnyLink]:
 
 @contextmanager
 def naming(link: AnyLink, links: Sequence[AnyLink]) -> Iterator[None]:
-    """Say whose error it is, where there are several."""
+    """Add the link's name to its errors if there are several links."""
     try:
         yield
     except InputError as error:

@@ -46,7 +46,7 @@ pruning_apply_methods[APPLY_METHOD] = apply_mask
 class TernaryPruner(TernaryCompressor, Pruner):
     """NNI pruner that masks the weights that a ternary method would set to zero; the kept weights stay real numbers.
 
-    ``compress()`` prunes at once. ``compress(max_steps, max_epochs)`` trains: the mask follows the weights and the
+    ``compress()`` prunes immediately. ``compress(max_steps, max_epochs)`` trains: the mask follows the weights and the
     thresholds (which pTTQ learns) in each forward pass, and is frozen at the end. A config's ``sparse_ratio`` sets the
     initial thresholds so that this share of the layer is pruned. Use a subclass. ``TernaryCompressor`` documents the
     arguments, of which ``lr_scale`` has no effect here.
@@ -92,7 +92,7 @@ class TernaryPruner(TernaryCompressor, Pruner):
     def compress(
         self, max_steps: int | None = None, max_epochs: int | None = None
     ) -> tuple[nn.Module, dict[str, dict[str, Tensor]]]:
-        """Prune at once, or train for ``max_steps`` or ``max_epochs`` and prune.
+        """Prune immediately, or train for ``max_steps`` or ``max_epochs`` and prune.
 
         Args:
             max_steps: Training steps, or None.
@@ -131,7 +131,7 @@ class TernaryPruner(TernaryCompressor, Pruner):
 def at_sparsity(method: Ternarizer, w: Tensor, ratio: float, name: str) -> Tensor:
     """Thresholds that put this share of a layer's weights into the dead zone, those nearest to zero.
 
-    Where channels have thresholds of their own, near is meant in each channel's standard deviation.
+    If channels have thresholds of their own, distances are measured in each channel's standard deviations.
 
     Args:
         method: Any method.
@@ -156,20 +156,20 @@ def at_sparsity(method: Ternarizer, w: Tensor, ratio: float, name: str) -> Tenso
     reached = int(sizes.numel() - positive.sum() - negative.sum())
     if abs(reached - count) > 1:
         raise InputError(
-            f"{name}: {method.name} cannot prune {ratio:.1%} of this layer, its thresholds come as near as "
-            f"{reached / sizes.numel():.1%}, because of the weights' mean or of equal weights; ask for that, or use "
-            "another method, such as attq."
+            f"{name}: {method.name} cannot prune {ratio:.1%} of this layer: the closest share that its thresholds "
+            f"reach is {reached / sizes.numel():.1%}, because of the weights' mean or equal weights; set that share, "
+            "or use another method, such as attq."
         )
     return thresholds
 
 
 def _asked(config: dict[str, Any], key: str) -> Any:
-    """What a config asks for the weight."""
+    """The settings of the weight in a config."""
     return config.get("target_settings", {}).get("weight", {}).get(key, config.get(key))
 
 
 def _check_setting(config: dict[str, Any]) -> None:
-    """Refuse what NNI's own pruners would do and these do not."""
+    """Refuse settings that only NNI's own pruners support."""
     setting = config.get("target_settings", {}).get("weight", {})
     if unknown := sorted(set(setting) - _SETTINGS):
         raise InputError(f"the ternary pruners have no setting {unknown[0]!r}; they take sparse_ratio and granularity.")

@@ -78,7 +78,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         return config
 
     def update_calibration_config(self, calibration_config: dict[str, dict[str, dict[str, Any]]]) -> None:
-        """Load what ``get_calibration_config`` returned; nothing is changed unless all of it fits.
+        """Load the result of ``get_calibration_config``; nothing is changed unless all of it matches.
 
         Args:
             calibration_config: ``{layer: {target: {...}}}``, for some or all of the layers.
@@ -93,7 +93,7 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
         super().update_calibration_config({known[name]: entry for name, entry in calibration_config.items()})
 
     def export_model(self, model: nn.Module | None = None) -> nn.Module:
-        """A plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
+        """Make a plain copy of the model whose selected weights are exactly ``{-W_n, 0, +W_p}``; training can go on.
 
         Args:
             model: A wrapped copy of the bound model to export instead of it, such as an average of its weights
@@ -101,8 +101,8 @@ class TernaryQuantizer(TernaryCompressor, Quantizer):
 
         Returns:
             A deep copy without NNI's wrappers, in the mode (train or eval) of the bound model; see ``plain_copy`` for
-            what other compressors leave in it. A layer with NaN or infinity is warned of, and so is a pruner that
-            joined and pruned nothing.
+            what other compressors leave in it. There is a warning for a layer with NaN or infinity, and for a pruner
+            that joined but pruned nothing.
         """
         if model is None:
             self._monitor.warn_of_damage()
@@ -191,6 +191,6 @@ QUANTIZERS: dict[str, type[TernaryQuantizer]] = {
     quantizer.method_name: quantizer
     for quantizer in (TTQQuantizer, ATTQQuantizer, PTTQQuantizer, TWNQuantizer, BinaryQuantizer)
 }
-"""The quantizers by their own method; ``method=`` gives each any other of ``METHODS``."""
+"""The quantizers by their own method; ``method=`` selects any other one of ``METHODS``."""
 
 publish(quantization, QUANTIZERS.values())

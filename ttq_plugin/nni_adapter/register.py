@@ -1,4 +1,4 @@
-"""Putting the methods into NNI: where it looks up how a target is transformed, and where users look up compressors."""
+"""Registers the methods with NNI, where it looks up transformations and where users look up compressors."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def apply_ternary(target: Tensor, target_space: Any) -> Tensor:
 def register() -> None:
     """Register the plugin with NNI; calling it again changes nothing.
 
-    Afterwards NNI finds the methods when a wrapped layer is called, its evaluators say what they miss, its own
-    quantizers tell both scales of a ternary weight that they joined, its pruners prune in a training with one, and the
-    plugin's classes stand in ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look
+    Afterwards NNI finds the methods when a wrapped layer is called, its evaluators report missing arguments, its own
+    quantizers report both scales of a ternary weight that they joined, its pruners prune in a joint training, and the
+    plugin's classes are in ``nni.compression.quantization`` and ``nni.compression.pruning``, for pipelines that look
     compressors up by name.
 
     Examples:
@@ -68,7 +68,7 @@ def register() -> None:
 
 
 def publish(home: ModuleType, compressors: Iterable[type]) -> None:
-    """Put compressors into one of NNI's modules, now and whenever ``register`` is called.
+    """Add compressors to one of NNI's modules, now and whenever ``register`` is called.
 
     Args:
         home: ``nni.compression.quantization`` or ``nni.compression.pruning``.

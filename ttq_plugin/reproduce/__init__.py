@@ -1,1 +1,1 @@
-"""The papers' tables, ours beside theirs: cells (one repetition of one row), a runner that resumes, and reports."""
+"""Reproduces the papers' tables: cells (one repetition of one row), a runner that resumes, and reports."""

@@ -18,9 +18,9 @@ class Goal:
     Attributes:
         row: Its label.
         srqw: Share of zeros to reach, mean over the repetitions.
-        mcc_change: Test MCC less the full-precision model's, to reach.
+        mcc_change: Change in test MCC from full precision, to reach.
         mcc: Test MCC to reach as well, or None.
-        settings: As a ``Cell`` has them.
+        settings: Settings, as in a ``Cell``.
     """
 
     row: str
@@ -34,7 +34,7 @@ def goals(name: str) -> tuple[Goal, ...]:
     """The goals of a papers' task.
 
     Args:
-        name: As in the papers.
+        name: Name in the papers' tables.
 
     Returns:
         At least one.
@@ -46,10 +46,10 @@ def goals(name: str) -> tuple[Goal, ...]:
 
 
 def recipe(name: str, own: Recipe) -> Recipe:
-    """How the full-precision model is trained that the goals are measured against.
+    """The training recipe of the full-precision model that the goals are compared with.
 
     Args:
-        name: As in the papers.
+        name: Name in the papers' tables.
         own: The task's recipe.
 
     Returns:
@@ -59,13 +59,13 @@ def recipe(name: str, own: Recipe) -> Recipe:
 
 
 def refits(name: str) -> bool:
-    """Whether the last trainings learn the validation split too, with the settings that it chose.
+    """Whether the final trainings also use the validation split, with the settings that were chosen on it.
 
     Args:
-        name: As in the papers.
+        name: Name in the papers' tables.
 
     Returns:
-        True where the papers learn all that does not test.
+        True if the papers train on everything except the test split.
     """
     return bool(_entry(name).get("refit", False))
 

@@ -1,4 +1,4 @@
-"""The tables as cells: one cell is one repetition of one row, and says everything that decides its result."""
+"""Tables as cells: a cell is one repetition of one row, with everything that determines its result."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Cell:
         settings: Keywords of ``Settings`` but task and seed, and under ``layers`` what single layers have of their own:
             the method's numbers, and ``granularity``; None for the full-precision model alone.
         warmup: Warm-up steps of the compression's schedule, where that is ``noam``.
-        refit: Whether the validation split is learned as well, as the papers learn all that does not test; for settings
-            that were chosen before. Its scores on validation data then say nothing, and are None.
+        refit: Whether to train on the validation split as well, as in the papers; for settings that were chosen before.
+            Its scores on validation data then say nothing, and are None.
     """
 
     row: str
@@ -60,7 +60,7 @@ class Cell:
         return f"{self.row}-seed{self.seed}".replace(" ", "")
 
     def fingerprint(self, data: str) -> str:
-        """A short hash of all that decides the result, and of which data it was made with."""
+        """A short hash of everything that determines the result, including the data."""
         items = asdict(self)
         if not self.refit:  # what there was before: left out, so that its results are still found
             del items["refit"]
@@ -95,7 +95,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for.
+    """The requested repetitions and rows.
 
     Attributes:
         seeds: One for each repetition.

@@ -1,4 +1,4 @@
-"""Which published numbers follow from the papers' own equations: gains recomputed from the published share of zeros."""
+"""Checks which published numbers follow from the papers' equations, by recomputing gains from published zeros."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READABLE = {"cr_gain_total": "CR_G^T", "cr_gain_quantized": "CR_G^Q", "ec_gain_t
 
 
 def contradictions(paper: Published, model: nn.Module, x: Tensor) -> Iterator[str]:
-    """What the published rows say beside what their zeros imply (measures: 34 bits a non-zero; eq. 6-9).
+    """Compare the published rows with what their zeros imply (34 bits per non-zero weight; eq. 6-9).
 
     Args:
         paper: The task.

@@ -1,4 +1,4 @@
-"""What the papers report and how they say they trained, from ``published.json``; percent, as printed there."""
+"""The papers' published results and training settings, from ``published.json``; in percent, as printed there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Published:
     """One task of the papers.
 
     Attributes:
-        name: As in the papers' tables, such as ``esr-2dcnn``.
+        name: Name in the papers' tables, such as ``esr-2dcnn``.
         task: The built-in task with the papers' split.
         layers: The quantised layers.
         recipe: Recipe of the full-precision model, batch size and schedule as read from the papers.
@@ -118,7 +118,7 @@ def published(name: str) -> Published:
         What is published about it.
 
     Raises:
-        InputError: If there is none; the message lists those there are.
+        InputError: If there is no such task; the message lists the known ones.
     """
     if name not in names():
         raise InputError(f"the papers report {', '.join(names())}, got {name!r}.")

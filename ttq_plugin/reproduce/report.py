@@ -55,7 +55,7 @@ def markdown(summary: Summary, picture: str | None, caption: str | None) -> str:
     """The report's text.
 
     Args:
-        summary: As in ``write_report``.
+        summary: The summary, as in ``write_report``.
         picture: The picture's file name, or None.
         caption: What it shows.
 
@@ -78,26 +78,27 @@ def markdown(summary: Summary, picture: str | None, caption: str | None) -> str:
 def _introduction(summary: Summary) -> Iterator[str]:
     yield f"Made by\n\n```console\n$ {summary['command']}\n```"
     yield (
-        f"Ours: mean ± standard deviation over repetitions, seeds {_seeds(summary['seeds'])}; MCC on test data, scored "
-        "once a model. In brackets 95 % bootstrap intervals. MCC change: against the full-precision model of the same "
-        f"repetition. Published: {source()}; {repetitions()} repetitions."
+        f"Our numbers are means ± standard deviations over repetitions (seeds {_seeds(summary['seeds'])}). The MCC is "
+        "measured on test data, once for each model. Brackets hold 95 % bootstrap intervals. The MCC change is "
+        "measured from the full-precision model of the same repetition. The published numbers are those of "
+        f"{source()}, with {repetitions()} repetitions."
     )
     if summary["scale"] != 1:
         yield (
             f"**Shortened:** every training has {summary['scale']:g} of its published epochs (and warm-up), at least "
-            "one. What follows compares methods at that length; it is not the published training."
+            "one. The results compare methods at that length, not the published trainings."
         )
     if summary["refit"]:
         yield (
-            "The models learn the validation split too, as the papers' learn all that does not test; the settings were "
-            "chosen before, on models that did not."
+            "The models were also trained on the validation split, as the papers' models were trained on everything "
+            "except the test split; the settings were chosen before, on models that were not."
         )
     if summary["simulated"]:
         yield "**The data are SIMULATED.** The published numbers come from clinical recordings and cannot be compared."
     if any(row["row"] == "pttq-released" for row in summary["rows"]):
         yield (
             "`pttq` has exact threshold gradients and its own units of alpha (default 5); `pttq-released` is what the "
-            "authors' code does, with their alpha. Both stand beside the published pTTQ. `lsq-int2` is NNI's own "
+            "authors' code does, with their alpha. Both are compared with the published pTTQ. `lsq-int2` is NNI's own "
             "LsqQuantizer with aTTQ's learning rate and pTTQ's epochs."
         )
 

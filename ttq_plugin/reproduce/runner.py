@@ -1,4 +1,4 @@
-"""Cells in worker processes; each result is a file of its own, so that a killed run goes on where it was."""
+"""Runs cells in worker processes; each result is a separate file, so that a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CRASHES = 3
 
 @dataclass(frozen=True)
 class Folder:
-    """Where results are kept, one JSON file a cell.
+    """The folder of results, with one JSON file per cell.
 
     Attributes:
         path: The folder.
@@ -76,7 +76,7 @@ class Folder:
             guard = FileLock(self.path / ".lock")
             guard.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"another process reproduces into {self.path} right now; wait until it ends.") from None
+            raise InputError(f"another process is writing results to {self.path}; wait until it ends.") from None
         except OSError as error:
             raise InputError(f"the folder {self.path} cannot be written ({error.strerror or error}).") from None
         try:
@@ -104,7 +104,7 @@ def run_cells(
     work: Callable[[Any, Place], Result] = train_cell,
     on_refused: OnRefused | None = None,
 ) -> int:
-    """Train what has no result yet.
+    """Run the trainings that have no result yet.
 
     Args:
         cells: The table's.

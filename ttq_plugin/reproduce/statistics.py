@@ -1,4 +1,4 @@
-"""Means of repetitions and their differences, with what is known of their uncertainty."""
+"""Means of repetitions and their differences, with their uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One cell, trained and measured: through the same trial code as a search."""
+"""Trains and measures one cell, with the same trial code as a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a front real? Its members are trained again with other seeds: what was lucky once falls off."""
+"""Trains the members of a front again with other seeds; members that were only lucky fall off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ttq_plugin.search.study.study import load_study, open_study
 from ttq_plugin.statistics import LEVEL
 
 CONFIRMED = "~confirm"
-"""What is added to a searched study's name for the study of its front's other seeds."""
+"""Suffix of the name of the study that holds the trainings with other seeds."""
 
 Key = tuple[int, int]
 """A front member's number, and the seed of a training."""
@@ -36,7 +36,7 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What other seeds gave for a front member. Its first run is left out, because it was chosen for being good.
+    """Results with other seeds for a front member. Its first run is left out, because it was selected for being good.
 
     Attributes:
         runs: Number of trainings that gave all objectives.
@@ -65,7 +65,7 @@ class Baseline:
     Attributes:
         score: Name of the task's metric, one of the objectives.
         value: Full precision's score on validation data.
-        share: Share of the samples that validate, among those that train or validate.
+        share: Share of the validation samples among the training and validation samples.
     """
 
     score: str
@@ -122,19 +122,19 @@ def confirm_front(
         members: Numbers of its front members.
         seeds: Number of trainings for each member, at least 2.
         workers: Number of processes.
-        data: As in `run_search`, like the next six.
-        cache: As in `run_search`.
-        weights: As in `run_search`.
-        device: As in `run_search`.
-        engine: As in `run_search`.
-        trial_module: As in `run_search`.
-        on_poll: As in `run_search`.
+        data: The data, as in `run_search`.
+        cache: The cache folder, as in `run_search`.
+        weights: The user's weights, as in `run_search`.
+        device: The device, as in `run_search`.
+        engine: The engine, as in `run_search`.
+        trial_module: The module that runs a trial, as in `run_search`.
+        on_poll: The callback, as in `run_search`.
         pause: Seconds between two looks at the study.
         baseline: Full precision, to measure changes from; None to measure none.
 
     Returns:
-        What was found for each member, which the study keeps in its attribute `confirmed`; and whether the trainings
-        were cut short by a signal or an error.
+        The result for each member, which the study stores in its attribute `confirmed`, and whether the trainings were
+        interrupted by a signal or an error.
 
     Raises:
         InputError: If there are fewer than 2 seeds, or the storage cannot be used.
@@ -177,7 +177,7 @@ def _without_stops(space: Space) -> Space:
 
 
 def _enqueue(study: optuna.Study, again: optuna.Study, wanted: set[Key]) -> int:
-    """Ask for the trainings that are not there yet; returns how many there are in all then."""
+    """Enqueue the missing trainings; returns the total number of trainings."""
     known = {_key(trial) for trial in again.get_trials(deepcopy=False)}
     trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     for number, seed in sorted(wanted - known):

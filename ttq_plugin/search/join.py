@@ -68,7 +68,8 @@ def job_of(
     Args:
         storage: The database URL.
         study_name: The study's name.
-        task: What the study searches, which must be said where it is a task of one's own: its module is imported.
+        task: What the study searches, which must be named if it is a task of the user's own, because its module is
+            imported.
         data: This machine's data for the task.
         device: This machine's device.
         cache: This machine's folder of full-precision models.
@@ -90,8 +91,8 @@ def job_of(
     check_release(study_name, notes.get(keys.RELEASE), release())
     if notes.get(keys.STOPPED):
         raise InputError(
-            f"The search of {study_name!r} was stopped; go on with it where it was searched, by the command that it "
-            f"printed when it ended, or by the first one with `{shell(['--resume', study_name])}` in place of --study."
+            f"The search of {study_name!r} was stopped; continue it where it ran, with the command that it printed "
+            f"at its end, or with the original command and `{shell(['--resume', study_name])}` in place of --study."
         )
     target, own = notes.get(keys.TRIALS, space.trials), _weights(study, weights)
     return Job(
@@ -120,7 +121,7 @@ def _weights(study: Study, given: str | Path | None) -> str | None:
         if not Path(searched).is_file():
             raise InputError(
                 f"The search of {study.study_name!r} was given the full-precision weights {searched}, which are not on "
-                "this machine; name a copy by --weights."
+                "this machine; name a copy with --weights."
             )
         given = searched
     chosen = None if given is None else str(given)
@@ -153,7 +154,7 @@ def run_workers(
     """Works on a study in processes of this machine; Ctrl-C or SIGTERM ends them, and their trials are tried again.
 
     Args:
-        job: From `job_of`.
+        job: The result of `job_of`.
         workers: How many processes, by default one for each core this process may use.
         on_poll: Called about twice a second with the finished trials, and the running ones of these workers.
         on_wait: Called with what keeps them waiting.

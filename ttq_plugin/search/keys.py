@@ -1,6 +1,6 @@
 """The names under which a study and its trials keep what Optuna has no place for: their user attributes.
 
-They stand in databases that people keep, so a name never changes: `tests/search/test_keys.py` holds them, and that
+They are stored in users' databases, so a name never changes: `tests/search/test_keys.py` holds them, and that
 nothing in the package reads or writes such an attribute by a name of its own.
 """
 

@@ -1,4 +1,4 @@
-"""The search: open a study, and let workers try its settings until enough trials count."""
+"""Runs a search: opens a study, and lets workers run trials until there are enough."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run_search(
         The counts, and whether the search was interrupted or stopped by an error.
 
     Raises:
-        InputError: If something that was asked for cannot be done; nothing that was finished is lost.
+        InputError: If an argument cannot be satisfied; no finished trial is lost.
     """
     if task is not None and engine != "processes":
         raise InputError(f"A task that is not imported by its name needs engine='processes', got {engine!r}.")

@@ -1,4 +1,4 @@
-"""Scores from tables of counts: a table for each group, so that resampling groups is adding tables.
+"""Computes scores from confusion matrices, one per group, so that resampling groups means adding matrices.
 
 A confusion matrix says all that these scores need. Resampling then costs a matrix product instead of a pass over the
 samples, which for ten thousand samples and two thousand resamples is seconds against many minutes.
@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 def _sums(tables: Floats) -> tuple[Floats, Floats, Floats]:
-    """Right ones, true ones and predicted ones of each class: three times (..., classes)."""
+    """Correct, true and predicted counts of each class: three tensors (..., classes)."""
     return np.diagonal(tables, axis1=-2, axis2=-1), tables.sum(-1), tables.sum(-2)
 
 
@@ -39,7 +39,7 @@ def mcc(tables: Floats) -> Floats:
 
 
 def accuracy(tables: Floats) -> Floats:
-    """Share of the samples that are right."""
+    """Share of correct samples."""
     right, true, _ = _sums(tables)
     return _share(right.sum(-1), true.sum(-1), np.nan)
 

@@ -1,4 +1,4 @@
-"""Whether a compressed model is proven to be no worse than full precision by more than a margin."""
+"""Tests whether a compressed model is worse than full precision by less than a margin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttq_plugin.statistics import LEVEL
 from ttq_plugin.statistics.resampling import Interval, check_level
 
 SIGNIFICANCE = 0.05
-"""The largest share of models that are worse by the margin and yet called not inferior."""
+"""Significance level: the largest share of models worse by the margin that are called non-inferior."""
 
 Key = TypeVar("Key")
 
@@ -27,7 +27,7 @@ class Verdict:
         margin: The largest loss that would not matter, in the metric's unit.
         p: One-sided p-value of "worse by the margin or more".
         adjusted: The same after Holm's correction for the models that were tested together.
-        holds: Whether the model is proven not inferior.
+        holds: Whether the model is shown to be non-inferior.
     """
 
     margin: float
@@ -39,10 +39,11 @@ class Verdict:
 def p_inferior(found: Interval, margin: float, *, higher: bool = True) -> float:
     """The p-value against "worse by the margin or more": Student's t on the change, one-sided.
 
-    Few answers differ between a model and its compression, so by luck a worse model may show both a small loss and a
-    small spread, and a plain t-test then calls it not inferior in up to 11 % of the cases. A model that is worse by the
-    margin must have lost some answers, whose number has a spread of its own (as in Tango 1998); half of that variance
-    is added to the estimated one. Simulated for 3 to 20 people, the test then errs in 0 to 5.6 % of the cases.
+    Few predictions differ between a model and its compression, so by chance a worse model may show both a small loss
+    and a small spread, and a plain t-test then calls it non-inferior in up to 11 % of the cases. A model that is worse
+    by the margin must get some more predictions wrong, and their number has a spread of its own (as in Tango 1998);
+    half of that variance is added to the estimated one. Simulated for 3 to 20 people, the test then errs in 0 to 5.6 %
+    of the cases.
 
     Args:
         found: The change from full precision, with its standard error.

@@ -1,4 +1,4 @@
-"""A score's uncertainty by resampling the groups that its samples come from, alone or paired with another model's.
+"""Estimates a score's uncertainty by resampling groups of samples, alone or paired with another model.
 
 Samples of one person are alike, so a test on ten people says as much as ten independent numbers, however many samples
 each of them gave. Whole groups are therefore drawn with replacement (the cluster bootstrap; Field & Welsh 2007,
@@ -37,12 +37,12 @@ MOST_UNDEFINED = 0.05
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said about a split.
+    """A model's predictions on a split.
 
     Attributes:
         outputs: The model's outputs, of the whole split.
         targets: The split's targets.
-        groups: The group of each sample, (samples,); None: each sample stands alone.
+        groups: The group of each sample, (samples,); None if each sample is independent.
     """
 
     outputs: Any
@@ -86,8 +86,8 @@ def interval(metric: Metric, answers: Answers, *, level: float = LEVEL, seed: in
     """The interval of a score.
 
     Args:
-        metric: The score's.
-        answers: What the model said.
+        metric: The metric of the score.
+        answers: The model's predictions.
         level: Confidence level, in (0, 1).
         seed: Random seed of the resampling.
 
@@ -110,9 +110,9 @@ def change(metric: Metric, before: Answers, after: Answers, *, level: float = LE
     """The interval of a score's change from one model to another on the same samples, which are drawn in pairs.
 
     Args:
-        metric: The scores'.
-        before: What the full-precision model said.
-        after: What the compressed one said.
+        metric: The metric of the scores.
+        before: The full-precision model's predictions.
+        after: The compressed model's predictions.
         level: Confidence level, in (0, 1).
         seed: Random seed of the resampling.
 
@@ -124,7 +124,7 @@ def change(metric: Metric, before: Answers, after: Answers, *, level: float = LE
     """
     if len(before) != len(after):
         raise InputError(
-            f"A change needs two models' answers about the same samples, got {len(before)} and {len(after)}."
+            f"A change needs two models' predictions on the same samples, got {len(before)} and {len(after)}."
         )
     found = _resampled(metric, (before, after), seed)
     if found is None:
@@ -135,7 +135,7 @@ def change(metric: Metric, before: Answers, after: Answers, *, level: float = LE
 
 
 def _grain(metric: Metric, answers: Answers) -> float:
-    """What one wrong answer more costs, on average over the samples that are answered right."""
+    """The cost of one more wrong prediction, on average over the samples that are predicted correctly."""
     counted = _counted(metric, (answers,), np.zeros(len(answers), dtype=int), 1)
     if counted is None:
         return 0.0

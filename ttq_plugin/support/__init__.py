@@ -1,1 +1,1 @@
-"""What every layer of the house uses: files, names, limits, processes and progress; no framework."""
+"""Utilities for all parts of the package: files, names, limits, processes and progress; no framework."""

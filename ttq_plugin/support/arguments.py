@@ -1,4 +1,4 @@
-"""Arguments of public functions held against their type hints, before anything is done with them."""
+"""Checks the arguments of public functions against their type hints before they are used."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Check that each argument is of the type that its hint names.
 
     Whole numbers count as numbers, True and False as neither; a string is not taken for a list of strings. What only
-    its use can tell, such as the values of a mapping or an iterator, is not looked at.
+    their use can show, such as the values of a mapping or an iterator, is not checked.
 
     Args:
         function: The function, or the dataclass, that has the hints.
         given: The arguments by name, as ``locals()`` holds them in the function's first line.
 
     Raises:
-        InputError: If one is of another type; the message names it, what is required and what came.
+        InputError: If one is of another type; the message names the argument, the required type and the given value.
     """
     for name, hint in _hints(function).items():
         if name in given and not _fits(given[name], hint):

@@ -85,7 +85,7 @@ def verify(path: Path, header: bytes, place: re.Pattern[bytes], remedy: str) -> 
         remedy: What to do with a damaged file; ends the error's sentence.
 
     Raises:
-        InputError: If the header does not have exactly one digest, or the digest does not fit.
+        InputError: If the header does not have exactly one digest, or the digest does not match.
     """
     places = list(place.finditer(header))
     if len(places) != 1:
@@ -100,4 +100,4 @@ def verify(path: Path, header: bytes, place: re.Pattern[bytes], remedy: str) -> 
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
     if digest.hexdigest().encode() != places[0][1]:
-        raise InputError(f"{path} is damaged: its bytes do not fit its digest; {remedy}.")
+        raise InputError(f"{path} is damaged: its bytes do not match its digest; {remedy}.")

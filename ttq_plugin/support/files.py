@@ -1,4 +1,4 @@
-"""Files that are read back: written whole or not at all, with a digest that tells damage."""
+"""Writes files completely or not at all, with a digest that detects damage when they are read back."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_together(texts: Mapping[Path, str]) -> None:
 
 
 def place_of(path: Path, *, folder: bool = False) -> Path:
-    """Find out where a path leads that is to be written: a link stays, and what it points to is written.
+    """Resolve a path that is to be written: a link stays, and its target is written.
 
     Args:
         path: What a user named.
@@ -100,7 +100,7 @@ def place_of(path: Path, *, folder: bool = False) -> Path:
         The path without links.
 
     Raises:
-        InputError: If it is a device, a folder or nothing that can be reached; a device would be replaced by a file.
+        InputError: If it is a device, a folder or unreachable; a device would be replaced by a file.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -179,11 +179,11 @@ def read_json(path: Path) -> Any:
     head = len(_json_head(b""))
     text = data[head:-2]
     if len(data) > LARGEST_JSON or data != _json_head(text) + text + b"}\n":
-        raise InputError(f"{path} is damaged, or was not written by this version: its digest does not fit; {REMEDY}.")
+        raise InputError(f"{path} is damaged, or was not written by this version: its digest does not match; {REMEDY}.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # of a text that was given a digest on purpose
-        raise InputError(f"{path} is not JSON, though its digest fits; {REMEDY}.") from None
+        raise InputError(f"{path} is not JSON, although its digest matches; {REMEDY}.") from None
 
 
 def _json_head(text: bytes) -> bytes:
@@ -197,7 +197,7 @@ def _temporary_name() -> str:
 
 
 def _here() -> str:
-    """This machine, in eight characters: processes of others are not ours to judge."""
+    """An identifier of this machine, because processes of other machines cannot be checked."""
     return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""Where in the user's own code an error came from, so that messages show that line instead of this package's stack."""
+"""Finds the line of the user's own code that caused an error, to show it instead of this package's stack."""
 
 from __future__ import annotations
 

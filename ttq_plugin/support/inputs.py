@@ -1,4 +1,4 @@
-"""What models are given and what they return: one convention, and functions for tensors nested in any way.
+"""The convention for models' inputs and outputs, and functions for tensors nested in any way.
 
 Everywhere in the project, a tuple is a model's positional arguments, a mapping its keyword arguments, and anything else
 its one argument. A model whose only argument is a dict is therefore given the tuple ``(dict,)``.

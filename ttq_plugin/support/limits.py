@@ -1,4 +1,4 @@
-"""How much a file may ask for: what is larger, longer or deeper is refused before it takes memory or time.
+"""Limits on files: anything larger, longer or deeper is refused before it takes memory or time.
 
 The limits lie far above what the formats need, so that only a damaged or hostile file meets them.
 """
@@ -66,7 +66,7 @@ def check_bytes(where: str, shape: Iterable[int], itemsize: int, form: str = "",
 
     Args:
         where: What claims to have it, such as a file and an array's name.
-        shape: As it is claimed.
+        shape: The claimed shape.
         itemsize: Bytes of a value.
         form: What is needed, at the end of the sentence.
         largest: The largest number of bytes.

@@ -1,4 +1,4 @@
-"""What a measurement or a report says of the machine."""
+"""Describes the machine for measurements and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that users choose, encoded for each place they appear in: a name is data there, never syntax.
+"""Encodes names chosen by users for each place where they appear, so that a name is data there, never syntax.
 
 A study, a file, a layer or a task may be called anything. Whoever puts such a name into a path, a shell command, a
 metric's name, HTML, Markdown, a picture, C code or a terminal uses the function here that is made for that place, and
@@ -31,13 +31,13 @@ LONGEST_NAME = 200
 """Characters of a study's name; databases and MLflow take a few more."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys, what turns the writing direction, and what is no character."""
+"""Terminal control characters, characters that change the writing direction, and non-characters."""
 
 C_HEADERS = frozenset(
     "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic "
     "stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
 )
-"""Of C's own: a header of that name beside the source would hide it."""
+"""Names of the standard C headers, which a header of the same name next to the source would hide."""
 
 _C_KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
@@ -45,7 +45,7 @@ _C_KEYWORDS = frozenset(
     "catch class delete explicit export false friend mutable namespace new operator private protected public template "
     "this throw true try typeid typename using virtual main".split()
 )
-"""Of C and C++, and the function that begins a program."""
+"""Keywords of C and C++, and the function that begins a program."""
 
 _PASSWORD = re.compile(".*password|passwd|pwd", re.IGNORECASE)
 _SECRET = re.compile(".*(pass|pwd|secret|token|api_?key|auth|credential|sig)", re.IGNORECASE)
@@ -194,7 +194,7 @@ def c_identifier(name: str) -> str:
 
 
 def check_c_name(name: str) -> None:
-    """Refuse a name of C files and functions that C or another file would take for something else.
+    """Refuse a name of C files and functions that is not a C identifier, or that hides a standard header.
 
     Args:
         name: What a user asked for.
@@ -204,7 +204,7 @@ def check_c_name(name: str) -> None:
     """
     other = f"{c_identifier(name)} is possible"
     if name.lower() in C_HEADERS:  # not every file system tells upper from lower case
-        raise InputError(f"the name of C files must not be that of a header of C itself, got {name!r}; {other}.")
+        raise InputError(f"the name of C files must not be that of a standard C header, got {name!r}; {other}.")
     if name != c_identifier(name):
         raise InputError(f"the name of C files must be a C identifier, got {name!r}; {other}.")
 
@@ -226,7 +226,7 @@ def redact(text: str) -> str:
         text: A URL, or a message with URLs in it.
 
     Returns:
-        The same with ``***`` in place of each secret. Rather too much is hidden than too little.
+        The same with ``***`` in place of each secret. In doubt, more is hidden rather than less.
     """
     if re.match(r"[A-Za-z][\w+.-]*://", text):  # a URL alone, or first: what is secret in its query may have spaces
         text = _SPACED.sub(_without_value, text)
@@ -252,7 +252,7 @@ def _without_value(found: re.Match[str]) -> str:
 
 
 def _ansi_quoted(word: str) -> str:
-    """In Bash's notation for bytes; those of a file name that are no text come back as they were."""
+    """Quote bytes in Bash's notation, so that file names that are not text stay intact."""
     try:
         raw = word.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -278,6 +278,6 @@ def check_module_names(model: nn.Module) -> None:
             if not name or re.search(r"[.\"\\]", name) or line(name) != name:
                 raise InputError(
                     "the name of a module's part must not be empty, nor hold a dot, a quote, a backslash or a control "
-                    f"character, which files and graphs cannot keep, got {ascii(name)} in "
+                    f"character, which files and graphs cannot store, got {ascii(name)} in "
                     f"{path or type(model).__name__}; rename it."
                 )

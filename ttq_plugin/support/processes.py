@@ -27,7 +27,7 @@ def cores() -> int:
 
 
 def die_with_parent() -> None:
-    """A parent killed outright must not leave workers behind that go on with results nobody reads."""
+    """Make this worker end with its parent, so that no orphaned workers continue after the parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -159,7 +159,7 @@ def stage(bars: Progress, description: str) -> Iterator[None]:
     """Show work whose steps are not counted.
 
     Args:
-        bars: Where to show it.
+        bars: Bars in which to show it.
         description: What is done, such as "measuring".
 
     Yields:

@@ -1,4 +1,4 @@
-"""What keeps libraries from calling home and from printing into our output, and our own progress on request."""
+"""Keeps libraries from sending telemetry and from printing into our output, and silences progress on request."""
 
 import os
 from collections.abc import Iterator

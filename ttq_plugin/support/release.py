@@ -1,4 +1,4 @@
-"""Which code this is: a study's trials compare only when the same code ran them all."""
+"""Identifies the code version, because trials of a study are comparable only if the same code ran them."""
 
 from __future__ import annotations
 

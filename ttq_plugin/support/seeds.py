@@ -1,4 +1,4 @@
-"""Every global random generator that a user's code may draw from, under one seed and put back afterwards."""
+"""Seeds every global random generator that a user's code may use, and restores them afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """Seed torch's, NumPy's and Python's global generators, and put them back at the end.
+    """Seed torch's, NumPy's and Python's global generators, and restore them at the end.
 
     Args:
         seed: Any whole number.

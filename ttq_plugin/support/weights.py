@@ -1,4 +1,4 @@
-"""Weights as safetensors files with a digest: written whole or not at all, and checked to the last byte when read."""
+"""Weights as safetensors files with a digest: written completely or not at all, and fully verified when read."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
 
 
 def load_weights(model: nn.Module, path: Path, *, unsigned: bool = False) -> dict[str, str]:
-    """Fill the model from a file that ``save_weights`` wrote, once every byte of it has been checked.
+    """Load the model from a file that ``save_weights`` wrote, after every byte of it was verified.
 
     Args:
         model: A module of the architecture that was saved; filled in place.
         path: The ``.safetensors`` file.
         unsigned: Whether a file without a digest is taken too, such as one that another program wrote. Damage to its
-            numbers cannot be noticed.
+            numbers cannot be detected.
 
     Returns:
         The file's metadata.
@@ -79,8 +79,8 @@ def load_weights(model: nn.Module, path: Path, *, unsigned: bool = False) -> dic
         verify(path, header, OWN_ENTRY, REMEDY)
     elif not unsigned:
         raise InputError(
-            f"{path} has no digest, so that damage to it could not be noticed; it is damaged, or neither this version "
-            f"nor `save_weights` wrote it: {REMEDY}."
+            f"{path} has no digest, so damage to it could not be detected; it is damaged, or was not written by this "
+            f"version or `save_weights`: {REMEDY}."
         )
     try:
         with safe_open(path, framework="pt") as file:

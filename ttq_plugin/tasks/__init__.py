@@ -1,4 +1,4 @@
-"""What is trained: data, model and recipe under a name."""
+"""Tasks: data, model and training recipe under a name."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ TASKS = (
 """Built-in tasks and the module in whose ``TASKS`` they are; imported on first use."""
 
 OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-"""How a task of the user's own is named."""
+"""The form of the name of a task of the user's own."""
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """Look up a task by its name.
 
     Args:
         name: A key of ``TASKS``, or ``module:attribute`` for a ``Task`` of the user's own, whose module is imported.
@@ -62,7 +62,7 @@ def get_task(name: str) -> Task:
         The task; nothing is loaded or trained yet.
 
     Raises:
-        InputError: If there is none; the message lists those there are, or says what the module did.
+        InputError: If there is no such task; the message lists the known ones, or says what failed in the module.
     """
     check_task(name)
     if name not in TASKS:
@@ -98,7 +98,7 @@ def check_task(name: str) -> None:
         name: A key of ``TASKS``, or ``module:attribute``.
 
     Raises:
-        InputError: If it is neither; the message lists those there are.
+        InputError: If it is neither; the message lists the known ones.
     """
     if name not in TASKS and not OWN.fullmatch(name):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a recipe changes in a model's forward pass while it trains, and only then: precision and dropout."""
+"""Changes to a model's forward pass during training only: precision and dropout."""
 
 from __future__ import annotations
 

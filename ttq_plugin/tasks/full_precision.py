@@ -41,7 +41,7 @@ class FullPrecision:
             weights, the file that it would have there.
         trained: Whether this call trained it.
         parts: What the score is made of, such as the recall of each class.
-        origin: Where it is from, in words: trained, from the cache, or from the user's file.
+        origin: Where the model comes from, in words: trained, from the cache, or from the user's file.
     """
 
     model: nn.Module
@@ -71,14 +71,14 @@ def full_precision(
 ) -> FullPrecision:
     """The task's full-precision model for this data and seed: the user's own, from the cache, or trained now.
 
-    A cached model is used again only where data, recipe, the code of model and loss, and the initial weights are what
-    they were when it was trained.
+    A cached model is reused only if data, recipe, the code of model and loss, and the initial weights are the same as
+    when it was trained.
 
     Args:
-        task: What to train.
-        data: Its training split is learned, its validation split scored.
+        task: The task whose model is trained.
+        data: The data: the model is trained on its training split and scored on its validation split.
         seed: Random seed of the initial weights, dropout and sample order.
-        device: Where to train.
+        device: Device to train on.
         cache: Folder of trained models, see ``cache_folder``.
         weights: A safetensors file with the model's state dict; nothing is trained then.
         retrain: Whether to train in any case, and replace what is cached.

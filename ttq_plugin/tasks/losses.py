@@ -130,7 +130,7 @@ def get_loss(text: str) -> Criterion:
         The loss.
 
     Raises:
-        InputError: For another name, an option that it does not have, or a value it does not allow.
+        InputError: If the name is unknown, or an option is unknown or has an invalid value.
     """
     name, _, options = text.partition(":")
     if name not in LOSSES:

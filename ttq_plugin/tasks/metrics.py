@@ -1,4 +1,4 @@
-"""Metrics by name: what a task is scored by, which direction is better, and how people read it.
+"""Metrics by name: their functions, which direction is better, and how they are displayed.
 
 Importing this module costs nothing: torch and scikit-learn are imported when a score is computed.
 """
@@ -16,7 +16,7 @@ from ttq_plugin.support.arguments import check_types
 from ttq_plugin.support.names import check_name
 
 NAME = re.compile(r"[A-Za-z_]\w*")
-"""What a metric may be called: constraints, MLflow and command lines all read it as one word."""
+"""Valid names of metrics; constraints, MLflow and command lines all need a single word."""
 
 TAKEN = re.compile(r"test_.*|.*_(fp32|confirmed)|(recall|f1|iou|dice)_.*|srqw|loss|(cr|ec|latency)_.*|bits_.*|"
                    r"mult_adds.*|latency|flash|ram|duration_seconds|seconds|seed|trial|method|notes|origin|epochs|"
@@ -96,7 +96,7 @@ class Metric:
         return one > other if self.higher else one < other
 
     def text(self, value: float | None) -> str:
-        """A value as people read it: a fraction in percent, others with four significant digits; empty for None."""
+        """Format a value: a fraction in percent, others with four significant digits; empty for None."""
         if value is None:
             return ""
         return f"{100 * value:.2f} %" if self.fraction else f"{value:.4g}"
@@ -138,7 +138,7 @@ METRICS: dict[str, Metric] = _table(
 
 
 def get_metric(metric: str | Metric) -> Metric:
-    """The metric of that name.
+    """Look up a metric by its name.
 
     Args:
         metric: A key of ``METRICS``, or a metric of the user's own.
@@ -147,7 +147,7 @@ def get_metric(metric: str | Metric) -> Metric:
         The metric.
 
     Raises:
-        InputError: If there is none of that name, or an own metric takes a built-in one's name.
+        InputError: If there is no such metric, or a metric of the user's own has the name of a built-in one.
     """
     if isinstance(metric, Metric):
         if metric.name in METRICS and not metric.builtin:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ttq_plugin.errors import InputError
 
 FOLDS = 7
-"""Of which one validates and one tests: about 15 % each."""
+"""Number of folds, of which one validates and one tests: about 15 % each."""
 
 Integers = NDArray[np.int64]
 
@@ -25,7 +25,7 @@ def three_ways(
         labels: Class of each sample, from 0, shape (samples,).
         classes: How many classes there must be.
         seed: Equal seeds give equal splits.
-        source: Where the samples are from, for messages.
+        source: Where the samples come from, for messages.
         noun: What a group is, for messages.
 
     Returns:
@@ -74,7 +74,7 @@ def drawn(
         classes: How many classes there must be.
         seed: Equal seeds give equal splits.
         share: Fraction of the groups that validate, and of those that test; one at least.
-        source: Where the samples are from, for messages.
+        source: Where the samples come from, for messages.
         noun: What a group is, for messages.
 
     Returns:
@@ -112,7 +112,7 @@ def held_out(
         classes: How many classes there must be.
         seed: Equal seeds give equal splits.
         share: Fraction of the groups that validate; one at least.
-        source: Where the samples are from, for messages.
+        source: Where the samples come from, for messages.
         noun: What a group is, for messages.
 
     Returns:

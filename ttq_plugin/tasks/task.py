@@ -1,4 +1,4 @@
-"""What a task is: data, model and the recipe that trains it."""
+"""Defines a task: data, model and the recipe that trains it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Data:
 
     Attributes:
         train: Training split: a Split, or a map-style torch Dataset that yields (x, y) or (x, y, group).
-        validation: Split on which all decisions are made, of the same kinds.
-        test: Split that is scored once, at the end, of the same kinds.
+        validation: Split on which all decisions are made, of the same types.
+        test: Split that is scored once, at the end, of the same types.
         simulated: Whether the data are simulated; every output then says so.
         collate: Function that makes a batch (x, y) from a list of pairs, for example of sequences of unequal length.
         workers: Number of processes that read ahead from a Dataset.
@@ -230,13 +230,13 @@ class Task:
         return get_metric(self.metric)
 
     def noise(self, batch: int) -> Any:
-        """Inputs of the task's shape whose values mean nothing.
+        """Random inputs of the task's shape.
 
         Args:
-            batch: How many samples.
+            batch: Number of samples.
 
         Returns:
-            Standard normal numbers, always the same: a tensor, or a tuple of them where the model takes several.
+            Standard normal numbers, always the same: a tensor, or a tuple of them if the model takes several.
         """
         generator = torch.Generator().manual_seed(0)
         sizes = [size for size in self.shape if isinstance(size, int)]

@@ -12,7 +12,7 @@ from ttq_plugin.support.names import check_name
 
 
 def check_workers(count: Any) -> None:
-    """Check a number of processes that read ahead; thousands would take the machine with them.
+    """Check a number of processes that read ahead; thousands would overload the machine.
 
     Args:
         count: The number.

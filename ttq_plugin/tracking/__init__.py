@@ -1,4 +1,4 @@
-"""A search in MLflow: one experiment a study, one run a trial, the trade-off front visible at first sight.
+"""Records a search in MLflow: one experiment per study, one run per trial, and views that show the front first.
 
 Importing this package costs nothing: MLflow and Matplotlib load when they are first needed.
 """

@@ -1,4 +1,4 @@
-"""One trial as one child run: what is written about it, and what MLflow already knows."""
+"""Writes each trial as a child run, and reads what MLflow already knows of it."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -50,7 +50,7 @@ def existing(store: Store, experiment_id: str, parent: str, score: str) -> dict[
     """Every child run of a study by its trial number, the earliest where a number came twice.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         experiment_id: The study's experiment.
         parent: The study's run.
         score: The task's metric.
@@ -95,7 +95,7 @@ def create(
     """Open a child run that already knows its trial, so that a killed writer finds it again.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         experiment_id: The study's experiment.
         parent: The study's run.
         record: The trial.
@@ -121,7 +121,7 @@ def full_precision(
     """Give the full-precision model a run, so that it is a black point of the charts; once a study.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         experiment_id: The study's experiment.
         parent: The study's run.
         score: The task's metric.
@@ -262,7 +262,7 @@ def percent(store: Store, run_id: str, name: str, value: float) -> None:
     """Log a fraction once more in percent.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         run_id: The run id of the run.
         name: The measure; nothing is logged of one that is no fraction.
         value: The fraction.

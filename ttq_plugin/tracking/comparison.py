@@ -1,4 +1,4 @@
-"""Several studies' fronts side by side, in numbers."""
+"""Compares the fronts of several studies in numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WAYS = (0.01, 0.02, 0.05)
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several studies reached in the same objectives; every number is of one search each.
+    """The results of several studies in the same objectives; each number comes from one search.
 
     Attributes:
         objectives: The metrics that all of them optimise.
@@ -60,7 +60,7 @@ class MemberOnTest:
         score: Score of the test split.
         low: Lower end of the score's 95 % interval; None where it is not known, likewise the next.
         high: Upper end.
-        change: From full precision on the same samples, with its interval.
+        change: The change from full precision on the same samples, with its interval.
         p: p-value of "worse than full precision by the margin or more", corrected for all members of all studies that
             are compared (Holm); None where nothing was tested.
         best: Value of the first objective beside the score.
@@ -142,7 +142,7 @@ def with_tests(
 
     Args:
         comparison: The comparison of the fronts.
-        studies: As for ``compare_fronts``.
+        studies: The studies, as for ``compare_fronts``.
         evidence: Study -> front member -> ``test_<score>`` and the ends of its interval.
         changes: Study -> front member -> its change from full precision.
         margin: The largest loss that would not matter, in the metric's unit; None: nothing is proven.

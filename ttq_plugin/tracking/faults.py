@@ -1,4 +1,4 @@
-"""How a store shows that it cannot be written now, and may be later."""
+"""Recognises errors of a store that cannot be written now, but may be later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def store_faults() -> tuple[type[Exception], ...]:
 
 
 def explain(error: BaseException) -> str:
-    """The root of such an error in a line: MLflow's own words wrap it in what it asked for, several times."""
+    """The cause of such an error on one line, without the layers that MLflow wraps around it."""
     seen: set[int] = set()
     while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
         seen.add(id(inner))

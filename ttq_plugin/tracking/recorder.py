@@ -1,4 +1,4 @@
-"""A study in MLflow, derived again and again from plain trial records by the one process that writes."""
+"""Records a study in MLflow from plain trial records; only one process writes."""
 
 import tempfile
 import time
@@ -29,7 +29,7 @@ class StudyRecorder:
     search that was killed and resumed neither counts a trial twice nor leaves a run open.
 
     Args:
-        store: Where MLflow keeps the study.
+        store: The MLflow store.
         study_name: The experiment's name.
         objectives: Metric names; at least two.
         parameters: The parameters of the study (seed, task, sampler, trials, method): parameters of its run.
@@ -122,7 +122,7 @@ class StudyRecorder:
             children.percent(self.store, child.run_id, test, value)
 
     def log_full_precision(self, parts: Mapping[str, float], tests: Mapping[str, float]) -> None:
-        """Tell what the full-precision model's scores are made of, in the study's run.
+        """Log the parts of the full-precision model's scores in the study's run.
 
         Args:
             parts: The parts, on validation data, logged as NAME_fp32.
@@ -136,7 +136,7 @@ class StudyRecorder:
                 self.store.client.log_metric(self.run_id, name, children.rounded(value))
 
     def log_test_parts(self, number: int, parts: Mapping[str, float]) -> None:
-        """Tell what a front member's test score is made of.
+        """Log the parts of a front member's test score.
 
         Args:
             number: The trial.
@@ -147,7 +147,7 @@ class StudyRecorder:
             self.store.client.log_metric(run_id, f"test_{name}", children.rounded(value))
 
     def log_evidence(self, number: int, values: Mapping[str, float]) -> None:
-        """Tell how sure a front member's test score is.
+        """Log the uncertainty of a front member's test score.
 
         Args:
             number: The trial.
@@ -158,7 +158,7 @@ class StudyRecorder:
             self.store.client.log_metric(run_id, name, children.rounded(value))
 
     def log_confirmed(self, number: int, holds: bool, means: Mapping[str, float], changes: Mapping[str, float]) -> None:
-        """Tell what other seeds gave for a front member.
+        """Log the results with other seeds for a front member.
 
         Args:
             number: The trial.
@@ -189,7 +189,7 @@ class StudyRecorder:
         self.store.client.log_artifact(run_id, str(path), artifact_path)
 
     def log_model(self, number: int, model: str) -> None:
-        """Tell on a trial's page how its model is loaded, and on the model's page what it is; once.
+        """Describe on a trial's page how its model is loaded, and on the model's page what it is; done once.
 
         Args:
             number: The trial.
@@ -235,7 +235,7 @@ class StudyRecorder:
         """The address that opens a saved view; without a host, of a local store only the fragment.
 
         Args:
-            host: Where `ttq ui` listens; a server's store has an address of its own.
+            host: Address on which `ttq ui` listens; a store on a server has its own address.
             port: Its port.
             view: A key of what `views.study_views` gives.
             mode: "CHART" or "TABLE".
@@ -267,7 +267,7 @@ class StudyRecorder:
                 child.done = True
 
     def _draw_curves(self, records: Sequence[TrialRecord], whose: str) -> None:
-        """At the end, when it is known who is on the front: curves of a thousand trials would drown those."""
+        """Log the curves of the front's members at the end; the curves of a thousand trials would obscure them."""
         for record in records:
             child = self._children[record.number]
             if record.curves and not child.curved and (whose == "all" or (whose == "front" and child.pareto)):

@@ -85,7 +85,7 @@ class GrowingFront:
     """The same front of trials that come one after another: each is compared with the members only.
 
     Args:
-        objectives: As for `front`.
+        objectives: The objectives, as for `front`.
     """
 
     def __init__(self, objectives: Sequence[str]) -> None:

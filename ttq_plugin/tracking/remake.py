@@ -1,4 +1,4 @@
-"""The command that makes a trial's model once more, bit for bit."""
+"""The command that reproduces a trial's model bit for bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
     """A line for a shell.
 
     Args:
-        task: What the study searched.
+        task: The task of the study.
         record: The trial.
         inputs: Data, cache, weights and device that the search was given, if any.
 
@@ -30,7 +30,7 @@ def remake(task: str, record: TrialRecord, inputs: Mapping[str, Any] | None = No
 def inputs_of(
     data: Path | str | None, cache: Path | str | None, weights: Path | str | None, device: str
 ) -> dict[str, str | None]:
-    """What else a trial's model depends on, for whoever makes it once more; None for the default.
+    """Further inputs on which a trial's model depends, for reproducing it; None for the default.
 
     Args:
         data: The user's data file.

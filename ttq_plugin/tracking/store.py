@@ -1,4 +1,4 @@
-"""Where MLflow keeps a study: a local directory, or a tracking server that somebody else runs."""
+"""The MLflow store of a study: a local directory, or a running tracking server."""
 
 import logging
 import os
@@ -116,7 +116,7 @@ def check_store(where: str | Path) -> None:
     """Refuse a store that could not be opened after the work that it is for; nothing is made yet.
 
     Args:
-        where: As for ``open_store``.
+        where: The store, as for ``open_store``.
 
     Raises:
         InputError: As ``open_store``, of a server; of a folder that cannot be one.
@@ -224,7 +224,7 @@ def _create_schema(store: Store, lock: Path) -> None:
 
 
 def _empty_database() -> bytes:
-    """A database with MLflow's tables, made elsewhere: half of one in the store could neither be used nor mended."""
+    """A database with MLflow's tables, made elsewhere: half of one in the store could be neither used nor repaired."""
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.db"
         whole.write_bytes(_migrated())
@@ -269,7 +269,7 @@ def tested(where: str | Path, study: str, score: str = "mcc") -> dict[int, dict[
     """Test scores of a study's members with their intervals, by trial; nothing is made where there is no store.
 
     Args:
-        where: As for `open_store`.
+        where: The store, as for `open_store`.
         study: The study's name.
         score: The task's metric.
 

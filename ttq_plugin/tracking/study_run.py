@@ -16,7 +16,7 @@ def experiment_of(store: Store, study_name: str) -> str:
     """The id of the study's experiment, which is made if there is none.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         study_name: The experiment's name.
 
     Returns:
@@ -42,7 +42,7 @@ def open_run(
     """The study's run, made or opened again.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         experiment_id: The study's experiment.
         study_name: The run's name.
         objectives: Names of the study's objectives, which a new run gets as a tag.
@@ -68,7 +68,7 @@ def log_parameters(store: Store, run: "Run", parameters: Mapping[str, Parameter]
     """Log the study's parameters; one that a resumed search changed becomes a tag, for MLflow never changes parameters.
 
     Args:
-        store: Where MLflow keeps them.
+        store: The MLflow store.
         run: The study's run.
         parameters: Values by name; those that are None are left out.
     """

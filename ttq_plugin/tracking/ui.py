@@ -1,4 +1,4 @@
-"""MLflow's web interface on a local store: one process, nothing sent home, nothing left behind."""
+"""Runs MLflow's web interface on a local store in one process, without telemetry, and cleans up after it."""
 
 import os
 import signal
@@ -68,7 +68,8 @@ def wait_ready(url: str, timeout: float = 180.0, process: subprocess.Popen[bytes
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
             raise RuntimeError(
-                f"the MLflow server had to answer at {url}, it ended with code {process.returncode}; read {LOG} in its "
+                f"the MLflow server must answer at {url}, but it ended with code {process.returncode}; read {LOG} in "
+                f"its "
                 "store"
             )
         try:
@@ -77,7 +78,7 @@ def wait_ready(url: str, timeout: float = 180.0, process: subprocess.Popen[bytes
                     return
         except (URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError(f"the MLflow server had to answer at {url} within {timeout:g} s, it did not; read {LOG}")
+    raise RuntimeError(f"the MLflow server must answer at {url} within {timeout:g} s, but it did not; read {LOG}")
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:

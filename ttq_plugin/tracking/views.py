@@ -34,7 +34,7 @@ class View:
     """What one saved view shows.
 
     Attributes:
-        name: In MLflow's list of views.
+        name: Name in MLflow's list of views.
         condition: MLflow's filter.
         order: What the runs are sorted by.
         pairs: Objectives against each other, a chart each.

@@ -1,4 +1,4 @@
-"""What a reader calls each measure, in pictures and on pages."""
+"""Labels of measures in pictures and on pages."""
 
 import re
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def is_fraction(name: str) -> bool:
 
 
 def label_of(name: str) -> str:
-    """What people call a measure, without its unit and split."""
+    """The label of a measure, without its unit and split."""
     return _score_label(name) or GAINS.get(name, name)
 
 
@@ -118,7 +118,7 @@ def written(name: str, value: float) -> str:
 
 
 def kilobytes(bits: float) -> str:
-    """A size in bits, as people read it."""
+    """Format a size in bits in kilobytes."""
     return f"{bits / 8000:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""A budget in bytes, bits or energy as a share of zeros: the least share whose model fits."""
+"""Converts a budget in bytes, bits or energy to a share of zeros: the smallest share whose model fits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Cost = Callable[[nn.Module, tuple[str, ...]], float]
 
 
 def limited(settings: Settings) -> tuple[str, float] | None:
-    """The budget that the settings say: its name and its value, or None."""
+    """The budget in the settings: its name and its value, or None."""
     return next(((name, value) for name in LIMITS if (value := getattr(settings, name)) is not None), None)
 
 
@@ -95,7 +95,7 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
     if (least := cost(high)) > most:
         raise InputError(
             f"{name} must be at least {least:.4g} for these layers, which is what all but one weight a sign at zero "
-            f"takes, got {most:g}; ask for more, or quantise more of the weights with share."
+            f"takes, got {most:g}; raise it, or quantise more of the weights with share."
         )
     for _ in range(STEPS):
         middle = (low + high) / 2
@@ -185,7 +185,7 @@ def tighten(prepared: Prepared, settings: Settings, quantizers: Any, zeros: floa
         zeros: The share that it was trained with.
 
     Returns:
-        What is to be told, if something had to be raised.
+        Notes, if the share had to be raised.
 
     Raises:
         InputError: If not even the largest share fits.
@@ -203,7 +203,9 @@ def tighten(prepared: Prepared, settings: Settings, quantizers: Any, zeros: floa
         return None
     low, high = zeros, 1 - 1e-6
     if not fits(high):
-        raise InputError(f"{name} = {most:g} was missed by the trained model, whatever its zeros; ask for more.")
+        raise InputError(
+            f"{name} = {most:g} cannot be met by the trained model, whatever its share of zeros; raise it."
+        )
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)

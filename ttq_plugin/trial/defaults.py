@@ -1,4 +1,4 @@
-"""Numbers of a compression that nobody asked for otherwise; the command line and the Python functions share them."""
+"""Default values of a compression, shared by the command line and the Python functions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COMPRESSION: dict[str, float] = {
     "epochs": 30,
     "share": 1.0,
 }
-"""By the names that ``ttq_plugin.trial.settings.Settings`` gives them."""
+"""Default values, by the names in ``ttq_plugin.trial.settings.Settings``."""
 
 
 def defaults(given: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that nobody asked for otherwise.
+    """The default values.
 
     Args:
-        given: Those that somebody did, by their names.
+        given: The values that the user gave, by name.
 
     Returns:
         ``COMPRESSION``, with the slower thresholds of a prescribed share of zeros where ``given`` has one.

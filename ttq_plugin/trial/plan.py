@@ -1,4 +1,4 @@
-"""What each layer gets: from a compression's settings to links of NNI quantizers."""
+"""Plans the method of each layer: from a compression's settings to links of NNI quantizers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PER_LAYER = ("pttq", "ttq", "int4", "int8")
 
 @dataclass(frozen=True)
 class Plan:
-    """What each layer gets.
+    """The method of each layer.
 
     Attributes:
         links: Quantizers with the layers of each, in the order in which a chain applies them.
         zeros: Share of zeros that the training is to end with; None where thresholds decide it.
-        notes: What a reader of the result must know of the layers that are left out.
+        notes: Notes on the layers that are left out.
     """
 
     links: Sequence[Link]
@@ -43,7 +43,7 @@ class Plan:
 def plan_of(
     prepared: Prepared, settings: Settings, config_list: ConfigList | None, chain: Sequence[Link] | None
 ) -> Plan:
-    """Find out what each layer gets.
+    """Determine the method of each layer.
 
     Args:
         prepared: The task, its model and its Hessian traces.

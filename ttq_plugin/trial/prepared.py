@@ -1,4 +1,4 @@
-"""What every compression of a task shares: its data, the full-precision model, and curvature."""
+"""Prepares what all compressions of a task share: data, the full-precision model, and curvature."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def prepare(
         on_probe: Called if the traces are estimated; see ``layer_traces``.
 
     Returns:
-        What ``run`` needs.
+        The input of ``run``.
 
     Raises:
         InputError: If the device, the task, its data or the weights cannot be used; see ``tasks.check``.
@@ -223,7 +223,7 @@ def estimate_traces(
         seed: Random seed of the samples and of the probes.
         probes: Number of probes to draw; with ``tol``, at most.
         tol: See ``layer_traces``.
-        on_probe: Likewise.
+        on_probe: Called after each probe, as in ``layer_traces``.
 
     Returns:
         A trace for each layer.

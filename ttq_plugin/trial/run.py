@@ -1,4 +1,4 @@
-"""One compression, from settings to result: what the search, ``ttq compress`` and the reproductions all call."""
+"""Runs one compression, for the search, ``ttq compress`` and the reproductions."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Outcome:
 
     Attributes:
         metrics: The task's metric (validation) under its name, and the numbers of the report under its keys.
-        report: What the compressed model costs.
+        report: Sizes and costs of the compressed model.
         model: The compressed model, plain, in eval mode.
         layers: Names of the quantised layers.
         widths: Bits of those on an integer grid.
-        notes: What a reader of the result must know, such as thresholds that were lowered.
+        notes: Notes on the result, such as thresholds that were lowered.
         losses: Mean training loss of each epoch.
         health: After each epoch, each ternary layer's zero share, sign flips, scales and thresholds as flat numbers.
         seconds: Wall time.
-        parts: What the score is made of, such as the recall of each class; validation.
+        parts: Parts of the validation score, such as the recall of each class.
         metric: Name of the task's metric.
     """
 
@@ -122,7 +122,7 @@ def run(
         The compressed model, its score on the validation split, and what it costs.
 
     Raises:
-        InputError: If the settings cannot work.
+        InputError: If the settings are invalid.
         Diverged: If a weight becomes NaN or infinite.
     """  # noqa: DOC502 - raised by what it calls
     started = time.perf_counter()
@@ -160,7 +160,7 @@ def run(
 
 @dataclass
 class _Diary:
-    """What is noted after each epoch of a training."""
+    """Records what happens after each epoch of a training."""
 
     losses: list[float] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
@@ -232,7 +232,7 @@ def _fit_budget(prepared: Prepared, settings: Settings, quantizers: Any, zeros: 
     assert zeros is not None
     name, most = limited(settings) or ("", 0.0)
     told = tighten(prepared, settings, quantizers, zeros)
-    return [f"{name} = {most:g} asks for {zeros:.2%} zeros.", *([told] if told else [])]
+    return [f"{name} = {most:g} requires {zeros:.2%} zeros.", *([told] if told else [])]
 
 
 def _quantizers(prepared: Prepared, settings: Settings, links: Sequence[Link], on_epoch: OnEpoch) -> Any:

@@ -1,4 +1,4 @@
-"""A few samples that stand for all of them."""
+"""Draws a few samples that represent all of them."""
 
 from __future__ import annotations
 

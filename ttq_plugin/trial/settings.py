@@ -1,4 +1,4 @@
-"""The numbers of one compression."""
+"""The settings of one compression."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = ("max_bytes", "max_bits", "max_energy")
 
 @dataclass(frozen=True)
 class Settings:
-    """What distinguishes one compression from another.
+    """The settings of one compression.
 
     Attributes:
         task: Name of the task.
@@ -29,8 +29,8 @@ class Settings:
         t: Threshold of TTQ as a share of max|w|. None stands for the method's default, here and below.
         t_min: Negative threshold of aTTQ and pTTQ, in standard deviations.
         t_max: Positive threshold of aTTQ and pTTQ.
-        zeros: Share of the quantised weights that is zero at the end, instead of thresholds.
-        max_bytes: Largest size of the packed file in bytes; as many weights become zero as this needs.
+        zeros: Share of the quantised weights that are zero at the end, instead of thresholds.
+        max_bytes: Largest size of the packed file in bytes; as many weights become zero as necessary.
         max_bits: Largest size of the stored model in bits, by Shannon's bound (``bits_entropy``), reached likewise.
         max_energy: Largest energy of an inference in joules (``ec_total``), reached likewise.
         alpha: Dimensionless slope of the surrogate (pTTQ).
@@ -84,7 +84,7 @@ class Settings:
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}.")
         if self.bits is not None and (self.method != MIXED or not 0 < self.bits <= 1):
-            raise InputError(f"bits must lie in (0, 1] and goes with {MIXED}, got {self.bits:g} with {self.method}.")
+            raise InputError(f"bits must lie in (0, 1] and requires {MIXED}, got {self.bits:g} with {self.method}.")
         if self.loss is not None:
             get_loss(self.loss)
         if self.granularity not in (None, "default", "out_channel"):
@@ -129,7 +129,7 @@ class Settings:
         options = {name: value for name, value in given.items() if value is not None}
         if self.method == MIXED:
             if options:
-                raise InputError(f"{MIXED} has no {min(options)}; the options of the chain's links say such numbers.")
+                raise InputError(f"{MIXED} has no {min(options)}; set it in the options of the chain's links.")
             return {}
         if self.method == LSQ:
             if options:

@@ -1,4 +1,4 @@
-"""Finished models on the test split, which decides nothing: their scores, and how sure those are."""
+"""Scores finished models on the test split, with intervals; nothing is decided by these scores."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def score_on_test(
     Args:
         task: A task's name, or a task.
         models: The models, on the CPU; changes are measured from the first.
-        seed: The one that their training's splits were made with.
+        seed: The seed of the splits that they were trained with.
         data: The user's data file, as in ``prepare``.
         fingerprint: The fingerprint of the data that they were trained on, see ``Prepared.fingerprint``; None to take
             any.
@@ -147,7 +147,7 @@ def margin_of(metric: _Scale, asked: float | None) -> float | None:
 
 
 def not_inferior(tests: Mapping[Key, Tested], metric: Metric, margin: float | None) -> dict[Key, Verdict]:
-    """Which models are proven to lose no more than the margin, corrected for their number.
+    """Test which models lose less than the margin, corrected for their number.
 
     Args:
         tests: Scores with their change from full precision; those without one are left out.
@@ -155,7 +155,7 @@ def not_inferior(tests: Mapping[Key, Tested], metric: Metric, margin: float | No
         margin: The margin, in the metric's unit; None: nothing is tested.
 
     Returns:
-        A verdict a model.
+        One verdict per model.
 
     Raises:
         InputError: For a margin that is not above 0.
@@ -167,14 +167,14 @@ def not_inferior(tests: Mapping[Key, Tested], metric: Metric, margin: float | No
 
 
 def in_words(found: Interval, metric: Metric, *, signed: bool = False) -> str:
-    """An interval as people read it, such as ``94.1 to 96.3 % over 3 groups``."""
+    """An interval in words, such as ``94.1 to 96.3 % over 3 groups``."""
     scale, unit, digits = (100, " points" if signed else " %", ".2f") if metric.fraction else (1, "", ".4g")
     ends = (f"{scale * end:{'+' if signed else ''}{digits}}" for end in (found.low, found.high))
     return f"{' to '.join(ends)}{unit} over {found.units} {'groups' if found.grouped else 'samples'}"
 
 
 def change_in_words(found: Interval, metric: Metric, verdict: Verdict | None = None) -> str:
-    """A change with its interval, and whether it is proven to lie within the margin."""
+    """A change with its interval, and whether it is shown to lie within the margin."""
     scale, unit, digits = (100, " points", ".2f") if metric.fraction else (1, "", ".4g")
     told = f"{scale * found.value:+{digits}}{unit} (95 % interval {in_words(found, metric, signed=True)})"
     if verdict is None:

@@ -202,7 +202,7 @@ REFUSED = [
     (with_nan, LAYERS, "conv2: weights must be finite"),
     (lambda: net().to(torch.bfloat16), LAYERS, "conv1: a bfloat16 weight loses small updates"),
     (lambda: net().to("meta"), LAYERS, "conv1.weight holds no values yet"),
-    (lambda: nn.Sequential(nn.LazyLinear(4)), ["0"], "0.weight must have a shape, but its lazy layer never ran"),
+    (lambda: nn.Sequential(nn.LazyLinear(4)), ["0"], "0.weight must have a shape, but its lazy layer has never run"),
     (lambda: nn.Sequential(nn.Embedding(9, 4, max_norm=1.0)), ["0"], "0: max_norm would rescale ternary rows"),
     (lambda: nn.Sequential(nn.Embedding(9, 4, sparse=True)), ["0"], "0: its gradients are sparse"),
     (half_tied, ["0"], "1: already has a parametrization; bake or remove it first"),
@@ -379,7 +379,7 @@ def test_bake_refuses_what_it_cannot_make_plain():
     for tensor in ("weight", "bias"):
         model = ternarize(net(), LAYERS)
         parametrize.register_parametrization(model.conv2, tensor, Half())
-        with pytest.raises(InputError, match="conv2: has parametrizations beside the ternary one"):
+        with pytest.raises(InputError, match="conv2: has other parametrizations besides the ternary one"):
             bake(model)
 
 

@@ -36,8 +36,14 @@ def inference():
 
 
 READ = {  # what has no values, which nothing can be made of
-    "a lazy normalisation": (lambda: net(nn.LazyBatchNorm1d()), "1.weight must have a shape, but its lazy layer never"),
-    "a lazy layer": (lambda: net(nn.LazyLinear(3)), "1.weight must have a shape, but its lazy layer never ran; call"),
+    "a lazy normalisation": (
+        lambda: net(nn.LazyBatchNorm1d()),
+        "1.weight must have a shape, but its lazy layer has never",
+    ),
+    "a lazy layer": (
+        lambda: net(nn.LazyLinear(3)),
+        "1.weight must have a shape, but its lazy layer has never run; call",
+    ),
     "the meta device": (lambda: net().to("meta"), "0.weight holds no values yet, because it is on the meta device"),
     "half on the meta device": (lambda: net(nn.Linear(8, 4, device="meta")), "1.weight holds no values yet, because"),
     "a buffer on it": (lambda: net(nn.BatchNorm1d(8, affine=False, device="meta")), "1.running_mean holds no values"),
@@ -45,7 +51,10 @@ READ = {  # what has no values, which nothing can be made of
 }
 TRAINED = {  # what has values that no training can change
     "expanded": (expanded, "1.weight must have a place in memory for each value, got an expanded tensor; clone it"),
-    "inference mode": (inference, "0.weight was made in torch.inference_mode and cannot be trained; make the model"),
+    "inference mode": (
+        inference,
+        "0.weight was created in torch.inference_mode and cannot be trained; create the model",
+    ),
     "a scripted model": (lambda: torch.jit.script(net()), "the model must be a plain torch module, got a scripted or"),
     "a traced model": (lambda: torch.jit.trace(net(), X), "the model must be a plain torch module, got a scripted or"),
 }

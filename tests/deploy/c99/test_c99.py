@@ -233,15 +233,15 @@ def test_what_cannot_be_exported(tmp_path):
         (linear, "a/b", "must be a C identifier"),
         (linear, "while", "must be a C identifier"),
         (linear, "my net", "must be a C identifier, got 'my net'; my_net_[0-9a-f]{12} is possible"),
-        (linear, "math", "must not be that of a header of C itself, got 'math'"),
-        (linear, "StdInt", "must not be that of a header of C itself, got 'StdInt'"),
+        (linear, "math", "must not be that of a standard C header, got 'math'"),
+        (linear, "StdInt", "must not be that of a standard C header, got 'StdInt'"),
     ):
         sample = torch.randn(1, 1, 8) if isinstance(model, (nn.Conv1d, nn.Sequential)) else x
         with pytest.raises(InputError, match=message):
             export_c(model, sample, tmp_path / "c", name=name)
     with torch.no_grad():
         linear.weight[0, 0] = float("nan")
-    with pytest.raises(InputError, match="finite numbers, got others in weight"):
+    with pytest.raises(InputError, match="finite weights, got NaN or infinity in weight"):
         export_c(linear, x, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

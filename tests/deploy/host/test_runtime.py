@@ -93,9 +93,9 @@ def test_what_does_not_go_together_is_refused():
     model, x = network("conv"), inputs(40)
     with pytest.raises(InputError, match="leave it out with integer=True"):
         TernaryRuntime(model, x, integer=True, int8=True)
-    with pytest.raises(InputError, match="batches calibrate integers; give them with integer=True"):
+    with pytest.raises(InputError, match="batches only calibrate integers; pass integer=True as well"):
         TernaryRuntime(model, x, batches=x)
     with pytest.raises(InputError, match="evaluation mode"):
         TernaryRuntime(model.train(), x, integer=True)
-    with pytest.warns(UserWarning, match="on integers already: batches are not used"):
+    with pytest.warns(UserWarning, match="already an integer network: batches are not used"):
         TernaryRuntime(integerize(model.eval(), x), x, integer=True, batches=x)

@@ -142,7 +142,7 @@ def test_bad_names_are_refused_before_anything_is_written(tmp_path):
     integer = integerize(nn.Linear(4, 2), torch.randn(9, 4))
     with pytest.raises(InputError, match="must be a C identifier, got '2nd'"):
         export_int8(integer, tmp_path / "c", name="2nd")
-    with pytest.raises(InputError, match="must not be that of a header of C itself, got 'stdint'"):
+    with pytest.raises(InputError, match="must not be that of a standard C header, got 'stdint'"):
         export_int8(integer, tmp_path / "c", name="stdint")
     assert not (tmp_path / "c").exists()
 

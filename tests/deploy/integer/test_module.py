@@ -142,7 +142,7 @@ def test_ranges_that_saturate_are_told_with_their_share():
         (Of(lambda x: torch.maximum(x, x[:, :1])), "uses maximum of two tensors, which has no integer form"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=1e19)),
-            "a normalisation's eps of 1e.19 is far beyond the squares of its numbers, which has no integer form",
+            "a normalisation's eps of 1e.19 is far larger than the squares of its inputs, which has no integer form",
         ),
     ],
 )
@@ -171,8 +171,10 @@ def test_other_bad_calibrations():
 
 def test_a_network_on_integers_is_neither_made_again_nor_saved_without_weights(tmp_path):
     integer = integerize(nn.Linear(4, 2), torch.randn(8, 4))
-    with pytest.raises(InputError, match="the model is on integers already; integerize the network"):
+    with pytest.raises(InputError, match="the model is already an integer network; integerize the network"):
         integerize(integer, torch.randn(8, 4))
-    with pytest.raises(InputError, match="IntegerModule has no weights to write; save the network that it was made of"):
+    with pytest.raises(
+        InputError, match="IntegerModule has no weights to write; save the network that it was made from"
+    ):
         save_packed(integer, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())

@@ -133,9 +133,9 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda b: b[: len(b) // 2], "is damaged or is no checkpoint"),
-        (lambda b: b"", "is damaged or is no checkpoint"),
-        (lambda b: b"\x80\x04K\x01.", "is damaged or is no checkpoint|this is not a checkpoint"),
+        (lambda b: b[: len(b) // 2], "is damaged or not a checkpoint"),
+        (lambda b: b"", "is damaged or not a checkpoint"),
+        (lambda b: b"\x80\x04K\x01.", "is damaged or not a checkpoint|this is not a checkpoint"),
     ],
 )
 def test_damaged_files(tmp_path, damage, message):

@@ -73,7 +73,7 @@ def test_moments_of_other_parameters_of_the_same_shapes_are_refused():
     first = twins("one", "two")
     first.compress(None, 1)
     kept = first.state_dict()
-    message = "state of Adam is that of 'one.bias' where the evaluator's optimiser has 'two.weight'; give it the"
+    message = "state of Adam is that of 'one.bias' where the evaluator's optimiser has 'two.weight'; pass the"
     assert_refused(twins("two", "one"), lambda c: c.load_state_dict(kept), message)
     del kept["training"]["optimizers"][0]["names"]  # as checkpoints were before they had them
     twins("one", "two").load_state_dict(kept)
@@ -120,8 +120,8 @@ def changed(*path, value=None, drop=False):
 SPOILT = {
     "no steps": (changed("steps", drop=True), "this is not a checkpoint of this version"),
     "steps below zero": (changed("steps", value=-1), "steps must be a number of at least 0"),
-    "no tensor": (changed("model", "fc.bias", value=3.0), "they differ in 'fc.bias'"),
-    "another precision": (changed("model", "fc.bias", value=lambda b: b.double()), "they differ in 'fc.bias'"),
+    "no tensor": (changed("model", "fc.bias", value=3.0), "which differ in 'fc.bias'"),
+    "another precision": (changed("model", "fc.bias", value=lambda b: b.double()), "which differ in 'fc.bias'"),
     "a model that is a list": (changed("model", value=[]), "does not fit this model"),
     "random state cut": (changed("training", "random", "cpu", value=lambda s: s[:10]), "is not complete"),
     "no random state": (changed("training", "random", drop=True), "is not complete"),
@@ -177,7 +177,7 @@ def test_no_bit_of_the_file_can_change_unnoticed(tmp_path):
     damaged += [whole[: chance.randrange(len(whole))] for _ in range(20)] + [whole + b"x", b"", whole * 2]
     for data in damaged:
         path.write_bytes(data)
-        with pytest.raises(InputError, match="c.pt is damaged or is no checkpoint"):
+        with pytest.raises(InputError, match="c.pt is damaged or not a checkpoint"):
             quantizer.load_checkpoint(path)
     assert all(torch.equal(v, before[k]) for k, v in everything(quantizer)[0].items())
     path.write_bytes(whole)

@@ -81,7 +81,7 @@ def test_channels_have_it_together():
 def test_epochs_of_an_unknown_loop_need_their_steps():
     model = net()
     quantizer = PTTQQuantizer(model, config(*LAYERS), make_evaluator(model), zeros=0.9)
-    with pytest.warns(UserWarning, match=r"zeros had risen to .* after 12 steps.*say zeros_steps"):
+    with pytest.warns(UserWarning, match=r"zeros had risen only to .* after 12 steps.*set zeros_steps"):
         quantizer.compress(None, 3)
     assert found(quantizer.export_model()) == round(0.9 * SIZE)
     assert "zeros_steps" in quantizer.notes[-1]
@@ -241,13 +241,13 @@ def test_two_optimisers_count_one_step_each():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (PTTQQuantizer, {"zeros": 0.9, "t_max": 1.0}, "^zeros prescribes where the thresholds end, so t_max cannot"),
+        (PTTQQuantizer, {"zeros": 0.9, "t_max": 1.0}, "^zeros determines the thresholds, so t_max cannot"),
         (
             PTTQQuantizer,
             {"zeros": 0.999},
             "^zeros must be at most 0.98.* here, because each sign of each",
         ),
-        (BinaryQuantizer, {"zeros": 0.5}, "^dorefa cannot meet a share of zeros, its weights are never zero"),
+        (BinaryQuantizer, {"zeros": 0.5}, "^dorefa cannot meet a share of zeros, because its weights are never zero"),
         (TTQQuantizer, {"zeros": 1.5}, r"^zeros must lie in \(0, 1\), got 1.5"),
     ],
 )

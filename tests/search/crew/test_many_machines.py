@@ -273,7 +273,7 @@ def test_which_study_a_worker_joins(space, storage, monkeypatch):
     load_study(storage, "two").set_user_attr("stopped", True)
     assert find_study(storage, None) == "one"
     said = refused("worker", "--storage", storage, "--study", "two")
-    assert "The search of 'two' was stopped; go on with it where it was searched" in said and "`--resume two`" in said
+    assert "The search of 'two' was stopped; continue it where it ran" in said and "`--resume two`" in said
     assert "has seed 3, got 8" in refused("worker", "--storage", storage, "--seed", "8")
     result = CliRunner().invoke(cli, ["worker", "--storage", storage, "--workers", "1", "--json"])
     assert result.exit_code == 0 and '"trials": 2' in result.output

@@ -80,7 +80,7 @@ def test_the_users_weights_reach_every_worker(storage, tmp_path, space):
     with pytest.raises(InputError, match="starts from your own full-precision weights, got .*w.safetensors; give the"):
         job_of(storage, "s", weights=weights)
     weights.unlink()
-    with pytest.raises(InputError, match="weights .*, which are not on this machine; name a copy by --weights"):
+    with pytest.raises(InputError, match="weights .*, which are not on this machine; name a copy with --weights"):
         job_of(storage, "s")
 
 

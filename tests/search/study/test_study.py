@@ -134,7 +134,7 @@ def test_databases_that_cannot_be_used(space, tmp_path):
         "sqlite:////proc/s.db": "it cannot be written here",
         f"sqlite:///{tmp_path}": "is a folder",
         f"sqlite:///{tmp_path}/text.db": "file is not a database",
-        f"sqlite:///{tmp_path}/mlflow.db": "holds something else than Optuna studies",
+        f"sqlite:///{tmp_path}/mlflow.db": "holds something other than Optuna studies",
         "sqlite://": "must name a file",
         "sqlite:///:memory:": "must name a file",
         "studies.db": "must be a database URL such as sqlite:///studies.db",

@@ -166,12 +166,12 @@ def test_images_of_another_size_or_damaged(images):
     Image.new("RGB", (64, 32)).save(path)
     refused(images, r"cat/large\.png has 64x32 pixels, not 32x32;")
     path.write_bytes(path.read_bytes()[:40])
-    refused(images, r"cat/large\.png is damaged or no image")
+    refused(images, r"cat/large\.png is damaged or not an image")
     path.write_text("text")
-    refused(images, r"cat/large\.png is damaged or no image")
+    refused(images, r"cat/large\.png is damaged or not an image")
     path.unlink()
     (images / "test" / "zebra").mkdir()
-    refused(images, "test/zebra is no class of CIFAR-10;")
+    refused(images, "test/zebra is not a class of CIFAR-10;")
 
 
 def test_every_command_takes_it(folder, tmp_path, monkeypatch):

@@ -171,7 +171,7 @@ def test_one_side_of_the_split_or_strangers_among_the_records(tmp_path):
     write(tmp_path, "100")
     refused(tmp_path, "holds none of the training records 101, 106, .*, 230;")
     write(tmp_path, "mine")
-    refused(tmp_path, r"/mine\.hea is no record of the MIT-BIH arrhythmia database, but 100\.hea is")
+    refused(tmp_path, r"/mine\.hea is not a record of the MIT-BIH arrhythmia database, but 100\.hea is")
     for path in tmp_path.glob("*"):
         path.unlink()
     write(tmp_path, "101")
@@ -181,7 +181,7 @@ def test_one_side_of_the_split_or_strangers_among_the_records(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"lead": "V5"}, r"106\.hea must have the lead MLII, its first one is V5;"),
+        ({"lead": "V5"}, r"106\.hea must have the lead MLII, but its first one is V5;"),
         ({"rate": 20}, r"106\.hea: the rate must lie from 60 to 10000 hertz, got 20;"),
         ({"symbols": "NN"}, r"106\.atr must have at least 3 beats, got 2;"),
         (

@@ -261,8 +261,7 @@ def test_splits_that_share_samples():
     data = Data(Split(X[:30], Y[:30]), Split(X[25:55], Y[25:55]), Split(X[60:], Y[60:]))
     assert refused(data) == (
         "The splits train and validation must hold different samples, but 5 of validation's 30 are in train too "
-        "(first: row 25 there, 0 here); split them apart, or say Data(..., overlap=True) where equal samples are no "
-        "mistake."
+        "(first: row 25 there, 0 here); separate them, or pass Data(..., overlap=True) if equal samples are no mistake."
     )
     check(replace(data, overlap=True))
     same = Split(X[:30], Y[:30])

@@ -167,7 +167,7 @@ def archive(path, **members):
         (npy((1 << 40, 28, 28)), "x_train claims to have the shape"),
         (npy((10**30, 28, 28)), "x_train claims to have the shape"),
         (npy((-1, 28, 28)), "cannot be read|claims"),
-        (npy((60_000, 28, 28), data=b"abc"), "its size does not fit its shape"),
+        (npy((60_000, 28, 28), data=b"abc"), "its size does not match its shape"),
         (npy((3, 28, 28), "|O"), "cannot be read"),
         (npy((3, 28, 28), "|V100000000000"), "cannot be read|claims"),
         (npy((3, 28, 28)).replace(b"{", b"(", 1), "cannot be read"),

@@ -108,7 +108,7 @@ def test_two_objectives_have_no_third_dimension_and_the_text_says_what_was_made(
     page = (folder / "reports" / "two.html").read_text()
     assert 'id="pair0"' in page and 'id="space"' not in page and 'id="pair1"' not in page
     assert "recommended: trial" in result.stdout and "ttq compress mnist-cnn --method pttq" in result.stdout
-    assert "No test scores" in result.stderr
+    assert "There are no test scores" in result.stderr
 
 
 def test_a_floor_for_the_pick(folder, made):
@@ -159,7 +159,7 @@ def test_test_scores_are_taken_from_the_store(folder, store, tmp_path):
     recorder.log_test(member, 0.8125)
     database = f"sqlite:///{folder}/studies.db"
     result = ttq("report", "two", "--store", store.directory, "--storage", database, "--out", "p.html", cwd=tmp_path)
-    assert result.returncode == 0 and "No test scores" not in result.stderr
+    assert result.returncode == 0 and "There are no test scores" not in result.stderr
     page = (tmp_path / "p.html").read_text()
     assert "MCC (test, %): 81.25" in page and "<td>81.25</td>" in page
 

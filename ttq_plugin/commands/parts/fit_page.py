@@ -30,8 +30,8 @@ def page(
         f"# {in_markdown(result['task'])} on integers",
         "",
         f"{in_markdown(metric.label)} {test} on test data, {spread} (mean and 95 % interval of the test score); "
-        f"{metric.text(result[metric.name])} on validation data, {metric.text(result[f'{metric.name}_float'])} before "
-        "the network was put on integers.",
+        f"{metric.text(result[metric.name])} on validation data, {metric.text(result[f'{metric.name}_float'])} "
+        f"before the conversion to integers.",
         "",
         *_sizes(result),
         *_seeds(result, metric),
@@ -66,7 +66,7 @@ def _sizes(result: dict[str, Any]) -> list[str]:
         f"| memory | {result['ram']} | {budget['ram']} |",
         "",
         "Flash is code and constants, as arm-none-eabi-gcc 12.2 links them with `-Os -ffunction-sections`; memory is "
-        "static, beside the stack, the input and the output.",
+        "static memory, without the stack, the input and the output.",
         "",
         f"Settings (trial {result['trial']} of the study {in_markdown(result['study'])}): {in_markdown(settings)}; "
         f"calibration by {result['calibration']}.",
@@ -94,7 +94,7 @@ def _front(front: Sequence[dict[str, Any]], metric: Metric) -> list[str]:
     """The search's front."""
     rows = (f"| {r['trial']} | {metric.text(r[metric.name])} | {r['flash']:.0f} | {r['ram']:.0f} |" for r in front)
     return [
-        "The front of the search, on float numbers:",
+        "The front of the search, in floating point:",
         "",
         f"| trial | {in_markdown(metric.label)} | flash | memory |",
         "|---|---|---|---|",

@@ -220,5 +220,5 @@ def _log_model(watch: Watch, number: int, path: Path, model: Any) -> None:
     except InputError as error:
         if task in TASKS:
             raise
-        watch.remarks[number] = f"MLflow has no model of it: {error}"
+        watch.remarks[number] = f"There is no MLflow model of it: {error}"
         client.set_tag(run, "no_model", str(error))

@@ -13,7 +13,7 @@ from ttq_plugin.search.space.space import Space
 from ttq_plugin.tracking.words import label_of, with_unit
 
 ENDED = {
-    "time": "its time was up",
+    "time": "its time limit was reached",
     "grid": "every combination of the grid was tried",
     "stagnation": "the hypervolume stopped rising",
 }

@@ -108,6 +108,8 @@ def check_options(given: frozenset[str], *, robustness: bool) -> None:
     """
     useless = [option for name, option in (TIMED if robustness else ALONE).items() if name in given]
     if useless and robustness:
-        raise InputError(f"{useless[0]} says how time is measured and must be left out with --robustness, got both.")
+        raise InputError(f"{useless[0]} applies to measurements of time, not to --robustness; leave one of them out.")
     if useless:
-        raise InputError(f"{useless[0]} is of use only with --robustness; add that, or leave {useless[0]} out.")
+        raise InputError(
+            f"{useless[0]} has an effect only with --robustness; add --robustness, or leave {useless[0]} out."
+        )

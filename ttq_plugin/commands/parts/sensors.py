@@ -233,7 +233,7 @@ def _shortened(asked: Asked, tables: Sequence[dict[str, Any]], refused: dict[str
     if asked.scale != 1:
         lines.append(f"Compressions train for {asked.scale:g} of the recipes' epochs, full precision for all of them.")
     if asked.trials == 1:
-        lines.append("No member was tuned: each takes the learning rate of its task's recipe.")
+        lines.append("No member was tuned: each uses the learning rate of its task's recipe.")
     if asked.repetitions < SEEDS:
         lines.append(f"{asked.repetitions} seeds instead of {SEEDS}.")
     for one in tables:

@@ -17,11 +17,15 @@ EXPORTS = ("packed", "onnx", "onnx-int2", "onnx-int8", "c", "c-int8", "mlflow")
 
 @click.command()
 @options.task
-@click.option("--flash", required=True, metavar="BYTES", help="Most bytes of code and constants, such as 64k.")
-@click.option("--ram", required=True, metavar="BYTES", help="Most bytes of static memory, such as 16k.")
-@click.option("--floor", type=float, help="Least validation score of the network; for an error, the highest.")
 @click.option(
-    "--out", type=Target(folder=True), required=True, help="New folder for the C code, its test and the report."
+    "--flash", required=True, metavar="BYTES", help="Largest number of bytes of code and constants, such as 64k."
+)
+@click.option("--ram", required=True, metavar="BYTES", help="Largest number of bytes of static memory, such as 16k.")
+@click.option(
+    "--floor", type=float, help="Lowest acceptable validation score of the network; for an error metric, the highest."
+)
+@click.option(
+    "--out", type=Target(folder=True), required=True, help="New folder for the C code, its test program and the report."
 )
 @click.option("--space", metavar="FILE", help="Space to search.  [default: the task's own]")
 @click.option("--trials", type=click.IntRange(1), help="Number of trials of the search.  [default: the space's]")
@@ -45,7 +49,7 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
 
     Searches the task's space, such as shares of zeros and layers, trains the best member of the front that fits with
     other seeds, and writes it as C99 with a test program and a report. Flash is code and constants on a Cortex-M0;
-    memory is static memory. If nothing fits, the command tells what comes nearest.
+    memory is static memory. If nothing fits, the command names the network that comes closest.
     """
     from ttq_plugin.commands.fit import Asked, bytes_of
     from ttq_plugin.commands.fit import fit as command
@@ -57,7 +61,7 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
 
 @click.command()
 @options.model
-@click.option("--to", type=click.Choice(EXPORTS), required=True, help="Form to export to.")
+@click.option("--to", type=click.Choice(EXPORTS), required=True, help="Format to export to.")
 @click.option("--out", "target", type=Target(folder=True), help="File or folder to write.  [default: beside MODEL]")
 @click.option("--name", default="model", show_default=True, help="Prefix of the C files and functions.")
 @click.option(
@@ -65,7 +69,7 @@ def fit(task: str, flash: str, ram: str, **given: Any) -> None:
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Number of training samples that calibrate int8.",
+    help="Number of training samples used to calibrate int8.",
 )
 @options.store
 @options.storage
@@ -75,7 +79,7 @@ def export(**given: Any) -> None:
     """Export MODEL for a device or a runtime.
 
     MODEL is a file of `ttq train --out` or `ttq compress --out`. With --trial, MODEL is the name of a study, and the
-    model is that trial's. A file never makes this program import code: name the module of a task of your own by --task.
+    model is that trial's. A file never makes this program import code: name a task of your own with --task.
 
     \b
     packed     Ternary weights as packed codes.
@@ -102,9 +106,11 @@ def export(**given: Any) -> None:
     type=float,
     default=4.0,
     show_default=True,
-    help="Approximate time of the calls of each form and batch size.",
+    help="Approximate measuring time for each runtime and batch size.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads of each form.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads of each runtime."
+)
 @click.option("--plot", type=Target(), help="Write the picture to this PNG file.")
 @click.option("--out", type=Target(), help="Write the numbers to this JSON file.")
 @click.option(
@@ -133,12 +139,13 @@ def export(**given: Any) -> None:
 def bench(context: click.Context, /, **values: Any) -> None:
     """Measure time, memory, bytes and energy of MODEL, or its robustness.
 
-    Our runtime is measured beside torch and onnxruntime; these forms take turns in blocks of calls. MODEL is a file of
-    `ttq compress --out`. With --trial, MODEL is the name of a study, and the model is that trial's. Name a task of
-    your own by --task. The task's data calibrate int8 and give the scores. Energy needs a readable RAPL counter.
+    This package's runtime is compared with torch and onnxruntime, which take turns in blocks of calls. MODEL is a file
+    of `ttq compress --out`. With --trial, MODEL is the name of a study, and the model is that trial's. Name a task of
+    your own with --task. The task's data are used to calibrate int8 and to compute scores. Energy needs a readable RAPL
+    counter.
 
     With --robustness, inputs of the test split are disturbed by noise, gain, a missing channel, and a wrong sampling
-    rate, and reference labels are exchanged; both models see the same.
+    rate, and some reference labels are replaced; both models see the same samples.
     """
     from ttq_plugin.commands.bench import bench as command
 

@@ -88,12 +88,12 @@ def sensitivity(**given: Any) -> None:
 @click.option("--t-min", type=float, help="Negative threshold in standard deviations (aTTQ, pTTQ).")
 @click.option("--t-max", type=float, help="Positive threshold in standard deviations (aTTQ, pTTQ).")
 @click.option(
-    "--zeros", type=float, help="Exact share of the quantised weights that is zero at the end, instead of thresholds."
+    "--zeros", type=float, help="Exact share of the quantised weights that are zero at the end; replaces thresholds."
 )
 @click.option(
     "--max-bytes",
     type=float,
-    help="Largest size of the packed file in bytes; as many weights become zero as this needs.",
+    help="Largest size of the packed file in bytes; as many weights become zero as necessary.",
 )
 @click.option(
     "--max-bits",
@@ -191,7 +191,7 @@ def compress(context: click.Context, /, **values: Any) -> None:
     type=float,
     default=1.0,
     show_default=True,
-    help="Multiply the published epochs by this; for peers and sensors those of the compressions.",
+    help="Multiply the published epochs by this; for peers and sensors, the epochs of the compressions.",
 )
 @click.option(
     "--precision",
@@ -219,9 +219,9 @@ def reproduce(**given: Any) -> None:
 
     The report shows our numbers beside the published ones. Three tables are not from the papers: beyond measures this
     project's own goals, peers compares ternary methods with other methods at equal bytes and equal training, on any
-    task, and sensors compares compressed networks with full precision on the tasks of worn sensors, with intervals
-    over people and with their integer firmware. If sensors has several tasks, --data names a folder that has an entry
-    for each of them, named as the task (for example esr-2dcnn.csv or ecg-cnn).
+    task, and sensors compares compressed networks with full precision on wearable-sensor tasks, also as integer
+    firmware, with intervals over people. If sensors runs several tasks, --data names a folder that has an entry for
+    each of them, named after the task (for example esr-2dcnn.csv or ecg-cnn).
 
     After an interruption the same command continues without repeating what is finished.
     """

@@ -58,7 +58,7 @@ from ttq_plugin.commands.parts.places import Target
 @click.option(
     "--sampler", metavar="NAME", help="Sampler: tpe, gp, nsga2, random or grid.  [default: the space's, usually tpe]"
 )
-@click.option("--timeout", type=float, metavar="SECONDS", help="Start no trial after this many seconds.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Start no new trial after this many seconds.")
 @click.option(
     "--stagnation",
     type=int,
@@ -141,8 +141,8 @@ def worker(**given: Any) -> None:
 @click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
 @click.option(
     "--floor", "--mcc-floor", "floors", type=float, multiple=True,
-    help="Show the best gains among members with at least this score; repeatable. An error is a highest value "
-    "instead.  [default: 1, 2 and 5 points below the best score]",
+    help="Show the best gains among members with at least this score (for an error metric, at most); repeatable.  "
+         "[default: 1, 2 and 5 points below the best score]",
 )  # fmt: skip
 @click.option("--out", "path", type=Target(), help="Also write the picture to this PNG file.")
 @options.margin
@@ -167,7 +167,7 @@ def compare(**given: Any) -> None:
     "--mcc-floor",
     "floor",
     type=float,
-    help="Recommend a member with at least this validation score; for an error, at most.",
+    help="Recommend a member with at least this validation score (for an error metric, at most).",
 )
 @click.option(
     "--out",

@@ -127,12 +127,16 @@ class Course:
         missed = settle(members, self.target)
         if trained and risen < self.target - 0.01:
             notes.append(
-                f"zeros had risen to {risen:.1%} only when the training ended after {done} steps, and were raised to "
-                f"{self.target:.1%} at once; say zeros_steps, the training's number of steps (here {length or STEPS})."
+                f"zeros had risen only to {risen:.1%} when the training ended after {done} steps, and were then "
+                f"raised to "
+                f"{self.target:.1%} in one step; set zeros_steps to the training's number of steps (it was "
+                f"{length or STEPS})."
             )
         if missed:
             found = sum(member.zeros() for member in members) / sum(member.weight.numel() for member in members)
-            notes.append(f"zeros is {found:.2%}, not {self.target:.2%}: no thresholds lie where the rest would be met.")
+            notes.append(
+                f"zeros is {found:.2%} instead of {self.target:.2%}, because no thresholds give the exact share."
+            )
         return notes
 
 

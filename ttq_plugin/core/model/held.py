@@ -24,7 +24,7 @@ def check_values(model: nn.Module) -> None:
     """
     for name, tensor in _tensors(model):
         if is_lazy(tensor):
-            raise InputError(f"{name} must have a shape, but its lazy layer never ran; call the model once before.")
+            raise InputError(f"{name} must have a shape, but its lazy layer has never run; call the model once first.")
         if tensor.is_meta:
             raise InputError(
                 f"{name} holds no values yet, because it is on the meta device; initialise or load the model first."
@@ -51,7 +51,7 @@ def check_trainable(model: nn.Module) -> None:
     for name, tensor in _tensors(model):
         if tensor.is_inference():
             raise InputError(
-                f"{name} was made in torch.inference_mode and cannot be trained; make the model outside of it."
+                f"{name} was created in torch.inference_mode and cannot be trained; create the model outside of it."
             )
     check_written((name, p) for name, p in model.named_parameters() if p.requires_grad)
 

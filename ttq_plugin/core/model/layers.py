@@ -123,6 +123,8 @@ def check_embedding(name: str, module: nn.Module) -> None:
         InputError: For one that rescales its rows in each pass, or whose gradients are sparse.
     """
     if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
-        raise InputError(f"{name}: max_norm would rescale ternary rows in each pass; set it to None, or leave it out.")
+        raise InputError(
+            f"{name}: max_norm would rescale ternary rows in each pass; set it to None, or leave the layer out."
+        )
     if isinstance(module, EMBEDDINGS) and module.sparse:
         raise InputError(f"{name}: its gradients are sparse, which scales cannot learn from; set sparse to False.")

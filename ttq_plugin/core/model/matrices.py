@@ -18,7 +18,7 @@ SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 """Torch's layers that have several."""
 
 PARTS = ("query", "key", "value")
-"""Of attention's stacked projections."""
+"""Names of the parts of attention's stacked projections."""
 
 KINDS = "convolutions, linear layers, embeddings, recurrent layers and nn.MultiheadAttention"
 """Both, in words."""

@@ -109,7 +109,7 @@ def course_members(model: nn.Module, course: Course) -> list[Member]:
         parts = parametrization(module, key)
         if course_of(states(parts)[0]) is course:
             if is_sharded(parts.original):
-                raise InputError(f"{path}: is sharded, and no zeros can be counted over shards; leave zeros out.")
+                raise InputError(f"{path}: is sharded, and zeros cannot be counted over shards; leave zeros out.")
             members += members_of(matrix_name(path, key), own_part(parts), parts.original)
     return members
 
@@ -199,7 +199,7 @@ def check_detachable(model: nn.Module) -> None:
         lists = module._modules["parametrizations"]
         assert isinstance(lists, nn.ModuleDict)
         if len(parametrization(module, key)) > 1 or any((name, other) not in own for other in lists):
-            raise InputError(f"{name}: has parametrizations beside the ternary one; remove them before bake.")
+            raise InputError(f"{name}: has other parametrizations besides the ternary one; remove them before bake.")
         if is_sharded(parametrization(module, key).original):
             raise InputError(
                 f"{name}: is sharded; gather the full state dict, load it into a model that was made by the same call "

@@ -99,7 +99,7 @@ def _holding(plain: Callable[..., Any], keys: tuple[str, ...]) -> Callable[..., 
 
 
 def _init_flat_weights(self: Any) -> None:
-    """In place of torch's, which recurrent layers call when they are moved: nothing is kept between two passes."""
+    """Replaces torch's method, which recurrent layers call when they are moved: nothing is kept between two passes."""
     if HELD in self.__dict__:
         plain: Any = parametrize.type_before_parametrizations(self)
         plain._init_flat_weights(self)
@@ -109,7 +109,7 @@ def _init_flat_weights(self: Any) -> None:
 
 
 def _gone() -> None:
-    """In place of a weak reference to a weight, so that torch sees that it changed."""
+    """Replaces a weak reference to a weight, so that torch notices that the weight changed."""
 
 
 def refresh(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""From the names that a user gives to the matrices that they mean."""
+"""Finds the matrices that a user's names refer to."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def check_matrix(matrix: Matrix) -> None:
         matrix: The matrix of a model with plain weights.
 
     Raises:
-        InputError: With the first reason why it cannot be parametrized.
+        InputError: If the matrix cannot be parametrized; the message gives the first reason.
     """
     name = matrix.name
     for (module, _), path in zip(matrix.owners, matrix.paths, strict=True):

@@ -1,4 +1,4 @@
-"""What an estimate of traces costs, in training steps and seconds, and how many products a probe may take."""
+"""The cost of a trace estimate in training steps and seconds, and how many products a probe may have."""
 
 import time
 from collections.abc import Callable, Sized
@@ -16,10 +16,10 @@ MOST_STEPS = 8.0
 """Training steps that a probe of one batch may cost."""
 
 OF_PRODUCTS = 6.0
-"""Of them, those left for the products; the rest is for the gradient's graph, the looks, and what counting misses."""
+"""Training steps of these that are left for the products; the rest is for the graph, the looks, and uncounted work."""
 
 LEAST = 1e-3
-"""Training steps that another block costs at least."""
+"""Smallest cost of another block, in training steps."""
 
 LOOKS = 2
 """Most numbers of blocks that are tried on the first batch."""
@@ -35,7 +35,7 @@ class Cost:
         steps: Training steps (forward and backward) that a probe of one batch costs.
         step_seconds: The seconds that a training step takes, timed on the first batch.
         probes: Number of probes to draw, at most.
-        batches: To pass over; None where their number is not known before.
+        batches: Number of batches to pass over; None if it is not known before.
     """
 
     layers: int
@@ -46,7 +46,7 @@ class Cost:
     batches: int | None = None
 
     def of(self, probes: int, batches: object) -> "Cost":
-        """The cost of so many probes of these batches."""
+        """The cost of this many probes of these batches."""
         return replace(self, probes=probes, batches=len(batches) if isinstance(batches, Sized) else None)
 
     @property
@@ -56,7 +56,7 @@ class Cost:
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole estimate, at most."""
+        """Seconds of the whole estimate, at most."""
         return None if self.total is None else self.total * self.steps * self.step_seconds
 
     def __str__(self) -> str:
@@ -80,13 +80,13 @@ def planned(
     graph: float,
     joint: bool | None,
 ) -> tuple[Probes, Cost]:
-    """Look at the first batch: how many blocks of layers a probe may have, with which scales, and what that costs.
+    """Determine from the first batch how many blocks of layers a probe may have, their scales and the cost.
 
     The number of blocks follows from operations counted, not from times, so that the same call draws the same probes.
 
     Args:
         gradients: The gradients of the batch, with their graph.
-        probes: Those that the caller asks for, without scales.
+        probes: The probes that the caller asked for, without scales.
         generator: Random generator of the looks.
         step: `training_step` of the batch.
         graph: Work of the gradients' graph, of each probe its share.
@@ -148,7 +148,7 @@ def _fitting(layers: int, first: float, each: float) -> int:
 
 
 def trace_bar(bars: Bars) -> OnProbe:
-    """A bar over the probes of an estimate, under a line that says what it will cost; returns what moves it."""
+    """Show the expected cost and a progress bar over the probes; returns the function that moves it."""
     tasks: list[Any] = []
 
     def on_probe(cost: Cost, done: int) -> None:

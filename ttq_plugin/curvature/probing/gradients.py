@@ -1,4 +1,4 @@
-"""Gradients that can be differentiated again, or one sentence about why not."""
+"""Computes gradients that can be differentiated again, or explains in one sentence why they cannot."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ def twice_differentiable(model: nn.Module, device: torch.device) -> Iterator[Non
 
     Args:
         model: Comes back as it was, also after an error.
-        device: Where autocast is switched off: in half precision a second derivative is mostly rounding.
+        device: Device on which autocast is switched off: in half precision, second derivatives are mostly rounding.
 
     Yields:
         Nothing.
@@ -80,7 +80,7 @@ def loss_gradients(
         A gradient a weight, None where the loss does not depend on it.
 
     Raises:
-        InputError: A loss that is not a finite scalar, depends on none of the weights, or has no second derivative.
+        InputError: If the loss is not a finite scalar, depends on none of the weights, or has no second derivative.
     """
     with _plain_lstm(model):
         loss = checked_loss(model, loss_fn, x, y, index)
@@ -113,7 +113,7 @@ def checked_loss(model: nn.Module, loss_fn: Loss, x: Any, y: Any, index: int) ->
         The loss, of shape ().
 
     Raises:
-        InputError: A loss that is not a finite scalar.
+        InputError: If the loss is not a finite scalar.
     """
     loss = loss_fn(inputs.call(model, x), y)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -126,7 +126,7 @@ def checked_loss(model: nn.Module, loss_fn: Loss, x: Any, y: Any, index: int) ->
 
 @contextmanager
 def _plain_lstm(model: nn.Module) -> Iterator[None]:
-    """Have each LSTM use torch's own operations: oneDNN's are computed anew in each second derivative."""
+    """Make each LSTM use torch's own operations, because oneDNN's are recomputed in each second derivative."""
     enabled: list[bool] = []
 
     def off(*_: Any) -> None:

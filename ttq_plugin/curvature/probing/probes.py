@@ -1,10 +1,10 @@
 """Products of the Hessian with random vectors: over one layer, a block of layers or all of them.
 
-A product over a block of layers is cheaper than one a layer, but brings the noise of the block's other layers, and in
-trained networks the flat layers drown in the noise of the steep ones. So each layer's part of the vector has a scale s:
-for v_l = s_l e_l with entries +-1 of e, v_l . (H v)_l / s_l^2 has the mean Tr(H_ll) whatever the scales are, and
-sum_m (s_m / s_l)^2 ||H_lm||^2 of noise from the others. With ||H_lm||^2 about ||H_ll|| ||H_mm||, as in a Gauss-Newton
-matrix, s_l^2 = 1 / ||H_ll|| makes each layer's noise from each other layer no more than its own. And as
+A product over a block of layers is cheaper than one product per layer, but brings the noise of the block's other
+layers, and in trained networks the flat layers drown in the noise of the steep ones. So each layer's part of the vector
+has a scale s: for v_l = s_l e_l with entries +-1 of e, v_l . (H v)_l / s_l^2 has the mean Tr(H_ll) whatever the scales
+are, and sum_m (s_m / s_l)^2 ||H_lm||^2 of noise from the others. With ||H_lm||^2 about ||H_ll|| ||H_mm||, as in a
+Gauss-Newton matrix, s_l^2 = 1 / ||H_ll|| makes each layer's noise from each other layer no more than its own. And as
 ||(H v)_l||^2 is then about proportional to ||H_ll||, whatever the scales, one or two products show what they should be.
 """
 
@@ -40,7 +40,7 @@ class Probes:
 
     @classmethod
     def of(cls, weights: list[nn.Parameter], count: int) -> "Probes":
-        """Probes of so many blocks, as equal in layers as can be, without scales."""
+        """Probes with this many blocks of nearly equal numbers of layers, without scales."""
         return cls(weights, cut(len(weights), count), (1.0,) * len(weights))
 
     def sample(self, gradients: Gradients, generator: torch.Generator) -> Tensor:
@@ -80,7 +80,7 @@ class Probes:
 
 
 def cut(layers: int, count: int) -> tuple[tuple[int, int], ...]:
-    """So many blocks (first, end) of layers that follow each other, as equal as can be; at most one a layer."""
+    """Cut layers into this many consecutive blocks (first, end) of nearly equal size; at most one per layer."""
     count = max(1, min(count, layers))
     ends = [round(i * layers / count) for i in range(count + 1)]
     return tuple(zip(ends, ends[1:], strict=False))

@@ -1,4 +1,4 @@
-"""Work of torch's operations, counted: the same on every run, where a clock would give other numbers each time."""
+"""Counts the work of torch's operations, which is the same on every run, unlike measured times."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Work(TorchDispatchMode):
 
 
 def work(call: Callable[[], Any]) -> float:
-    """The work of a call, whose result is dropped."""
+    """The work of a call, whose result is discarded."""
     with Work() as counted:
         call()
     return float(counted.total)

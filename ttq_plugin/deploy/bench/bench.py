@@ -1,4 +1,4 @@
-"""What a compressed model costs on this machine, beside torch and onnxruntime: everything in turns, in one process."""
+"""Measures what a compressed model costs on this machine, in turns with torch and onnxruntime in one process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ttq_plugin.tasks import OWN
 RUNTIME, RUNTIME8, INTEGER = "ttq runtime", "ttq runtime int8", "ttq runtime integer"
 TORCH, ONNX, INT8 = "torch fp32", "onnxruntime fp32", "onnxruntime int8"
 BLOCK_SECONDS = 0.05
-"""Calls of one way follow each other for so long, as in use; then the next way's turn comes."""
+"""Seconds for which calls of one way follow each other, as in real use, before the next way takes its turn."""
 
 LEAST_TURNS, MOST_CALLS = 8, 100
 ENERGY_SECONDS = 1.0
@@ -47,10 +47,10 @@ class Way:
     """One way to run the model.
 
     Attributes:
-        name: The name, for people.
+        name: The name, as shown to users.
         call: Runs it.
-        file: What is shipped to run it so.
-        child: How `footprint` names it.
+        file: The file that is shipped to run it in this way.
+        child: Its name in `footprint`.
     """
 
     name: str
@@ -60,16 +60,16 @@ class Way:
 
 
 def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[Way], list[str]]:
-    """The model in every form that can be made here.
+    """The model in every form that is available here.
 
     Args:
         source: The model; its data calibrate int8, or random samples where there are none.
-        file: Where it was read from.
-        folder: For the files of the other forms.
+        file: The file that it was read from.
+        folder: Folder for the files of the other formats.
         threads: Number of threads of each.
 
     Returns:
-        The ways, the runtime and torch first, and what a reader must know.
+        The ways, the runtime and torch first, and notes for the user.
     """
     packed, data = file if source.packed else folder / "packed.safetensors", source.data()
     if not source.packed:
@@ -91,7 +91,7 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
         )
         runtimes[INTEGER, "integer"] = integers
     except InputError as error:
-        notes.append(f"no runtime on integers: {error}")
+        notes.append(f"the integer runtime was not measured: {error}")
     found = [Way(name, made, packed, child) for (name, child), made in runtimes.items()]
     found.append(Way(TORCH, _called(source.model, samples), floats, "torch"))
     notes += [
@@ -103,13 +103,13 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
         proto = to_onnx(source.model, samples)
         forms = {ONNX: proto, INT8: to_int8(proto, samples)}
     except InputError as error:
-        return found, [*notes, f"no onnxruntime beside: {error}"]
+        return found, [*notes, f"onnxruntime was not measured: {error}"]
     for name, form in forms.items():
         path = folder / f"{name.replace(' ', '-')}.onnx"
         path.write_bytes(form.SerializeToString())
         found.append(Way(name, _called(OnnxModule(form, threads=threads), samples), path, "onnx"))
     if not data:
-        notes.append("int8 was calibrated on random samples: its times hold, its outputs mean nothing.")
+        notes.append("int8 was calibrated on random samples: its times are valid, but its outputs are meaningless.")
     return found, notes
 
 
@@ -138,8 +138,8 @@ def bench(
 
     Args:
         source: The model, from ``open_model``; its data calibrate int8 and give the scores.
-        file: Where it was read from.
-        folder: For the files of the other forms; they stay there.
+        file: The file that it was read from.
+        folder: Folder for the files of the other formats; they stay there.
         batches: Sizes of the batches.
         seconds: Seconds of calls of each form and batch size, about.
         threads: Number of threads of every form.
@@ -158,7 +158,7 @@ def bench(
         notes = [*source.notes, *notes]
         energy = counters()
         if not energy:
-            notes.append("energy: this machine shows no counter (RAPL) that may be read.")
+            notes.append("energy: this machine has no readable energy counter (RAPL).")
         rows = [_row(way, source) for way in found]
         layers = []
         for batch in batches:
@@ -182,12 +182,12 @@ def _memory(
         source: The model.
         found: Its forms.
         rows: The rows of the result, to be filled in.
-        folder: For the inputs.
+        folder: Folder for the inputs.
         batch: Samples per call.
         threads: Number of threads of each form.
 
     Returns:
-        A note where a cell stays empty.
+        A note for each cell that stays empty.
     """
     for row in rows:
         row["peak_memory_bytes"] = None
@@ -196,12 +196,12 @@ def _memory(
     try:
         write_example(source.example(batch), inputs)
     except InputError as error:
-        return [f"no peak memory: {error}"]
+        return [f"peak memory was not measured: {error}"]
     for way, row in zip(found, rows, strict=True):
         if way.child == "onnx" or name is None or OWN.fullmatch(name):
             row["peak_memory_bytes"] = peak_memory(way.child, way.file, inputs, threads, name)
     if any(row["peak_memory_bytes"] is None for row in rows):
-        return ["peak memory is missing where a process of its own could not tell it."]
+        return ["peak memory is missing where the separate process that measures it failed."]
     return []
 
 
@@ -216,7 +216,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _row(way: Way, source: Source) -> dict[str, Any]:
-    """What does not depend on the batch."""
+    """The part of a row that does not depend on the batch."""
     data, metric = source.data(), source.task.score
     x = data.validation.head(FEW).x if data else source.example(FEW)
     form = call_model(source.model, x)

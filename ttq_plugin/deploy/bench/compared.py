@@ -1,4 +1,4 @@
-"""Forms of a model beside the model: outputs on the same samples, differences, and scores."""
+"""Compares forms of a model with the model: outputs on the same samples, differences, and scores."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ttq_plugin.tasks.samples import Samples
 from ttq_plugin.tasks.scoring.scores import score_outputs
 
 Call = Callable[[Any], Any]
-"""A form of a model; it is given its inputs as one object."""
+"""A form of a model, which takes its inputs as one object."""
 
 
 def in_form(outputs: Any, form: Any) -> Any:
-    """Give outputs the nesting that the model gives them.
+    """Give outputs the nesting of the model's outputs.
 
     Args:
         outputs: The outputs of another form of the model, in any nesting.
-        form: The model's own, of any samples; whatever is no tensor is taken from here.
+        form: The model's own, of any samples; whatever is not a tensor is taken from here.
 
     Returns:
         The tensors of ``outputs`` in the places of those of ``form``.

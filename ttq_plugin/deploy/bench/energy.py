@@ -1,4 +1,4 @@
-"""Energy that the processor's own counters report (RAPL), where the system lets one read them."""
+"""Energy as reported by the processor's own counters (RAPL), if the system allows reading them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def counters(folder: Path | None = None) -> list[Counter]:
     """The packages' counters that can be read.
 
     Args:
-        folder: The folder of Linux's powercap interface; None: the system's.
+        folder: The folder of Linux's powercap interface; None for the system's.
 
     Returns:
-        One a package; empty where there is none, or none may be read.
+        One for each package; empty if there is none, or none is readable.
     """
     found = []
     for zone in sorted((folder or POWERCAP).glob("intel-rapl:*")):
@@ -50,16 +50,16 @@ def counters(folder: Path | None = None) -> list[Counter]:
 
 
 def joules(call: Callable[[], object], found: Sequence[Counter], seconds: float, samples: int) -> float | None:
-    """Energy of one sample, of the whole processor: what idles and what others do in that time included.
+    """Energy of the whole processor per sample, including idle cores and other programs in that time.
 
     Args:
-        call: What to run, over and over.
+        call: The function to run repeatedly.
         found: The counters.
-        seconds: To run it for.
+        seconds: Time for which to run it.
         samples: Number of samples of one call.
 
     Returns:
-        Joules a sample; None without a counter.
+        Joules per sample; None without a counter.
     """
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Inputs of any nesting in a file, for a process that measures a model: safetensors and JSON, no pickle."""
+"""Stores inputs of any nesting in a file for a process that measures a model, as safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.support.inputs import tensors
 
 FORM = "form"
-"""The header's entry that tells the nesting."""
+"""The header's entry that describes the nesting."""
 
 PLAIN = (str, int, float, bool, type(None))
 

@@ -14,7 +14,7 @@ CALLS = 3
 
 
 def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | None = None) -> int | None:
-    """What loading and running a model takes at most.
+    """The peak memory of loading and running a model.
 
     Args:
         form: `runtime`, `runtime8` (int8 allowed), `integer` (on integers), `torch` (each of a safetensors file) or
@@ -25,7 +25,7 @@ def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | N
         task: The user's own task that the file's model is of, whose module the process imports; None for a built-in.
 
     Returns:
-        Bytes above those of the process that has loaded its libraries; None where the system does not tell.
+        Bytes in addition to those of the process with its libraries loaded; None if the system does not report it.
     """
     words = [sys.executable, "-m", __name__, form, str(file), str(inputs), str(threads), *([task] if task else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

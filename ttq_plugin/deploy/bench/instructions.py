@@ -1,4 +1,4 @@
-"""Instructions that the C code of an integer network executes, where a compiler and a counter are at hand."""
+"""Counts the instructions of an integer network's C code, if a compiler and valgrind are available."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SECONDS = 300
 def counted(module: IntegerModule, samples: Any) -> float | None:
     """Count the instructions of one inference with callgrind, on this machine's processor, compiled with ``-Os``.
 
-    Only what the model's function executes is counted, so that neither the test program's comparison nor the start of
-    the process is in the number. It compares networks; a Cortex-M takes other instructions.
+    Only the model's function is counted, neither the test program's comparison nor the start of the process. The number
+    is for comparing networks; a Cortex-M executes other instructions.
 
     Args:
-        module: What ``integerize`` returned.
+        module: The result of ``integerize``.
         samples: Inputs, of which the first ``VECTORS`` are used.
 
     Returns:
-        Instructions a sample; None without a C compiler or valgrind, or where either fails.
+        Instructions per sample; None without a C compiler or valgrind, or if either fails.
     """
     compiler, counter = shutil.which("cc"), shutil.which("valgrind")
     if compiler is None or counter is None:

@@ -1,4 +1,4 @@
-"""How a model's score falls when its inputs are disturbed, beside the full-precision model on the same inputs."""
+"""How a model's score drops when its inputs are disturbed, compared with full precision on the same inputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def gain(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
 
 
 def lead_off(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Set one channel to zero for a share of the last dimension, in one piece; channel and place are drawn anew."""
+    """Set one channel to zero for a contiguous share of the last dimension; channel and position are drawn."""
     length = x.shape[-1]
     missing = round(level * length)
     channel = torch.randint(x.shape[1], (len(x), 1), generator=generator)
@@ -49,7 +49,7 @@ def lead_off(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
 
 
 def resampled(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Read a signal with a clock that is off by so many percent, from its middle on, linearly interpolated.
+    """Sample a signal with a clock that is off by some percent, around its middle, by linear interpolation.
 
     Beyond the ends, the outermost values are repeated.
 
@@ -75,9 +75,9 @@ class Kind:
 
     Attributes:
         name: The name, in the results.
-        words: The words, for people, with the unit of the levels.
-        levels: From slight to strong, or across zero.
-        disturb: Makes the inputs; None where targets are disturbed.
+        words: A description with the unit of the levels.
+        levels: The levels, from slight to strong or across zero.
+        disturb: Function that disturbs inputs; None if targets are disturbed.
         signals_only: Whether inputs must be (batch, channels, time).
     """
 
@@ -95,18 +95,18 @@ KINDS = (
     Kind("resampling", "sampling rate off, %", (-5.0, -2.0, 2.0, 5.0), resampled, signals_only=True),
     Kind("label_noise", "wrong reference labels, share", (0.02, 0.05, 0.1, 0.2), None),
 )
-"""What is measured, in the order of the table."""
+"""The disturbances, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """Samples whose inputs are disturbed batch by batch, the same each time.
+    """Samples whose inputs are disturbed batch by batch, in the same way each time.
 
     Attributes:
-        samples: The undisturbed ones.
+        samples: The undisturbed samples.
         kind: The kind of change.
         level: The strength of the change.
-        seed: Random seed of what is drawn.
+        seed: Random seed of the disturbance.
     """
 
     samples: Samples
@@ -116,7 +116,7 @@ class Disturbed:
 
     @property
     def scoring_batch(self) -> int:
-        """As that of the samples."""
+        """The batch size of the samples."""
         return self.samples.scoring_batch
 
     def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -139,7 +139,7 @@ def _generator(kind: Kind, level: float, seed: int) -> torch.Generator:
 
 
 def curves(full: nn.Module, model: nn.Module, samples: Samples, metric: Metric, *, seed: int = 0) -> dict[str, Any]:
-    """Score both models on disturbed samples, the same ones for both.
+    """Score both models on the same disturbed samples.
 
     Args:
         full: The full-precision model, on the CPU.
@@ -189,7 +189,7 @@ def _check(x: Any) -> None:
 
 
 def _impossible(kind: Kind, x: Tensor, answers: Answers) -> str:
-    """Why these samples do not allow it; "" if they do."""
+    """Why these samples do not allow the disturbance; "" if they do."""
     if kind.signals_only and x.dim() != 3:
         return "pictures have no sampling rate"
     if kind.disturb is None and _classes(answers) < 2:
@@ -198,7 +198,7 @@ def _impossible(kind: Kind, x: Tensor, answers: Answers) -> str:
 
 
 def _classes(answers: Answers) -> int:
-    """How many classes there are; 0 where a sample has not one class."""
+    """The number of classes; 0 if samples do not have exactly one class."""
     y, outputs = answers.targets, answers.outputs
     if not isinstance(y, Tensor) or not isinstance(outputs, Tensor) or y.is_floating_point() or y.dim() != 1:
         return 0
@@ -206,7 +206,7 @@ def _classes(answers: Answers) -> int:
 
 
 def _wrong(answers: Answers, share: float, generator: torch.Generator) -> Tensor:
-    """Targets of which a share, drawn at random, are another class; samples that are left out of the score stay so."""
+    """Replace a random share of the targets by other classes; samples that the score ignores stay ignored."""
     y: Tensor = answers.targets
     scored = (y != IGNORED).nonzero()[:, 0]
     count = round(share * len(scored))

@@ -1,4 +1,4 @@
-"""Steps as statements in C; layers are written elsewhere."""
+"""Writes steps, except layers, as statements in C."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ttq_plugin.deploy.program.steps import Step
 from ttq_plugin.errors import InputError
 
 MOST_STATEMENTS = 64
-"""Of one operation whose dimensions are too many for one."""
+"""Most statements for one operation with too many dimensions for a single call."""
 
 
 def _map(writer: Writer, step: Step) -> str:
-    """What is done to each number; of more than four dimensions, the smallest are written out."""
+    """An element-wise operation; beyond four dimensions, the smallest ones become separate statements."""
     shape = step.output.meta.shape
     views = [step.output, *step.inputs] if len(step.inputs) == 2 else [step.output, *step.inputs * 2]
     sizes, strides = merged(shape, [view.meta.expand(shape).stride() for view in views])
@@ -38,7 +38,7 @@ def _map(writer: Writer, step: Step) -> str:
 
 
 def _pick(writer: Writer, step: Step) -> str:
-    """Other places along a dimension."""
+    """Selects positions along a dimension."""
     [source], more = step.inputs, step.more
     dim, views = more["dim"], [source.meta, step.output.meta]
     rest = [each for each in range(source.meta.dim()) if each != dim]
@@ -144,11 +144,11 @@ def _attend(writer: Writer, step: Step) -> str:
 
 
 def merged(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the same numbers in as few dimensions as may be; neighbours that lie as one become one.
+    """Merge neighbouring dimensions where possible, so that sizes and strides have as few dimensions as possible.
 
     Args:
         shape: Shape of a tensor.
-        strides: Those of some tensors of this shape.
+        strides: Strides of some tensors of this shape.
 
     Returns:
         Sizes, and the strides of each.
@@ -171,11 +171,11 @@ def merged(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
 
 
 def four(shape: Any, strides: list[Any]) -> tuple[list[int], list[list[int]]]:
-    """As ``merged``, in four dimensions.
+    """Like ``merged``, but with exactly four dimensions.
 
     Args:
         shape: Shape of a tensor.
-        strides: Those of some tensors of this shape.
+        strides: Strides of some tensors of this shape.
 
     Returns:
         Sizes, and the strides of each.

@@ -1,4 +1,4 @@
-"""A weight as constant bytes for a small processor: what is smallest and still decodes in a few lines of C.
+"""Stores a weight as constant bytes for a small processor, in the smallest form that a few lines of C can decode.
 
 ``gaps``: between two weights that are not zero, the number of zeros as a Rice code (Golomb 1966, Rice 1979: quotient by
 2^k in ones, a zero, then k bits), then a sign bit; bits fill a byte from the lowest, and one last gap ends at the
@@ -40,7 +40,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """Of codes and scales."""
+        """Number of bytes of codes and scales."""
         return self.values.nbytes + self.positive.nbytes + (0 if self.negative is None else self.negative.nbytes)
 
 
@@ -50,7 +50,7 @@ def stored(weight: Tensor, *, dense: bool = False, random: bool = False) -> Stor
     Args:
         weight: float32.
         dense: Always as floats, to compare with.
-        random: In a form of which any row can be read without those before it.
+        random: Whether any row must be readable without those before it.
 
     Returns:
         The bytes and how to read them. A weight on an int8 grid may be off by the rounding of its grid in float32.

@@ -24,8 +24,8 @@ class Written:
     Attributes:
         source: The .c file.
         header: The .h file.
-        constant_bytes: Bytes of weights, scales and other constants: flash, beside the code.
-        static_bytes: Bytes of all buffers: memory, beside the stack.
+        constant_bytes: Bytes of weights, scales and other constants: flash in addition to the code.
+        static_bytes: Bytes of all buffers: memory in addition to the stack.
         kinds: How each layer's weight is stored, by the weight's name.
     """
 
@@ -45,22 +45,22 @@ def export_c(
     about: str = "",
     dense: bool = False,
 ) -> Written:
-    """Write ``NAME.c`` and ``NAME.h``, which compute what the module computes in evaluation mode, one sample a call.
+    """Write ``NAME.c`` and ``NAME.h``, which compute what the module computes in evaluation mode, one sample per call.
 
-    Several inputs lie one behind the other in the function's one array of floats, and so do several outputs; whole
-    numbers, such as tokens, are given as floats.
+    Several inputs are concatenated in the function's single array of floats, and so are several outputs; integers, such
+    as tokens, are passed as floats.
 
     Args:
         model: Any module whose operations have C code (those of the built-in tasks have).
         example_input: (batch, ...): a tuple is the positional arguments, a dict the keyword arguments, anything else
-            the one argument; the first sample's shapes are taken.
-        folder: Where to; made if needed.
+            the only argument; the shapes of the first sample are used.
+        folder: The output folder, created if needed.
         name: Name of the files, and what the names in the header begin with.
         about: One line for the header's first comment.
-        dense: float weights throughout, to compare with.
+        dense: Whether to store all weights as floats, for comparison.
 
     Returns:
-        The files and what they will take.
+        The files and their sizes.
 
     Raises:
         InputError: If the name is no C identifier, the module cannot be exported, a weight is not finite, or the
@@ -71,7 +71,9 @@ def export_c(
     used = {key: program.tensors[key] for key in sorted(program.used())}
     bad = [key for key, value in used.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise InputError(f"C code needs finite numbers, got others in {', '.join(bad)}; train the model again.")
+        raise InputError(
+            f"C code needs finite weights, got NaN or infinity in {', '.join(bad)}; train the model again."
+        )
     writer = Writer(program, dense, CALLS)
     body = writer.body()
     code, declarations = folder / f"{name}.c", folder / f"{name}.h"
@@ -81,7 +83,7 @@ def export_c(
 
 
 def static_bytes(model: nn.Module, example: Any) -> int:
-    """Bytes of memory that a model's C code takes with float weights throughout, without writing it.
+    """Bytes of memory that a model's C code needs with float weights, without writing it.
 
     Args:
         model: Any module whose operations have C code.

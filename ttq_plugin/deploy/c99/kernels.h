@@ -1,4 +1,4 @@
-/* ---- Layers: convolutions and linear layers, with BatchNorm, activation and max pooling behind them. ---- */
+/* ---- Layers: convolutions and linear layers, followed by BatchNorm, activation and max pooling. ---- */
 
 #if USE_LAYER
 typedef struct {

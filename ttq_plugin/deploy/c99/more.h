@@ -128,7 +128,7 @@ static float weight_at(const weights *w, uint32_t row, uint32_t index)
     return ((const float *)w->codes)[index];
 }
 
-/* Rows of a table; whole numbers come as floats, and what is none of its rows is the first. */
+/* Rows of a table; indices come as floats, and an invalid index selects the first row. */
 static void embed(uint32_t n, uint32_t rows, uint32_t width, const weights *table, const float *x, float *y)
 {
     uint32_t i, j;

@@ -1,4 +1,4 @@
-/* What every exported model is computed with; the switches USE_* leave out what this one does not need. */
+/* The kernels of every exported model; the switches USE_* leave out what this model does not need. */
 
 /* ---- Weights: as floats, as int8 multiples of a step, or as codes -1, 0, 1 with two scales. ---- */
 

@@ -1,4 +1,4 @@
-"""A program's declarations and statements in C, and where its buffers lie."""
+"""Writes a program's declarations and statements in C, and places its buffers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Writer:
 
     @property
     def static_bytes(self) -> int:
-        """Of arena, planes and scores."""
+        """Number of bytes of arena, planes and scores."""
         return 4 * (self.arena + self.plane * (2 if self.coded else 1) + self.keys + 10 * self.hidden)
 
     def body(self) -> str:
@@ -195,7 +195,7 @@ def _buffers(step: Step) -> list[Buffer]:
 
 
 def _arena(program: Program) -> tuple[dict[Buffer, int], int]:
-    """Where each buffer lies, in floats, and how many in all: buffers in use at the same time do not overlap."""
+    """The offset of each buffer in floats, and the total size; buffers in use at the same time do not overlap."""
     spans: dict[Buffer, tuple[int, int]] = {}
     for index, step in enumerate(program.steps):
         for buffer in _buffers(step):

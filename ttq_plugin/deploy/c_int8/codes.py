@@ -1,4 +1,4 @@
-"""Ternary codes as bytes: what a small processor can read one after the other."""
+"""Stores ternary codes as bytes that a small processor can decode sequentially."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("gaps", "trits", "deltas")
 """Rice codes of the zeros between, base 3, and one byte each; the place in this list is the number in C."""
 
 ESCAPE = 127
-"""Zeros that a byte says before another one follows."""
+"""Number of zeros in a byte after which another byte follows."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ class WrittenIntegers:
         source: The .c file.
         header: The .h file.
         test: The test program, or None where no samples were given.
-        constant_bytes: Weights, factors, tables and steps on a 32-bit ARM processor: flash, beside the code.
-        static_bytes: Memory, beside the stack, input and output.
+        constant_bytes: Weights, factors, tables and steps on a 32-bit ARM processor: flash in addition to the code.
+        static_bytes: Bytes of memory in addition to the stack, input and output.
         kinds: How each layer's weight is stored, by the weight's name.
         flash: Bytes of code and constants by processor, as in ``sizes``.
     """
@@ -49,20 +49,20 @@ def export_int8(
     samples: Any = None,
     fast: bool = False,
 ) -> WrittenIntegers:
-    """Write ``NAME.c``, ``NAME.h`` and ``NAME_test.c``, which compute the module's integers, one sample a call.
+    """Write ``NAME.c``, ``NAME.h`` and ``NAME_test.c``, which compute the module's integers, one sample per call.
 
     The code is C99 without floating point, library functions, heap or recursion.
 
     Args:
-        module: From ``integerize``.
-        folder: Where to; made if needed.
-        name: Of the files, and what the names in the header begin with.
+        module: The result of ``integerize``.
+        folder: The output folder, created if needed.
+        name: Name of the files, and prefix of the names in the header.
         about: One line for the first comment of the header.
         samples: Inputs for the test program, of which the first ``VECTORS`` are used; None for no test program.
-        fast: Whether ternary codes may take more bytes where they are then read faster.
+        fast: Whether ternary codes may take more bytes if that makes them faster to read.
 
     Returns:
-        The files and what they will take.
+        The files and their sizes.
 
     Raises:
         InputError: If the name is no C identifier, or the folder cannot be written.
@@ -81,13 +81,13 @@ def export_int8(
 
 
 def footprint(module: IntegerModule) -> dict[str, float]:
-    """Bytes that an integer network takes on a Cortex-M0, without writing anything.
+    """Number of bytes that an integer network needs on a Cortex-M0, without writing anything.
 
     Args:
-        module: From ``integerize``.
+        module: The result of ``integerize``.
 
     Returns:
-        ``flash``, code and constants, and ``ram``, static memory beside the stack, input and output.
+        ``flash`` (code and constants) and ``ram`` (static memory without the stack, input and output).
     """
     writer = Writer(module.program)
     return {"flash": float(flash_bytes(writer, CPUS[0])), "ram": float(writer.static_bytes)}

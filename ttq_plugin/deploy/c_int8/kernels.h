@@ -3,7 +3,7 @@
 #if USE_POSITIONS
 typedef int64_t summed(const layer *l, const int8_t *x, int32_t row, int32_t column, uint32_t channel);
 
-/* All places of one output channel: sums, bias, rounding, table, max pooling. */
+/* All positions of one output channel: sums, bias, rounding, table, max pooling. */
 KEEP static void positions(const layer *l, const int8_t *x, int8_t *y, uint32_t channel, summed *sum)
 {
     int64_t bias = term(l->bias, l->bias_kind, l->bias_shift, channel);
@@ -136,7 +136,7 @@ KEEP static void begin(const layer *l, stream *r)
     }
 }
 
-/* The places that one output channel looks at: of positive weights from the first on, of negative ones from the end. */
+/* The positions that one output channel reads: of positive weights from the start, of negative ones from the end. */
 KEEP static void collect(const layer *l, stream *r)
 {
     uint32_t channel = 0, row = 0, column = 0, positive = 0, negative = 0;
@@ -161,7 +161,7 @@ KEEP static void collect(const layer *l, stream *r)
 #endif
         column++;
         r->skip = 0;
-        if (--r->weights == 0) { /* nothing is read behind the last weight that is not zero */
+        if (--r->weights == 0) { /* nothing is read after the last non-zero weight */
             r->skip = 0x10000000u;
             break;
         }

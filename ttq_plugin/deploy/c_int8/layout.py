@@ -20,7 +20,7 @@ class Struct:
     """A struct's fields.
 
     Attributes:
-        name: In C.
+        name: Name of the struct in C.
         fields: Name -> type and count; ``dim`` is 16 or 32 bits wide.
     """
 
@@ -44,7 +44,7 @@ class Struct:
         return aligned(at, widest)
 
     def alignment(self, dim: int) -> int:
-        """Of the widest field."""
+        """Alignment of the widest field."""
         return max(dim if kind == "dim" else SIZES[kind] for _, kind, _ in self.fields)
 
 
@@ -176,8 +176,8 @@ class Data:
 
         Args:
             struct: Name of the struct.
-            values: By field; lists for arrays, texts for pointers.
-            comment: To stand before them.
+            values: Values by field; lists for arrays, texts for pointers.
+            comment: Comment that precedes them.
 
         Returns:
             Its place among its like.
@@ -227,4 +227,4 @@ class Data:
 
 
 STRUCTS = (STEP, LOOPS, LAYER, POOLING, REDUCTION, MATRICES, SHARES, NORM, EMBEDDING, RECURRENCE)
-"""In the order in which they lie in flash."""
+"""The structs, in the order in which they lie in flash."""

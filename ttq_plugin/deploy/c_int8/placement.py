@@ -21,9 +21,9 @@ class Placement:
     """Places of the buffers that are neither input, output nor constant.
 
     Attributes:
-        offsets: Where each begins, in bytes.
-        size: Of the arena.
-        bound: The most that is in use at the same time; no placement is smaller.
+        offsets: Offset of each buffer in bytes.
+        size: Size of the arena in bytes.
+        bound: The largest number of bytes in use at the same time; no placement is smaller.
     """
 
     offsets: dict[Buffer, int]
@@ -34,9 +34,8 @@ class Placement:
 def place(program: IntegerProgram) -> Placement:
     """Place buffers so that those in use at the same time do not overlap.
 
-    An operation on single numbers, and one on rows, writes over its operand where nothing reads that later. All orders
-    are tried for a few buffers, and each buffer is put into the first gap that fits; for many buffers some good orders
-    are.
+    Element-wise operations and operations on rows overwrite their operand if nothing reads it later. Each buffer is put
+    into the first gap that fits; for a few buffers all orders are tried, for many only some good ones.
 
     Args:
         program: The operations.

@@ -18,7 +18,7 @@ KEEP static int64_t channel_sum(const layer *l, stream *r, const int8_t *x, uint
     return total;
 }
 
-/* Within int16, without the number that has no opposite. */
+/* Clamped to -32767 to 32767. */
 KEEP static int32_t within(int32_t a)
 {
     return a > 32767 ? 32767 : a < -32767 ? -32767 : a;

@@ -116,4 +116,4 @@ def _recur(made: Constants, op: IntegerOp) -> tuple[str, str]:
 SEQUENCES: dict[str, Callable[[Constants, IntegerOp], tuple[str, str]]] = {
     **{"product": _product, "softmax": _softmax, "normalise": _normalise, "embed": _embed, "recur": _recur},
 }
-"""By the kind of an operation: adds its struct; the kernel and the struct's address."""
+"""By the kind of an operation, a function that adds its struct and returns the kernel and the struct's address."""

@@ -1,4 +1,4 @@
-"""Bytes of code on Cortex-M, function by function, as a compiler made them once.
+"""Sizes of the C functions on Cortex-M, as measured once with a compiler.
 
 Every function of the C code is compiled on its own (``noipa``), so that its bytes depend on nothing but the processor,
 the width of a ``dim`` and the switches that it reads. ``code_sizes.json`` holds what arm-none-eabi-gcc 12.2 gave with
@@ -58,7 +58,7 @@ NAME = "model"
 
 
 def code_bytes(used: dict[str, bool], dim: int, cpu: str) -> int:
-    """Bytes of code that a model is linked with.
+    """Number of bytes of code that are linked for a model.
 
     Args:
         used: Switches of the model.
@@ -66,7 +66,7 @@ def code_bytes(used: dict[str, bool], dim: int, cpu: str) -> int:
         cpu: One of ``CPUS``.
 
     Returns:
-        The bytes, with what the compiler's own library adds.
+        The bytes, including those of the compiler's own library.
     """
     table, at = _table()[cpu], 0
     for function in OWNERS:
@@ -93,7 +93,7 @@ def flash_bytes(writer: Writer, cpu: str) -> int:
 
 
 def key_of(function: str, used: dict[str, bool], dim: int) -> str:
-    """What the bytes of a function depend on."""
+    """The key of everything that the size of a function depends on."""
     read = [switch.lower() for switch in READ.get(function, ()) if used[switch]]
     return " ".join([function, f"dim{8 * dim}", *read])
 
@@ -107,7 +107,7 @@ def _table() -> dict[str, dict[str, list[int]]]:
 
 
 def _variants() -> Iterator[dict[str, bool]]:
-    """Switches under which every function takes each of its forms."""
+    """Sets of switches under which every function occurs in each of its forms."""
     every = dict.fromkeys({switch for switch in OWNERS.values() if switch} | {"LAYER", "MEAN_POOL"}, True)
     forms = [f for f in itertools.product((False, True), repeat=3) if any(f)]
     for form, (edges, means) in itertools.product(forms, itertools.product((False, True), repeat=2)):
@@ -120,7 +120,7 @@ def measured(cpu: str, compiler: str = "arm-none-eabi-gcc") -> dict[str, list[in
     """Compile every function in every form.
 
     Args:
-        cpu: For which.
+        cpu: The processor.
         compiler: The command; nm and readelf must have its prefix.
 
     Returns:

@@ -1,4 +1,4 @@
-/* One after the other. */
+/* Runs the steps in order. */
 KEEP static void run_steps(const step *s, const int8_t *input, int8_t *output)
 {
     uint32_t places;

@@ -76,7 +76,7 @@ def source(writer: Writer, name: str) -> str:
 
     Args:
         writer: The constants and what they need.
-        name: Of the files and the function.
+        name: Name of the files and the function.
 
     Returns:
         The text.
@@ -106,7 +106,7 @@ def code(used: dict[str, bool], dim: int, between: str, name: str) -> str:
         used: Switches.
         dim: Bytes of a ``dim``.
         between: Declarations of working memory and constants.
-        name: Of the function.
+        name: Name of the function.
 
     Returns:
         The text.
@@ -132,7 +132,7 @@ def header(program: IntegerProgram, name: str, about: str) -> str:
 
     Args:
         program: The operations.
-        name: Of the files and the function.
+        name: Name of the files and the function.
         about: One line for the first comment.
 
     Returns:
@@ -151,7 +151,7 @@ def header(program: IntegerProgram, name: str, about: str) -> str:
 #define {upper}_INPUTS {sizes[0]} /* {forms[0]}, the last dimension runs fastest */
 #define {upper}_OUTPUTS {sizes[1]} /* {forms[1]} */
 
-/* An integer q stands for SCALE * (q - ZERO); an input x is round(x / SCALE) + ZERO, within -128 and 127. */
+/* An integer q represents SCALE * (q - ZERO). An input x becomes round(x / SCALE) + ZERO, clamped to -128 to 127. */
 {_indices(program)}{_grid(upper, "INPUT", given)}
 {_grid(upper, "OUTPUT", result)}
 
@@ -175,7 +175,7 @@ def _indices(program: IntegerProgram) -> str:
     of_indices = [f"input {at}: {width} bytes" for at, (_, width, rows) in enumerate(program.parts) if rows]
     if not of_indices:
         return ""
-    return f"/* Indices, unsigned, the lowest byte first: {', '.join(of_indices)} each. */\n"
+    return f"/* Indices are unsigned, lowest byte first: {', '.join(of_indices)} each. */\n"
 
 
 def _grid(upper: str, which: str, grid: Affine) -> str:
@@ -186,7 +186,7 @@ def test_source(name: str, inputs: list[list[int]], outputs: list[list[int]]) ->
     """The test program.
 
     Args:
-        name: Of the files and the function.
+        name: Name of the files and the function.
         inputs: Integers of some samples.
         outputs: What must come out.
 

@@ -1,6 +1,6 @@
-/* What every exported integer model is computed with; the switches USE_* leave out what this one does not need. */
+/* The kernels of every exported integer model; the switches USE_* leave out what this model does not need. */
 
-/* Functions keep their form, so that the bytes that each one takes are known beforehand. */
+/* Functions are compiled on their own, so that the size of each one is known in advance. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define KEEP __attribute__((noipa))
 #else

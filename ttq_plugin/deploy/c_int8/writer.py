@@ -30,7 +30,7 @@ class Writer:
 
     Attributes:
         data: The constants.
-        placement: Where buffers lie.
+        placement: Where the buffers lie.
         taps: Weights that are not zero of the ternary channel with the most.
         edges: Whether a ternary layer looks beyond the edges of its input.
         states: Units of the recurrent layer with the most.
@@ -96,7 +96,7 @@ class Writer:
         return f"{cast}(data.{kind} + {self.data.put(kind, values)})" if values else "0"
 
     def _at(self, view: View) -> tuple[int, str]:
-        """In which memory a view begins, and where."""
+        """The memory in which a view begins, and its offset there."""
         buffer, offset = view.buffer, int(view.meta.storage_offset())
         if buffer.constant is not None:
             values = self.program.constants[buffer.constant].to(torch.int64) % 256
@@ -142,7 +142,7 @@ class Writer:
             codes, self.kinds[name] = found.values.tolist(), found.kind
             values["edges"] = "work.edges" if self.edges else 0
             if padded and max(more["kernel"]) > 256:
-                raise InputError(f"padded kernels of at most 256 places have integer C code, got {name}.")
+                raise InputError(f"integer C code needs padded kernels of at most 256 positions, got {name}.")
         else:
             codes, self.kinds[name] = (flat.astype(np.int64) % 256).tolist(), "bytes"
         values |= {"codes": self.put("bytes", codes), "padded": int(padded), **self._bias(op)}

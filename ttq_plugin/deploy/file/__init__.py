@@ -1,1 +1,1 @@
-"""Packed files: compressed models in the bytes that their ternary weights are worth."""
+"""Packed files: compressed models in as few bytes as their ternary weights need."""

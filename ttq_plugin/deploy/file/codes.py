@@ -1,4 +1,4 @@
-"""One weight as few bytes: ternary codes with their scales, or a palette of values; exact in both directions.
+"""Stores one weight in few bytes, as ternary codes with scales or as a palette of values, without any loss.
 
 A payload is written in whichever way is smallest: `base3` (five trits a byte), `bits` (one a weight, where there are
 two values), `entropy` (a range coder, constriction's, within a few bytes of Shannon's bound for the weight's own
@@ -25,7 +25,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 OWN_ENTRY = 16
-"""Bytes that packing adds to a tensor's line in a file's directory, at most; below, packing would not pay."""
+"""Most bytes that packing adds to a tensor's line in the directory; packing must save more than this."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def values(packed: Packed, codes: Symbols, shape: tuple[int, ...], layout: Layou
         packed: What was stored; its table is used.
         codes: What ``read`` returned.
         shape: The weight's shape.
-        layout: As in ``pack``.
+        layout: The weight's layout, as in ``pack``.
 
     Returns:
         The weight, in the table's dtype.
@@ -121,11 +121,11 @@ def values(packed: Packed, codes: Symbols, shape: tuple[int, ...], layout: Layou
 
 @dataclass(frozen=True)
 class Bitmaps:
-    """Symbols of at most three kinds at two bits each, which are packed and unpacked in no time.
+    """Symbols of at most three kinds at two bits each, which can be packed and unpacked very fast.
 
     Attributes:
-        ones: Where the symbol is 1, eight to a byte.
-        twos: Where the symbol is 2, eight to a byte.
+        ones: Bitmap of the symbols that are 1, eight to a byte.
+        twos: Bitmap of the symbols that are 2, eight to a byte.
         count: How many symbols there are.
     """
 
@@ -135,7 +135,7 @@ class Bitmaps:
 
     @classmethod
     def of(cls, packed: Packed, codes: Symbols) -> Bitmaps | None:
-        """Those of the symbols that ``read`` found, or None if there are more than three kinds."""
+        """Make bitmaps of the symbols that ``read`` found, or None if there are more than three kinds."""
         if _symbols(packed) > TRITS:
             return None
         return cls(np.packbits(codes == 1), np.packbits(codes == 2), len(codes))
@@ -242,7 +242,7 @@ SCHEMES: dict[str, tuple[Encode, Decode]] = {
     "entropy": (entropy.encode, entropy.decode),
     "pattern": (_to_pattern, _from_pattern),
 }
-"""How symbols become bytes (None: not by this scheme), and back."""
+"""For each scheme, functions from symbols to bytes (None if the scheme does not apply) and back."""
 
 OF_TRITS = ("base3", "pattern")
 """Schemes that write trits and nothing else."""

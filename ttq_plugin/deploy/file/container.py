@@ -23,7 +23,7 @@ KEY = "ttq_packed"
 VERSION = 2
 
 HEADER = '{"__metadata__":{"ttq_packed":"2"},"model":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}'
-"""The header of every file of this version, but for the number of bytes."""
+"""The header of every file of this version, except for the number of bytes."""
 
 IDENTITY, SHA = 8, 32
 """Bytes of the two digests at the file's end."""
@@ -41,14 +41,14 @@ DICTIONARY = (
     b'{"architecture":"ttq_plugin.tasks.builtin.,"tensors":[["conv1.bias","F32",[10]],["fc2.weight","F32",[10,5,5],'
     b'"ternary",1,"pattern",'
 )
-"""What directories are deflated with (zlib's ``zdict``), the most common words last; part of the format."""
+"""The dictionary for deflating directories (zlib's ``zdict``), most common words last; part of the format."""
 
 
 def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], identity: bytes) -> None:
     """Write the file, whole or not at all.
 
     Args:
-        path: Where to; its folder is made if needed.
+        path: Path of the file; its folder is created if needed.
         directory: What JSON holds; keys are sorted.
         parts: The bytes of the weights.
         identity: A hash of the values that codes stand for, ``IDENTITY`` bytes.
@@ -59,8 +59,8 @@ def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], id
     text = json.dumps(directory, sort_keys=True, separators=(",", ":")).encode()
     if len(text) > LARGEST_HEADER:
         raise InputError(
-            f"{path} cannot be written: what it says about itself must have at most {LARGEST_HEADER} bytes, got "
-            f"{len(text)}; a shorter report makes it shorter."
+            f"{path} cannot be written: its directory (task, method, report and tensors) must have at most "
+            f"{LARGEST_HEADER} bytes, got {len(text)}; shorten the report."
         )
     coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     coded = coder.compress(text) + coder.flush()
@@ -80,10 +80,10 @@ def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], id
 
 
 def check(path: Path, file: IO[bytes], header: bytes) -> None:
-    """Compare a file's digest with its bytes, and leave the file where its directory begins.
+    """Compare a file's digest with its bytes, and leave the file positioned at its directory.
 
     Args:
-        path: For the error.
+        path: Path of the file, for the error message.
         file: Opened.
         header: Its safetensors header.
 
@@ -99,21 +99,21 @@ def check(path: Path, file: IO[bytes], header: bytes) -> None:
         digest.update(chunk)
         rest -= len(chunk)
     if header != (HEADER % (inside, inside)).encode() or rest or file.read() != digest.digest():
-        raise InputError(f"{path} is damaged: its bytes do not fit its digest; get another copy of the file.")
+        raise InputError(f"{path} is damaged: its bytes do not match its digest; get another copy of the file.")
     file.seek(8 + len(header))
 
 
 def read_directory(file: IO[bytes]) -> tuple[dict[str, Any], int, int, bytes]:
-    """What the file says of its parts.
+    """Read the directory of the file's parts.
 
     Args:
-        file: As ``check`` left it.
+        file: The file, positioned as ``check`` left it.
 
     Returns:
         The directory, the first byte of the parts, the one after their last, and the hash of their values.
 
     Raises:
-        Damaged: If it is none.
+        Damaged: If it is not a valid directory.
     """
     start = file.tell()
     end = file.seek(-IDENTITY - SHA, 2)
@@ -140,14 +140,14 @@ def inflate(coded: bytes, most: int, dictionary: bytes = b"") -> bytes:
 
     Args:
         coded: A raw stream of deflate.
-        most: Bytes that may come out; no more are ever held.
-        dictionary: That it was deflated with.
+        most: Largest number of decompressed bytes; no more are ever held in memory.
+        dictionary: The dictionary that it was compressed with.
 
     Returns:
         The bytes.
 
     Raises:
-        Damaged: If it is no such stream, or there would be more.
+        Damaged: If it is not such a stream, or would give more bytes.
     """
     decoder = zlib.decompressobj(-15, zdict=dictionary)
     try:

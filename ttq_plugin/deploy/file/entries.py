@@ -1,4 +1,4 @@
-"""One tensor of a packed file: what is stored of it, what the directory says of it, and how both are checked."""
+"""One tensor of a packed file: its stored parts, its line in the directory, and their checks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""By safetensors' words."""
+"""Types of torch by their names in safetensors."""
 
 WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
@@ -98,11 +98,11 @@ class Stored(NamedTuple):
 
 
 def make(name: str, value: Tensor, layout: Layout | None, rest: str, identity: Identity) -> Stored:
-    """What is stored of one tensor; see ``save_packed`` for ``rest``.
+    """Make the stored form of one tensor; see ``save_packed`` for ``rest``.
 
     Args:
-        name: The name, in the state dict.
-        value: The value, on the CPU, contiguous.
+        name: The name in the state dict.
+        value: The value, contiguous and on the CPU.
         layout: How its channels lie, if it is a weight matrix.
         rest: One of ``REST``.
         identity: What loading makes of it counts there, if it is not simply what is stored.
@@ -135,9 +135,9 @@ def entry_of(line: list[Any]) -> tuple[str, dict[str, Any], list[Part]]:
 
     Raises:
         Damaged: If ``make`` cannot have written the line.
-        ValueError: Likewise.
-        TypeError: Likewise.
-        KeyError: Likewise.
+        ValueError: If ``make`` cannot have written the line.
+        TypeError: If ``make`` cannot have written the line.
+        KeyError: If ``make`` cannot have written the line.
     """  # noqa: DOC502 - raised by the unpacking of what has another form
     name, dtype, shape, *coding = line
     if not isinstance(name, str) or TABLE in name:

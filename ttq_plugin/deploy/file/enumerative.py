@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIMIT = 512
-"""At most so many trits that are not zero; whole numbers grow slow beyond, and the range coder is as small there."""
+"""Largest number of non-zero trits; beyond it whole numbers become slow, and the range coder is as small."""
 
 
 def rank(places: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""Packed files: compressed models in the few bytes that ternary weights need, and back again bit for bit."""
+"""Packed files: compressed models in the few bytes that ternary weights need, restored bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ttq_plugin.support.arguments import check_types
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed file says about itself.
+    """The metadata of a packed file.
 
     Attributes:
         task: Name of the built-in task whose model it holds, or None.
@@ -108,8 +108,7 @@ def save_packed(
     _check_baked(model)
     if not model.state_dict():
         raise InputError(
-            f"{type(model).__name__} has no weights to write; save the network that it was made of, before integerize "
-            "or the like."
+            f"{type(model).__name__} has no weights to write; save the network that it was made from instead."
         )
     about: dict[str, Any] = {"task": task, "method": method, "report": dict(report or {}), "more": dict(more or {})}
     directory = {"architecture": _architecture(model), **{key: value for key, value in about.items() if value}}
@@ -166,7 +165,7 @@ def load_packed(path: Path | str, model: nn.Module | None = None) -> nn.Module:
 
 
 def _fill(path: Path, file: Reader, state: dict[str, Tensor], known: dict[str, Layout]) -> None:
-    """Copy all tensors into the model's; raises InputError before the first is touched."""
+    """Copy all tensors into the model; raises InputError before the first one changes."""
     # All is decoded and checked before; two bits a weight remain of it until then.
     maps: dict[str, Bitmaps | None] = {}
     for writing in (False, True):
@@ -188,7 +187,7 @@ def _fill(path: Path, file: Reader, state: dict[str, Tensor], known: dict[str, L
 
 
 def packed_info(path: Path | str) -> PackedInfo:
-    """Read what a packed file says about itself, after checking its digest; no tensor is read.
+    """Read a packed file's metadata after checking its digest; no tensor is read.
 
     Args:
         path: The file.

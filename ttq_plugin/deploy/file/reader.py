@@ -1,4 +1,4 @@
-"""Opens packed files of every version, once each of their bytes was compared with a digest."""
+"""Opens packed files of every version after verifying every byte against a digest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reader(Protocol):
 
     Attributes:
         about: `task`, `method`, `architecture`, `report` and `more`.
-        entries: As in ``PackedInfo``.
+        entries: The entries, as in ``PackedInfo``.
     """
 
     about: dict[str, Any]
@@ -36,7 +36,7 @@ class Reader(Protocol):
         """One tensor; see ``entries.decode``."""
 
     def check(self) -> None:
-        """Raise Damaged unless the tensors have the values that were saved; called when each was got once."""
+        """Raise Damaged unless the tensors have the saved values; called after each was read once."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -166,7 +166,7 @@ class _Reader:
     def check(self) -> None:
         """Raise Damaged unless codes stand for the values that were saved."""
         if self._seen is not None and self._seen.digest() != self._identity:
-            raise Damaged("its values do not fit their checksum")
+            raise Damaged("its values do not match their checksum")
         self._seen = None
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class _Reader:
         return torch.from_numpy(data).view(DTYPES[part.dtype]).reshape(part.shape)
 
     def _gathered(self, name: str) -> Symbols:
-        """From the stream that was read last, if it lies there: they are asked for in the file's order."""
+        """A vector from the stream that was read last, if it is there; they are requested in the file's order."""
         block = self._block_of[name]
         if self._held[0] != block:
             names = self._blocks[block]

@@ -1,4 +1,4 @@
-"""What a packed file does with the tensors that are not ternary: as they are, as float16, or as int8."""
+"""How a packed file stores tensors that are not ternary: exactly, as float16, or as int8."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def shrink(name: str, value: Tensor, rest: str) -> tuple[dict[str, Any], Tensor,
     """Store one tensor.
 
     Args:
-        name: For the error.
+        name: Name of the tensor, for the error message.
         value: Any tensor; whole numbers are always kept exactly.
         rest: One of ``REST``.
 
@@ -49,7 +49,7 @@ def restore(how: str, stored: Tensor, scales: Tensor | None, dtype: torch.dtype)
     Args:
         how: ``raw``, ``float16`` or ``int8``.
         stored: What ``shrink`` returned.
-        scales: Likewise.
+        scales: The scales that ``shrink`` returned.
         dtype: The tensor's.
 
     Returns:

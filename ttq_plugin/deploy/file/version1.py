@@ -22,7 +22,7 @@ from ttq_plugin.support.digests import IN_JSON, verify
 
 
 class Form(NamedTuple):
-    """Of a stored tensor: safetensors' word for its dtype, shape, first byte and the one after its last."""
+    """Form of a stored tensor: safetensors' name of its dtype, its shape, first byte, and the one after its last."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -56,10 +56,10 @@ class Reader:
         stored = self._file.get_tensor(name)
         table = self._file.get_tensor(name + TABLE) if name + TABLE in self._file.keys() else None  # noqa: SIM118
         if known is None and _crc([part for part in (stored, table) if part is not None]) != told["crc"]:
-            raise Damaged("its bytes do not fit their checksum")
+            raise Damaged("its bytes do not match their checksum")
         value, maps = decode(self.entries[name], stored, table, layout, known)
         if known is None and "id" in told and _identity(value) != told["id"]:
-            raise Damaged("its values do not fit their checksum")
+            raise Damaged("its values do not match their checksum")
         return value, maps
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""What a packed file keeps of a model, and in which order."""
+"""Chooses what a packed file stores of a model, and in which order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(path: Path, directory: dict[str, Any], tensors: list[Stored], identity
         path: The file to be.
         directory: What it says about itself.
         tensors: What ``stored`` returned.
-        identity: Likewise.
+        identity: The hash that ``stored`` returned.
 
     Raises:
         InputError: If the place cannot be written.

@@ -1,1 +1,1 @@
-"""Networks on integers on this machine's processor: the integers of the torch module, by SIMD kernels."""
+"""Integer networks on this machine's processor, by SIMD kernels that give the torch module's integers."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ttq_plugin.native.integer import WAYS
 
 PANEL_BYTES = 44 << 10
-"""Of the rows that are added together: most of them stay in a first cache. Larger panels need longer offsets."""
+"""Size of the rows that are added together: most of them stay in the first-level cache, and offsets stay short."""
 
 SHORT = 255
 """int8 numbers whose sum is sure to fit into 16 bits."""

@@ -1,4 +1,4 @@
-"""A network on integers in this machine's kernels: the same integers as those of the module it is made of."""
+"""An integer network in this machine's kernels, with the same integers as the module it is made from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttq_plugin.deploy.integer.records import IntegerOp
 from ttq_plugin.native.integer import Kernels
 
 MOST = 64
-"""Samples that are computed at a time, so that memory does not grow with the batch."""
+"""Largest number of samples computed at a time, so that memory does not grow with the batch."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Schedule:
     Attributes:
         steps: The operations.
         work: Bytes of working memory.
-        plans: Kept alive.
+        plans: The plans, which must be kept alive.
         layers: What each layer was given, by the number of its operation.
     """
 
@@ -72,7 +72,7 @@ class HostModule(IntegerModule):
         self.eval()
 
     def tune(self, size: int) -> Schedule:
-        """Find the fastest way to run each layer in batches of a size; done for each size by itself when first seen.
+        """Find the fastest way to run each layer for a batch size; happens automatically when a size is first seen.
 
         Args:
             size: Samples, a power of two.

@@ -32,7 +32,7 @@ class Way:
         kind: ``sparse`` (adds the inputs of non-zero ternary weights), ``dense`` or ``dots`` (bytes, over many or few
             positions).
         tile: Positions that are computed together.
-        subset: Of a sparse one: neighbouring weights whose sums are found once for all output channels.
+        subset: For a sparse layer: number of neighbouring weights whose sums are computed once for all channels.
         chunk: Samples that share tiles.
     """
 
@@ -48,9 +48,9 @@ class Plan:
 
     Attributes:
         layer: The struct.
-        arrays: Kept alive.
+        arrays: The arrays, which must be kept alive.
         work: Bytes.
-        additions: Of a sparse one, for a sample.
+        additions: Number of additions per sample in a sparse layer.
     """
 
     layer: Layer
@@ -65,7 +65,7 @@ def ways_of(op: IntegerOp, geometry: Geometry, samples: int) -> list[Way]:
     Args:
         op: The layer.
         geometry: Its places.
-        samples: Of the batch.
+        samples: Number of samples in the batch.
 
     Returns:
         At least one.
@@ -101,7 +101,7 @@ def plan(op: IntegerOp, geometry: Geometry, way: Way) -> Plan:
     Args:
         op: The layer.
         geometry: Its places.
-        way: How it shall run.
+        way: The way in which it runs.
 
     Returns:
         The plan.

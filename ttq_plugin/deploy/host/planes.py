@@ -21,7 +21,7 @@ class Planes:
     Attributes:
         phases: How many parts: one for each row and column modulo the step between windows.
         plane: Numbers of a part.
-        width: Of its rows.
+        width: Width of the part's rows.
         offsets: int64 (kernel rows, kernel columns, places of the window, 2): the part, and where in it the first
             window's input lies.
         sources: int32 (phases, plane): in a channel of the input, or -1 for padding.
@@ -37,7 +37,7 @@ class Planes:
 
     @property
     def numbers(self) -> int:
-        """Of a channel."""
+        """Number of values of a channel."""
         return self.phases * self.plane
 
     def places(self, chunk: int) -> NDArray[np.int32]:

@@ -88,8 +88,8 @@ class Room:
 
     Attributes:
         input: Address of the samples.
-        output: Of the results, if each sample's are a buffer.
-        apart: Whether they are none.
+        output: Address of the results, if those of each sample are a buffer.
+        apart: Whether they are not.
     """
 
     def __init__(self, program: IntegerProgram, numbers: dict[Buffer, int], samples: int) -> None:

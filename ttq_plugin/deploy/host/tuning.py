@@ -25,10 +25,10 @@ class Timed:
     """What a layer was given.
 
     Attributes:
-        way: How it runs; None where no way gave torch's integers, and torch runs it.
-        seconds: Of a batch.
-        torch_seconds: Of a batch by torch, in proportion to a few samples.
-        additions: Of a sparse way, for a sample.
+        way: The way in which it runs; None if no way gave torch's integers, so that torch runs it.
+        seconds: Seconds per batch.
+        torch_seconds: Seconds per batch in torch, extrapolated from a few samples.
+        additions: Number of additions per sample if it runs sparsely.
     """
 
     way: Way | None

@@ -1,1 +1,1 @@
-"""Networks on integers: int8 activations, ternary or int8 weights, one arithmetic for torch and C."""
+"""Integer networks: int8 activations, ternary or int8 weights, and the same arithmetic in torch and C."""

@@ -105,7 +105,7 @@ def rounded_shift(total: Tensor, shift: int | Tensor) -> Tensor:
 
     Args:
         total: int64, at most 2^62 in size.
-        shift: From 1 to 62; one, or one for each total.
+        shift: Right shift from 1 to 62; one, or one for each total.
 
     Returns:
         int64 of the same shape.
@@ -119,7 +119,7 @@ def requantise(total: Tensor, shift: int, zero: int, low: int = LOWEST, high: in
 
     Args:
         total: int64, at most 2^62 in size.
-        shift: From 1 to 62.
+        shift: Right shift from 1 to 62.
         zero: The result's zero point.
         low: Least result.
         high: Largest result.
@@ -135,7 +135,7 @@ def mantissas(factors: Tensor, bits: int = MANTISSA_BITS, most: int = TOTAL_BITS
 
     Args:
         factors: float64; the largest in size gets ``bits`` bits.
-        bits: Of the largest mantissa.
+        bits: Number of bits of the largest mantissa.
         most: Largest shift.
 
     Returns:
@@ -155,7 +155,7 @@ def biases(values: Tensor, shift: int) -> tuple[Tensor, int]:
 
     Args:
         values: float64.
-        shift: Of the total that they are added to; no bias gets more fractional bits.
+        shift: Shift of the total to which the biases are added; no bias gets more fractional bits.
 
     Returns:
         int64 values, and how many fractional bits they have: ``values ~ found / 2^bits``.
@@ -173,7 +173,7 @@ def table(function: Callable[[Tensor], Tensor], source: Affine, target: Affine) 
     """A function of one number as 256 int8.
 
     Args:
-        function: Of float64 tensors, elementwise.
+        function: An element-wise function of float64 tensors.
         source: Grid of the argument.
         target: Grid of the result.
 

@@ -22,7 +22,7 @@ class Calibrated:
     Attributes:
         module: The network.
         calibration: How its ranges were found.
-        score: On the validation split, of the integers.
+        score: Score of the integer network on the validation split.
         notes: What was warned of.
     """
 
@@ -42,7 +42,7 @@ def calibrate(
         inputs: Calibration inputs, training samples as a rule.
         validation: What decides.
         metric: The task's.
-        ternary: As in ``integerize``.
+        ternary: Whether ternary weights stay ternary, as in ``integerize``.
 
     Returns:
         The best; the first of ``CALIBRATIONS`` where they are equal.

@@ -15,7 +15,7 @@ def recognised(program: Program) -> list[Step]:
     """The steps of a program, with those that are one operation together as one.
 
     Args:
-        program: On float numbers.
+        program: A floating-point program.
 
     Returns:
         The steps in order; the program stays as it is.

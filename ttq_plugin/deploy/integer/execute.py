@@ -1,4 +1,4 @@
-"""An integer program in torch: the reference that C and the host runtime must equal bit for bit."""
+"""Runs an integer program in torch: the reference that C code and the host runtime must equal bit for bit."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Memory:
 
     Args:
         tensors: Constants by name.
-        dtype: Of the values.
+        dtype: The type of the values.
     """
 
     def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

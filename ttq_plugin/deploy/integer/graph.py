@@ -32,8 +32,8 @@ def build(program: Program, name: str) -> Graph:
     """The graph of a program.
 
     Args:
-        program: Of a model, on float numbers.
-        name: Of the model, for messages.
+        program: The model's floating-point program.
+        name: The model's name, for messages.
 
     Returns:
         The graph.

@@ -34,9 +34,9 @@ def lower(graph: Graph, ranges: Ranges, shapes: Any, *, ternary: bool = True) ->
     """Fix every number of the arithmetic.
 
     Args:
-        graph: Of the model.
+        graph: The model's graph.
         ranges: The grids.
-        shapes: Of the inputs and outputs.
+        shapes: Shapes of the inputs and outputs.
         ternary: Whether ternary weights stay two sums; otherwise they become int8 like all others.
 
     Returns:

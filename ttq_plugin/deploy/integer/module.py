@@ -1,4 +1,4 @@
-"""A network on integers as a torch module."""
+"""An integer network as a torch module."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class IntegerModule(nn.Module):
         self._template = [map_tensors(lambda t: torch.empty(t.shape, device="meta"), template)]
 
     def forward(self, *positional: Any, **named: Any) -> Any:
-        """Quantise the inputs, compute on integers, and return what the integers stand for."""
+        """Quantise the inputs, compute with integers, and return the real numbers that the result represents."""
         given = positional if not named else {**named}
         integers = self.integers(self.quantised(positional[0] if len(positional) == 1 and not named else given))
         return self._nested(self.program.result.dequantise(integers))
@@ -53,7 +53,7 @@ class IntegerModule(nn.Module):
             x: Inputs as the model takes them.
 
         Returns:
-            int8 (batch, bytes of a sample): what the C function is given. Indices of an embedding take one, two or
+            int8 (batch, bytes of a sample): the input of the C function. Indices of an embedding take one, two or
             three bytes each, the lowest first.
 
         Raises:
@@ -64,13 +64,13 @@ class IntegerModule(nn.Module):
 
     @torch.no_grad()
     def integers(self, q: Tensor) -> Tensor:
-        """Compute on integers alone.
+        """Compute with integers only.
 
         Args:
             q: int8 (batch, bytes of a sample).
 
         Returns:
-            int8 (batch, numbers of all outputs): what the C function gives.
+            int8 (batch, numbers of all outputs): the output of the C function.
 
         Raises:
             InputError: If they are no integers of this type, or another number of them.
@@ -90,8 +90,8 @@ class IntegerModule(nn.Module):
         size = self.program.input.size
         if not isinstance(q, Tensor) or q.dtype != torch.int8 or q.dim() != 2 or q.shape[1] != size:
             raise InputError(
-                f"integers must be int8 of the shape (batch, {size}), got {kind(q)}; quantised() makes them of a "
-                "model's inputs."
+                f"integers must be int8 of the shape (batch, {size}), got {kind(q)}; quantised() makes them from a "
+                f"model's inputs."
             )
 
     def _nested(self, flat: Tensor) -> Any:
@@ -131,19 +131,19 @@ def integerize(
 ) -> IntegerModule:
     """Turn a compressed network into one that computes on integers alone.
 
-    Activations are int8, with one scale and zero point a tensor, found on the batches. Ternary weights stay ternary:
-    each output is made of two int32 sums, over the positive and over the negative weights. All other weights become
-    int8, one step a channel. BatchNorm, biases and clamps are folded into the requantisation. The module computes the
-    same integers as the C code of ``ttq export --to c-int8``, bit for bit.
+    Activations are int8, with one scale and zero point per tensor, which are calibrated on the batches. Ternary weights
+    stay ternary: each output is made of two int32 sums, over the positive and over the negative weights. All other
+    weights become int8 with one step size per channel. BatchNorm, biases and clamps are folded into the requantisation.
+    The module computes the same integers as the C code of ``ttq export --to c-int8``, bit for bit.
 
     Args:
         model: Network in plain torch layers, as ``compress`` and ``bake`` leave it. It is not changed.
-        batches: Calibration inputs: one batch as the model takes it, or a list or other iterable of batches; some
+        batches: Calibration inputs: one batch as the model takes it, or a list or other iterable of batches; a few
             hundred training samples are enough.
-        calibration: ``mse`` takes the range with the least squared rounding error, ``percentile`` leaves out the
-            outermost values.
+        calibration: ``mse`` takes the range with the least squared rounding error, ``percentile`` ignores the outermost
+            values.
         percentile: Percentage of the values on either side that a range must hold, with ``percentile``.
-        ternary: Whether ternary weights stay ternary; False makes them int8, to compare with.
+        ternary: Whether ternary weights stay ternary; False makes them int8, for comparison.
 
     Returns:
         A module from float inputs to float outputs; ``quantised`` and ``integers`` are its two halves.
@@ -161,7 +161,7 @@ def integerize(
     """  # noqa: DOC502 - raised by what it calls
     check_types(integerize, locals())
     if isinstance(model, IntegerModule):
-        raise InputError("the model is on integers already; integerize the network that it was made of.")
+        raise InputError("the model is already an integer network; integerize the network that it was made from.")
     check_values(model)
     given = [map_tensors(_float32, batch) for batch in _batches(batches)]
     if not given or not any(length(batch) for batch in given):
@@ -190,7 +190,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _batches(batches: Any) -> list[Any]:
-    """The batches as a list; what the model takes at once is one."""
+    """The batches as a list; a single input of the model counts as one batch."""
     if isinstance(batches, Tensor | tuple | Mapping):
         return [batches]
     if not isinstance(batches, Iterable):

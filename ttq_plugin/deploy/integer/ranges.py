@@ -66,7 +66,7 @@ def observe(graph: Graph, samples: Iterable[Tensor]) -> dict[Any, Seen]:
     """Run batches and note the values of every tensor.
 
     Args:
-        graph: Of the model.
+        graph: The model's graph.
         samples: Batches, each float (batch, numbers of a sample).
 
     Returns:
@@ -103,7 +103,7 @@ def choose(seen: dict[Any, Seen], calibration: str = "mse", percentile: float = 
         seen: What ``observe`` found.
         calibration: ``mse`` for the range with the least squared error, ``percentile`` for one that leaves out the
             outermost values.
-        percentile: Of the values on either side that the range holds, in percent.
+        percentile: Percentage of the values that the range holds on either side.
 
     Returns:
         The grids.

@@ -43,7 +43,7 @@ class Graph:
     """Operations in order.
 
     Attributes:
-        ops: In order.
+        ops: The operations, in order.
         input: The sample.
         output: The result.
         tensors: Constants by name.
@@ -95,7 +95,7 @@ class Weights:
         codes: int8, the weight's shape: -1, 0, 1, or multiples of a channel's step.
         ternary: Which of the two; ternary layers have two sums.
         positive: Mantissas, int64, one or one a channel: of the sum over positive codes, or of the only sum.
-        negative: Of the sum over negative codes; None if there is one sum.
+        negative: Mantissas of the sum over negative codes; None if there is one sum.
         bias: int64, one a channel, or none.
         bias_bits: Fractional bits of the bias, in steps of the result.
     """
@@ -113,7 +113,7 @@ class IntegerOp:
     """An operation on int8.
 
     Attributes:
-        kind: As in the graph.
+        kind: The kind, as in the graph.
         output: What it writes.
         inputs: What it reads.
         more: Geometry.
@@ -121,9 +121,9 @@ class IntegerOp:
         zero: Zero point of the result, or of what a layer's table gets.
         low: Least result before a table.
         high: Largest result before a table.
-        shift: Of the total.
+        shift: Right shift of the total.
         factors: Mantissas of ``add`` (two), ``multiply`` and ``mean`` (one) and ``mean_pool`` (one a count of numbers).
-        weights: Of a layer.
+        weights: Weights of a layer, or None.
         table: int8 (256,), or None.
     """
 
@@ -146,14 +146,14 @@ class IntegerProgram:
     """Operations on int8 in order.
 
     Attributes:
-        ops: In order.
+        ops: The operations, in order.
         input: The sample.
         output: The result.
         affines: Grid of each buffer.
         constants: int8 by the name of a constant that operations read.
-        shapes: Of each input and output, without the batch.
+        shapes: Shapes of each input and output, without the batch dimension.
         names: What to call the tensors in messages.
-        parts: Of each input: how many numbers, bytes of each, and rows of the embedding that they choose from, or 0.
+        parts: For each input: its count of numbers, the bytes of each, and the rows of the embedding they index, or 0.
     """
 
     ops: list[IntegerOp]

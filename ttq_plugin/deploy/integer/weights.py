@@ -17,7 +17,7 @@ def check_sums(name: str, weight: Tensor, ternary: bool) -> None:
     """Refuse a matrix whose sums may leave int32.
 
     Args:
-        name: Of the weight.
+        name: Name of the weight.
         weight: (out, ...).
         ternary: Whether its codes are -1, 0 and 1.
 

@@ -55,7 +55,7 @@ def spans(more: dict[str, Any], dim: int, size: int) -> list[tuple[int, int, int
     Args:
         more: The pooling's geometry.
         dim: The dimension.
-        size: Of the input.
+        size: Size of the input.
 
     Returns:
         For each place of the output: where the window begins, how long it is, and how much of it counts where padding

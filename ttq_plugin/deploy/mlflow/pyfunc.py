@@ -50,23 +50,23 @@ def save_model(
 ) -> None:
     """Write an MLflow model (pyfunc) that ``mlflow.pyfunc.load_model`` loads.
 
-    Of a built-in task it holds a packed file, and loads wherever this package is installed. Of any other it holds an
-    ONNX graph, and loads without the model's own code and without this package; ternary weights take two bits.
+    For a built-in task it holds a packed file and loads wherever this package is installed. For any other task it holds
+    an ONNX graph and loads without the model's own code and without this package; ternary weights take two bits.
 
     Args:
         model: A plain module, or a file that ``open_model`` reads.
-        path: The folder to make; it must not exist or be empty.
-        task: The built-in task whose architecture the module has; a file names its own.
+        path: The folder to create; it must not exist, or be empty.
+        task: The built-in task whose architecture the module has; a file names its own task.
         example: Samples that the module takes, where it is of no built-in task: a tuple is the positional arguments, a
             dict the keyword arguments, anything else the one argument.
         keywords: More of ``mlflow.pyfunc.save_model``'s.
 
     Raises:
-        InputError: If the folder is taken or cannot be made, ``open_model`` refuses the file, or the module has no ONNX
-            graph that gives its outputs.
+        InputError: If the folder is not empty or cannot be created, ``open_model`` refuses the file, or the module has
+            no ONNX graph that reproduces its outputs.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"an MLflow model needs a folder of its own, {path} exists; name another place.")
+        raise InputError(f"an MLflow model needs a new folder, but {path} exists; choose another path.")
     if example is not None and isinstance(model, nn.Module):
         _save(_graph(model, example), path, keywords)
         return
@@ -139,7 +139,7 @@ def _graph(model: nn.Module, example: Any) -> _Content:
         outputs = call(model, few)
         found = disagreement(model, lambda x: in_form(call(session, x), outputs), probes(few), ROUNDED)
     if found is not None:
-        raise InputError(f"the ONNX graph of {type(model).__name__} does not give its outputs: {found}.")
+        raise InputError(f"the ONNX graph of {type(model).__name__} does not reproduce its outputs: {found}.")
     given = dict(zip(session.names, tensors(few), strict=True))
     made = dict(zip(session.results, tensors(outputs), strict=True))
     return _Content(
@@ -160,15 +160,15 @@ def log_model(
     name: str = "model",
     example: Any = None,
 ) -> str:
-    """Log an MLflow model as an output of a run, through the client alone: no global or active run is touched.
+    """Log an MLflow model as an output of a run, using only the client: no global or active run is affected.
 
     Args:
         client: The client of the store that has the run.
-        run_id: Whose output the model is.
-        model: As ``save_model``.
-        task: As ``save_model``.
+        run_id: The run whose output the model is.
+        model: The model, as in ``save_model``.
+        task: The task, as in ``save_model``.
         name: Name of the model in MLflow.
-        example: As ``save_model``.
+        example: The example, as in ``save_model``.
 
     Returns:
         The model's id; its address is ``models:/<id>``.

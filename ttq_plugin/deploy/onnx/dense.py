@@ -60,7 +60,7 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
         with contextlib.suppress(InputError):
             proto = _exported(flat, found, names, said, strict=True)
     if _fixed(proto, found):
-        raise InputError(f"{said} fixes its batch size where it is exported; take sizes from x.shape, not len(x).")
+        raise InputError(f"{said} fixes its batch size on export; take sizes from x.shape instead of len(x).")
     _forget_origin(proto)
     _forget_wrapping(proto)
     spread_masks(proto)
@@ -69,7 +69,7 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # of several kinds
         raise InputError(
-            f"{said} cannot be exported to ONNX: torch writes a graph that ONNX does not take ({first_line(error)}); "
+            f"{said} cannot be exported to ONNX: torch writes a graph that is not valid ONNX ({first_line(error)}); "
             "run the model with TernaryRuntime."
         ) from None
     return proto
@@ -82,7 +82,7 @@ def _batched(tensor: Tensor) -> bool:
 def _exported(
     flat: nn.Module, found: list[Tensor], names: tuple[list[str], list[str]], model: str, strict: bool = False
 ) -> ModelProto:
-    """By torch, which is to say nothing but why it cannot; ``strict`` reads the code and understands ``len(x)``."""
+    """Export with torch, which only reports why it failed; ``strict`` reads the code and supports ``len(x)``."""
     batch = torch.export.Dim("batch")
     shapes = ([{0: batch} if _batched(tensor) else {} for tensor in found],)
     try:

@@ -42,7 +42,7 @@ class Ternary:
 
     @property
     def bytes(self) -> int:
-        """Of codes and scales."""
+        """Number of bytes of codes and scales."""
         return -(-self.codes.size // 4) + self.positive.nbytes + self.negative.nbytes
 
 

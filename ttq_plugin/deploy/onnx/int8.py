@@ -36,7 +36,7 @@ def to_int8(proto: ModelProto, samples: Any, batch: int = 32) -> ModelProto:
         InputError: If a package is missing, no sample is given, or onnxruntime accepts no int8 form of the graph.
     """
     if not batch_size(samples):
-        raise InputError("int8 needs real samples to calibrate the activations' ranges with, got none.")
+        raise InputError("int8 needs real samples to calibrate the ranges of activations, got none.")
     need("onnx", "onnxruntime.quantization")
     # Where onnxruntime moves signed codes through some transposed parts, it then refuses its own graph.
     for signed in (True, False):

@@ -1,1 +1,1 @@
-"""One lowering of a model to typed steps: fusion, shapes and layouts, without any text of C."""
+"""Lowers a model to typed steps, with fusion, shapes and layouts, independent of the C code."""

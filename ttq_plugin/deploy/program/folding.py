@@ -21,7 +21,7 @@ def folded(bias: Tensor | None, norm: Mapping[str, Any] | None, channels: int) -
     """Factor and term of each channel: ``gain = gamma / sqrt(var + eps)``, ``shift = (bias - mean) gain + beta``.
 
     Args:
-        bias: Of the layer (channels,), or None.
+        bias: Bias of the layer, shape (channels,), or None.
         norm: The BatchNorm after it: ``STATISTICS`` as tensors (channels,) or None, and ``eps``; None for no BatchNorm.
         channels: Their number.
 

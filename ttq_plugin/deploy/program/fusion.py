@@ -1,8 +1,9 @@
-"""What a convolution or linear layer takes along of what follows it: one decision for every form of a model.
+"""Decides which following operations are fused into a convolution or linear layer, for every form of a model.
 
-Operators are read alike from torch's modules and from exported graphs; here it is decided whether the layer before one
-can do it in one go. The order in which that is done is always the same: BatchNorm, pooling, activation. An activation
-before the pooling may be done after it, because it never turns the larger of two values into the smaller one.
+Operators are read in the same way from torch's modules and from exported graphs; here it is decided whether they can be
+fused into the layer before them. The order of a layer's operations is always the same: BatchNorm, pooling, activation.
+An activation before the pooling may be done after it, because it never turns the larger of two values into the smaller
+one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Tail:
 
     Attributes:
         norm: BatchNorm, or None.
-        slope: Of the activation below zero: 1 none, 0 ReLU, between them LeakyReLU.
+        slope: Slope of the activation below zero: 1 for none, 0 for ReLU, anything between for LeakyReLU.
         pool: (window, stride) of max-pooling, each (rows, columns), or None.
     """
 
@@ -74,7 +75,7 @@ class Tail:
 
         Args:
             follower: What it is; None for whatever no layer takes along.
-            dims: Of the layer's windows: 0 for a linear layer, whose outputs have no rows and columns.
+            dims: Number of dimensions of the layer's windows; 0 for a linear layer, without rows and columns.
 
         Returns:
             Whether it was taken.
@@ -133,7 +134,7 @@ def followers(node: fx.Node, dims: int, reader: Reader) -> tuple[list[fx.Node], 
 
     Args:
         node: The layer, in any graph.
-        dims: Of its windows.
+        dims: Number of dimensions of its windows.
         reader: Says what a node of the graph does.
 
     Returns:
@@ -168,7 +169,7 @@ def fusions(graph: fx.GraphModule, takes: Callable[[nn.Module], bool]) -> list[F
     """Find the layers of a traced graph; all of its other nodes are opaque and stay what they are.
 
     Args:
-        graph: From ``traced``; not changed.
+        graph: The result of ``traced``; it is not changed.
         takes: Whether a layer is one that whoever asks can run.
 
     Returns:

@@ -31,9 +31,9 @@ def places(size: int, window: int, stride: int = 1, padding: int = 0, dilation: 
     """How many windows fit beside each other.
 
     Args:
-        size: Of what they lie over.
+        size: Size of the input.
         window: Numbers that one covers.
-        stride: From one to the next.
+        stride: Step from one window to the next.
         padding: Zeros before and behind.
         dilation: Distance of a window's numbers.
 

@@ -23,12 +23,12 @@ def exported(
 
     Args:
         flat: Takes one list of tensors.
-        found: Those tensors.
+        found: The tensors.
         shapes: Which of their sizes are open, as torch.export wants it; None for none.
         strict: Whether the model's code is read rather than run.
 
     Returns:
-        The graph; to make it fails with any error where torch cannot.
+        The graph; if torch cannot make it, any error is raised.
     """
     return torch.export.export(flat, (found,), dynamic_shapes=shapes, strict=strict)
 
@@ -39,7 +39,7 @@ def traced(model: nn.Module, example: Any) -> fx.GraphModule:
     Tracing does not see branches that depend on what kind of object the model is given; the caller must compare.
 
     Args:
-        model: In evaluation mode. The graph shares its modules.
+        model: The model, in evaluation mode; the graph shares its modules.
         example: Inputs; what is no tensor in them becomes part of the graph.
 
     Returns:

@@ -36,7 +36,7 @@ def trace(model: nn.Module, example_input: Any) -> Program:
     """The steps of the module in evaluation mode on one sample.
 
     Args:
-        model: Any module that torch.export takes; left as it is.
+        model: Any module that torch.export supports; it is not changed.
         example_input: (batch, ...): a tuple is the positional arguments, a dict the keyword arguments, anything else
             the one argument; the first sample's shapes are taken.
 

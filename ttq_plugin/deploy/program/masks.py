@@ -67,7 +67,7 @@ def fill(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
 
 
 def _filled(build: Builder, node: fx.Node, source: View, places: Tensor, filled: View) -> View:
-    """By a factor and a term, or by a term alone that hides what was there."""
+    """Write the operation as a factor and a term, or as a term alone that hides the old value."""
     number = build.actual(filled).reshape(()).clamp(min=LOWEST)
     if number > LOWEST:
         source = build.map("MULTIPLY", [source, build.constant(f"{node.name} kept", (~places).float())])

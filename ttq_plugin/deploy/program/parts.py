@@ -72,7 +72,7 @@ def group_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
 
 
 def instance_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
-    """Of each channel of a sample: as many groups as channels."""
+    """Normalise each channel of a sample: as many groups as channels."""
     if not given["use_input_stats"]:
         raise build.missing(node, "an instance_norm with running statistics")
     return group_norm(build, node, {**given, "num_groups": node.meta["val"].shape[1]})

@@ -56,7 +56,7 @@ class Program:
     """Steps in order, with the tensors they use.
 
     Attributes:
-        steps: In order.
+        steps: The steps, in order.
         input: The sample; several inputs lie one behind the other.
         output: The result, contiguous; several likewise.
         tensors: Constants by name: parameters, buffers, and what could be computed from them beforehand.

@@ -94,7 +94,7 @@ class Values:
         Args:
             what: Name of the operation in C.
             inputs: One or two, of shapes that broadcast.
-            into: Where to; None for a new buffer.
+            into: Where to write it; None for a new buffer.
 
         Returns:
             The result.

@@ -1,4 +1,4 @@
-"""Whether a faster form of a model gives what the model gives: inputs to compare on, and the comparison."""
+"""Checks whether a faster form of a model gives the model's outputs: the test inputs, and the comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROBED = 2
 
 
 def probes(example: Any) -> Iterator[tuple[str, Any]]:
-    """Make inputs like the example but unlike it in values: scaled, of the other sign, random, in another order.
+    """Make inputs like the example with other values: scaled, negated, random, or in another order.
 
     Args:
         example: Inputs that the model takes. Whole numbers, which may be indices, only change their places.
@@ -44,7 +44,7 @@ def probes(example: Any) -> Iterator[tuple[str, Any]]:
 
     yield "the example", map_tensors(Tensor.clone, example)
     yield "the example scaled and shifted", changed(lambda t: 3 * t + 1)
-    yield "the example of the other sign", changed(torch.neg)
+    yield "the negated example", changed(torch.neg)
     yield "random inputs", changed(noise)
 
 
@@ -52,8 +52,8 @@ def difference(ours: Any, theirs: Any, tolerance: float) -> str | None:
     """Compare two outputs of any nesting.
 
     Args:
-        ours: What is in question.
-        theirs: What is right.
+        ours: The outputs in question.
+        theirs: The correct outputs.
         tolerance: Largest difference of floating-point numbers, relative to the largest finite one of their tensor.
             All else must be equal; objects that are neither tensors nor plain values must be of one type.
 
@@ -83,7 +83,7 @@ def _leaf_difference(one: Any, other: Any, tolerance: float) -> str | None:
         return f"{int((one != other).sum())} of {one.numel()} whole numbers differ"
     known = other.isfinite()
     if not bool(((one == other) | (known & one.isfinite()) | (one.isnan() & other.isnan())).all()):
-        return "infinite or undefined numbers in other places"
+        return "infinities or NaN at other positions"
     wide = torch.where(known, one, 0).double(), torch.where(known, other, 0).double()
     error, largest = float((wide[0] - wide[1]).abs().max()), float(wide[1].abs().max())
     return None if error <= tolerance * largest else f"a difference of {error:.2g} where outputs reach {largest:.2g}"
@@ -113,7 +113,7 @@ def disagreement(
         model: What is right.
         fast: The form, which is given the inputs as one object.
         questions: What the inputs are, in words, and inputs; those that the model itself refuses are passed over.
-        tolerance: As of ``difference``.
+        tolerance: The tolerance, as in ``difference``.
 
     Returns:
         The first disagreement in words, or None.

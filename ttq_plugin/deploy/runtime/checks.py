@@ -1,4 +1,4 @@
-"""What a runtime must know of its model and its inputs before it may run anything faster."""
+"""Checks of a model and its inputs before a runtime may run anything faster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ttq_plugin.support.inputs import batch_size, call, kind, leaves, map_tensor
 
 
 def check_options(threads: int, int8: bool | Collection[str], *, integer: bool, batches: Any) -> None:
-    """Refuse options of a runtime that do not go together.
+    """Refuse options of a runtime that cannot be combined.
 
     Args:
         threads: Number of threads.
@@ -24,18 +24,18 @@ def check_options(threads: int, int8: bool | Collection[str], *, integer: bool, 
         batches: Calibration inputs.
 
     Raises:
-        InputError: If there is no thread, or an option needs ``integer`` to be another.
+        InputError: If there is no thread, or an option does not agree with ``integer``.
     """
     if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}.")
     if integer and int8:
-        raise InputError("int8 is for networks of floating-point numbers; leave it out with integer=True.")
+        raise InputError("int8 applies to floating-point networks; leave it out with integer=True.")
     if not integer and batches is not None:
-        raise InputError("batches calibrate integers; give them with integer=True.")
+        raise InputError("batches only calibrate integers; pass integer=True as well, or leave batches out.")
 
 
 def check(model: nn.Module, example: Any) -> None:
-    """Refuse a model or an example of which no runtime can be made.
+    """Refuse a model or an example for which no runtime can be made.
 
     Args:
         model: The model.

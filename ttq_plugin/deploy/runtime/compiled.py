@@ -48,7 +48,7 @@ class Spec:
     Attributes:
         weight: (out, in, rows, columns), BatchNorm's gain included, float32.
         shift: (out,): bias and BatchNorm's.
-        slope: As in ``Tail``.
+        slope: The slope, as in ``Tail``.
         stride: (rows, columns), likewise the next.
         dilation: Dilation of the kernel.
         padding: Zeros on each side.
@@ -69,7 +69,7 @@ class Spec:
 
     @property
     def rows(self) -> int:
-        """Of the panel: inputs that one output adds up."""
+        """Number of rows of the panel: the inputs that are summed for one output."""
         return int(np.prod(self.weight.shape[1:]))
 
     def sizes(self, height: int, width: int) -> tuple[int, int, int, int]:

@@ -58,7 +58,7 @@ class Engine:
         """Run a batch.
 
         Args:
-            inputs: Of the example's form and sizes, but for the batch.
+            inputs: Inputs of the example's form and sizes, except for the batch size.
 
         Returns:
             What the model returns.
@@ -77,7 +77,7 @@ def engine_of(model: nn.Module, example: Any) -> Engine | None:
     """Let onnxruntime run a model, if it gives what the model gives.
 
     Args:
-        model: In evaluation mode.
+        model: The model, in evaluation mode.
         example: Inputs of it. All that is no tensor, and all sizes but the batch's, are fixed.
 
     Returns:

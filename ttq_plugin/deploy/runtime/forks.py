@@ -29,7 +29,7 @@ def follow(one: Forked) -> None:
 
 
 def _renew() -> None:
-    """In a child process; torch's own threads do not exist there either, and torch would hang or fail."""
+    """Renew everything in a forked child process, which lacks torch's threads, so that torch would hang or fail."""
     for one in list(_LIVE):
         one.after_fork()
     if _LIVE and torch.get_num_threads() > 1:

@@ -66,7 +66,7 @@ def form_of_model(model: nn.Module, example: Any) -> tuple[str, Form, str | None
     """Find the first form of a model that agrees with it.
 
     Args:
-        model: In evaluation mode; not changed.
+        model: The model, in evaluation mode; it is not changed.
         example: Inputs of it.
 
     Returns:
@@ -91,7 +91,7 @@ def as_graph(model: nn.Module, example: Any) -> Form:
     Tracing does not see branches that depend on what kind of object the model is given; the caller must compare.
 
     Args:
-        model: In evaluation mode; not changed.
+        model: The model, in evaluation mode; it is not changed.
         example: Inputs; what is no tensor in them becomes part of the graph.
 
     Returns:
@@ -123,7 +123,7 @@ def as_layers(model: nn.Module, example: Any = None) -> Form:
     """Let the model's own code run, with each convolution and linear layer replaced by a fused one without a tail.
 
     Args:
-        model: In evaluation mode; not changed.
+        model: The model, in evaluation mode; it is not changed.
         example: Not needed.
 
     Returns:

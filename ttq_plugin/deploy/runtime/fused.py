@@ -113,7 +113,7 @@ class FusedLayer(nn.Module):
         return self._rest(x)
 
     def by_int8(self, x: Tensor) -> Tensor:
-        """In eight bits, where that was allowed."""
+        """Run the layer in eight bits, if that was allowed."""
         assert self.int8 is not None
         return self._rest(self.int8(x))
 

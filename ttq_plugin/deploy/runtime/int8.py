@@ -14,7 +14,7 @@ ZERO = 128
 """The unsigned code of an input of zero."""
 
 FAR = 0.05
-"""Of the largest output: a layer that is farther off is not run in eight bits (narrow instructions may overflow)."""
+"""Largest error of an eight-bit layer, relative to its largest output (narrow instructions may overflow)."""
 
 
 class Int8Layer:

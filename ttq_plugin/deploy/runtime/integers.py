@@ -66,14 +66,14 @@ def integer_module(model: nn.Module, example: Any, batches: Any) -> IntegerModul
     """
     if isinstance(model, IntegerModule):
         if batches is not None:
-            warnings.warn("The model is on integers already: batches are not used.", stacklevel=3)
+            warnings.warn("The model is already an integer network: batches are not used.", stacklevel=3)
         return copy.copy(model).eval()
     with torch.inference_mode():
         check(model, example)
     if batches is None and batch_size(example) < ENOUGH:
         warnings.warn(
-            f"TernaryRuntime calibrates the integers on the {batch_size(example)} samples of the example; give "
-            "batches=..., some hundred training samples, for better ranges.",
+            f"TernaryRuntime calibrates the integers on the {batch_size(example)} samples of the example; pass "
+            f"batches=..., a few hundred training samples, for better ranges.",
             stacklevel=3,
         )
     return integerize(model, example if batches is None else batches).eval()
@@ -92,5 +92,5 @@ def integer_form(module: nn.Module, example: Any) -> tuple[str, Form, str | None
     assert isinstance(module, IntegerModule)
     if KERNELS is not None:
         return "integers", IntegerForm(HostModule(module, KERNELS, module.quantised(example))), None
-    reason = "it has no kernels for integers, as ttq-plugin was installed without a C compiler or TTQ_NATIVE is 0"
+    reason = "it has no kernels for integers, because ttq-plugin was installed without a C compiler or TTQ_NATIVE is 0"
     return "torch", Form(lambda inputs: call(module, inputs), [], True), reason

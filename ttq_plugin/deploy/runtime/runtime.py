@@ -1,4 +1,4 @@
-"""A compressed model that runs as fast as this machine allows: each layer by whatever is measured to be fastest."""
+"""Runs a compressed model as fast as this machine allows, each layer with the implementation measured fastest."""
 
 from __future__ import annotations
 
@@ -48,30 +48,30 @@ class TernaryRuntime:
     they are exactly those of the integer network that ``integerize`` makes of the model.
 
     Convolutions and linear layers are fused with the BatchNorm, activation and max-pooling after them. For each, torch,
-    a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept. The model
-    so made is timed against torch and, where installed, onnxruntime, each with the whole model; the fastest of them
-    runs it. Each power of two of the batch size is measured once, when first seen. Layers that may run in eight
+    a dense kernel and (if its weight is ternary) a sparse one are timed on this machine; the fastest is kept. The
+    resulting model is timed against torch and, if installed, onnxruntime, each running the whole model; the fastest of
+    them is used. Each power of two of the batch size is measured once, when first seen. Layers that may run in eight
     bits do where that is faster still.
 
-    When it is made, the runtime compares itself with the model on the example, on other values and on other batch
+    When it is created, the runtime compares itself with the model on the example, on other values and on other batch
     sizes; inputs of another length are compared when they first come. Where the traced model disagrees, the model's own
     code runs with only its layers replaced; where that disagrees too, torch runs the model, and ``fallback`` and a
     warning say why.
 
     Args:
-        model: The model, in evaluation mode; not changed, but its parameters are shared, so do not train it any more.
+        model: The model, in evaluation mode; not changed, but its parameters are shared, so do not train it afterwards.
         example_input: Inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
             arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
             form; their sizes may differ as far as the model allows it.
         threads: Over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
             are left as they are, but for one in a forked process, where torch has no others.
         int8: Names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
-            ranges are those of the example, so let it be real samples, some hundreds; a layer whose outputs would be
-            5 % off is left out.
+            ranges are those of the example, so pass a few hundred real samples; a layer whose outputs would be off by
+            more than 5 % is left out.
         integer: Whether to run the whole model on integers: int8 activations, ternary weights as sums. A module made
             by ``integerize`` is run as it is; any other model is integerized on ``batches`` first.
-        batches: Calibration inputs, as for ``integerize``: some hundred training samples. Without them the example is
-            used, so let it be as many.
+        batches: Calibration inputs, as for ``integerize``: a few hundred training samples. Without them the example is
+            used, which should then be as large.
         onnxruntime: Whether onnxruntime may run the model. It holds the weights a second time, and takes inputs of the
             example's sizes, of any batch; other sizes run without it.
 
@@ -79,7 +79,7 @@ class TernaryRuntime:
         form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or
             ``torch``.
         fallback: Why torch runs the whole model, or None.
-        table: What each layer was given, for each power of two of the batch size that was seen.
+        table: How each layer runs, for each power of two of the batch sizes seen so far.
         runs: `ours`, `torch` or `onnxruntime`: what runs inputs of the example's sizes, for each such batch size.
 
     Raises:
@@ -177,7 +177,7 @@ class TernaryRuntime:
         return join(list(self._pool.map(self._inference, parts, [size] * len(parts), [runs] * len(parts))))
 
     def tune(self, batch: int) -> None:
-        """Measure for batches up to the next power of two of a size; done for each size by itself when needed.
+        """Measure for batches up to the next power of two of a size; happens automatically when needed.
 
         Args:
             batch: Samples.

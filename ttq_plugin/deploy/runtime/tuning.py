@@ -25,7 +25,7 @@ class LayerChoice:
 
     Attributes:
         name: Name of the layer.
-        choice: How it runs.
+        choice: The way in which the layer runs.
         seconds: Time of a batch, as chosen.
         torch_seconds: Time of a batch by torch.
         additions: Additions of the sparse kernel for a sample, zero weights left out; 0 for another kernel.

@@ -34,7 +34,7 @@ class _Learned:
     Attributes:
         state: What it learns.
         parts: torch's parametrization list.
-        place: That list's name in the model.
+        place: Name of that list in the model.
         index: The part's.
         count: Number of parts.
     """
@@ -62,7 +62,7 @@ class AttachedLayers:
         model: The model, not wrapped; changed in place.
         evaluator: NNI's, initialised on this model.
         attachments: What ``split`` returned.
-        notes: Likewise.
+        notes: List to which notes are added.
 
     Raises:
         InputError: For what ``ternarize`` refuses, or an optimiser that cannot take the new parameters; the caller puts

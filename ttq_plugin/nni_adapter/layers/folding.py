@@ -21,7 +21,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def check_folding(modules: Mapping[str, nn.Module], fuse_names: Sequence[tuple[str, ...]], selected: set[str]) -> None:
-    """Check a config's ``fuse_names``, of which NNI refuses some without a sentence and folds some inexactly.
+    """Check a config's ``fuse_names``, some of which NNI refuses without a message or folds inexactly.
 
     Args:
         modules: The model's modules, by name.

@@ -1,4 +1,4 @@
-"""Names of layers in config lists: each module by one name, and no name that means nothing."""
+"""Resolves names of layers in config lists: each module has one name, and every name must exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def first_names(model: nn.Module) -> dict[str, str]:
     """Every name of every module of a model, with the first name of the same module.
 
     Args:
-        model: In which a module may have several names.
+        model: The model, in which a module may have several names.
 
     Returns:
         Name -> first name.

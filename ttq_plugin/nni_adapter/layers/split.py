@@ -22,7 +22,7 @@ class Attachment:
     """Layers that are made ternary in one way without NNI.
 
     Attributes:
-        names: As ``ternarize`` takes them.
+        names: The names, as ``ternarize`` takes them.
         method: A key of ``METHODS``.
         granularity: The granularity of NNI's config entry.
         options: The options of the method.
@@ -77,7 +77,7 @@ def split(
         if made and kept and get_method(made[0].method).share_thresholds:
             raise InputError(
                 f"{made[0].method} learns one set of thresholds for all its layers, but NNI cannot wrap "
-                f"{made[0].names[0]!r}; take another method, or leave that layer out."
+                f"{made[0].names[0]!r}; use another method, or leave that layer out."
             )
         attachments += made
         if kept:

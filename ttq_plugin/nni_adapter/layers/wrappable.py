@@ -62,10 +62,10 @@ def check_known(model: nn.Module, names: list[str]) -> None:
 
     Args:
         model: The model.
-        names: As in the config list.
+        names: The names, as in the config list.
 
     Raises:
-        InputError: For the first that does not; one that is a matrix inside a layer is told from one that is nothing.
+        InputError: If one does not exist; the message distinguishes a matrix inside a layer from an unknown name.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in names:
@@ -84,6 +84,6 @@ def check_known(model: nn.Module, names: list[str]) -> None:
 
 
 def register_class(module: nn.Module) -> None:
-    """Let NNI take a layer of a class that it does not know by name, a subclass or Hugging Face's, as a linear one."""
+    """Let NNI treat a layer of a class that it does not know, such as a subclass or Hugging Face's, as linear."""
     for settings in (QuantizationSetting, PruningSetting):
         settings.registry.setdefault(type(module).__name__, settings.registry["Linear"])

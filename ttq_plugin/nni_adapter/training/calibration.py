@@ -68,8 +68,8 @@ def _check_range(state: TernaryState, params: Params, name: str) -> None:
     """Refuse numbers that no training can have left."""
     if bool((params["scales"] < 0).any()):
         raise InputError(
-            f"{name}: calibrated scales must not be negative, got {params['scales'].min().item():g}; the negative "
-            "weights' scale_negative is a size too."
+            f"{name}: calibrated scales must not be negative, got {params['scales'].min().item():g}; scale_negative "
+            f"is given as a magnitude, too."
         )
     if not bool((params["alpha"] > 0).all()):
         raise InputError(f"{name}: calibrated alpha must be positive, got {params['alpha'].min().item():g}.")

@@ -1,4 +1,4 @@
-"""Checkpoints: a training stopped and resumed goes on as if it had never stopped."""
+"""Checkpoints, from which a training resumes as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ttq_plugin.nni_adapter.training.recipes import build, name_of, optimizers_o
 
 FORMAT = "ttq-checkpoint-2"
 _ONLY_AT_FIRST = {"on_empty", "scale_init"}
-"""Options that a training which goes on no longer feels."""
+"""Options that have no effect on a resumed training."""
 _LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum"}
 """Tensors in torch's optimisers that have the shape of their parameter."""
 _KEYS = {"format", "method", "options", "steps", "model", "training"}
@@ -47,7 +47,7 @@ class Checkpointed:
     _pending: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a training needs to go on: latent weights, scales, thresholds, optimiser, scheduler, step, random.
+        """Return what a training needs to continue: weights, learned parameters, optimiser, scheduler, random state.
 
         Returns:
             Tensors, numbers, strings, lists and dicts only, so that ``torch.load(..., weights_only=True)`` takes it.
@@ -66,14 +66,14 @@ class Checkpointed:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state; the next ``compress`` goes on from it.
+        """Load a state; the next ``compress`` continues from it.
 
         Args:
             state: What ``state_dict`` returned on a compressor built in the same way.
 
         Raises:
-            InputError: If it is no such state, or of another method, option, model, layers, optimiser or scheduler;
-                nothing is changed then.
+            InputError: If it is not such a state, or belongs to another method, option, model, layers, optimiser or
+                scheduler; nothing is changed then.
         """
         with self._wrapped():
             own = self.bound_model.state_dict()
@@ -93,13 +93,13 @@ class Checkpointed:
         write_checkpoint(self.state_dict(), Path(path))
 
     def load_checkpoint(self, path: str | Path) -> None:
-        """Take up the state in a file; no code in it is ever run.
+        """Load the state in a file; no code in it is ever run.
 
         Args:
             path: The file that ``save_checkpoint`` wrote.
 
         Raises:
-            InputError: If it is missing, damaged, or does not fit; nothing is changed then.
+            InputError: If it is missing, damaged, or does not match; nothing is changed then.
         """
         self.load_state_dict(read_checkpoint(Path(path)))
 
@@ -134,8 +134,8 @@ class Checkpointed:
         model = state["model"] if isinstance(state["model"], dict) else {}
         if different := sorted(set(own) ^ set(model)) or [k for k in own if not _alike(own[k], model[k])]:
             raise InputError(
-                f"the checkpoint does not fit this model and config list, they differ in {different[0]!r}; build the "
-                "compressor as it was built then."
+                f"the checkpoint does not fit this model and config list, which differ in {different[0]!r}; build "
+                f"the compressor as it was built for the checkpoint."
             )
         if state["training"] is not None:
             _check_training(state["training"])
@@ -283,7 +283,7 @@ def _check_names(own: list[list[str]], entry: dict[str, Any]) -> None:
         if theirs != ours:
             raise InputError(
                 f"the checkpoint's state of {entry['kind']} is that of {theirs!r} where the evaluator's optimiser has "
-                f"{ours!r}; give it the parameters in the order in which it had them then."
+                f"{ours!r}; pass the parameters to it in the checkpoint's order."
             )
 
 

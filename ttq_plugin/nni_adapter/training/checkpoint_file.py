@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> Any:
             comment = file.read()
         if comment[: len(_HEAD)] != _HEAD or comment[len(_HEAD) :] != _digest(str(path), size - _LENGTH):
             raise InputError(
-                f"the checkpoint {path} is damaged or is no checkpoint: its digest does not fit; {REMEDY}."
+                f"the checkpoint {path} is damaged or not a checkpoint: its digest does not match; {REMEDY}."
             )
         return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> Any:
         raise
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the checkpoint {path} is damaged or is no checkpoint ({reason}); {REMEDY}.") from None
+        raise InputError(f"the checkpoint {path} is damaged or not a checkpoint ({reason}); {REMEDY}.") from None
 
 
 def _digest(path: str, length: int) -> bytes:

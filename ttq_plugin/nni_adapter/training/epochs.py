@@ -1,4 +1,4 @@
-"""What is to happen after each training epoch, where NNI's evaluator has a trainer that knows its epochs."""
+"""Runs tasks after each training epoch, if NNI's evaluator has a trainer that knows its epochs."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def check_length(called: str, max_steps: int | None, max_epochs: int | None) -> 
 
 
 def check_reports(every: int | str, evaluator: Evaluator | None) -> None:
-    """Check when a training's health is to be told.
+    """Check how often a training's health is to be reported.
 
     Args:
         every: Steps between two calls, or ``"epoch"``.
         evaluator: NNI's.
 
     Raises:
-        InputError: If the interval is none, or the evaluator knows no epochs.
+        InputError: If the interval is invalid, or the evaluator knows no epochs.
     """
     if every == "epoch":
         check_knows_epochs(evaluator)
@@ -56,7 +56,8 @@ def check_knows_epochs(evaluator: Evaluator | None) -> None:
     if not isinstance(evaluator, (LightningEvaluator, TransformersEvaluator)):
         raise InputError(
             'health_every="epoch" needs a LightningEvaluator or TransformersEvaluator, got '
-            f"{type(evaluator).__name__}, whose loop hides its epochs; pass the steps of one, health_every=len(loader)."
+            f"{type(evaluator).__name__}, whose loop hides its epochs; pass the number of steps per epoch, "
+            f"health_every=len(loader)."
         )
 
 

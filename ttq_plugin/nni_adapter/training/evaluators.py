@@ -1,4 +1,4 @@
-"""Repairs of NNI 3.0's evaluators, for today's Lightning and transformers; ``register`` puts them in place once."""
+"""Repairs NNI 3.0's evaluators for current versions of Lightning and transformers; ``register`` applies this once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Task = Callable[[], object]
 
 
 def repair_evaluators() -> None:
-    """Replace what fails in NNI's evaluators; calling it again changes nothing."""
+    """Replace the failing parts of NNI's evaluators; calling it again changes nothing."""
     if hasattr(TorchEvaluator.__init__, "__wrapped__"):
         return
     repairs: list[tuple[type, str, object]] = [

@@ -88,7 +88,8 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
             if not names & set(own) and (own or not group["params"]):
                 raise InputError(
                     f"parameter group {index} of the optimiser ({name_of(recipe)}) holds no parameter of "
-                    "this model: it was built on another one; build it on the model that is passed to the quantizer."
+                    "this model: it was built for another model; build it for the model that is passed to the "
+                    "quantizer."
                 )
         if missing := getattr(recipe, "ttq_missing", []):
             raise InputError(
@@ -158,7 +159,7 @@ def home_of(evaluator: Any, layer: str) -> int:
 
 
 def untrained(evaluator: Any, layer: str) -> str | None:
-    """Why a layer's weight does not train though it is not frozen.
+    """Why a layer's weight does not train although it is not frozen.
 
     Args:
         evaluator: An initialised NNI evaluator, or None.

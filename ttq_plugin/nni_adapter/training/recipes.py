@@ -116,7 +116,7 @@ def _groups(given: Any, optimizer: Optimizer) -> list[Any]:
 
 
 def _own_options(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """In what a live group differs from the optimiser's defaults, before a scheduler's first step."""
+    """How a live group differs from the optimiser's defaults, before a scheduler's first step."""
     made = {**group, "lr": group.get("initial_lr", group.get("lr"))}
     return {key: made[key] for key, default in defaults.items() if key in made and made[key] is not default}
 

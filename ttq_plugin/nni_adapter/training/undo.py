@@ -1,4 +1,4 @@
-"""A model left as it was: what a constructor or a training that failed had changed is put back."""
+"""Restores a model after a constructor or a training failed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _gone() -> None:
 
 
 def release(evaluator: Any) -> None:
-    """Let go of the model of a training that failed, however far it came.
+    """Release the model after a failed training, however far it got.
 
     Args:
         evaluator: NNI's, which may have bound the model.

@@ -1,1 +1,1 @@
-"""Ternary methods and their rivals at equal bytes and equal training, on any task."""
+"""Compares ternary methods with other methods at equal bytes and equal training, on any task."""

@@ -33,7 +33,7 @@ def best_trials(results: Sequence[Result], metric: Metric) -> dict[str, dict[str
 
 
 def summarize(results: Sequence[Result], metric: Metric) -> list[dict[str, Any]]:
-    """A row an entrant.
+    """Summarise each entrant in one row.
 
     Args:
         results: The results of the repetitions.
@@ -73,12 +73,12 @@ def summarize(results: Sequence[Result], metric: Metric) -> list[dict[str, Any]]
 
 
 def duels(rows: Sequence[Mapping[str, Any]], metric: Metric, own: str = "pttq") -> list[dict[str, Any]]:
-    """Each peer beside the best of ours that takes no more bytes.
+    """Compare each peer with our best row that takes no more bytes.
 
     Args:
         rows: What ``summarize`` returned.
         metric: The task's metric.
-        own: How the rows begin that are ours.
+        own: Prefix of the names of our rows.
 
     Returns:
         ``peer``, ``ours`` (None if none of ours is as small), ``difference`` (ours less the peer's, on the same seeds,

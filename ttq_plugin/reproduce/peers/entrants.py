@@ -1,4 +1,4 @@
-"""Who takes part: each method with the numbers that are tuned, within ranges that are the same for like numbers."""
+"""The entrants: each method with its tuned parameters, whose ranges are the same for similar parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttq_plugin.methods import LSQ
 from ttq_plugin.trial.defaults import defaults
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
-"""Shares of zeros at which methods take part that can be asked for one."""
+"""Shares of zeros for methods that can prescribe one."""
 
 LR = (3e-4, 1e-2)
 """Learning rates that every entrant's tuning draws from, on a log scale."""
@@ -63,7 +63,7 @@ def _log_uniform(low: float, high: float, generator: np.random.Generator) -> flo
 
 
 def entrants() -> list[Entrant]:
-    """All of them, PARQ only where torchao is installed.
+    """All entrants; PARQ only if torchao is installed.
 
     Returns:
         The entrants, in the order of the report.

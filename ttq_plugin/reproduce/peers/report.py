@@ -1,4 +1,4 @@
-"""The comparison as a page: Markdown with a picture, and a JSON twin of its numbers."""
+"""Writes the comparison as Markdown with a picture, and its numbers as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training the rivals that are no quantizer of this package: magnitude pruning with eight bits, and PARQ."""
+"""Trains the methods that are not quantizers of this package: magnitude pruning with eight bits, and PARQ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RISE = 0.7
 
 
 def rival(ready: Prepared, layers: Sequence[str], settings: dict[str, Any], seed: int) -> nn.Module:
-    """Train a rival from the full-precision model.
+    """Train such a method from the full-precision model.
 
     Args:
         ready: What compressions of the task share.

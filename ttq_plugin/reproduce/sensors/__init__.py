@@ -1,1 +1,1 @@
-"""What people wear: compressions of the sensor tasks beside full precision, with intervals over people."""
+"""Compares compressed networks with full precision on the sensor tasks, with intervals over people."""

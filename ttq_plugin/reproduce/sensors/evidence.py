@@ -22,7 +22,7 @@ Result = Mapping[str, Any]
 Row = dict[str, Any]
 
 ON_INTEGERS = ", firmware"
-"""Added to a row's name for the same network on integers."""
+"""Suffix of a row's name for the same network in integer arithmetic."""
 
 SMALLEST = 15
 """A member is small if it takes at most this fraction of the bytes of full precision."""
@@ -110,7 +110,7 @@ def summarize(results: Sequence[Result], metric: Metric, margin: float | None) -
 
 
 def _row(label: str, own: Sequence[Result], found: Sequence[tuple[Result, Result]], metric: Metric) -> Row:
-    """What a row says by itself."""
+    """The numbers of a row that need no comparison."""
     row: Row = {
         "row": label,
         "repetitions": len(own),
@@ -178,7 +178,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def goal(rows: Sequence[Row]) -> dict[str, Any]:
-    """Whether a member is proven not inferior, sparse and small at once.
+    """Whether a member is shown to be non-inferior, sparse and small at the same time.
 
     Args:
         rows: What ``summarize`` returned.

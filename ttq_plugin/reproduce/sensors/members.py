@@ -1,4 +1,4 @@
-"""Which tasks and which compressions take part, and one training of one of them."""
+"""The tasks and members of the comparison, and the training of one member."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ SENSORS = ("watch-cnn", "speech-dscnn", "ecg-cnn", "esr-2dcnn", "cifar10-resnet8
 """The tasks that take part if none is named."""
 
 ROWS = ("pttq 90% zeros", "pttq 95% zeros", "NNI LSQ int2", "PARQ")
-"""Those of the peers that take part."""
+"""The members that are also entrants of the peers' comparison."""
 
 DENSE, INT8 = "dense int8", "int8"
 """The row without training, and its method."""
 
 FIRMWARE = (INT8, "pttq")
-"""Methods whose networks are put on integers as well."""
+"""Methods whose networks are also converted to integers."""
 
 CALIBRATION = 256
 """Training samples on which integer networks are calibrated."""
 
 SECONDS = 1.0
-"""For which each form is timed, about."""
+"""Approximate time for which each form is timed."""
 
 Result = dict[str, Any]
 
@@ -68,7 +68,7 @@ class Member(Round):
 
 
 def members() -> list[Entrant]:
-    """What full precision is compared with, in the order of the report; PARQ only where torchao is installed."""
+    """The members that are compared with full precision, in the report's order; PARQ only if torchao is installed."""
     return [row for row in entrants() if row.name in ROWS] + [Entrant(DENSE, INT8)]
 
 

@@ -1,4 +1,4 @@
-"""One trial's compression, from drawn values to the numbers that a study is told."""
+"""Runs one trial's compression, from the drawn values to the numbers that are reported to the study."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ttq_plugin.search.space.space import Space
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a finished compression gave.
+    """The results of a finished compression.
 
     Attributes:
         outcome: The compression's, with its model.
         metrics: Every finite number, by name; natural values.
         values: The objectives in the space's order, all of them better when higher.
         limits: How much each constraint is violated, by its text; 0 or less where it holds.
-        notes: What a reader must know, such as numbers that were not finite.
+        notes: Notes, for example on numbers that were not finite.
         parts: What the score is made of, such as the recall of each class.
     """
 

@@ -1,4 +1,4 @@
-"""The search's worker processes: started, noticed when they end, ended when the search does."""
+"""Starts the search's worker processes, notices when they end, and stops them at the end of the search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Exit:
 
     @property
     def crashed(self) -> bool:
-        """Whether it ended without a word and before its work was done."""
+        """Whether it ended without a message before its work was done."""
         return self.code not in {0, STOP}
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Crew(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends every worker, by force where asking does not help."""
+        """Stop every worker, by force if it does not stop when asked."""
 
 
 class Processes(Crew):
@@ -109,7 +109,7 @@ class Processes(Crew):
             time.sleep(seconds)
 
     def stop(self, patience: float = 5) -> None:
-        """Ends every worker, by force where asking does not help; a killed one's writes are whole or not there."""
+        """Stop every worker, by force if necessary; what a killed worker wrote is complete or absent."""
         for process, _ in self._live.values():
             process.terminate()
         until = time.monotonic() + patience

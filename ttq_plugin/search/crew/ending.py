@@ -1,4 +1,4 @@
-"""When a whole search ends: its trials are handed out, its time is over, its grid is gone through, its front stands."""
+"""Decides when a search ends: all trials are handed out, the time is over, the grid is complete, or no progress."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def why_ended(trials: Sequence[FrozenTrial], space: Space, target: int, until: f
 
 
 def stagnates(trials: Sequence[FrozenTrial], patience: int) -> bool:
-    """Whether the last finished trials left the hypervolume of the front where it was.
+    """Whether the last finished trials did not raise the hypervolume of the front.
 
     Args:
         trials: All of the study's.

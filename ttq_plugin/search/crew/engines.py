@@ -18,7 +18,7 @@ class Engine:
     """A place for workers.
 
     Attributes:
-        crew: From the job to a crew without members.
+        crew: Function that makes a crew without members from the job.
         room: How many workers it holds, one a core.
     """
 

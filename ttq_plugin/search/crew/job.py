@@ -1,4 +1,4 @@
-"""What a worker is told to do, and what it needs of the code that runs a trial."""
+"""The job of a worker, and the interface of the code that runs a trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttq_plugin.search.study.storage import HEARTBEAT
 
 
 class Hopeless(RuntimeError):
-    """The search cannot succeed as it stands, and the message says why."""
+    """The search cannot succeed, and the message says why."""
 
 
 class TrialCode(Protocol):

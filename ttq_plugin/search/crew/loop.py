@@ -1,4 +1,4 @@
-"""A crew's turn, again and again: see who ended, see what is left to do, start who is missing, report."""
+"""The loop of a crew: see which workers ended and what is left to do, start missing workers, report progress."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OnPoll = Callable[[Sequence[TrialRecord], Sequence[RunningTrial]], None]
 OnWait = Callable[[str], None]
 
 _LAST_WORDS = 10.0
-"""Seconds to try and write down what was interrupted; what is not written, a resume finds out."""
+"""Seconds to record interrupted trials; a resumed search finds those that could not be recorded."""
 
 
 class Loop:
@@ -91,7 +91,7 @@ class Loop:
         self._report(stop)
 
     def close(self) -> None:
-        """Ends what still runs; on a normal end there is nothing."""
+        """Stop what still runs; after a normal end there is nothing."""
         busy = len(self.crew) > 0
         self.crew.stop()
         if not busy:
@@ -100,7 +100,7 @@ class Loop:
             patiently(lambda: self._reclaim(self._interrupted), min(_LAST_WORDS, self.job.patience))
 
     def _turn(self) -> bool:
-        """One look; False when nobody works any more and nothing is left to do."""
+        """One iteration; False when no worker is active and nothing is left to do."""
         if hasattr(self.guard, "confirm"):
             self._confirm()
         self._notice(self.crew.reap())

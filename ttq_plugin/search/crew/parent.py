@@ -1,4 +1,4 @@
-"""The parent of a search's workers: it announces the study, counts, replaces the killed, and says how it ended."""
+"""The parent process of a search: announces the study, counts trials, replaces killed workers, and summarises."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def run_job(study: Study, job: Job, place: Engine, size: int, stop: list[int], *
     Args:
         study: An optuna.Study.
         job: What the workers do.
-        place: Where they run.
+        place: Where the workers run.
         size: The number of workers.
         stop: Filled by `stop_requests`.
         **looks: `on_poll`, `on_wait` and `pause` of the loop.
@@ -93,7 +93,7 @@ def run_job(study: Study, job: Job, place: Engine, size: int, stop: list[int], *
 
 @contextmanager
 def told(storage: str, *more: type[Exception]) -> Iterator[None]:
-    """Say in one sentence what is wrong with the database, where nobody waits for the fault to pass.
+    """Turn a database error into one sentence, where nothing waits for the fault to pass.
 
     Args:
         storage: The database URL.
@@ -103,7 +103,7 @@ def told(storage: str, *more: type[Exception]) -> Iterator[None]:
         Nothing.
 
     Raises:
-        InputError: In place of the database's own exception.
+        InputError: If the database fails.
     """
     faults: tuple[type[Exception], ...] = (StorageInternalError, SQLAlchemyError, *more)
     try:
@@ -114,7 +114,7 @@ def told(storage: str, *more: type[Exception]) -> Iterator[None]:
 
 
 def _announce(study: Study, job: Job) -> None:
-    """Tells the workers what is searched, here and elsewhere, and takes back what earlier ones left."""
+    """Publish the search for workers here and elsewhere, and reclaim the trials of earlier workers."""
     for key, value in {
         keys.SPACE: job.space.text,  # a resumed one's ranges may differ from before
         keys.INPUTS: inputs_of(job.data, job.cache, job.weights, job.device),
@@ -174,7 +174,7 @@ def _summary(study: Study, job: Job, interrupted: bool, error: str | None, secon
 
 @contextmanager
 def _only_search(job: Job) -> Iterator[Lock]:
-    """One search a study: two would write the same trials to MLflow.
+    """Allow only one search per study, because two would write the same trials to MLflow.
 
     Args:
         job: The search's job.

@@ -1,4 +1,4 @@
-"""What fails for the machine's sake (a full disk, a server that restarts) is tried again for a while."""
+"""Retries for a while what fails because of the machine (a full disk, a restarting server)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 900.0
 """Seconds that a search and its workers wait for their database and disk before they give up."""
 
 STORAGE_FAULTS = (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError)
-"""How a database that cannot be reached or written shows."""
+"""Exceptions that mean that a database cannot be reached or written."""
 
 _LONGEST_PAUSE = 5.0
 
@@ -34,8 +34,8 @@ def patiently(
     """The action's result; the action is repeated, with pauses, as long as it fails with one of the faults.
 
     Args:
-        action: What to do; doing it twice must be no harm, because a failed attempt may have been half of one.
-        seconds: How long to go on.
+        action: What to do; it must be safe to repeat, because a failed attempt may have been half done.
+        seconds: How long to keep trying.
         faults: The errors that may pass.
         passes: Whether one of them may; others are raised at once.
         pause: Seconds before the second attempt; each further pause is twice as long, up to five seconds.

@@ -1,4 +1,4 @@
-"""Whether the process that works on a trial still lives."""
+"""Finds out whether the process that works on a trial is still alive."""
 
 from __future__ import annotations
 

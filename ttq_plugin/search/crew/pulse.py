@@ -1,4 +1,4 @@
-"""Signs of life while a trial runs, for those who cannot see this process."""
+"""Heartbeats while a trial runs, for observers on other machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers as tasks on a Ray cluster that somebody else has started."""
+"""Workers as tasks on a running Ray cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def connect(storage: str) -> int:
         How many CPUs the cluster has.
 
     Raises:
-        InputError: Ray or a cluster is missing, or the database is one that only this machine reaches.
+        InputError: If Ray or a cluster is missing, or only this machine can reach the database.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:

@@ -1,4 +1,4 @@
-"""How a worker tells what becomes of its trial: how it ended, what was seen of it on the way, and its weights."""
+"""How a worker reports on its trial: how it ended, intermediate measurements, and its weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tell(
     limits: Mapping[str, float] | None = None,
     state: TrialState = TrialState.FAIL,
 ) -> None:
-    """Writes how a trial ended, unless its worker was taken for dead meanwhile: then it is another one's."""
+    """Record how a trial ended, unless its worker was taken for dead and the trial was given to another one."""
     with lock(job.storage, job.study_name, "ask"):
         if not _ours(study, trial, job):
             return
@@ -42,7 +42,7 @@ def tell(
 
 
 def tell_looks(study: Study, trial: Trial, job: Job, looks: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes what was seen of a running trial, with which others at the same rung are compared."""
+    """Record intermediate measurements of a running trial, for comparison with others at the same rung."""
 
     def note() -> None:
         with lock(job.storage, job.study_name, "ask"):

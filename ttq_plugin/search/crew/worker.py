@@ -1,4 +1,4 @@
-"""A worker: asks the study for a trial, runs it, tells the result, until the search's number is handed out."""
+"""A worker: takes trials from the study, runs them and reports the results until all trials are handed out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ttq_plugin.support.frames import explain
 from ttq_plugin.support.processes import die_with_parent, own_process
 
 STOP = 3
-"""The exit code of a worker that says why no other one needs to be started."""
+"""The exit code of a worker after a fatal error, so that no further workers are started."""
 
 
 def worker_main(job: Job, channel: Any) -> None:

@@ -1,1 +1,1 @@
-"""Search spaces: what is searched, in which ranges and for which objectives."""
+"""Search spaces: methods, parameter ranges and objectives."""

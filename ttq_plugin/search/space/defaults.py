@@ -1,4 +1,4 @@
-"""The space of a task that has no space file: drawn from the task's own recipe."""
+"""The default space of a task without a space file, derived from the task's recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 """The bounds of the longest training, which is otherwise a third of the recipe's epochs."""
 
 FAR = 0.2
-"""A trial whose score is this much worse than full precision's helps nobody; of metrics that are shares, at most 1."""
+"""How far below full precision a trial's score may be to be useful; for metrics that are shares, at most 1."""
 
 SEARCHED = "pttq"
 """The method that a default space searches unless others are asked for."""
@@ -38,7 +38,7 @@ PAPERS: list[dict[str, Any]] = [
 
 
 def default_space(task: Task) -> dict[str, Any]:
-    """A space for a task, as a file would say it.
+    """The default space of a task, in the form of a space file.
 
     Args:
         task: The task whose recipe and metric it follows.

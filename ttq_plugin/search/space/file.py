@@ -1,4 +1,4 @@
-"""A space file as it is written: its fields, and what each of them may say."""
+"""The format of a space file: its fields and their valid values."""
 
 from __future__ import annotations
 

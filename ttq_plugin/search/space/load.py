@@ -1,4 +1,4 @@
-"""Space files: found by name or path, read, and refused in one sentence that names file, key and what is allowed."""
+"""Finds space files by name or path, reads and validates them; errors name the file, the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def space_path(name: str) -> Path:
         The path of its YAML file.
 
     Raises:
-        InputError: No space of that name comes with the package.
+        InputError: If no space of that name comes with the package.
     """
     if name in _index():
         return _index()[name]
@@ -125,7 +125,7 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
         The validated space, whose own text has the changes in it.
 
     Raises:
-        InputError: The text does not describe a space; one sentence that says what would.
+        InputError: If the text does not describe a space.
     """
     data = _mapping(text, source)
     if changes:

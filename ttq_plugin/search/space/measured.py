@@ -1,4 +1,4 @@
-"""Quantities that only a finished model is measured for, because a file must be written or a clock read."""
+"""Quantities that are measured only for finished models, because a file must be written or a time measured."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Constraint:
             The constraint.
 
         Raises:
-            InputError: It is not of that form, names no known quantity, or nothing can satisfy it.
+            InputError: If it is not of that form, names an unknown quantity, or nothing can satisfy it.
         """
         match = _CONSTRAINT.fullmatch(text)
         if match is None:
@@ -144,7 +144,7 @@ class Constraint:
         return cls(name, sign == ">=", limit)
 
     def violation(self, value: float) -> float:
-        """By how much a value breaks the limit, 0 or less where it does not; relative to a limit beyond 1."""
+        """By how much a value violates the limit, 0 or less if it does not; relative to the limit if that exceeds 1."""
         # The samplers add up the violations of a trial: a limit in bits must not outweigh one in fractions.
         return (self.limit - value if self.least else value - self.limit) / max(1.0, abs(self.limit))
 
@@ -159,7 +159,7 @@ def check_together(constraints: Sequence[Constraint]) -> None:
         constraints: The constraints of one search.
 
     Raises:
-        InputError: Two of them exclude each other.
+        InputError: If two of them exclude each other.
     """
     for low in (c for c in constraints if c.least):
         for high in (c for c in constraints if not c.least and c.name == low.name):
@@ -168,5 +168,5 @@ def check_together(constraints: Sequence[Constraint]) -> None:
 
 
 def violations(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Each constraint's violation under its own text; a quantity that the trial does not have breaks its limit."""
+    """Each constraint's violation by its text; a quantity that the trial does not have violates its limit."""
     return {str(c): c.violation(metrics[c.name]) if c.name in metrics else 1.0 for c in constraints}

@@ -1,4 +1,4 @@
-"""What a search may vary: which parameters exist, what each may be, which method has which, and a range of one."""
+"""The parameters that a search may vary: their bounds, the methods that have them, and their ranges."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def check_names(
     required: tuple[str, ...] = (),
     kind: str = "key",
 ) -> None:
-    """Refuses what is no mapping, an unknown name, or a missing one, before pydantic looks at the values."""
+    """Refuse anything but a mapping, unknown names and missing ones, before pydantic checks the values."""
     names = list(allowed)
     if not isinstance(value, Mapping):
         raise Problem(path, f"must be a mapping with keys among {', '.join(names)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""What proposes a trial: one of Optuna's samplers, seeded anew for each trial, or a grid."""
+"""The samplers that propose trials: Optuna's, seeded anew for each trial, or a grid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Gridded(Protocol):
 
 
 LARGEST_GRID = 100_000
-"""Combinations; a larger grid is a mistake, and would not fit into memory as a list either."""
+"""Largest number of combinations; a larger grid is a mistake and would not fit into memory."""
 
 
 def make_sampler(name: str, seed: int, number: int, trials: int) -> optuna.samplers.BaseSampler:
@@ -96,13 +96,13 @@ def grid_size(space: Gridded) -> int:
 
 
 def check_grid(space: Gridded) -> None:
-    """Check that a grid can be gone through at all.
+    """Check that a grid is small enough to be searched.
 
     Args:
         space: What is to be searched.
 
     Raises:
-        InputError: It has too many combinations.
+        InputError: If it has too many combinations.
     """
     if space.sampler == "grid" and (size := grid_size(space)) > LARGEST_GRID:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a space says of the task's metric, so that nobody who reads a study must import the task."""
+"""A space's description of the task's metric, so that a study can be read without importing the task."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Scored(BaseModel):
 
 
 def _elsewhere(outputs: Any, targets: Any) -> float:
-    """In place of the function, which only the task has."""
+    """Stands in for the function, which only the task has."""
     raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""A search space: what is searched, in which ranges, for which objectives, and what the papers would try."""
+"""A search space: methods, parameter ranges, objectives, and the papers' settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Space(SpaceFile):
 
     @property
     def text(self) -> str:
-        """The file as it was read (else as JSON, which is YAML): what a study keeps to say what was searched."""
+        """The file as it was read, or else JSON (which is valid YAML); a study stores it to record its space."""
         return self._text or self.model_dump_json()
 
     @property

@@ -1,4 +1,4 @@
-"""The parts of a space file that say when a trial is ended early, and when something that fails is given up."""
+"""The parts of a space file that define when trials are stopped early and when retries end."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StopEarly(BaseModel):
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Parts of a trial's epochs after which validation data are looked at, in rising order."""
+        """Fractions of a trial's epochs after which it is evaluated on validation data, in rising order."""
         quarters = QUARTERS if self.dominated or self.floor is not None or self.far_below is not None else ()
         return tuple(sorted({*quarters, *(self.halving.fractions if self.halving else ())}))
 
@@ -73,7 +73,7 @@ class StopEarly(BaseModel):
 
 
 class GiveUp(BaseModel):
-    """How often failures are retried, and how long the search waits for what is out of reach."""
+    """How often failures are retried, and how long the search waits for an unreachable database or a full disk."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

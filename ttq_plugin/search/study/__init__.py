@@ -1,1 +1,1 @@
-"""The Optuna study of a search: storage, ledger and everything that touches Optuna's insides."""
+"""The Optuna study of a search: storage, bookkeeping and everything that uses Optuna's internals."""

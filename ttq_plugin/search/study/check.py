@@ -1,4 +1,4 @@
-"""What opening a study would refuse, found out before anything is trained or written."""
+"""Checks whether a study can be opened, before anything is trained or written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a trial is ended before its last epoch: Optuna's own pruners know one objective only."""
+"""Decides when a trial is stopped before its last epoch; Optuna's own pruners support one objective only."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class Judge:
         """Judge a training after an epoch.
 
         Args:
-            look: At the training.
+            look: The state of the training.
 
         Raises:
-            TrialPruned: It ends here; the message says why.
+            TrialPruned: If the trial is to stop here; the message says why.
         """
         self.epoch = look.epoch
         if self.epoch == self.epochs:

@@ -20,7 +20,7 @@ class Reached:
     """A trial as it was at a rung.
 
     Attributes:
-        broken: By how much it broke constraints; 0 where it broke none.
+        broken: By how much it violated constraints; 0 if it violated none.
         values: Its objectives then, all of them better when higher.
     """
 

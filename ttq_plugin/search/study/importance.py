@@ -1,4 +1,4 @@
-"""Which parameters a search's objectives depend on, with the error that the number of trials leaves."""
+"""Estimates which parameters a search's objectives depend on, with standard errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESAMPLINGS = 8
 
 @dataclass(frozen=True)
 class Importance:
-    """What mattered among some of the trials.
+    """Parameter importances among a group of trials.
 
     Attributes:
         among: "all trials", or the method whose trials these are.

@@ -1,7 +1,7 @@
-"""All that reaches behind Optuna's interface: transactions that it does not offer, and names that it keeps private.
+"""Everything that goes beyond Optuna's public interface: missing transactions, and private names.
 
-A search may be killed at any moment, so what belongs together is written in one transaction: a study is there with all
-that makes it one or not at all, and a trial that was lost is as if nobody had ever begun it.
+A search may be killed at any moment, so related changes are written in one transaction: a study exists completely or
+not at all, and a lost trial is as if it had never begun.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def create_study(
         name: Name of the study.
         objectives: What Optuna calls their values; all of them are maximised.
         notes: The study's user attributes.
-        waiting: For each enqueued trial its fixed parameters and its user attributes.
+        waiting: The fixed parameters and user attributes of each enqueued trial.
 
     Returns:
         The optuna.Study.
@@ -256,7 +256,7 @@ def study_id(study: Study) -> int:
 
 
 def names(backend: RDBStorage) -> list[str]:
-    """Of all studies in a database, sorted; none of one whose making was cut short before it had all its tables."""
+    """List all studies in a database, sorted, except those whose creation was interrupted before all tables existed."""
     try:
         return sorted(optuna.get_all_study_names(backend))
     except optuna.exceptions.StorageInternalError as error:

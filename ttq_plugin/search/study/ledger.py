@@ -1,7 +1,7 @@
-"""What happened to the trials of a study: which count, which were lost and how often, what each one was and gave.
+"""Keeps account of a study's trials: which count, which were lost and how often, and what each one gave.
 
-A trial that loses its worker goes back to where it was before it began, under its own number: whether or how often a
-search was interrupted cannot be seen in its trials, and the samplers know of nothing that was not finished.
+A trial that loses its worker returns to its state before it began, under its own number. Whether or how often a search
+was interrupted therefore does not show in its trials, and samplers see only finished trials.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ KEPT = (keys.ORIGIN, keys.SEED, keys.MEMBER, keys.GRID)
 """The attributes with which a trial can be enqueued: they stay when it waits again."""
 
 Verdict = Callable[[FrozenTrial], str | None]
-"""From a running trial to the reason why it is lost, None if it is not."""
+"""Maps a running trial to the reason why it is lost, or None if it is not."""
 
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial that someone works on.
+    """A trial that a worker is running.
 
     Attributes:
         number: The trial's number in its study, from 0.
-        parameters: What is tried.
-        origin: As of a finished trial.
-        seed: Likewise.
+        parameters: The parameters that are tried.
+        origin: The origin, as for a finished trial.
+        seed: The seed, as for a finished trial.
         started: Its start, in seconds since the epoch.
         worker: Who works on it, see ``processes.identity``; None before its worker wrote that down.
     """
@@ -67,7 +67,7 @@ def counted(study: Study, trials: Sequence[FrozenTrial] | None = None) -> int:
 
 
 def losses(study: Study) -> dict[int, list[str]]:
-    """Of each trial that lost its worker, by its number, the reasons in their order."""
+    """The reasons for each loss of a worker, in order, by the trial's number."""
     return {int(number): list(reasons) for number, reasons in study.user_attrs.get(keys.LOSSES, {}).items()}
 
 
@@ -98,7 +98,7 @@ def finished(
 
 
 def running(study: Study, trials: Sequence[FrozenTrial] | None = None) -> list[RunningTrial]:
-    """Every trial that someone works on.
+    """Every trial that a worker is running.
 
     Args:
         study: An optuna.Study.
@@ -142,13 +142,13 @@ def reclaim(
     attempts: int,
     trials: Sequence[FrozenTrial] | None = None,
 ) -> int:
-    """Puts the running trials that nobody works on any more back among those that wait.
+    """Return running trials that no worker runs any more to the waiting ones.
 
     Call it under the study's ask lock: there, a running trial without a worker's name has lost its worker.
 
     Args:
         study: An optuna.Study.
-        verdict: From a running trial to the reason why it is lost, None if it is not.
+        verdict: Maps a running trial to the reason why it is lost, or None if it is not.
         attempts: How many losses a trial is given up after, not counting those of the reason INTERRUPTED.
         trials: All of its trials, if they have been read under that lock.
 
@@ -161,7 +161,7 @@ def reclaim(
 
 
 def nobodys(study: Study, crew: str = "") -> Verdict:
-    """The verdict on trials whose workers belong to somebody else, or to nobody.
+    """The verdict on trials whose workers belong to another crew or are gone.
 
     Args:
         study: An optuna.Study.

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from ttq_plugin.search.study.storage import connect_options, is_local
 
 _PATIENCE = 300
-"""Seconds to wait for a lock that others hold for a moment each."""
+"""Seconds to wait for a lock that others hold only briefly."""
 
 
 def lock(storage: str, study_name: str, purpose: str) -> Lock:
@@ -55,7 +55,7 @@ class ServerLock:
             timeout: Seconds to wait for its owner; 0 to be told at once.
 
         Raises:
-            Timeout: Somebody else has it.
+            Timeout: If another process holds it.
         """
         connection = self._engine.connect()
         try:
@@ -73,7 +73,7 @@ class ServerLock:
         """Find out whether the lock is still ours, and take it again after the connection was lost.
 
         Raises:
-            Timeout: Somebody else has taken it in the meantime.
+            Timeout: If another process has taken it in the meantime.
         """
         try:
             if self._connection is not None:

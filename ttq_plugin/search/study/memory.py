@@ -1,4 +1,4 @@
-"""What a sampler learns from when a study has grown large: its front and its latest trials."""
+"""Selects what a sampler learns from in a large study: its front and its latest trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where studies lie: a database URL checked before Optuna opens it, because its own errors come late and long."""
+"""Opens the database of a study after checking its URL, because Optuna's own errors come late and are long."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PATIENCE = 60
 """Seconds that a worker waits for another one's write."""
 
 _PROBE = 2
-"""Seconds that opening a study waits: long enough for a write in progress, short enough to be told who holds it."""
+"""Seconds that opening a study waits: long enough for a write in progress, short enough for a timely error."""
 
 _MADE = 30
-"""Seconds in which opening is tried again where others made one of the tables meanwhile."""
+"""Seconds during which opening is retried if another process created one of the tables meanwhile."""
 
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker; three of them missed, and it is taken for dead."""
@@ -32,11 +32,11 @@ _SESSION = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=4 -c tcp_user_timeout=30000 "
     "-c timezone=UTC"
 )
-"""What PostgreSQL is told of each connection: one to a host that vanished ends within 30 s, and frees its locks."""
+"""PostgreSQL options of each connection: one to a vanished host ends within 30 s, and frees its locks."""
 
 
 class Unavailable(InputError):
-    """The database cannot be reached or read now; that may pass, so a worker waits where a person is told."""
+    """The database cannot be reached or read now; this may pass, so workers wait, and commands report it."""
 
 
 def is_local(storage: str) -> bool:
@@ -148,7 +148,7 @@ def _probe_sqlite(url: URL, create: bool) -> None:
         create: Whether the file may be missing.
 
     Raises:
-        InputError: It cannot, or something else lies in it.
+        InputError: If it cannot be used, or holds something else.
     """
     name = url.database or ""
     if name in {"", ":memory:"} or name.startswith("file:"):
@@ -163,7 +163,7 @@ def _probe_sqlite(url: URL, create: bool) -> None:
         kind = Unavailable if "locked" in str(error) else InputError
         raise kind(f"The study database {path} cannot be used: {_explain(error)}.") from None
     if tables and "studies" not in tables:
-        raise InputError(f"The database {path} holds something else than Optuna studies; name a file of its own.")
+        raise InputError(f"The database {path} holds something other than Optuna studies; choose another file.")
 
 
 def check_folder(storage: str, made: Path) -> None:
@@ -174,7 +174,7 @@ def check_folder(storage: str, made: Path) -> None:
         made: The folder that the search makes.
 
     Raises:
-        InputError: The folder is missing.
+        InputError: If the folder is missing.
     """  # noqa: DOC502 - raised by what it calls
     name = _parsed(storage).database
     if name and is_local(storage) and Path(name).parent.absolute() != made.absolute():
@@ -224,7 +224,7 @@ def _explain(error: sqlite3.Error) -> str:
 
 
 def cause(error: BaseException, url: URL | str) -> str:
-    """The driver's own complaint in a line; it could repeat the URL's password, so that is blanked once more."""
+    """The driver's error message on one line, with the URL's password hidden in case it is repeated there."""
     url = make_url(url)
     while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
         error = inner

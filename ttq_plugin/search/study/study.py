@@ -1,4 +1,4 @@
-"""A study: opened or resumed on a storage, refused where what is stored and what is asked for disagree."""
+"""Opens or resumes a study, and refuses it if the stored and the requested search disagree."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def stored_space(study: Study) -> Space:
         The space, read from the study's own copy of the file.
 
     Raises:
-        InputError: The study was not made by ttq.
+        InputError: If the study was not made by ttq.
     """
     text = study.user_attrs.get(keys.SPACE)
     if text is None:
@@ -121,7 +121,7 @@ def stored_space(study: Study) -> Space:
 
 
 def check_same_search(study: Study, space: Space, seed: int | None) -> None:
-    """Optuna takes other directions without a word and refuses other methods in the middle of a worker's trial."""
+    """Refuse another search: Optuna would silently accept other directions and fail late on other methods."""
     name = study.study_name
     before = stored_space(study)
     kept, asked = list(study.user_attrs.get(keys.OBJECTIVES, [])), list(space.objectives)
@@ -152,7 +152,8 @@ def check_same_search(study: Study, space: Space, seed: int | None) -> None:
     for key, interval in space.intervals().items():
         if not interval.constant and scales.get(key, interval.log) != interval.log:
             raise InputError(
-                f"The study {name!r} has {key} with log: {str(scales[key]).lower()}; keep it, or use another."
+                f"The study {name!r} has {key} with log: {str(scales[key]).lower()}; keep it, or use another study "
+                f"name."
             )
     if seed is not None and seed != study.user_attrs[keys.SEED]:
         raise InputError(
@@ -169,12 +170,12 @@ def check_same_start(study: Study, fingerprint: str | None, weights: str | None)
         weights: The user's own full-precision weights, a file; None for those of the task's recipe.
 
     Raises:
-        InputError: They are others.
+        InputError: If they differ.
     """
     name, notes = study.study_name, study.user_attrs
     if fingerprint and notes.get(keys.FINGERPRINT, fingerprint) != fingerprint:
         raise InputError(
-            f"The study {name!r} was searched on other data than the task loads now; search them as another study."
+            f"The study {name!r} was searched on other data than the task loads now; use another study name."
         )
     if keys.WEIGHTS in notes and notes[keys.WEIGHTS] != digest_of(weights):
         before = "your own full-precision weights" if notes[keys.WEIGHTS] else "the weights of the task's recipe"

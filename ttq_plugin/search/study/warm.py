@@ -1,4 +1,4 @@
-"""Settings to begin with: the front of an earlier study, or a table."""
+"""Settings to start with: the front of an earlier study, or a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def starts(sources: Sequence[str], space: Space, storage: str) -> list[dict[str,
         Fixed parameters; what a source leaves open is drawn.
 
     Raises:
-        InputError: A source is missing, or none of its settings fits the space.
+        InputError: If a source is missing, or none of its settings fits the space.
     """  # noqa: DOC502 - raised by what it calls
     found = []
     for source in sources:

@@ -1,4 +1,4 @@
-"""Weights from workers on other machines: through the study's database, into the search's folder, and out of it."""
+"""Transfers weights from workers on other machines through the study's database into the search's folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def collect(study: Study, folder: Path) -> None:
 
     Args:
         study: An optuna.Study.
-        folder: Where the search keeps its models.
+        folder: Folder in which the search keeps its models.
     """
     engine, mine = insides.engine(study), _TABLE.c.study_id == insides.study_id(study)
     with engine.connect() as connection:

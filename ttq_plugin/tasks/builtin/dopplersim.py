@@ -21,7 +21,7 @@ RATE = 5000
 """Samples a second, of I and of Q: frequencies from -2500 to 2500 Hz."""
 
 SAMPLES = 1400
-"""Of one signal: 0.28 s, so that whatever lies inside is shorter than 0.3 s."""
+"""Samples of one signal: 0.28 s, so that any transient in it is shorter than 0.3 s."""
 
 LEAST_RATIO = 3.0
 """Decibels of a transient above the blood, at least."""

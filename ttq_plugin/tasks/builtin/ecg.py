@@ -29,7 +29,7 @@ from ttq_plugin.tasks.subjects import three_ways
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 
 SHARE = 0.15
-"""Of the beats that validate, and of PTB's that test; MIT-BIH's test on their own file."""
+"""Share of the beats for validation, and of PTB's beats for testing; MIT-BIH has a test file of its own."""
 
 LEAST = 10
 """Rows of each class in a file that is split: fewer cannot be spread over three splits."""
@@ -86,7 +86,7 @@ SETS = {
     "": (mitbih, len(AAMI), "five AAMI classes (MIT-BIH), WFDB records split by person, the CSVs' beats at random"),
     "-ptb": (ptb, len(PTB), "normal or abnormal (PTB), the CSVs' beats split at random"),
 }
-"""By the names' ending: what reads and splits the beats, how many classes there are, words for people."""
+"""By the ending of a task's name: what reads and splits the beats, the number of classes, and a description."""
 
 
 def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:

@@ -61,7 +61,7 @@ HABIT = 128
 """Beats whose mean is what a person's beats usually look like."""
 
 LARGEST = 2.0
-"""Of the logarithm to base 2 of an interval over the usual one."""
+"""Bound of the base-2 logarithm of an interval over the usual interval."""
 
 FORM = "a folder of WFDB records is needed (.hea, .dat and .atr each), such as the MIT-BIH arrhythmia database"
 
@@ -131,7 +131,7 @@ def beats_of(record: Record) -> Beats:
     from scipy.signal import butter, resample_poly, sosfiltfilt
 
     if record.lead != LEAD:
-        raise InputError(f"{record.path}.hea must have the lead {LEAD}, its first one is {record.lead}; {FORM}.")
+        raise InputError(f"{record.path}.hea must have the lead {LEAD}, but its first one is {record.lead}; {FORM}.")
     if len(record.seconds) < 3:
         raise InputError(f"{record.path}.atr must have at least 3 beats, got {len(record.seconds)}; {FORM}.")
     if (back := np.diff(record.seconds) <= 0).any():
@@ -174,7 +174,8 @@ def usual_split(folder: Path) -> tuple[list[str], bool]:
         return names, False
     if strange := [name for name in names if name not in database]:
         raise InputError(
-            f"{folder}/{strange[0]}.hea is no record of the MIT-BIH arrhythmia database, but {database[0]}.hea is; put "
+            f"{folder}/{strange[0]}.hea is not a record of the MIT-BIH arrhythmia database, but {database[0]}.hea "
+            f"is; put "
             "other records into a folder of their own, which is split by record."
         )
     for words, part in (("training", TRAINING), ("test", TEST)):
@@ -237,4 +238,4 @@ ECG_CNN = Task(
 )
 
 TASKS = {task.name: task for task in (ECG_CNN,)}
-"""By name, as ``ttq_plugin.tasks.TASKS`` lists them."""
+"""The tasks by name, as ``ttq_plugin.tasks.TASKS`` lists them."""

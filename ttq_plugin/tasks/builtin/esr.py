@@ -26,7 +26,7 @@ from ttq_plugin.tasks.splits import stratified_groups
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 
 SHARES = {"": 0.15, "-rows": 0.1}
-"""Of the recordings, or rows, that validate, and as many again that test; the papers test on 10 % of the rows."""
+"""Share of the recordings, or rows, for validation, and again for testing; the papers test on 10 % of the rows."""
 
 CLASSES = {"": 2, "-5": 5}
 """Seizure (label 1) against the other four, or all five."""
@@ -43,7 +43,7 @@ class Kind:
         model: Makes one for a number of classes.
         view: Scaled signals (n, 178) -> the model's input without its channel (n, ...).
         words: The model and its input, for people.
-        recipe: How it is trained.
+        recipe: The training recipe.
         shape: Shape of one sample, with its channel.
     """
 

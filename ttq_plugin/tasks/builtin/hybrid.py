@@ -37,7 +37,7 @@ FUSIONS = {
     "-sum": "features added",
     "-weighted-sum": "features added with learned weights",
 }
-"""By the names' ending: words for people."""
+"""Descriptions by the ending of a task's name."""
 
 
 def _block(convolution: nn.Module, norm: nn.Module, pool: nn.Module) -> nn.Sequential:

@@ -25,7 +25,7 @@ from ttq_plugin.tasks.readers.speech_wav import DIGITS, FORM, RATE, read_digits
 from ttq_plugin.tasks.task import Data, Recipe, Split, Task
 
 SAMPLES = RATE
-"""Of one recording: a second."""
+"""Samples of one recording: one second."""
 
 WINDOW, HOP = 320, 160
 """Samples: 40 and 20 milliseconds."""
@@ -40,16 +40,16 @@ QUIET = 1e-6
 """Added to the power in a band before the logarithm; a full-scale sine has about 0.25 in one."""
 
 SPEAKERS = 3
-"""At least: one each to train, validate and test."""
+"""Smallest number of speakers: one each for training, validation and testing."""
 
 WIDTH = 64
 """Channels of the network."""
 
 COPIES = 3
-"""Of each training recording, beside itself."""
+"""Number of copies of each training recording."""
 
 SPEEDS = (0.8, 1.25)
-"""Of a copy, as a factor: it moves pitch and formants, which are what speakers differ in."""
+"""Range of a copy's speed, which shifts pitch and formants as another speaker would."""
 
 SHIFT = SAMPLES // 10
 """Samples that a copy may come earlier or later."""
@@ -58,7 +58,7 @@ MASKS, MASKED = 2, 4
 """How many stripes of how many bands a copy lacks."""
 
 SMOOTHING = 0.1
-"""Of the labels, for the loss."""
+"""Label smoothing of the loss."""
 
 
 def mel_bands(size: int = WINDOW) -> NDArray[np.float64]:
@@ -84,7 +84,7 @@ def log_mel(signals: NDArray[np.float32]) -> Tensor:
     """Logarithm of the power in each mel band and frame.
 
     Args:
-        signals: From -1 to 1, shape (n, 8000).
+        signals: Signals from -1 to 1, shape (n, 8000).
 
     Returns:
         float32, shape (n, 1, 49, 40): the frames from first to last, the bands from low to high.

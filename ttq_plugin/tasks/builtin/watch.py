@@ -98,4 +98,4 @@ WATCH_CNN = Task(
 )
 
 TASKS = {task.name: task for task in (WATCH_CNN,)}
-"""By name, as ``ttq_plugin.tasks.TASKS`` lists them."""
+"""The tasks by name, as ``ttq_plugin.tasks.TASKS`` lists them."""

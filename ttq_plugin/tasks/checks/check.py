@@ -1,4 +1,4 @@
-"""A task looked at before anything is trained: each mistake is one sentence that says what came and what to change."""
+"""Checks a task before anything is trained; each error says in one sentence what was given and what to change."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def make_model(task: Task) -> nn.Module:
         raise InputError(f"model of {task.name} must return a torch.nn.Module, got {type(model).__name__}.")
     if model in _MADE:
         raise InputError(
-            f"model of {task.name} must return a new module at each call, got the same one again, which a training has "
-            "changed by then; make it in the function."
+            f"model of {task.name} must return a new module at each call, got the same one again, which a training "
+            f"would already have changed; create it inside the function."
         )
     _MADE.add(model)
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
@@ -87,13 +87,13 @@ def make_model(task: Task) -> nn.Module:
 
 
 def check_task(task: Task, data: Data, model: nn.Module, *, test: bool = True) -> None:
-    """Look at everything that can be known before training.
+    """Check everything that can be checked before training.
 
     Args:
-        task: Its loss and its metric are tried.
-        data: Its splits are looked through.
-        model: Untrained, on the CPU; comes back as it was.
-        test: Whether the test split is looked through too; nothing but mistakes is looked for.
+        task: The task, whose loss and metric are tried.
+        data: The data, whose splits are checked.
+        model: The untrained model, on the CPU; it is not changed.
+        test: Whether to check the test split too; it is only checked for mistakes.
 
     Raises:
         InputError: For the first mistake found.
@@ -164,7 +164,7 @@ def _outputs(task: Task, name: str, few: Split, model: nn.Module) -> Any:
 
 
 def _check_form(task: Task, name: str, few: Split, model: nn.Module) -> None:
-    """A float64 input beside float32 weights is torch's least helpful message."""
+    """Refuse float64 inputs for float32 weights, for which torch's message is not helpful."""
     weights = {p.dtype for p in model.parameters() if p.is_floating_point()}
     given = {t.dtype for t in inputs.tensors(few.x) if t.is_floating_point()}
     where = "" if name == "train" else f" of the {name} split"

@@ -1,4 +1,4 @@
-"""What a trained model depends on, as one hash: the code of the user's model and loss, and the weights it starts with.
+"""Hashes what a trained model depends on: the code of the user's model and loss, and the initial weights.
 
 Code is compared as Python compiled it, with everything of the user's that it refers to: comments and layout do not
 matter, another activation or a changed constant does. Installed packages are named, not read.
@@ -42,7 +42,7 @@ def identity(
     """A short hash of what is trained, apart from data and recipe.
 
     Args:
-        model: As it starts: its modules, their options, and its weights.
+        model: The untrained model: its modules, their options and its weights.
         factory: What made it.
         loss: What it is trained by.
         others: What else has a part in the training, such as the function that collates batches.

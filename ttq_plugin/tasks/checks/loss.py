@@ -1,4 +1,4 @@
-"""Whether a task's loss is one finite number with a gradient, and compares each output with its own target."""
+"""Checks that a task's loss is a finite scalar with a gradient and compares each output with its own target."""
 
 from __future__ import annotations
 

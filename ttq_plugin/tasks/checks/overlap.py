@@ -39,7 +39,7 @@ def check_overlap(splits: Mapping[str, Samples]) -> None:
             raise InputError(
                 f"The splits {one} and {other} must hold different samples, but {len(shared)} of {other}'s "
                 f"{len(asked)} are in {one} too (first: row {shared[0][0]} there, {shared[0][1]} here); "
-                "split them apart, or say Data(..., overlap=True) where equal samples are no mistake."
+                "separate them, or pass Data(..., overlap=True) if equal samples are no mistake."
             )
 
 

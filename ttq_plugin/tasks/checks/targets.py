@@ -1,4 +1,4 @@
-"""Whether targets fit what the model returns and the task's built-in metric, and which classes are in which split."""
+"""Checks that targets match the model's outputs and the built-in metric, and which classes each split has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_VALUES = 1 << 22
 
 
 class TaskWarning(UserWarning):
-    """Something about a task's data that a reader of its results should know."""
+    """A warning about a task's data that matters for reading its results."""
 
 
 def check_targets(task: Task, splits: Mapping[str, Samples], outputs: Any) -> None:

@@ -53,7 +53,7 @@ def read_images(folder: Path) -> tuple[Images, Images]:
     """Read and check a folder in either form.
 
     Args:
-        folder: With the binary files, or with the folders train and test.
+        folder: Folder with the binary files, or with the folders train and test.
 
     Returns:
         The images to train on and those to test on.
@@ -102,7 +102,7 @@ def _binary(path: Path) -> Images:
 
 def _by_class(folder: Path) -> Images:
     if strange := sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in CLASSES):
-        raise InputError(f"{strange[0]} is no class of CIFAR-10; {FORM}.")
+        raise InputError(f"{strange[0]} is not a class of CIFAR-10; {FORM}.")
     found = [
         (path, label)
         for label, name in enumerate(CLASSES)
@@ -129,4 +129,4 @@ def _image(path: Path) -> NDArray[np.uint8]:
     except InputError:
         raise
     except Exception as error:  # whatever Pillow meets in a damaged file
-        raise InputError(f"{path} is damaged or no image ({error}); {FORM}.") from None
+        raise InputError(f"{path} is damaged or not an image ({error}); {FORM}.") from None

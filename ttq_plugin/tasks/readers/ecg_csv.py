@@ -14,7 +14,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.support.limits import check_lines
 
 SAMPLES = 187
-"""Of one beat: 1.5 s at 125 Hz, zeros after its end."""
+"""Samples of one beat: 1.5 s at 125 Hz, with zeros after its end."""
 
 FORM = f"a CSV without header is needed, each row {SAMPLES} samples and a label"
 

@@ -129,7 +129,7 @@ def read_records(folder: Path, names: list[str] | None = None) -> Iterator[Recor
     """Read records one after another, each with the signal of its lead MLII, or its first one.
 
     Args:
-        folder: Where the records lie.
+        folder: Folder with the records.
         names: The records to read; None for all.
 
     Yields:

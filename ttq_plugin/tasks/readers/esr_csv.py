@@ -1,4 +1,4 @@
-"""Reading the Epileptic Seizure Recognition CSV, with one sentence for whatever is wrong with it."""
+"""Reads the Epileptic Seizure Recognition CSV; every problem is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ttq_plugin.support.limits import check_size
 
 FILE = "Epileptic Seizure Recognition.csv"
 SAMPLES = 178
-"""Of one signal: a second of EEG at 178 Hz."""
+"""Samples of one signal: a second of EEG at 178 Hz."""
 
 CLASSES = 5
 RECORDINGS = 10
-"""Of each class, at least: fewer cannot be spread over three splits."""
+"""Smallest number of recordings of each class; fewer cannot be spread over three splits."""
 
 FORM = (
     f'the CSV "{FILE}" (plain or .gz) is needed: an id such as X21.V1.791 (its last number names the recording), '
@@ -122,7 +122,7 @@ def _check_header(path: Path, header: str) -> None:
     if missing := [name for name in COLUMNS if name not in names]:
         raise InputError(f"{path} lacks the column {missing[0]}; {FORM}.")
     if names[1:] != COLUMNS:
-        raise InputError(f"{path} has other columns, or in another order; {FORM}.")
+        raise InputError(f"{path} has other columns, or has them in another order; {FORM}.")
 
 
 def _recording(path: Path, number: int, line: str) -> int:

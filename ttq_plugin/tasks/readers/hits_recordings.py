@@ -15,7 +15,7 @@ CLASSES = 3
 """0 artefact or unknown, 1 gaseous embolus, 2 solid embolus."""
 
 SAMPLES = 1400
-"""Of I and of Q that the models see (Vindas et al. 2024), the middle of a longer recording."""
+"""Samples of I and of Q that the models see (Vindas et al. 2024): the middle of a longer recording."""
 
 RATES = (1400.0, 14_000.0)
 """Samples a second, least and largest: the 1400 then span a second to a tenth, where a transient has room."""

@@ -53,7 +53,7 @@ def npz_headers(path: Path, names: Iterable[str], form: str) -> dict[str, Header
                     raise InputError(f"{path} cannot be read ({why}); {form}.")
                 check_bytes(f"{path}: {name}", shape, dtype.itemsize, form, LARGEST_ARRAY // 2)
                 if member.file_size != begins + dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-                    raise InputError(f"{path}: {name} is damaged, its size does not fit its shape {shape}; {form}.")
+                    raise InputError(f"{path}: {name} is damaged: its size does not match its shape {shape}; {form}.")
     except InputError:
         raise
     except Exception as error:  # whatever zipfile and NumPy meet in a damaged file

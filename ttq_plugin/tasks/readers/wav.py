@@ -1,4 +1,4 @@
-"""Reading one WAV file, with one sentence for whatever is wrong with it."""
+"""Reads one WAV file; every problem is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def _check_chunks(path: Path, where: str, form: str) -> None:
     with path.open("rb") as file:
         order: Literal["little", "big"] = "big" if (kind := file.read(4)) == b"RIFX" else "little"
         if kind == b"RF64":
-            raise InputError(f"{where} is of the kind for more than 4 gigabytes, RF64; save it as a plain WAV; {form}.")
+            raise InputError(
+                f"{where} is an RF64 file, the format for more than 4 gigabytes; save it as a plain WAV file; {form}."
+            )
         for _ in range(MOST_CHUNKS):
             file.seek(at)
             head = file.read(8)

@@ -1,4 +1,4 @@
-"""The parts of a score by name, such as ``recall_2``: what people call them, and when a class is lost.
+"""The parts of a score by name, such as ``recall_2``: their labels, and when a class is lost.
 
 Importing this module costs nothing.
 """
@@ -22,7 +22,7 @@ ATTENTION = "attention"
 
 
 def part_label(name: str, classes: Sequence[str] = ()) -> str:
-    """What people call a part of a score, such as ``recall_2``.
+    """The label of a part of a score, such as ``recall_2``.
 
     Args:
         name: Name of the part, see ``ttq_plugin.tasks.scoring.scores.parts``.
@@ -43,7 +43,7 @@ def part_label(name: str, classes: Sequence[str] = ()) -> str:
 
 
 def part_text(name: str, value: float | None) -> str:
-    """A part of a score as people read it: fractions in percent; empty for None."""
+    """Format a part of a score: fractions in percent; empty for None."""
     if value is None:
         return ""
     natural = name in NATURAL or name.rpartition("_")[0] in NATURAL

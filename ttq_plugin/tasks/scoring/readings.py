@@ -1,4 +1,4 @@
-"""What outputs and targets mean together: which kind of problem it is, and what the model predicts."""
+"""Interprets outputs and targets: which kind of problem it is, and what the model predicts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read_classes(outputs: Any, targets: Any) -> Reading:
         The reading.
 
     Raises:
-        InputError: If they do not belong together; the message says what came.
+        InputError: If they do not match; the message says what was given.
     """
     logits, truth = main_output(outputs).detach().cpu(), targets
     if not isinstance(truth, Tensor):

@@ -1,4 +1,4 @@
-"""How good a model is on a split: the task's metric, and what it is made of, class by class."""
+"""Scores a model on a split: the task's metric and its parts, class by class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ttq_plugin.tasks.scoring.readings import MULTILABEL, main_output, read_clas
 
 REGRESSION = NATURAL
 ROUNDING = 1e-6
-"""By how much, of its size, a metric may exceed its bounds: sums of float32 do."""
+"""Relative tolerance of a metric's bounds, because float32 sums may exceed them."""
 OVERLAP = frozenset({"dice", "iou"})
 
 
@@ -34,7 +34,7 @@ class Score:
 
     Attributes:
         value: The value of the task's metric.
-        parts: What it is made of, such as ``balanced_accuracy`` and ``recall_0`` for class 0.
+        parts: Its parts, such as ``balanced_accuracy`` and ``recall_0`` for class 0.
     """
 
     value: float
@@ -93,7 +93,7 @@ def score(model: nn.Module, samples: Samples, metric: str | Metric = "mcc") -> S
         The score with its parts; of a network with attention between branches, that by class is among them.
 
     Raises:
-        InputError: If the metric does not fit what the model returns.
+        InputError: If the metric does not apply to the model's outputs.
         Diverged: If the metric is not a finite number.
     """
     metric = get_metric(metric)
@@ -197,7 +197,7 @@ def lost_classes(before: Mapping[str, float], after: Mapping[str, float], names:
         names: The names of the classes, by index.
 
     Returns:
-        A sentence a class whose recall (or overlap) fell below a tenth of what it was.
+        A sentence for each class whose recall (or overlap) fell below a tenth of its former value.
     """
     found = []
     for key, value in before.items():

@@ -1,1 +1,1 @@
-"""What a person reads in MLflow's own pages: names, descriptions, fronts side by side, and where a page begins."""
+"""What users read in MLflow's pages: names, descriptions, fronts side by side, and the landing view."""

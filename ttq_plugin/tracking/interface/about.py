@@ -1,4 +1,4 @@
-"""What a run in MLflow is called, and what its page tells: what it is, how to make it again, how to load it."""
+"""Names and descriptions of runs in MLflow: what a run is, how to make it again and how to load it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def description(
         objectives: What its study optimises.
         score: The task's metric.
         full_precision: The full-precision model's score; None where it is not known.
-        command: What makes the model again; None where nobody knows.
+        command: The command that makes the model again; None if it is not known.
 
     Returns:
         Markdown.
@@ -81,7 +81,7 @@ def _sentence(record: TrialRecord, objectives: Sequence[str], score: str, full_p
     start = f"Trial {record.number}" + (", a published setting" if record.origin == "paper" else "")
     if record.state != "complete":
         ended = "ended early" if record.state == "pruned" else "failed"
-        return f"{start}, {ended}: {in_markdown(record.reason or 'no reason told')}"
+        return f"{start}, {ended}: {in_markdown(record.reason or 'no reason given')}"
     names = list(dict.fromkeys([score, *objectives, "srqw"]))
     values = [_value(name, record.metrics[name]) for name in names if name in record.metrics]
     if score in record.metrics:

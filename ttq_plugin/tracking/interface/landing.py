@@ -1,4 +1,4 @@
-"""MLflow's server with one addition: its page begins with what a browser should remember of each study's view.
+"""MLflow's server with one addition: its page first sets the view of each study in the browser's storage.
 
 python -m ttq_plugin.tracking.interface.landing FOLDER HOST PORT
 

@@ -1,4 +1,4 @@
-"""The fronts of a task's studies side by side in MLflow: one experiment a task, the members of every front in it.
+"""Shows the fronts of a task's studies together in MLflow, in one experiment per task.
 
 A run has one colour there, so each member has two runs: one in its study's colour, one in its method's.
 """
@@ -64,7 +64,7 @@ def show_together(store: Store, front: Front) -> str:
     """Put a study's front beside those of the task's other studies; what was there of this study is replaced.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         front: The study's front.
 
     Returns:

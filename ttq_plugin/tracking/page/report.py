@@ -31,7 +31,7 @@ class Study:
         facts: What was searched and how, for the head of the page.
         objectives: Metric names.
         records: The finished trials.
-        commands: For each complete trial the command that re-makes it.
+        commands: Commands that train the complete trials again, by the trial's number.
         pick: The recommended member's number.
         why: What makes it the recommended one.
         tests: Test score of the members that were tested.
@@ -182,7 +182,7 @@ def _boxes(drawn: Mapping[str, figures.Figure]) -> str:
 
 def _shares(importances: Mapping[str, figures.Shares]) -> str:
     if not importances:
-        return "<p>Too few trials, or nothing varied: nothing can be said.</p>"
+        return "<p>There are too few trials, or nothing varied, so importances cannot be estimated.</p>"
     parts = (
         f'<div><h3>{in_html(heading)}</h3><div class="plot" id="share{i}"></div></div>'
         for i, heading in enumerate(importances)
@@ -267,7 +267,7 @@ def _parts(records: Sequence[TrialRecord], members: set[int], study: Study) -> s
 
 def _failures(records: Sequence[TrialRecord]) -> str:
     """Why trials ended early, the most frequent reasons first."""
-    reasons = Counter((r.state, r.reason or "no reason told") for r in records if r.state != "complete")
+    reasons = Counter((r.state, r.reason or "no reason given") for r in records if r.state != "complete")
     if not reasons:
         return ""
     rows = (

@@ -17,7 +17,7 @@ COLOURS = {
     **{"ttq runtime": "#d62728", "ttq runtime int8": "#f2a07b", "ttq runtime integer": "#8c1c13"},
     **{"torch fp32": "#4c72b0", "onnxruntime fp32": "#55a868", "onnxruntime int8": "#8c8c8c"},
 }
-"""By the names of the forms."""
+"""Colours by the names of the forms."""
 
 
 def plot_bench(result: Mapping[str, Any], path: Path, title: str) -> Path:

@@ -14,7 +14,7 @@ MARGINS = (0.1, 0.2, 0.4)
 """How far below full precision is still near: points of a fraction, a share of any other score."""
 
 _ROOM = 0.25
-"""Of the members' span, on each side of them."""
+"""Margin on each side of the members, as a share of their span."""
 
 Place = tuple[float, float]
 Limits = tuple[float, float]
@@ -55,7 +55,7 @@ def far_scores(
     """The same of scores alone.
 
     Args:
-        scores: By number.
+        scores: Scores by number.
         members: The numbers of those on a front.
         score: The task's metric.
         full_precision: The full-precision model's score; None for the best one.

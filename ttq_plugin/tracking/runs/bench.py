@@ -20,7 +20,7 @@ def record_bench(
     """Log a measurement as one run of the experiment `<task> bench`: numbers, picture, JSON.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         task: The task's name.
         result: What ``ttq_plugin.deploy.bench.bench.bench`` returned.
         parameters: The parameters of the run, such as the file and the processor.

@@ -43,7 +43,7 @@ def record_comparison(store: Store, comparison: Comparison, parameters: Mapping[
     """Log a comparison as a run of its own.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         comparison: What to log.
         parameters: The parameters of the run.
 

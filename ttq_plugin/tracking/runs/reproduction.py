@@ -17,7 +17,7 @@ class ReproductionRecorder:
     """Logs results of cells; each is logged once, however often the table is asked for.
 
     Args:
-        store: Where MLflow keeps them.
+        store: The MLflow store.
         experiment: The experiment's name.
     """
 
@@ -34,7 +34,7 @@ class ReproductionRecorder:
 
         Args:
             key: Name of its cell.
-            result: As the runner keeps it.
+            result: The result, as the runner stores it.
         """
         from mlflow.entities import Metric, Param, RunTag
 

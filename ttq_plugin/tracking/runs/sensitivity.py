@@ -25,7 +25,7 @@ def record_sensitivity(
     """Log a selection as one run of the experiment `<task> sensitivity`: numbers, picture, config.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         task: The task's name.
         selection: A curvature selection as a dictionary (`Selection.to_dict()`).
         config: What `ttq compress --config` takes: NNI's config list, or a chain.

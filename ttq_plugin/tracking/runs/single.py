@@ -27,7 +27,7 @@ class SingleRun:
     """A run while it is written.
 
     Attributes:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         run_id: Its name there.
         link: Its address; of a local store, a fragment that starts with "#".
         folder: What lies in it at the end becomes the run's artifacts.
@@ -63,7 +63,7 @@ def single_run(
     """A new run; FINISHED with its artifacts when the block ends, FAILED if it raises.
 
     Args:
-        store: Where MLflow keeps it.
+        store: The MLflow store.
         experiment: The experiment's name.
         name: The run's name.
         tags: The tags of the run.

@@ -32,8 +32,8 @@ def index_rows(graph: Graph, name: str) -> list[int]:
     """How many rows the indices in each of a model's inputs choose from; 0 where an input holds real numbers.
 
     Args:
-        graph: Of the model.
-        name: Of the model, for messages.
+        graph: The model's graph.
+        name: The model's name, for messages.
 
     Returns:
         One number an input.
@@ -49,8 +49,8 @@ def index_rows(graph: Graph, name: str) -> list[int]:
                 read[graph.part(view)]["embed" if rows else "other"].append(rows)
     if any(each["embed"] and each["other"] for each in read):
         raise InputError(
-            f"{name} also computes with the indices of an embedding, which has no integer form; give it them as "
-            "another input, or export it to c."
+            f"{name} also computes with the indices of an embedding, which has no integer form; pass them to it as "
+            f"another input, or export the model to c."
         )
     return [min(each["embed"], default=0) for each in read]
 
@@ -61,7 +61,7 @@ class Layout:
 
     Attributes:
         buffer: The sample.
-        parts: Of each input: how many numbers, bytes of each, and rows that they choose from, or 0.
+        parts: For each input: its count of numbers, the bytes of each, and the rows that they index, or 0.
     """
 
     buffer: Buffer
@@ -114,8 +114,8 @@ def encoded(numbers: Tensor, parts: list[tuple[int, int, int]], grid: Affine) ->
 
     Args:
         numbers: float (batch, numbers of a sample).
-        parts: Of the layout.
-        grid: Of the real numbers.
+        parts: The parts of the layout.
+        grid: Grid of the real numbers.
 
     Returns:
         int8 (batch, bytes of a sample).

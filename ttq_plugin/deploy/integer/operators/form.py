@@ -85,7 +85,7 @@ def nearest(total: Tensor, shift: int | Tensor) -> Tensor:
 
     Args:
         total: int64, at most 2^62 in size.
-        shift: From 1 to 62; one, or one for each total.
+        shift: Right shift from 1 to 62; one, or one for each total.
 
     Returns:
         int64 of the same shape.

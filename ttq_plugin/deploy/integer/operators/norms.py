@@ -69,8 +69,8 @@ def _epsilon(low: Lowering, width: int) -> tuple[int, int]:
     shift = max(0, int(exact).bit_length() - 30)
     if int(exact).bit_length() > 60:
         raise InputError(
-            f"a normalisation's eps of {low.op.more['eps']} is far beyond the squares of its numbers, which has no "
-            "integer form; use a smaller eps, or export it to c."
+            f"a normalisation's eps of {low.op.more['eps']} is far larger than the squares of its inputs, which has "
+            f"no integer form; use a smaller eps, or export it to c."
         )
     return round(exact / 2**shift), shift
 

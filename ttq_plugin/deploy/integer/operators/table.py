@@ -9,10 +9,10 @@ EMITTERS: dict[str, Emitter] = {
     **{"normalise": norms.emit, "attend": attention.attend, "product": attention.product, "embed": embedding.emit},
     **{"softmax": attention.softmax, "recur": recurrent.emit, "pick": picks.emit},
 }
-"""By the kind of a step."""
+"""Functions that add a step to the graph, by the kind of the step."""
 
 FORMS: dict[str, Form] = {
     **{"normalise": norms.FORM, "product": attention.PRODUCT, "softmax": attention.SOFTMAX, "embed": embedding.FORM},
     **{"recur": recurrent.FORM},
 }
-"""By the kind of an operation."""
+"""Operators by the kind of the operation."""
