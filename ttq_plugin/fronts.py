@@ -9,7 +9,7 @@ from ttq_plugin.errors import InputError
 
 
 class Objective(str):
-    """An objective's name, which knows whether a higher value is better and how people read it.
+    """An objective's name, with its direction and how it is displayed.
 
     Everything that searches, ranks or compares fronts maximises ``upward`` values; records, tables, MLflow and pictures
     hold the natural ones. A plain string is the name of an objective that is better when higher.
@@ -17,8 +17,8 @@ class Objective(str):
     Args:
         name: The name.
         higher: Whether a higher value is better.
-        label: How people call it; empty for what is known of the name.
-        fraction: Whether people read it in percent; None for what is known of the name.
+        label: Its label; empty for the default of the name.
+        fraction: Whether it is displayed in percent; None for the default of the name.
     """
 
     higher: bool
@@ -26,7 +26,7 @@ class Objective(str):
     fraction: bool | None
 
     def __new__(cls, name: str, higher: bool = True, label: str = "", fraction: bool | None = None) -> Objective:
-        """Make the string with what it knows."""
+        """Create the string with its attributes."""
         made = super().__new__(cls, name)
         made.higher, made.label, made.fraction = higher, label, fraction
         return made

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MIXED = "mixed"
-"""Stands for a method of its own for each layer, given by a chain or chosen by curvature within a budget of bits."""
+"""Name for a separate method for each layer, given by a chain or chosen by curvature within a budget of bits."""
 
 LSQ = "lsq-int2"
-"""Stands for NNI's own LsqQuantizer at int2, which learns one step per layer; it is compared with our methods."""
+"""Name for NNI's own LsqQuantizer at int2, which learns one step size per layer; it is compared with our methods."""
 
 QAT_QUANTIZER, LSQ_QUANTIZER = "QATQuantizer", "LsqQuantizer"
 """Names of NNI's own quantizers, which a chain may contain besides this project's."""

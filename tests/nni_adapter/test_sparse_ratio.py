@@ -50,7 +50,7 @@ def test_what_no_threshold_reaches_is_said():
         PTTQPruner(net(0.5), [{"op_names": ["conv2"], "sparse_ratio": 0.2}])
     model = net()
     model.conv2.weight.data.sign_()
-    with pytest.raises(InputError, match="conv2: ttq cannot prune 20.0% of this layer, .* or of equal weights"):
+    with pytest.raises(InputError, match="conv2: ttq cannot prune 20.0% of this layer: .* or equal weights"):
         TTQPruner(model, [{"op_names": ["conv2"], "sparse_ratio": 0.2}])
     with pytest.raises(InputError, match="dorefa cannot prune 20.0%"):
         TTQPruner(net(), [{"op_names": ["conv2"], "sparse_ratio": 0.2}], method="dorefa")

@@ -77,7 +77,7 @@ def kept_scale(w: Tensor, params: Params, method: StepOptions) -> Tensor:
 
 
 def twn_weights(w: Tensor, params: Params, method: StepOptions) -> Tensor:
-    """TWN: its codes times its scale, computed anew from w; the gradient goes straight through."""
+    """TWN: its codes times its scale, both computed from w; the gradient is passed straight through."""
     with torch.no_grad():
         scale = kept_scale(w, params, method)[0]
         q = ternary_codes(w, params, method) * scale

@@ -1,4 +1,4 @@
-"""Threshold rules of the methods beside TTQ, aTTQ and pTTQ: TWN, the binary method, and pTTQ's ablations."""
+"""Threshold rules of the methods other than TTQ, aTTQ and pTTQ: TWN, the binary method, and pTTQ's ablations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prescribed share of zeros: all thresholds of one call move together until so many weights lie between them.
+"""A prescribed share of zeros: all thresholds of a call move together until the right number of weights is zero.
 
 Each weight has a height ``r = max(w - D_max, -w - D_min) / unit``, how far it lies beyond its layer's thresholds (the
 unit is a standard deviation, for TTQ ``max|w|``). Growing every distance by ``d`` units makes exactly the weights with
@@ -23,7 +23,7 @@ from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
 
 SAMPLE = 1 << 16
-"""So many weights are ranked, evenly spread, where the share need not be exact; it is missed by some 0.1 points."""
+"""Number of evenly spread weights that are ranked if the share need not be exact; the error is about 0.1 points."""
 
 MARGIN = 1e-4
 """Distance from a threshold, in units, to which equal weights, or weights within rounding of each other, are moved."""
@@ -69,7 +69,7 @@ class _Heights:
         sides: How far each weight lies beyond the threshold of either side, in units.
         low: The least shift of each side, shape (2, *group).
         cap: The shift at which each side would lose its last weight, likewise.
-        stride: One of so many weights is ranked; ``sides`` of a layer without channels of its own has no more.
+        stride: Every ``stride``-th weight is ranked; without channels, ``sides`` holds no others.
     """
 
     member: Member
@@ -151,7 +151,7 @@ def _all_heights(members: Sequence[Member], stride: int = 1) -> list[_Heights]:
 
 
 def _move(found: Sequence[_Heights], d: Tensor, stops: Sequence[Tensor]) -> None:
-    """Let every distance grow by ``d`` units, as far as its side allows."""
+    """Increase every distance by ``d`` units, as far as its side allows."""
     if found[0].member.method.share_thresholds:
         stops = [torch.stack(list(stops)).amax(dim=0)] * len(found)
     moved: set[int] = set()
@@ -177,7 +177,7 @@ def move_to_share(members: Sequence[Member], share: float) -> None:
 
     Args:
         members: The layers over which it is counted.
-        share: The share, in (0, 1); what the layers cannot have, they come as near to as they can.
+        share: The share, in (0, 1); the layers come as close as they can.
     """
     total = sum(member.weight.numel() for member in members)
     stride = next((n for n in _STRIDES if n * SAMPLE >= total), _STRIDES[-1])

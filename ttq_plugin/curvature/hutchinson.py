@@ -62,7 +62,7 @@ def layer_traces(
             has probes of its own: for the same data, batches of 32 to 64 and few probes give the smaller error.
         layers: Names of the layers; None for every trainable weight matrix.
         max_probes: Probes to draw; with `tol`, at most.
-        tol: Stop as soon as every layer's standard error is below `tol` x |trace|, looked at every 16 probes.
+        tol: Stop as soon as every layer's standard error is below `tol` x |trace|, checked every 16 probes.
         joint: None for as many blocks of layers, a product each, as make a probe of a batch cost at most about eight
             training steps; the number follows from operations counted on the first batch, so it is the same on each
             run. True for one product over all layers (1.3 to 4 training steps), False for one a layer (1.6 steps for
@@ -129,7 +129,7 @@ class _Estimate:
         self.planned = self.on_probe is None and (self.joint is not None or len(self.weights) == 1)
 
     def draw(self, more: int) -> None:
-        """Pass over the batches once, drawing so many probes more of each."""
+        """Pass over the batches once, drawing this many more probes for each."""
         # Batches are the outer loop, so that only one batch's graph is alive. Each has a generator of its own, which
         # goes on in the next pass: probes shared by all batches would not average out between them.
         total = torch.zeros(more, len(self.weights), dtype=torch.float64, device="cpu")

@@ -14,7 +14,7 @@ from ttq_plugin.errors import InputError
 def candidate_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Matrix]:
     """The weight matrices that can be trained, one at a time; frozen ones are skipped, shared weights count once.
 
-    A weight computed from other parameters (`torch.nn.utils.parametrize`) is none of the layer's own: it is skipped,
+    A weight computed from other parameters (`torch.nn.utils.parametrize`) does not belong to the layer: it is skipped,
     and so are `nn.EmbeddingBag`s, which have no second derivative.
 
     Args:

@@ -247,7 +247,7 @@ def build_program(problem: Problem, layers: Sequence[str], omegas: Numbers) -> I
         sizes = [[problem.energy_model.total(c.mult_adds, c.words) for c in row] for row in rows]
 
     def figure(picks: Picks) -> float:
-        """What is limited, as the selection tells it."""
+        """The limited quantity, as the selection reports it."""
         whole = {"bits": problem.bits, "energy": problem.energy}
         return (whole[kind](layers, picks) or 0.0) if kind in whole else total(sizes, picks)
 

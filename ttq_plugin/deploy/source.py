@@ -58,7 +58,7 @@ class Source:
 
         Returns:
             Standard normal samples of the task's shape, whose values mean nothing; training samples where the task
-            tells no shape, or the model does not take such samples.
+            has no shape, or the model does not accept such samples.
 
         Raises:
             InputError: If samples are needed and cannot be read.
@@ -75,10 +75,10 @@ class Source:
         """The task's data, loaded once.
 
         Args:
-            needed: Whether to fail where there are none.
+            needed: Whether to fail if there are none.
 
         Returns:
-            The splits; None where none were named, none are at hand and none are needed.
+            The splits; None if none were named, found or needed.
 
         Raises:
             InputError: If they were named or are needed, and cannot be read.
@@ -129,8 +129,8 @@ def open_model(
         path: The safetensors file, packed or plain.
         task: What it was made for; None for the built-in task that the file names.
         data: The user's data file or folder; None for the task's own.
-        seed: Random seed of the data's splits; None for the one that the file tells.
-        command: Words of the command line that asks, to be told with ``--task``.
+        seed: Random seed of the data's splits; None for the one stored in the file.
+        command: Arguments of the running command, repeated with ``--task`` in the error message.
         signed: Whether the file must have a digest, as each that this package wrote has.
 
     Returns:

@@ -104,7 +104,7 @@ def tally(model: nn.Module, example_input: Any) -> Tally:
 
 
 class _Values:
-    """Which tensors hold parameters or constants, or were computed from those alone; told apart by their storages."""
+    """Tracks by storage which tensors hold parameters or constants, or were computed from those alone."""
 
     def __init__(self, model: nn.Module) -> None:
         self._kinds: dict[int, str] = {}

@@ -27,7 +27,7 @@ def select_layers(
         full_precision: The model before.
         compressed: Its twin, with the same parameters.
         layers: Names of the ternary and binary layers (those in `widths` may be among them), as `ternarize` takes
-            them: one that stands for several matrices means all of them; None detects them.
+            them: one that refers to several matrices means all of them; None detects them.
         widths: Name of module -> bits of the integer grid that its weight lies on.
 
     Returns:
@@ -104,7 +104,7 @@ def _integer(matrix: Matrix, bits: int) -> tuple[nn.Parameter, Codes]:
 
 
 def _named(model: nn.Module, known: dict[str, Matrix], name: str, option: str) -> list[Matrix]:
-    """The matrices that a name in `option` stands for."""
+    """The matrices that a name in `option` refers to."""
     if found := named_matrices(model, name, known):
         return found
     module = dict(model.named_modules(remove_duplicate=False)).get(name)

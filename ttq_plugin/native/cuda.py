@@ -26,7 +26,7 @@ from ttq_plugin.native.layout import Gradients, empty_gradients, group_shape, la
 SOURCE = Path(__file__).with_name("training.cu")
 THREADS = 256
 PIECE, MOST = 2048, 512
-"""A block has at least so many weights where a group has several, and all groups together at most so many blocks."""
+"""Smallest number of weights per block if a group has several blocks, and the largest number of blocks in all."""
 
 NAMES = ("ttq_statistics", "ttq_ternarise", "ttq_gradients", "ttq_sums")
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))

@@ -54,7 +54,7 @@ def check_free(names: Iterable[str], existed_wrappers: Mapping[str, ModuleWrappe
 
 
 def warn_of_empty_masks(wrappers: Iterable[ModuleWrapper]) -> None:
-    """Warn of layers whose pruner was asked for zeros and has masked nothing.
+    """Warn of layers whose pruner should have made zeros but masked nothing.
 
     Args:
         wrappers: NNI's, after a training.

@@ -63,7 +63,7 @@ def weight_config(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> li
 
 
 def modern(model: nn.Module, config_list: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A config list in NNI 3.0's format, whichever it has: each entry by itself, so that lists may mix them.
+    """A config list in NNI 3.0's format, whichever it has: entry by entry, so that lists may mix them.
 
     NNI translates a list only if its first entry is an old one, takes ``exclude: False`` for an exclusion, and where an
     exclusion names layers and types it excludes more than those layers of those types.

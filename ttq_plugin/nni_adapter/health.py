@@ -108,9 +108,9 @@ class HealthMonitor:
     """Examines a compressor's layers on request and at regular steps.
 
     Args:
-        compressor: The compressor whose layers are looked at.
+        compressor: The compressor whose layers are examined.
         callback: Called with each report that was due at its step.
-        every: Steps between two such looks, or ``"epoch"``: somebody else then calls ``tell``.
+        every: Steps between two reports, or ``"epoch"``, for which the evaluator calls ``tell``.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ def _problem(look: Look, codes: Tensor, scales: Tensor) -> str | None:
 
 
 def frozen(weight: Tensor) -> str | None:
-    """Why a weight does not train by itself, or None.
+    """Why a weight does not train, or None.
 
     Args:
         weight: A layer's latent weight.

@@ -97,7 +97,7 @@ def ordered(links: Sequence[AnyLink]) -> list[AnyLink]:
         The same links.
 
     Raises:
-        InputError: If there is none, or one is not in the form of a link.
+        InputError: If there is none, or one does not have the form of a link.
     """
     if not isinstance(links, Sequence) or not links:
         raise InputError(f"a chain needs a list of at least one link, got {links!r}.")

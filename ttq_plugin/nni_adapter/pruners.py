@@ -24,7 +24,7 @@ from ttq_plugin.nni_adapter.layers.names import resolve
 from ttq_plugin.nni_adapter.register import publish
 
 _SETTINGS = {"sparse_ratio", "granularity", "group_id", "min_sparse_ratio", "max_sparse_ratio"}
-"""What may stand in a config's settings for the weight; NNI makes the last three of its legacy format."""
+"""Valid settings of the weight in a config; NNI makes the last three from its legacy format."""
 
 _LEGACY_TARGETS = ["weight", "bias"]
 """What NNI makes of its legacy format, which could not leave the bias out."""

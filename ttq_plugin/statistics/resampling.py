@@ -65,7 +65,7 @@ class Interval:
         units: How many groups (samples, where no groups are known) were resampled.
         grouped: Whether they are groups.
         level: Confidence level.
-        grain: How far the value moves when one more sample is answered wrongly; 0 where nobody can tell.
+        grain: How far the value moves if one more sample is predicted wrongly; 0 if this is unknown.
     """
 
     value: float
@@ -189,7 +189,7 @@ def _resampled(metric: Metric, answers: tuple[Answers, ...], seed: int) -> tuple
 def _counted(
     metric: Metric, answers: tuple[Answers, ...], names: NDArray[Any], units: int
 ) -> tuple[Callable[[Floats], Floats], list[Floats]] | None:
-    """The metric's formula on confusion matrices, and those of each model; None where they do not tell the metric."""
+    """The metric's formula on confusion matrices, and those of each model; None if they do not determine the metric."""
     if not metric.builtin or metric.name not in FROM_COUNTS:
         return None
     readings = [read_classes(each.outputs, each.targets) for each in answers]

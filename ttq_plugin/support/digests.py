@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 
 
 def seal(data: bytearray) -> None:
-    """Put the digest in the place of the zeros that stand for it.
+    """Replace the zeros that reserve its place by the digest.
 
     Args:
         data: A safetensors file; changed in place.

@@ -30,7 +30,7 @@ _TEMPORARY = re.compile(r"\.ttq-([0-9a-f]{8})-(\d+)-(\w*)-[0-9a-f]{8}\.tmp")
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in its place; a crash leaves the old one.
+    """Let ``write`` fill a temporary file next to ``path``, then rename it; a crash leaves the old file.
 
     The temporary file is hidden and bears its process's number; one whose process was killed is removed by the next
     write into the same folder. When this returns, the file is on the disk, not only in the system's memory.

@@ -18,7 +18,7 @@ _OWN = Path(__file__).resolve().parents[1]
 
 
 def _installed() -> tuple[Path, ...]:
-    """Folders whose code nobody edits: the standard library's, those of installed packages, and of their commands."""
+    """Folders of installed code: the standard library, installed packages, and their commands."""
     named = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
     return tuple({Path(folder).resolve() for folder in (*named, *site.getsitepackages()) if folder})
 
@@ -67,7 +67,7 @@ def user_frame(error: BaseException) -> Frame | None:
     """The innermost frame of an error's traceback that lies in the user's own code.
 
     Args:
-        error: Caught anywhere; where it has none of its own, the error that it was raised from is looked at.
+        error: The caught error; if it has no such frame, the error that it was raised from is searched.
 
     Returns:
         The frame, or None where no frame is the user's.

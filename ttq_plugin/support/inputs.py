@@ -22,7 +22,7 @@ from ttq_plugin.errors import InputError
 Path = tuple[str, ...]
 
 MOST_TOLD = 8
-"""Tensors of a nesting that a message tells."""
+"""Largest number of tensors of a nesting that a message describes."""
 
 
 def call(model: nn.Module | Callable[..., Any], inputs: Any) -> Any:

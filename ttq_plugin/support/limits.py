@@ -34,7 +34,7 @@ DEEPEST = 30
 """Levels of lists and mappings within each other."""
 
 MOST_NODES = 100_000
-"""Values, lists and mappings of a text, aliases counted as what they stand for."""
+"""Largest number of values, lists and mappings in a text, with aliases expanded."""
 
 LONGEST_VALUE = 10_000
 """Characters of one value."""
@@ -51,7 +51,7 @@ def check_size(path: Path, largest: int, form: str = "") -> None:
         form: What is needed, at the end of the sentence.
 
     Raises:
-        InputError: If it is larger, or cannot be looked at.
+        InputError: If it is larger, or cannot be read.
     """
     try:
         size = path.stat().st_size
@@ -122,7 +122,7 @@ def read_text(path: Path, what: str, largest: int) -> str:
         The text, without a byte order mark.
 
     Raises:
-        InputError: If it cannot be read, is too large, or is no such text.
+        InputError: If it cannot be read, is too large, or is not such a text.
     """
     try:
         with path.open("rb") as file:

@@ -99,7 +99,7 @@ def name_of_file(text: str) -> str | None:
         text: One part of a path, without the ending.
 
     Returns:
-        The name; None if it was too long to be kept, or is none that ``file_name`` gives.
+        The name; None if it was too long to be kept, or was not made by ``file_name``.
     """
     if text == "%":
         return ""
@@ -197,7 +197,7 @@ def check_c_name(name: str) -> None:
     """Refuse a name of C files and functions that is not a C identifier, or that hides a standard header.
 
     Args:
-        name: What a user asked for.
+        name: The name that the user gave.
 
     Raises:
         InputError: If it is no C identifier, or the name of a header of C itself.
@@ -239,7 +239,7 @@ def redact(text: str) -> str:
 
 
 def without(text: str, secret: str | None) -> str:
-    """A text in which a known secret is hidden, as it is and as it stands in a URL."""
+    """A text in which a known secret is hidden, both plain and URL-encoded."""
     for form in sorted({secret, unquote(secret), quote(secret, safe="")} if secret else (), key=len, reverse=True):
         text = text.replace(form, "***")
     return text

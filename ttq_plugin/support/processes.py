@@ -108,7 +108,7 @@ def _imported_by_nni_for_us(frame: FrameType | None) -> bool:
 def machine() -> str:
     """Where process numbers mean what they mean here: one run of a kernel, and in it one namespace of processes.
 
-    Names of hosts do not tell: containers and fresh cloud machines share them.
+    Host names are not enough, because containers and fresh cloud machines share them.
 
     Returns:
         A text that no other machine, container or run of this kernel has.

@@ -52,7 +52,7 @@ err = Plain(stderr=True)
 
 
 class Bars(Progress):
-    """Progress that is drawn as bars, told in lines, or not shown at all.
+    """Progress that is drawn as bars, printed in lines, or not shown at all.
 
     Attributes:
         shown: Whether anything is shown, be it bars or lines.
@@ -61,7 +61,7 @@ class Bars(Progress):
     shown = True
 
     def tell(self, text: str) -> None:
-        """Print a line between the bars, or where lines stand in their place; nothing where nothing is shown."""
+        """Print a line between the bars, or among the lines that replace them; nothing if nothing is shown."""
         if self.shown:
             self.console.print(text)
 
@@ -76,7 +76,7 @@ class _Count(MofNCompleteColumn):
 
 @contextmanager
 def progress(*, shown: bool = True) -> Iterator[Bars]:
-    """Show progress: bars that are gone or complete when the block ends, or lines where bars cannot be drawn.
+    """Show progress as bars, which are removed or complete when the block ends, or as lines if bars cannot be drawn.
 
     Args:
         shown: Whether anything is shown; within ``silenced`` nothing is.
@@ -113,7 +113,7 @@ def progress(*, shown: bool = True) -> Iterator[Bars]:
 
 @contextmanager
 def _lines(bars: Progress, seconds: float) -> Iterator[None]:
-    """Tell what is being worked on every so many seconds, and at the end what was counted."""
+    """Print at regular intervals what is being worked on, and at the end what was counted."""
     ended = threading.Event()
 
     def tell() -> None:

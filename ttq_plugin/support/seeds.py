@@ -16,7 +16,7 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
 
     Args:
         seed: Any whole number.
-        device: Device whose generator is put back too.
+        device: Device whose generator is restored too.
 
     Yields:
         Nothing.

@@ -107,13 +107,13 @@ def check_task(name: str) -> None:
 
 
 def check_allowed(source: str, named: object, given: str | None, again: str = "") -> None:
-    """Check that a task may be opened which a file or a database names: whoever writes those must not choose code.
+    """Check that a task named by a file or a database may be opened, because their authors must not choose code.
 
     Args:
         source: What names it, such as a file's path.
         named: The task.
         given: The task that the command line, or a caller, names itself; None if it names none.
-        again: The command that would be allowed; "" where the option alone is to be told.
+        again: The command that would be allowed; "" to name only the option.
 
     Raises:
         InputError: If it is one of the user's own that is not given, or another one than is given.

@@ -27,7 +27,7 @@ from ttq_plugin.tasks.task import Data, Task
 from ttq_plugin.tasks.training import OnEpoch, optimizer_by, scheduler_by, train_by
 
 LONGEST_LABEL = 80
-"""Bytes of a task's name in a file's; the rest of it tells tasks of equal names apart."""
+"""Largest number of bytes of a task's name in a file name; the rest distinguishes tasks with equal names."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
 
 
 def check_lengths(name: str, samples: Split) -> None:
-    """Check that there is one target and one group a sample; the values are looked at later, before a training.
+    """Check that there is one target and one group per sample; the values are checked later, before a training.
 
     Args:
         name: of the split.

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, O
 from ttq_plugin.errors import InputError
 
 Trace = Callable[[Any], Any]
-"""What a class goes through before it is called: ``nni.trace``, where NNI has to build the object anew."""
+"""What a class is wrapped by before it is called: ``nni.trace``, if NNI has to rebuild the object."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Algorithm:
 
     Attributes:
         kind: torch's class.
-        options: What it gets beside learning rate and weight decay.
+        options: Its arguments besides learning rate and weight decay.
     """
 
     kind: type[Optimizer]

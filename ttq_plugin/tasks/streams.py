@@ -82,7 +82,7 @@ class Stream:
 
     @property
     def group_ids(self) -> NDArray[Any] | None:
-        """The groups as an array (samples,), read once and kept; None where the Dataset tells none."""
+        """The groups as an array (samples,), read once and kept; None if the Dataset has none."""
         self._scan()
         return group_array(self._cache["groups"])
 

@@ -22,7 +22,7 @@ STATUS = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 SHOWN = ("srqw", "cr_gain_total", "cr_gain_quantized", "ec_gain_total")
 
 MOST_PARTS = 40
-"""A run shows what its score is made of up to so many classes; of more, the study's database has them."""
+"""Largest number of classes for which a run shows the parts of its score; the study's database has all of them."""
 _LONGEST_TAG = 5000
 # Metrics that MLflow takes in one call.
 _AT_ONCE = 1000
@@ -30,7 +30,7 @@ _AT_ONCE = 1000
 
 @dataclass
 class Child:
-    """A trial's run, as far as this writer has to know it."""
+    """What the writer must know of a trial's run."""
 
     run_id: str
     done: bool
@@ -211,7 +211,7 @@ def shown_metrics(
 
     Args:
         values: All measures by name.
-        objectives: The names of those to show beside `SHOWN`.
+        objectives: The names of those to show in addition to `SHOWN`.
         time: The time, in milliseconds.
         more: What else is logged, as it is, unless it has the name of a measure.
         percent: The fractions that are logged in percent too; None for all.
@@ -259,7 +259,7 @@ def describe_model(store: Store, run_id: str, model: str, note: str) -> None:
 
 
 def percent(store: Store, run_id: str, name: str, value: float) -> None:
-    """Log a fraction once more in percent.
+    """Log a fraction in percent, too.
 
     Args:
         store: The MLflow store.

@@ -34,7 +34,7 @@ class Comparison:
         tests: Study -> its most accurate member on validation data, and what its test says; studies that were not
             tested are left out.
         proven: Study -> of its members that are proven not inferior to full precision, the one that is best in the
-            first objective beside the score; None where none is proven. Empty where nothing was tested.
+            first objective besides the score; None if none is. Empty if nothing was tested.
         margin: The largest loss on test data that would not matter, in the metric's unit; None: no test.
     """
 
@@ -63,7 +63,7 @@ class MemberOnTest:
         change: The change from full precision on the same samples, with its interval.
         p: p-value of "worse than full precision by the margin or more", corrected for all members of all studies that
             are compared (Holm); None where nothing was tested.
-        best: Value of the first objective beside the score.
+        best: Value of the first objective besides the score.
         again: Mean change from full precision on validation data over other seeds, by the corrected resampled t-test;
             None where `--confirm` did not train it again.
     """

@@ -11,7 +11,7 @@ class UnwritableError(InputError):
 
 
 def store_faults() -> tuple[type[Exception], ...]:
-    """Errors of a tracking server that is gone, or of a disk that is full; MLflow must be imported already."""
+    """Errors of an unreachable tracking server or a full disk; MLflow must be imported already."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError

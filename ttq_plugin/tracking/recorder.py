@@ -71,7 +71,7 @@ class StudyRecorder:
         self._experiment_tags: dict[str, str] = dict(store.client.get_experiment(self.experiment_id).tags)
 
     def sync(self, records: Sequence[TrialRecord]) -> None:
-        """Log every finished trial that is not there yet, then move whoever joined or left the front.
+        """Log every finished trial that is not there yet, then update the trials that joined or left the front.
 
         Args:
             records: All finished trials of the study so far.
@@ -203,7 +203,7 @@ class StudyRecorder:
             study_run.tag_run(self.store, run_id, {_NOTE: told[: _LONGEST_NOTE - len(end)] + end})
 
     def beside(self, together: str, records: Sequence[TrialRecord]) -> None:
-        """Link the page that shows this front beside those of the task's other studies.
+        """Link the page that shows this front with those of the task's other studies.
 
         Args:
             together: Its address.

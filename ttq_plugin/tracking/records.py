@@ -11,7 +11,7 @@ Parameter = int | float | str | None
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial, as the search tells it.
+    """One finished trial, as the search reports it.
 
     Attributes:
         number: The trial's number in its study, from 0.

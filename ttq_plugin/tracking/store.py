@@ -66,7 +66,7 @@ class Store:
         """Remove the halves of artifacts that writers which were killed have left; of a local store only.
 
         Args:
-            experiment: Its name; nobody else may be writing it.
+            experiment: Its name; no other process may be writing it.
         """
         place = self.artifacts_of(experiment)
         for half in Path(unquote(urlsplit(place).path)).rglob(f"{_HALF}*") if place else ():

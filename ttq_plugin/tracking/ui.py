@@ -29,7 +29,7 @@ def command(store: Store, host: str = "127.0.0.1", port: int = 5000) -> list[str
 
 
 def start(store: Store, host: str = "127.0.0.1", port: int = 5000) -> subprocess.Popen[bytes]:
-    """Start the server in a session of its own; what it prints goes to server.log in the store's directory.
+    """Start the server in its own session; what it prints goes to server.log in the store's directory.
 
     Args:
         store: A local store that has been opened once.

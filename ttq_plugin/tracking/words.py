@@ -36,7 +36,7 @@ CHARTS = {
 }
 """The same where signs are few, as in the names of MLflow's metrics."""
 SIZES = {"bits_coo34": "kB as coordinates", "bits_base3": "kB, 5 weights a byte"}
-"""Sizes of a stored model that a reader is shown beside its gains: measure in bits -> heading in kilobytes."""
+"""Sizes of a stored model that are shown next to its gains: measure in bits -> heading in kilobytes."""
 
 _SYMBOL = re.compile(r"\$(\w+?)_(\w)\^(\w)\$")
 
@@ -55,7 +55,7 @@ def label_of(name: str) -> str:
 
 
 def _score_label(name: str) -> str | None:
-    """What people call a task's metric; None of what is none. Dollars would be taken for mathematics."""
+    """The label of a task's metric; None for anything else. Dollar signs would be taken for mathematics."""
     if isinstance(name, Objective) and name.label:
         return name.label.replace("$", "")
     metric = METRICS.get(name.removeprefix("test_"))
@@ -88,7 +88,7 @@ def without_symbol(name: str) -> str:
 def for_chart(name: str) -> str:
     """The metric that MLflow's charts and tables show for a measure.
 
-    The metric of the measure's own name holds the fraction, whoever reads MLflow by a program; people read percent.
+    The metric with the measure's own name holds the fraction, for programs; people read percent.
 
     Args:
         name: The measure.
@@ -130,7 +130,7 @@ def with_unit(name: str, value: float | None) -> str:
 
 
 def again_in_words(change: Mapping[str, float | int | bool] | None, name: str) -> str:
-    """A mean change over other seeds as people read it.
+    """A mean change over other seeds, in words.
 
     Args:
         change: An interval as a dict, of the corrected resampled t-test; None where it is not known.

@@ -20,7 +20,7 @@ from ttq_plugin.trial.prepared import Prepared
 from ttq_plugin.trial.settings import LIMITS, Settings
 
 HEADER, ENTRY = 400, 8
-"""Bytes that a packed file's report may take beside the weights, and what it says of each layer."""
+"""Bytes that a packed file's report may take in addition to the weights, and the bytes for each layer."""
 
 STEPS = 14
 """Halvings of the interval of shares: to less than 0.005 points."""
@@ -63,9 +63,9 @@ def _bytes(model: nn.Module, layers: tuple[str, ...]) -> float:
 def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict[str, Any]]) -> float:
     """The least share of zeros with which a model fits the settings' budget.
 
-    The model that is asked is the full-precision one with random codes in its layers, as many positive as negative
-    ones. For a budget of bytes or bits each layer has the same share of zeros: no other model with as many zeros takes
-    more bits. For one of energy, the layers have the shares with which a training begins.
+    The estimate uses the full-precision model with random codes in its layers, as many positive as negative ones. For a
+    budget of bytes or bits each layer has the same share of zeros: no other model with as many zeros takes more bits.
+    For one of energy, the layers have the shares with which a training begins.
 
     Args:
         prepared: What compressions share.
@@ -106,7 +106,7 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
 def known_sizes(
     prepared: Prepared, config_list: Iterable[dict[str, Any]], zeros: float
 ) -> dict[str, float]:  # fmt: skip
-    """What a model that ends with a share of zeros costs, as far as that is known before its training.
+    """The cost of a model that ends with a share of zeros, as far as it is known before the training.
 
     What depends on the number of zeros alone is exact. Shannon's bound and the energy depend on where they lie, too,
     and are those of the shares with which the training begins.
@@ -158,7 +158,7 @@ def _stand_in(model: nn.Module, names: Iterable[str], zeros: float, channels: bo
 
 
 def _codes(matrix: Matrix, zeros: int, channels: bool, generator: torch.Generator) -> Tensor:
-    """Random codes with so many zeros, or as many as leave each sign of each group a weight."""
+    """Random codes with this many zeros, or as many as leave each sign of each group a weight."""
     w = matrix.parameter
     channel = matrix.layout.channel if channels else None
     rows = w.movedim(channel, 0) if channel is not None else w.reshape(matrix.layout.parts, -1)

@@ -115,5 +115,5 @@ def _options(prepared: Prepared, settings: Settings, entries: ConfigList) -> dic
 
 
 def _left_out(selection: Selection) -> list[str]:
-    """The notes on layers that were no candidates; the others are on the choice, or told again by the quantizers."""
+    """The notes on layers that were not candidates; the quantizers repeat the other ones."""
     return [note for note in selection.notes if "stays in full precision" in note]

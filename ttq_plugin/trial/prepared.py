@@ -26,7 +26,7 @@ TRACE_SAMPLES = 1024
 """Training samples on which curvature is estimated."""
 
 TRACE_BATCH = 64
-"""A batch has probes of its own: small ones are the more precise at equal cost."""
+"""Batch size for traces; each batch has its own probes, so small batches are more precise at equal cost."""
 
 TRACE_PROBES = 8
 
@@ -195,7 +195,7 @@ def _traces(
     fresh: bool,
     on_probe: OnProbe | None,
 ) -> tuple[LayerTrace, ...]:
-    """Hessian traces of the full-precision model, from the file beside it or estimated now."""
+    """Hessian traces of the full-precision model, from the file next to it or estimated now."""
     if not fresh and path.is_file():
         with contextlib.suppress(TypeError):  # another version's: they are estimated again
             return tuple(LayerTrace(**row) for row in read_json(path))

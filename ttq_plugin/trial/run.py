@@ -197,7 +197,7 @@ def _provisional(
 
 
 def _sizes(prepared: Prepared, plan: Plan, known: dict[str, float]) -> dict[str, float]:
-    """What a training's model will cost, found once; nothing where no share of zeros tells it."""
+    """The cost of the model at the end of a training, computed once; empty if no share of zeros determines it."""
     if plan.zeros is not None and not known:
         known |= known_sizes(prepared, plan.links[0].config_list, plan.zeros)
     return known
@@ -228,7 +228,7 @@ def _widths(quantizers: Any) -> dict[str, int]:
 
 
 def _fit_budget(prepared: Prepared, settings: Settings, quantizers: Any, zeros: float | None) -> list[str]:
-    """Keep the settings' budget, and tell with how many zeros."""
+    """Keep the settings' budget, and note the share of zeros."""
     assert zeros is not None
     name, most = limited(settings) or ("", 0.0)
     told = tighten(prepared, settings, quantizers, zeros)

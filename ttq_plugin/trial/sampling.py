@@ -17,7 +17,7 @@ def subset(samples: Samples, count: int, generator: torch.Generator) -> Samples:
     """Random samples without replacement, in random order; each is as likely to be among them.
 
     Where the targets are one class a sample, each class has its share of them, to within one sample. The targets of a
-    Dataset are looked at only if they have been read before: to read them takes a pass over it.
+    Dataset are used only if they have been read before, because reading them takes a pass over it.
 
     Args:
         samples: The samples to draw from.

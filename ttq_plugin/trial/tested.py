@@ -21,7 +21,7 @@ from ttq_plugin.tasks.task import Task
 from ttq_plugin.trial.prepared import check_same_data
 
 POINT = 0.01
-"""The margin for metrics in percent where nobody asks for another one: one point."""
+"""The default margin for metrics in percent: one point."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Tested(Score):
 
     Attributes:
         interval: The interval of the score, over the split's groups (people, recordings) or, where none are known, its
-            samples; None where it cannot be told.
+            samples; None if it is unknown.
         change: From the first model that was scored with this one, on the same samples; None for that one itself.
     """
 
@@ -70,7 +70,7 @@ def change_of(evidence: Mapping[str, float], score: str) -> Interval | None:
         score: The metric's name.
 
     Returns:
-        The change; None where the numbers do not tell it all.
+        The change; None if the numbers are incomplete.
     """
     change = f"test_{score}_change"
     if not {change, *(f"{change}_{name}" for name in _OF_CHANGES)} <= set(evidence):
@@ -139,7 +139,7 @@ def margin_of(metric: _Scale, asked: float | None) -> float | None:
         asked: As people write it: points for a metric in percent, else the metric's own unit; None: not asked.
 
     Returns:
-        The margin; one point for a metric in percent where none is asked for, else None.
+        The margin; by default one point for a metric in percent, else None.
     """
     if asked is None:
         return POINT if metric.fraction else None

@@ -217,7 +217,7 @@ def compress(context: click.Context, /, **values: Any) -> None:
 def reproduce(**given: Any) -> None:
     """Reproduce a TABLE of the papers and write a report.
 
-    The report shows our numbers beside the published ones. Three tables are not from the papers: beyond measures this
+    The report compares our numbers with the published ones. Three tables are not from the papers: beyond measures this
     project's own goals, peers compares ternary methods with other methods at equal bytes and equal training, on any
     task, and sensors compares compressed networks with full precision on wearable-sensor tasks, also as integer
     firmware, with intervals over people. If sensors runs several tasks, --data names a folder that has an entry for

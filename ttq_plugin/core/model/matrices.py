@@ -88,7 +88,7 @@ def is_weighted(module: nn.Module) -> bool:
 
 
 def uses_its_weight(module: nn.Module) -> bool:
-    """Whether the module is a layer of one matrix that is called to use it; attention calls none of its own."""
+    """Whether the module is a layer with one matrix that is used by calling it; attention does not call its layers."""
     return is_weighted(module) and not isinstance(module, NonDynamicallyQuantizableLinear)
 
 
@@ -120,7 +120,7 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
     """The weight matrices of a model's layers that are plain parameters, in the model's order.
 
     Args:
-        model: Any module; only looked at.
+        model: Any module; it is not changed.
 
     Returns:
         Name -> matrix; a tensor that several layers share appears once, under its first name.
@@ -136,7 +136,7 @@ def matrices(model: nn.Module) -> dict[str, Matrix]:
 
 
 def named_matrices(model: nn.Module, name: str, known: Mapping[str, Matrix]) -> list[Matrix]:
-    """The matrices that a name stands for: every one in a module of that name, or the parameter of that name.
+    """The matrices that a name refers to: every one in the module of that name, or the parameter of that name.
 
     Args:
         model: The model.
@@ -144,7 +144,8 @@ def named_matrices(model: nn.Module, name: str, known: Mapping[str, Matrix]) -> 
         known: The model's ``matrices``.
 
     Returns:
-        The matrices, in the model's order; none if the name stands for none, or for what is no plain parameter.
+        The matrices, in the model's order; none if the name refers to none, or to something that is not a plain
+        parameter.
     """
     module = dict(model.named_modules(remove_duplicate=False)).get(name)
     if module is not None:

@@ -23,7 +23,7 @@ ORDER = "_ternary_order"
 
 
 class AttachedTernary(TernaryState):
-    """A matrix's learned numbers as a parametrization of it: latent weight in, ternary weight out."""
+    """A matrix's learned parameters as a parametrization: latent weight in, ternary weight out."""
 
     def forward(self, w: Tensor) -> Tensor:
         """The ternary weight of the latent weight ``w``; brings back what the last optimiser step took out of range."""
@@ -48,7 +48,7 @@ class AttachedTernary(TernaryState):
 
 
 class AttachedParts(nn.Module):
-    """Several matrices that one tensor stacks along dimension 0, each with learned numbers of its own.
+    """Several matrices that one tensor stacks along dimension 0, each with its own learned parameters.
 
     Attributes:
         states: One for each part, in order.
@@ -73,7 +73,7 @@ def states(module: nn.Module) -> list[AttachedTernary]:
 
 
 def members_of(name: str, part: Attached, latent: Tensor) -> list[Member]:
-    """A matrix as one of those over which zeros are counted; each part of a stacked one by itself.
+    """A matrix as a member of the set over which zeros are counted; the parts of a stacked one are separate members.
 
     Args:
         name: The matrix.
@@ -155,7 +155,7 @@ def attached_tensors(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
 
 
 def parametrization(module: nn.Module, key: str) -> parametrize.ParametrizationList:
-    """What stands in a parametrized module where its tensor was: the latent weight, and the steps that follow it.
+    """What replaces a tensor in a parametrized module: the latent weight, and the parametrizations applied to it.
 
     Args:
         module: One that ``attached_tensors`` found.

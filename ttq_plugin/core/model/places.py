@@ -15,7 +15,7 @@ BORROWED = "_ternary_borrowed"
 that a state dict holds a tied weight once and a copy of the model copies the tie."""
 
 HELD = "_ternary_held"
-"""Attribute of a module that reads its weights more than once a pass: tensor -> its value in the pass at hand."""
+"""Attribute of a module that reads its weights more than once a pass: tensor -> its value in the current pass."""
 
 
 READ_OFTEN = (nn.RNNBase, nn.MultiheadAttention)
@@ -61,8 +61,8 @@ def give_back(module: nn.Module) -> None:
 def read_once(module: nn.Module, keys: Iterable[str]) -> None:
     """Compute parametrized weights once in each forward pass of a layer that reads them more often.
 
-    torch's attention looks at its weight up to three times a pass, a recurrent layer three times too, and then keeps
-    what it read, which would be a graph that no copy can be made of.
+    torch's attention reads its weight up to three times per pass. A recurrent layer also reads it three times, and then
+    keeps what it read, which would be part of a graph and could not be copied.
 
     Args:
         module: A layer that torch parametrized.

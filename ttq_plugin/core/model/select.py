@@ -29,7 +29,7 @@ def select_matrices(model: nn.Module, layers: Iterable[str]) -> dict[str, Matrix
 
     Args:
         model: The model.
-        layers: Names of modules, each of which stands for every matrix in it, or of parameters.
+        layers: Names of modules, each of which means every matrix in it, or of parameters.
 
     Returns:
         Name -> matrix.
@@ -97,7 +97,7 @@ def _one(model: nn.Module, module: nn.Module, path: str, key: str) -> dict[str, 
 
 
 def check_plain(name: str, module: nn.Module) -> None:
-    """Check that a module's weights are in nobody's hands yet.
+    """Check that a module's weights are not managed by anything else yet.
 
     Args:
         name: Its name, for messages.

@@ -1,4 +1,4 @@
-"""A layer's learned numbers as a module, wherever they are attached."""
+"""A layer's learned parameters as a module, wherever they are attached."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ttq_plugin.curvature.probing.gradients import explained
 
 FLATTEST = 1e-6
-"""The least ||(H v)_l||, beside the block's largest, that a scale makes up for: beyond it, rounding would be scaled."""
+"""The smallest ||(H v)_l||, relative to the block's largest, that a scale compensates; below, it is rounding error."""
 
 Gradients = Sequence[Tensor | None]
 
@@ -48,12 +48,12 @@ class Probes:
         return torch.cat([self._product(gradients, block, generator)[0] for block in self.blocks])
 
     def look(self, gradients: Gradients, generator: torch.Generator) -> "Probes":
-        """The same probes with the scales that all looks so far suggest; its sample is not used."""
+        """The same probes with the scales estimated so far; the sample of this product is not used."""
         norms = [self._product(gradients, block, generator)[1] for block in self.blocks]
         return replace(self, _norms=(*self._norms, torch.cat(norms).cpu())).cut(len(self.blocks))
 
     def cut(self, count: int) -> "Probes":
-        """Probes of so many blocks, with the scales that the looks so far suggest."""
+        """Probes with this many blocks, with the scales estimated so far."""
         blocks = cut(len(self.weights), count)
         scales: list[float] = []
         for first, end in blocks:

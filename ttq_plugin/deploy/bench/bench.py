@@ -63,7 +63,7 @@ def ways(source: Source, file: Path, folder: Path, threads: int) -> tuple[list[W
     """The model in every form that is available here.
 
     Args:
-        source: The model; its data calibrate int8, or random samples where there are none.
+        source: The model; its data are used to calibrate int8, or random samples if there are none.
         file: The file that it was read from.
         folder: Folder for the files of the other formats.
         threads: Number of threads of each.
@@ -146,7 +146,7 @@ def bench(
 
     Returns:
         Plain data: ``forms``, a list of ``form``, ``file_bytes``, ``peak_memory_bytes`` (above the process that has
-        loaded its libraries; None where the system does not tell), ``max_relative_difference`` from torch,
+        loaded its libraries; None if the system does not report it), ``max_relative_difference`` from torch,
         the task's metric under its name (validation; None without data) and ``batches``, a list of ``batch``,
         ``calls``, ``latency_median``, ``latency_p99`` (seconds a call), ``throughput`` (samples a second),
         ``speedup_torch`` (lower quartile, median, upper quartile of torch's time over its own) and ``joules`` a sample
@@ -176,7 +176,7 @@ def bench(
 def _memory(
     source: Source, found: Sequence[Way], rows: Sequence[dict[str, Any]], folder: Path, batch: int, threads: int
 ) -> list[str]:
-    """Fill in what each form takes in a process of its own, where only a task that the user named is imported.
+    """Measure the memory of each form in a separate process, which imports only a task that the user named.
 
     Args:
         source: The model.
@@ -231,7 +231,7 @@ def _row(way: Way, source: Source) -> dict[str, Any]:
 
 
 def _layers(runtime: TernaryRuntime, batch: int) -> list[dict[str, Any]]:
-    """How each layer runs: `seconds` for so many `samples`; `additions` a sample, of a sparse one."""
+    """How each layer runs: `seconds` for a number of `samples`, and `additions` per sample for a sparse one."""
     size = runtime.size(batch)
     return [
         {

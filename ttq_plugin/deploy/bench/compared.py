@@ -47,7 +47,7 @@ def largest_difference(ours: Any, theirs: Any, *, relative: bool = False) -> flo
         relative: Whether to divide by the largest of the model's numbers, tensor by tensor.
 
     Returns:
-        The largest absolute difference of two numbers; 0 where there are none.
+        The largest absolute difference of two numbers; 0 if there are none.
     """
     found = [0.0]
     for one, other in zip(tensors(ours), tensors(theirs), strict=True):

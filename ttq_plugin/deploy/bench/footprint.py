@@ -1,4 +1,4 @@
-"""Peak memory of one form of a model, in a process of its own: `python -m ttq_plugin.deploy.bench.footprint`."""
+"""Peak memory of one form of a model, measured in a separate process: `python -m ttq_plugin.deploy.bench.footprint`."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Writer:
         return self.names[key]
 
     def at(self, view: View, ahead: int = 0) -> str:
-        """The address of the view's first value, or of one that lies so many floats behind it."""
+        """The address of the view's first value, or of one at an offset in floats."""
         buffer = view.buffer
         if buffer.constant:
             base, offset = self.tensor(buffer.constant), 0

@@ -13,7 +13,7 @@ EXACT = 7
 
 
 OVER = ("table", "add", "multiply", "softmax", "normalise")
-"""Kinds that read each number no more once they have written what stands in its place."""
+"""Kinds of operations that can overwrite their operand."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def _ternary(weight: Tensor, layout: Layout) -> Packed | None:
 
 
 def _palette(weight: Tensor) -> Packed | None:
-    """As places in a table of at most 256 values, told apart by their bits."""
+    """Encode as indices into a table of at most 256 values, which are distinguished by their bits."""
     table, places = torch.unique(weight.view(_BITS[weight.element_size()]), return_inverse=True)
     if len(table) > 256:
         return None

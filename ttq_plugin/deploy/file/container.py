@@ -1,7 +1,7 @@
 """A safetensors file of one tensor of bytes, which are a directory, the stored parts and two digests.
 
 The tensor ``model`` holds, one after the other: the length of the deflated directory (LEB128), the directory (JSON,
-deflated with ``DICTIONARY``), the parts of all weights, a short hash of the values that codes stand for, and the
+deflated with ``DICTIONARY``), the parts of all weights, a short hash of the decoded values, and the
 SHA-256 of all of the file that comes before it. The metadata entry ``ttq_packed`` is the format's version.
 """
 
@@ -51,7 +51,7 @@ def write(path: Path, directory: dict[str, Any], parts: Sequence[memoryview], id
         path: Path of the file; its folder is created if needed.
         directory: What JSON holds; keys are sorted.
         parts: The bytes of the weights.
-        identity: A hash of the values that codes stand for, ``IDENTITY`` bytes.
+        identity: A hash of the decoded values, ``IDENTITY`` bytes.
 
     Raises:
         InputError: If the place cannot be written, or the directory would be too long.

@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether it lies in a stream with others; codes and scales never do, so that their bytes can be told."""
+        """Whether it lies in a stream with others; codes and scales never do, so that their size is known."""
         return self.own and len(self.shape) <= 1 and self.nbytes <= gathered.LARGEST
 
 

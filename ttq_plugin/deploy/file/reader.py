@@ -164,7 +164,7 @@ class _Reader:
         return value, maps
 
     def check(self) -> None:
-        """Raise Damaged unless codes stand for the values that were saved."""
+        """Raise Damaged unless the decoded values are those that were saved."""
         if self._seen is not None and self._seen.digest() != self._identity:
             raise Damaged("its values do not match their checksum")
         self._seen = None

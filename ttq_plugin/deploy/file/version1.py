@@ -63,7 +63,7 @@ class Reader:
         return value, maps
 
     def check(self) -> None:
-        """Nothing is left to be checked: each tensor has a checksum of its own."""
+        """Nothing remains to be checked, because each tensor has its own checksum."""
 
     def close(self) -> None:
         """Let go of the file."""

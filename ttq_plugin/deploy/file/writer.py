@@ -20,7 +20,7 @@ def stored(model: nn.Module, rest: str) -> tuple[list[Stored], bytes]:
         rest: How tensors that cannot be packed are kept, one of ``REST``.
 
     Returns:
-        In the order of the state dict; and the hash of the values that codes stand for.
+        In the order of the state dict; and the hash of the decoded values.
 
     Raises:
         InputError: If a tensor cannot be stored.

@@ -1,4 +1,4 @@
-"""Where a layer on integers reads and writes, as the kernels are told."""
+"""Where an integer layer reads and writes, in the form that the kernels take."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def geometry_of(op: IntegerOp, numbers: dict[Buffer, int]) -> Geometry | None:
         numbers: Number of each buffer.
 
     Returns:
-        None where the kernels have no form of it: it reads constants, writes in an order that is none of an image's,
-        or pools over too large a window.
+        None if the kernels do not support it: it reads constants, does not write in the order of an image, or pools
+        over too large a window.
     """
     more, source = op.more, op.inputs[0]
     (rows_out, columns_out), pool = more["out"], more["pool"] or {"size": (1, 1), "stride": (1, 1)}

@@ -104,7 +104,7 @@ class HostModule(IntegerModule):
         return found
 
     def forward(self, *positional: Any, **named: Any) -> Any:
-        """Quantise the inputs, compute on integers, and return what the integers stand for."""
+        """Quantise the inputs, compute with integers, and return the real numbers that the result represents."""
         if self._indexed:
             return super().forward(*positional, **named)
         given: Any = positional[0] if len(positional) == 1 and not named else {**named} if named else positional

@@ -41,7 +41,7 @@ class Planes:
         return self.phases * self.plane
 
     def places(self, chunk: int) -> NDArray[np.int32]:
-        """Where the first window's input lies for each weight and place of the window, with so many samples a part."""
+        """Where the first window's input lies for each weight and place of the window, given the samples per part."""
         return np.ascontiguousarray(self.offsets[..., 0] * chunk * self.plane + self.offsets[..., 1], dtype=np.int32)
 
 

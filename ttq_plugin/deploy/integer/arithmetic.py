@@ -36,7 +36,7 @@ class Affine:
 
     Attributes:
         scale: Size of one step, above 0.
-        zero: The int8 that stands for 0.
+        zero: The int8 value that represents 0.
     """
 
     scale: float
@@ -73,7 +73,7 @@ class Affine:
         return (rounded + self.zero).clamp(LOWEST, HIGHEST).to(torch.int8)
 
     def dequantise(self, q: Tensor) -> Tensor:
-        """The real numbers that integers stand for.
+        """The real numbers that integers represent.
 
         Args:
             q: Integers of any shape.

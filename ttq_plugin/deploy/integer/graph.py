@@ -1,4 +1,4 @@
-"""A program's steps with every value in a buffer of its own, and functions of single numbers put together.
+"""Converts a program's steps so that every value has its own buffer, and merges element-wise functions.
 
 Steps write over what nothing reads any more; here each version of a buffer becomes a buffer, which has one grid of
 integers. Chains of operations on single numbers, such as hardswish's five, become one function; bounds, such as those
@@ -130,7 +130,7 @@ class _Maker:
             self.emit(kinds[what], step, inputs, more={"sign": -1 if what == "SUBTRACT" else 1})
 
     def _hides(self, view: View) -> bool:
-        """Whether a constant has numbers that stand for minus infinity."""
+        """Whether a constant has numbers that represent minus infinity."""
         return view.buffer.constant is not None and bool((self.program.tensors[view.buffer.constant] < -1e30).any())
 
     def _reduce(self, step: Step, inputs: list[View]) -> None:

@@ -109,7 +109,7 @@ def choose(seen: dict[Any, Seen], calibration: str = "mse", percentile: float = 
         The grids.
 
     Raises:
-        InputError: If the calibration has another name, or the percentile is none.
+        InputError: If the calibration is unknown, or the percentile is invalid.
     """
     if calibration not in CALIBRATIONS:
         raise InputError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got {calibration!r}.")

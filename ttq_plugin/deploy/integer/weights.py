@@ -1,4 +1,4 @@
-"""Weights as integer codes and the scales that they stand for."""
+"""Converts weights to integer codes and scales."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_sums(name: str, weight: Tensor, ternary: bool) -> None:
 
 
 def weight_codes(weight: Tensor, ternary: bool) -> tuple[Tensor, list[Tensor]]:
-    """Codes of a weight, and what they stand for.
+    """Codes of a weight, and their scales.
 
     Args:
         weight: (out, ...).

@@ -99,7 +99,7 @@ def _save(content: _Content, path: Path, keywords: dict[str, Any]) -> None:
 
 @contextmanager
 def _whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside the one that is wanted, put into its place once everything is in it."""
+    """A temporary folder next to the target, which is moved into place once it is complete."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

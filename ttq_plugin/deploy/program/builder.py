@@ -105,7 +105,7 @@ class Builder(Values):
         return Program(self.steps, sample, self._output(results, sample), self.tensors, shapes)
 
     def _output(self, results: list[View], sample: Buffer) -> View:
-        """The one result where it is a buffer of its own; else a copy of all, one behind the other."""
+        """The only result if it has its own buffer; else a concatenated copy of all results."""
         [first, *others] = results
         whole = first.contiguous and first.meta.numel() == first.buffer.size and not first.buffer.constant
         if whole and not others and first.buffer is not sample:
@@ -196,7 +196,7 @@ class Builder(Values):
         return view if whole and not kept and not self._later(view.buffer, node) else None
 
     def _write_back(self, node: fx.Node) -> None:
-        """An operation in place: whoever sees the same memory later must see the result."""
+        """An operation in place: later readers of the same memory must see the result."""
         operand = node.args[0]
         assert isinstance(operand, fx.Node)
         target: View = self.values[operand]

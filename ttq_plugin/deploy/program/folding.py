@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
-"""What a BatchNorm consists of, beside ``eps``."""
+"""The parts of a BatchNorm, besides ``eps``."""
 
 
 def fixed(given: Mapping[str, Any]) -> bool:

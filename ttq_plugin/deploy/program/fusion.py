@@ -71,10 +71,10 @@ class Tail:
     pool: tuple[Pair, Pair] | None = None
 
     def take(self, follower: Follower | None, dims: int) -> bool:
-        """Take along what nothing but the layer so far is followed by, if it can be.
+        """Fuse the only follower of the layer so far, if possible.
 
         Args:
-            follower: What it is; None for whatever no layer takes along.
+            follower: The kind of follower; None if it cannot be fused.
             dims: Number of dimensions of the layer's windows; 0 for a linear layer, without rows and columns.
 
         Returns:
@@ -130,7 +130,7 @@ def _pool(given: Mapping[str, Any], dims: int) -> MaxPool | None:
 
 
 def followers(node: fx.Node, dims: int, reader: Reader) -> tuple[list[fx.Node], Tail]:
-    """Collect what follows a layer and only that layer, as far as it can be taken along.
+    """Collect the operations that follow only this layer, as far as they can be fused.
 
     Args:
         node: The layer, in any graph.
@@ -155,9 +155,9 @@ class Fusion:
     """A layer of a traced graph.
 
     Attributes:
-        nodes: The layer's and those that it takes along.
+        nodes: The nodes of the layer and of its fused followers.
         layer: What it is, with its module.
-        tail: What it takes along.
+        tail: The fused followers.
     """
 
     nodes: list[fx.Node]
@@ -170,10 +170,10 @@ def fusions(graph: fx.GraphModule, takes: Callable[[nn.Module], bool]) -> list[F
 
     Args:
         graph: The result of ``traced``; it is not changed.
-        takes: Whether a layer is one that whoever asks can run.
+        takes: Whether the caller can run a layer.
 
     Returns:
-        The layers in order, each with what it takes along.
+        The layers in order, each with its fused followers.
     """
     modules = dict(graph.named_modules())
     found = []

@@ -28,7 +28,7 @@ def pair(value: Any, dims: int, lead: int = 1) -> Pair:
 
 
 def places(size: int, window: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
-    """How many windows fit beside each other.
+    """How many windows fit side by side.
 
     Args:
         size: Size of the input.
@@ -44,7 +44,7 @@ def places(size: int, window: int, stride: int = 1, padding: int = 0, dilation: 
 
 
 def pooled(out: Pair, pool: dict[str, Pair] | None) -> Pair:
-    """Rows and columns of a layer's output after the pooling that it takes along, if any."""
+    """Rows and columns of a layer's output after its fused pooling, if any."""
     if pool is None:
         return out
     rows, columns = (places(n, w, s) for n, w, s in zip(out, pool["size"], pool["stride"], strict=True))
@@ -52,7 +52,7 @@ def pooled(out: Pair, pool: dict[str, Pair] | None) -> Pair:
 
 
 def geometry(node: fx.Node, given: dict[str, Any], source: Tensor) -> dict[str, Any]:
-    """How a convolution looks at its input (1, channels, [rows,] columns).
+    """How a convolution reads its input (1, channels, [rows,] columns).
 
     Args:
         node: The convolution in an exported graph.

@@ -2,7 +2,7 @@
 
 C code and integer networks need every shape and every number, so they are made from the first. The runtime must take
 batches and lengths that come later, and leaves to torch whatever it does not know, so it is made from the second. What
-a node of either graph does is read by the same tables, and what a layer takes along is decided by the same rule.
+a node of either graph does is read by the same tables, and fusion is decided by the same rule.
 """
 
 from __future__ import annotations

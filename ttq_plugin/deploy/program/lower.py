@@ -73,7 +73,7 @@ def _simplified(graph: torch.export.ExportedProgram) -> torch.export.ExportedPro
 
 
 def _restore_batch_norm(graph: fx.Graph) -> None:
-    """BatchNorm as it was: torch replaces it whenever anything is taken apart, by what no layer takes along."""
+    """Restore BatchNorm, which torch replaces during any decomposition by operations that cannot be fused."""
     for node in list(graph.nodes):
         if node.target is not aten._native_batch_norm_legit_no_training.default:
             continue

@@ -131,7 +131,7 @@ def of_module(module: nn.Module) -> Operator | None:
         module: Any module.
 
     Returns:
-        None if it is none, does more than that (hooks, indices), or is in training mode.
+        None if it is not one, does more (hooks, indices), or is in training mode.
     """
     target = MODULES.get(type(module))
     if target is None or module.training or hooked(module) or getattr(module, "return_indices", False):

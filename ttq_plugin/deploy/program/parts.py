@@ -125,7 +125,7 @@ def rms_norm(build: Builder, node: fx.Node, given: dict[str, Any]) -> View:
 
 
 def pool(build: Builder, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Maximum or mean over windows, of given sizes or of as many as are asked for."""
+    """Maximum or mean over windows, of given sizes or in a given number."""
     kind = kind_of(node)
     source, several = build.value(given["self"]), isinstance(node.meta["val"], tuple | list)
     shape = (node.meta["val"][0] if several else node.meta["val"]).shape

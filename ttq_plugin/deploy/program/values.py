@@ -42,12 +42,12 @@ class Values:
         return View(buffer, torch.empty(buffer.size, device="meta")[at : at + count].view(tuple(shape)))
 
     def new(self, node_or_shape: Any) -> View:
-        """A buffer of its own for a node, or of a shape."""
+        """A new buffer for a node, or of a shape."""
         shape = node_or_shape.meta["val"].shape if isinstance(node_or_shape, fx.Node) else node_or_shape
         return self.whole(Buffer(torch.Size(shape).numel()), shape)
 
     def value(self, node: Any) -> View:
-        """What a node gave, or a number as a constant of its own."""
+        """The value of a node, or a number as a new constant."""
         if isinstance(node, fx.Node):
             view: View = self.values[node]
             return view

@@ -151,7 +151,7 @@ class Expected:
         self._words = kind(example, batch_size(example))
 
     def meet(self, inputs: Any) -> tuple[int, bool]:
-        """Count samples, and tell whether they have the example's sizes.
+        """Count samples, and check whether they have the example's sizes.
 
         Args:
             inputs: Inputs of the model.

@@ -1,4 +1,4 @@
-"""A whole model in onnxruntime, beside this project's kernels and torch.
+"""Runs a whole model in onnxruntime, as an alternative to this project's kernels and torch.
 
 onnxruntime fuses what lies between the layers (depthwise convolutions, activations, additions), which pays in networks
 of many small layers. It multiplies ternary weights as floats.
@@ -81,7 +81,7 @@ def engine_of(model: nn.Module, example: Any) -> Engine | None:
         example: Inputs of it. All that is no tensor, and all sizes but the batch's, are fixed.
 
     Returns:
-        None where onnxruntime is not installed, the model is none that it takes, or it gives something else.
+        None if onnxruntime is not installed, cannot run the model, or gives other outputs.
     """
     try:
         import onnxruntime
@@ -133,7 +133,7 @@ def _exported(model: nn.Module, example: Any) -> tuple[bytes, list[str]]:
 
 
 def _undefined(example: Any) -> list[tuple[str, Any]]:
-    """The example with one number in the midst of each tensor that is none."""
+    """The example with a NaN in the middle of each tensor."""
 
     def spoilt(value: float) -> Callable[[Tensor], Tensor]:
         def change(tensor: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 
 
 class Forked(Protocol):
-    """Something with threads or locks."""
+    """An object with threads or locks."""
 
     def after_fork(self) -> None:
-        """Make them anew."""
+        """Create them again."""
 
 
 _LIVE: weakref.WeakSet[Forked] = weakref.WeakSet()

@@ -33,7 +33,7 @@ class Form:
 
     Attributes:
         run: Called with the inputs as one object.
-        fused: The fused layers with the names of the layers that they stand for.
+        fused: The fused layers with the names of the layers that they replace.
         traced: Whether it is a graph, in which no Python code of the model's is left.
     """
 
@@ -205,7 +205,7 @@ def allow_int8(form: Form, names: bool | Collection[str], x: Any) -> None:
         x: Inputs of the model, whose ranges are those of the eight bits.
 
     Raises:
-        InputError: If a name is none of the fused layers'.
+        InputError: If a name is not that of a fused layer.
     """
     known = {name for name, _ in form.fused}
     asked = known if names is True else set(names or ())

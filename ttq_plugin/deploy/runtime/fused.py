@@ -77,7 +77,7 @@ class FusedLayer(nn.Module):
             return getattr(self.layer, name)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(batch, ...) -> the same as the layers it stands for."""
+        """(batch, ...) -> the same as the layers that it replaces."""
         choice = self.choice(len(input))
         if choice.kind == "torch":
             return self.by_torch(input)

@@ -38,7 +38,7 @@ REMEMBERED = 256
 """Sizes of inputs for which it is kept what runs them."""
 
 INT8_ROUNDED = 0.5
-"""As ``ROUNDED``, where some layers run in eight bits; each of them was compared by itself."""
+"""As ``ROUNDED``, where some layers run in eight bits; each of them was compared individually."""
 
 
 class TernaryRuntime:
@@ -62,7 +62,7 @@ class TernaryRuntime:
         model: The model, in evaluation mode; not changed, but its parameters are shared, so do not train it afterwards.
         example_input: Inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
             arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
-            form; their sizes may differ as far as the model allows it.
+            form; their sizes may differ if the model allows it.
         threads: Over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
             are left as they are, but for one in a forked process, where torch has no others.
         int8: Names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
@@ -304,6 +304,6 @@ class TernaryRuntime:
             return self._run(inputs, size, runs)
 
     def after_fork(self) -> None:
-        """Make threads and locks anew: those of the parent process do not work in a child."""
+        """Create threads and locks again, because those of the parent process do not work in a child."""
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None

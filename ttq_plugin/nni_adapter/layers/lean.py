@@ -77,7 +77,7 @@ def _never_called(*_: Any) -> None:
 
 
 def _only_ternary(wrapper: ModuleWrapper) -> bool:
-    """Whether the weight is the wrapper's only target, nothing is fused, and nobody else watches."""
+    """Whether the weight is the wrapper's only target, nothing is fused, and nothing else is attached."""
     # Asked anew in each forward: other compressors join later, and change what they added. Of its dictionaries, because
     # an attribute that is missing, or a buffer, costs nn.Module a long search.
     own = wrapper.__dict__

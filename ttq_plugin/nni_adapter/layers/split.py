@@ -43,7 +43,8 @@ def split(
 
     Args:
         model: The model, not wrapped.
-        links: What ``links.ordered`` returned; of ternary ones, layers that entries name (``op_names``) are looked at.
+        links: What ``links.ordered`` returned; of ternary ones, the layers that entries name (``op_names``) are
+            checked.
         defaults: Keywords of the quantizers where a link does not say otherwise.
 
     Returns:
@@ -86,7 +87,7 @@ def split(
 
 
 def _needs_attaching(model: nn.Module, name: object, known: Mapping[str, Matrix]) -> bool:
-    """Whether a name stands for matrices that NNI cannot wrap, or not as one."""
+    """Whether a name refers to matrices that NNI cannot wrap, or cannot wrap as one."""
     if not isinstance(name, str):
         return False
     found = named_matrices(model, name, known)

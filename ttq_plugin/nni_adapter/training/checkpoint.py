@@ -31,8 +31,8 @@ _TRAINING_KEYS = {"optimizers", "schedulers", "random"}
 class Checkpointed:
     """State of a compressor's training, as a value and as a file.
 
-    NNI builds optimisers and schedulers anew in each ``compress``; their state is kept here when a training ends, and
-    put into the new ones when it goes on from a checkpoint.
+    NNI builds new optimisers and schedulers in each ``compress``; their state is kept here when a training ends, and
+    loaded into the new ones when it continues from a checkpoint.
     """
 
     bound_model: torch.nn.Module
@@ -269,13 +269,13 @@ def _entry(live: Any) -> dict[str, Any]:
 
 
 def _names(optimizer: Any, model: torch.nn.Module) -> list[list[str]]:
-    """The names of each group's parameters, by which alone equal layers can be told apart."""
+    """The names of each group's parameters, which alone distinguish equal layers."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]
 
 
 def _check_names(own: list[list[str]], entry: dict[str, Any]) -> None:
-    """Check that a state is of the same parameters in the same order; older checkpoints do not tell."""
+    """Check that a state is for the same parameters in the same order; older checkpoints do not record this."""
     found = entry.get("names", own)
     if [len(group) for group in found] != [len(group) for group in own]:
         return  # torch says it

@@ -45,7 +45,7 @@ def check_reports(every: int | str, evaluator: Evaluator | None) -> None:
 
 
 def check_knows_epochs(evaluator: Evaluator | None) -> None:
-    """Check that this evaluator's trainer tells of its epochs.
+    """Check that this evaluator's trainer reports its epochs.
 
     Args:
         evaluator: NNI's.

@@ -69,7 +69,7 @@ def _own(group: Mapping[str, Any]) -> bool:
 
 
 def check_optimizers(evaluator: Any, model: nn.Module) -> None:
-    """Check that NNI can build the evaluator's optimisers and schedulers anew for this model, and repair the recipes.
+    """Check that NNI can rebuild the evaluator's optimisers and schedulers for this model, and repair the recipes.
 
     NNI matches parameters by identity and drops those it does not find, so that an optimiser of another model object
     would train nothing, silently.
@@ -79,7 +79,7 @@ def check_optimizers(evaluator: Any, model: nn.Module) -> None:
         model: The model it is to train, not wrapped.
 
     Raises:
-        InputError: If a group has no parameter of this model, or an optimiser has parameters beside those of the model.
+        InputError: If a group has no parameter of this model, or an optimiser has parameters that are not in the model.
     """
     names = {name for name, _ in model.named_parameters()}
     for recipe in optimizers_of(evaluator):

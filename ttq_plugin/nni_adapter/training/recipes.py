@@ -1,4 +1,4 @@
-"""NNI's recipes of traced optimisers and schedulers, from which it builds both anew for the wrapped model."""
+"""NNI's recipes of traced optimisers and schedulers, from which it rebuilds both for the wrapped model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def name_of(recipe: Recipe) -> str:
 
 
 def check_whole(name: str, arguments: Mapping[str, Any]) -> None:
-    """Check that NNI can build a scheduler anew: that it finds its optimiser, and that no part of it holds another.
+    """Check that NNI can rebuild a scheduler: that it finds its optimiser, and that no part of it holds another.
 
     Args:
         name: Name of the scheduler's class.

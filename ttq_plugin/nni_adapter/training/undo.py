@@ -22,7 +22,7 @@ def unchanged_on_failure(
 ) -> Iterator[None]:
     """Put a model, its wrappers and an evaluator's recipes back to what they are now if the block raises.
 
-    The very same parameters, hooks and settings are put back, not their values: nothing in the block may train.
+    The same parameter objects, hooks and settings are restored, not their values, so nothing in the block may train.
 
     Args:
         model: The model, wrapped or not.

@@ -101,7 +101,7 @@ def chosen(rows: list[Entrant], names: tuple[str, ...]) -> list[Entrant]:
         Those chosen, in the order of ``rows``.
 
     Raises:
-        InputError: If a name is none of them.
+        InputError: If a name is unknown.
     """
     known = {row.name for row in rows} | {row.method for row in rows}
     if unknown := [name for name in names if name not in known]:

@@ -34,7 +34,7 @@ def rival(ready: Prepared, layers: Sequence[str], settings: dict[str, Any], seed
         The compressed model, in evaluation mode.
 
     Raises:
-        InputError: For a method that is none of them.
+        InputError: If the method is unknown.
         Diverged: If the training leaves the finite numbers.
     """
     makers: dict[str, Callable[..., nn.Module]] = {PRUNED: _pruned, PARQ: _parq}

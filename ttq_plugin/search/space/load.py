@@ -140,13 +140,13 @@ def parse_space(text: str, source: str, changes: Mapping[str, Any] | None = None
 
 
 def _merged(key: str, said: Any, value: Any) -> Any:
-    """A changed value; where the keys inside are asked for one by one, what was said of the others stays."""
+    """A changed value; where the keys inside are asked for one by one, the other keys keep their values."""
     both = key in ("give_up", "stop_early") and isinstance(said, Mapping) and isinstance(value, Mapping)
     return {**said, **value} if both else value
 
 
 def _mapping(text: str, source: str) -> dict[str, Any]:
-    """A file's keys and values; InputError if it is none."""
+    """A file's keys and values; InputError if it is not a mapping."""
     try:
         data = _constructed(text)
     except RecursionError:
@@ -160,7 +160,7 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def _constructed(text: str) -> Any:
-    """The YAML's value, once it is known that it is small, whatever its aliases stand for."""
+    """The YAML's value, after checking that it is small even with all aliases expanded."""
     loader = _NoDuplicates(text)
     try:
         node = loader.get_single_node()
@@ -173,7 +173,7 @@ def _constructed(text: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """How many values a node stands for, aliases written out; raises ValueError if too many, too deep or too long."""
+    """The number of values in a node with aliases expanded; raises ValueError if too many, too deep or too long."""
     if depth > DEEPEST:  # also of an alias within what it stands for
         raise RecursionError
     if isinstance(node, yaml.ScalarNode):

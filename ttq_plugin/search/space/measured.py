@@ -15,7 +15,7 @@ CALIBRATION = 256
 
 
 def measured(space: Space, model: Any, prepared: Any) -> dict[str, float]:
-    """What the space asks for and only measuring can tell.
+    """Measure the quantities that the space needs and that only a finished model has.
 
     Args:
         space: What is searched.

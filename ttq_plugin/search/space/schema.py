@@ -62,7 +62,7 @@ def space_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as the file beside the built-in spaces."""
+    """The text of the schema file next to the built-in spaces."""
     return json.dumps(space_schema(), indent=1) + "\n"
 
 

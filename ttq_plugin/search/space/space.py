@@ -111,7 +111,7 @@ class Space(SpaceFile):
             full: The same of the full-precision model.
 
         Returns:
-            The constraint's text -> its violation, 0 or less where it holds; nothing where none is asked for or known.
+            The constraint's text -> its violation, 0 or less where it holds; empty if none is required or known.
         """
         most = self.stop_early.far_below
         if most is None or value is None or full is None:

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt
 
 QUARTERS = (0.25, 0.5, 0.75)
-"""Parts of a trial's epochs after which a floor, the distance from full precision and the front are asked for."""
+"""Parts of a trial's epochs after which a floor, the distance from full precision and the front are checked."""
 
 
 class Halving(BaseModel):
-    """Successive halving: of the trials that reach a rung, a part of their epochs, only the better ones go on."""
+    """Successive halving: of the trials that reach a rung (a part of their epochs), only the better ones continue."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -19,14 +19,14 @@ from ttq_plugin.tracking.runs.single import check_study_name
 
 
 def check_study(storage: str, name: str, space: Space, *, resume: bool, seed: int | None) -> int:
-    """Check that a search can begin, or go on, under that name.
+    """Check that a search can start, or continue, under that name.
 
     Args:
         storage: The study database's URL; a local one that does not exist yet is not made.
         name: The study's name.
         space: What is to be searched.
         resume: Whether the study must exist already, else it must not.
-        seed: The seed asked for, or None for the study's or the space's.
+        seed: The requested seed, or None for that of the study or the space.
 
     Returns:
         The seed that the search will use.

@@ -43,8 +43,8 @@ class Judge:
         epochs: Number of epochs of this trial.
         full: The full-precision model's value of the task's metric; None where it is not known.
         number: The number of the trial.
-        tell: Called with all looks so far before a rung decides, so that other workers' trials are compared with this
-            one.
+        tell: Called with all measurements so far before a rung decides, so that other workers' trials are compared with
+            this one.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Judge:
                 self._at_rung(fraction, halving.eta, numbers, when)
 
     def _at_quarter(self, fraction: float, numbers: Mapping[str, float], when: str) -> None:
-        """Ends a trial that is too bad by itself, or that the front will dominate."""
+        """Stop a trial that scores too low, or that the front will dominate."""
         score, floor = self.space.score, self.space.stop_early.floor
         if floor is not None and upward(score, numbers[score]) < upward(score, floor):
             side = "below" if score.higher else "above"
@@ -105,7 +105,7 @@ class Judge:
             raise optuna.TrialPruned(f"{why} {when}")
 
     def _at_rung(self, fraction: float, eta: int, numbers: Mapping[str, float], when: str) -> None:
-        """Ends a trial that is not in the better part of those that have reached this rung."""
+        """Stop a trial that is not in the better part of those that have reached this rung."""
         self.tell(self.looks)
         trials = patiently(lambda: self.study.get_trials(deepcopy=False), PATIENCE)
         key = _key(fraction)

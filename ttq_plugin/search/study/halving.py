@@ -1,8 +1,8 @@
 """Successive halving for several objectives: whether a trial is in the better part of those that reached a rung.
 
-Asynchronous, as ASHA is (Li et al. 2020): nobody waits for a rung to fill up, a trial is compared with those that came
-so far. They are ordered by non-dominated sorting (Deb et al. 2002), and within one front by the hypervolume that each
-alone adds to it, so that crowded ones go first.
+Asynchronous, as ASHA is (Li et al. 2020): trials do not wait for a rung to fill up; a trial is compared with those that
+reached it before. They are ordered by non-dominated sorting (Deb et al. 2002), and within one front by the hypervolume
+that each alone adds to it, so that crowded ones go first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Reached:
 
 
 def room(trials: int, eta: int) -> int:
-    """How many of so many trials are the better part: one in eta, rounded up, so that the first one goes on."""
+    """The size of the better part of a number of trials: one in eta, rounded up, so that the first one continues."""
     return math.ceil(trials / eta)
 
 

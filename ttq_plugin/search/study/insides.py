@@ -193,7 +193,7 @@ def note(study: Study, trial: Trial, notes: Mapping[str, Any]) -> None:
 
 
 class Shown(optuna.samplers.BaseSampler):
-    """A sampler that draws each parameter by itself, and sees these trials and no others.
+    """A sampler that draws each parameter independently, and sees only these trials.
 
     Args:
         sampler: Optuna's.

@@ -165,7 +165,7 @@ def nobodys(study: Study, crew: str = "") -> Verdict:
 
     Args:
         study: An optuna.Study.
-        crew: The asking crew: its own workers' ends are noticed, and explained, by whoever leads it.
+        crew: The calling crew, whose leader notices and explains how its own workers end.
 
     Returns:
         What `reclaim` takes.
@@ -194,7 +194,7 @@ def nobodys(study: Study, crew: str = "") -> Verdict:
 def lose(study: Study, trial: FrozenTrial, reason: str, attempts: int) -> bool:
     """Lets a running trial wait again, or ends it as failed if it was killed too often.
 
-    What was drawn stays once all of it was; before that nothing tells how the sampler would go on, so it draws anew.
+    Drawn values are kept once all of them were drawn; before that, the sampler's state is unknown, so it draws again.
 
     Args:
         study: An optuna.Study, whose ask lock is held.
@@ -203,7 +203,7 @@ def lose(study: Study, trial: FrozenTrial, reason: str, attempts: int) -> bool:
         attempts: How often it may be killed.
 
     Returns:
-        False if the trial ended by itself in between: its worker was slow, not dead.
+        False if the trial finished in the meantime: its worker was slow, not dead.
     """
     before = losses(study).get(trial.number, [])
     against = sum(why != INTERRUPTED for why in [*before, reason])

@@ -42,7 +42,7 @@ def lock(storage: str, study_name: str, purpose: str) -> Lock:
 
 
 class ServerLock:
-    """A PostgreSQL advisory lock on a connection of its own: when that ends, however it ends, the server frees it."""
+    """A PostgreSQL advisory lock on its own connection: however that ends, the server frees the lock."""
 
     def __init__(self, storage: str, key: int) -> None:
         self._engine, self._key = _engine(storage), key
@@ -52,7 +52,7 @@ class ServerLock:
         """Take the lock.
 
         Args:
-            timeout: Seconds to wait for its owner; 0 to be told at once.
+            timeout: Seconds to wait for its owner; 0 to fail immediately.
 
         Raises:
             Timeout: If another process holds it.

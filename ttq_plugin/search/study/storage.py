@@ -79,9 +79,9 @@ def open_storage(storage: str, *, create: bool, heartbeat: int = HEARTBEAT) -> o
 
 
 def _storage(storage: str, create: bool, *, heartbeat_interval: int, **options: Any) -> optuna.storages.RDBStorage:
-    """Optuna's storage, once more where another process made one of its tables in the same moment.
+    """Open Optuna's storage, and retry if another process created one of its tables at the same moment.
 
-    Even one that only reads makes the table of versions where it is missing, and whoever comes second fails.
+    Even a reader creates a missing table of versions, and the second process to do so fails.
 
     Args:
         storage: The database URL.

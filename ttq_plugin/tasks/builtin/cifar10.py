@@ -37,7 +37,7 @@ LEAST = 10
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures that become floats when they are asked for, each channel with the training pictures' mean and deviation.
+    """Pictures that are converted to floats on access, scaled by the training pictures' mean and deviation.
 
     Attributes:
         pixels: uint8, shape (n, 3, 32, 32).

@@ -87,7 +87,7 @@ def load(source: Path | None, seed: int, *, view: View) -> Data:
 
     Args:
         source: An HDF5 file (see ``read_hdf5``) or a folder of WAV files (see ``read_folder``). None: the SIMULATED
-            signals, of which a warning tells.
+            signals, with a warning.
         seed: Random seed of the splits; the simulated signals are the same for all.
         view: Scaled signals (n, 2, 1400) -> the model's input (n, ...).
 

@@ -1,4 +1,4 @@
-"""`esr-hybrid*` and `ecg-hybrid*`: the signal and its spectrogram, each in a branch of its own, fused in four ways.
+"""`esr-hybrid*` and `ecg-hybrid*`: the signal and its spectrogram, each in its own branch, fused in four ways.
 
 The data and their splits are those of `esr-cnn-transformer` and `ecg-cnn-transformer`; the second input is the picture
 that `esr-2dcnn` and `ecg-2dcnn` see. The branches are small convolutional networks, unlike the published ones (a
@@ -111,7 +111,7 @@ class Joined(nn.Module):
         return logits
 
     def alone(self, signal: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits where the other branch's features are zero, so that guiding needs no classifiers of its own."""
+        """Logits with the other branch's features at zero, so that the auxiliary loss needs no extra classifiers."""
         return self(signal, torch.zeros_like(picture)), self(torch.zeros_like(signal), picture)
 
 

@@ -90,7 +90,7 @@ class _Walker:
         self._kept: list[Any] = []  # a number of an object is its own only while it lives
 
     def words(self, value: Any) -> Iterator[str]:
-        """What tells this value from another one."""
+        """What distinguishes this value from another one."""
         if isinstance(value, str | int | float | complex | bool | bytes | type(None)):
             yield f"{type(value).__name__} {value!r}"
         elif isinstance(value, PLAIN):
@@ -200,7 +200,7 @@ def _constant(value: Any) -> str:
 
 
 def _meant(words: tuple[str, ...], names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What the names in a function's code stand for, also in modules of the user's that it imports or reaches into."""
+    """What the names in a function's code refer to, also in the user's modules that it imports or uses."""
     package = names.get("__package__") or ""
     waiting: list[tuple[str, Any]] = []
     for word in words:

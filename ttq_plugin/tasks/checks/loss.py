@@ -87,7 +87,7 @@ def _check_pairing(function: Callable[[Any, Any], Any], outputs: Any, targets: A
         targets: The targets of the same batch.
 
     Raises:
-        InputError: If the loss does not tell them apart.
+        InputError: If the loss does not depend on which target belongs to which output.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or not targets.is_floating_point():
         return

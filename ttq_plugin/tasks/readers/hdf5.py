@@ -82,7 +82,7 @@ def _check_deflated(where: str, dataset: Any, filters: list[int]) -> None:
 
 
 def read_subjects(path: Path, dataset: Any) -> NDArray[Any]:
-    """A dataset of names, numbers or text; a text is read by itself, for its length is known only then.
+    """A dataset of names, numbers or text; texts are read one by one, because their lengths are known only then.
 
     Args:
         path: The file, for the message.

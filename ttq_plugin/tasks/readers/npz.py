@@ -33,7 +33,7 @@ def npz_headers(path: Path, names: Iterable[str], form: str) -> dict[str, Header
         A header for each name.
 
     Raises:
-        InputError: If the file is damaged or no such archive, lacks an array, or one claims more than it has.
+        InputError: If the file is damaged or not such an archive, lacks an array, or one claims more than it has.
     """
     check_size(path, LARGEST_ARRAY, form)
     found = {}

@@ -1,4 +1,4 @@
-"""Reading spoken digits from a folder of WAV files whose names tell digit, speaker and take."""
+"""Reads spoken digits from a folder of WAV files that are named by digit, speaker and take."""
 
 from __future__ import annotations
 

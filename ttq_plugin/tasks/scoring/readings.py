@@ -19,7 +19,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Reading:
-    """Classes, as outputs and targets tell them; positions of a picture or a sequence are samples of their own.
+    """Classes, as read from outputs and targets; each position of a picture or a sequence counts as a sample.
 
     Attributes:
         kind: ``binary`` (one logit), ``multi-class`` (a logit a class) or ``multi-label`` (a logit a label).

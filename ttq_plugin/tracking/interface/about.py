@@ -58,7 +58,7 @@ def description(
     full_precision: float | None = None,
     command: str | None = None,
 ) -> str:
-    """What a trial's page in MLflow tells.
+    """The description on a trial's page in MLflow.
 
     Args:
         record: The trial.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 BY = ("study", "method")
-"""What colours tell; a view each."""
+"""What the colours show; there is one view for each."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def experiment_of(task: str) -> str:
 
 
 def show_together(store: Store, front: Front) -> str:
-    """Put a study's front beside those of the task's other studies; what was there of this study is replaced.
+    """Show a study's front with those of the task's other studies; earlier entries of this study are replaced.
 
     Args:
         store: The MLflow store.

@@ -28,7 +28,7 @@ class Point:
     Attributes:
         number: The trial's number.
         place: Its objectives, as they are drawn.
-        hover: What is told of it, in HTML.
+        hover: Its description in HTML.
         member: Whether it is on the front.
         published: Whether it is one of the papers' settings.
         method: What it was compressed by.

@@ -24,7 +24,7 @@ PAGE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Study:
-    """What a report tells of a study.
+    """The contents of a study's report.
 
     Attributes:
         name: The study's name.
@@ -35,7 +35,7 @@ class Study:
         pick: The recommended member's number.
         why: What makes it the recommended one.
         tests: Test score of the members that were tested.
-        remarks: More to tell of a trial, by its number.
+        remarks: Further remarks on a trial, by its number.
         importances: Heading -> objective -> parameter -> (share, standard error).
         score: The task's metric.
         evidence: Trial -> how sure its test score is, see ``tracking.store.tested``.
@@ -132,7 +132,7 @@ def _pairs(
 
 
 def _title(study: Study) -> str:
-    """The study's name, and the task where the name does not tell it."""
+    """The study's name, and the task if the name does not contain it."""
     task = study.facts.get("task", "")
     return study.name if task in study.name else f"{study.name} ({task})"
 
@@ -242,7 +242,7 @@ def _baseline(study: Study, metrics: Sequence[str], sizes: Sequence[float | None
 
 
 def _parts(records: Sequence[TrialRecord], members: set[int], study: Study) -> str:
-    """What the scores of the members are made of, beside the full-precision model's; what was lost stands out."""
+    """The parts of the members' scores next to the full-precision model's; lost classes are highlighted."""
     before = study.full_precision.get("parts", {})
     rows = [record for record in records if record.number in members and record.parts]
     names = list(dict.fromkeys(name for parts in (before, *(r.parts for r in rows)) for name in parts))

@@ -124,7 +124,7 @@ def _draw_panel(
     pair: tuple[str, str],
     label: str,
 ) -> None:
-    """The points by what they are: colour tells the front, the mark the method, a dark edge a published setting."""
+    """Draw the points: the colour shows the front, the marker the method, and a dark edge a published setting."""
     quiet_frame(axes)
     draw_edge(axes, [points[number] for number in members], pair, FRONT, label)
     methods = methods_of(records)
@@ -172,7 +172,7 @@ def _draw_full_precision(axes: "Axes", whole: Sequence[float | None]) -> None:
 
 
 def methods_of(records: Sequence[TrialRecord]) -> list[str]:
-    """The methods that records tell of, each once, in an order that does not depend on theirs."""
+    """The methods in the records, each once, in an order that does not depend on theirs."""
     return sorted({method_of(record) for record in records})
 
 
@@ -222,6 +222,6 @@ def _add_legend(figure: "Figure", panels: "Sequence[Axes]", columns: int) -> Non
 
 
 def write(figure: "Figure", path: Path) -> Path:
-    """Render beside the target and rename: a reader sees the old picture or the new one, never half of one."""
+    """Render to a temporary file and rename it, so that a reader never sees half of a picture."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", facecolor="white"))
     return path

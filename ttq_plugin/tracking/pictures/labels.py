@@ -1,4 +1,4 @@
-"""Trial numbers beside the points of a panel, where there is room for them."""
+"""Writes trial numbers next to the points of a panel, where there is room for them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The picture of robustness: a panel for each kind of disturbance, full precision beside the compressed model."""
+"""The picture of robustness: a panel for each kind of disturbance, with full precision and the compressed model."""
 
 from __future__ import annotations
 

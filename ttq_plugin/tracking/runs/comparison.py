@@ -24,7 +24,7 @@ PICTURE = "fronts.png"
 
 
 def at_floor(comparison: Comparison, metric: str, floor: float) -> str:
-    """What a row of the attainment tells, in plain characters.
+    """The label of a row of the attainment, in plain characters.
 
     Args:
         comparison: The comparison that the row belongs to.

@@ -14,7 +14,7 @@ from ttq_plugin.tracking.store import Store
 
 
 class ReproductionRecorder:
-    """Logs results of cells; each is logged once, however often the table is asked for.
+    """Logs results of cells; each is logged once, however often the table is reproduced.
 
     Args:
         store: The MLflow store.
@@ -59,7 +59,7 @@ class ReproductionRecorder:
         self._known.add(result["fingerprint"])
 
     def finish(self, files: Iterable[Path], simulated: bool) -> str:
-        """Attach the report to a run of its own, one a table.
+        """Attach the report to its own run, one per table.
 
         Args:
             files: The files of the report.

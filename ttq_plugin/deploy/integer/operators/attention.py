@@ -16,13 +16,13 @@ from ttq_plugin.deploy.integer.records import IntegerOp, Op
 from ttq_plugin.deploy.program.steps import Buffer, Step, View
 
 ONE = (1 << 15) - 1
-"""What stands for exp(0)."""
+"""The integer that represents exp(0)."""
 
 DIVIDED_BITS = 15
 """How far a numerator is shifted before it is divided by a sum."""
 
 HIDDEN = -1e4
-"""A mask's terms from which down a place counts as hidden: exp of them is 0 beside anything."""
+"""Mask terms at or below this value hide a position, because their exp is negligible."""
 
 LONGEST = 1 << 16
 """Numbers of a row whose powers are added up in int32."""

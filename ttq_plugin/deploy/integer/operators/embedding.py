@@ -15,7 +15,7 @@ from ttq_plugin.errors import InputError
 from ttq_plugin.measures.ternary import codes_of
 
 MOST_ROWS = 1 << 24
-"""Rows that three bytes tell apart."""
+"""Largest number of rows that three bytes can index."""
 
 
 def emit(made: Maker, step: Step, inputs: list[View]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ttq_plugin.deploy.integer.operators.form import Maker
 
 MOST_COPIES = 64
-"""Copies that one pick may take: each is a call with strides of its own in the C code."""
+"""Largest number of copies for one pick; each is a call with its own strides in the C code."""
 
 Stretch = tuple[int, tuple[int, int], tuple[int, int]]
 """A number of places, and the first place and the step between two, of the result and of the source."""
