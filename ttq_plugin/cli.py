@@ -82,12 +82,12 @@ def _told(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             click.echo("Interrupted.", err=True)
             return 130
-        case _ if user_frame(error) is not None:  # of the user's own code their line, not fifty of ours
+        case _ if user_frame(error) is not None:  # show the user's own line, not fifty of ours
             click.echo(_sentence(f"Error: {explain(error)}."), err=True)
         case OSError():
             where = f" ({str(error.filename)[:300]})" if error.filename else ""
             click.echo(f"Error: {_sentence(f'{error.strerror or error}{where}')}.", err=True)
-        case _ if not _debugging():  # a fault of this package is told in full
+        case _ if not _debugging():  # a bug in this package is shown in full
             click.echo(_shown("".join(traceback.format_exception(error))), err=True)
     return 1
 
@@ -97,7 +97,7 @@ def _debug(error: BaseException) -> None:
     if not _debugging():
         return
     earlier: BaseException | None = error
-    while earlier is not None and earlier.__suppress_context__:  # each is looked at once: it is cleared here
+    while earlier is not None and earlier.__suppress_context__:  # each is visited once, because it is cleared here
         earlier.__suppress_context__ = False
         earlier = earlier.__cause__ or earlier.__context__
     click.echo(_shown("".join(traceback.format_exception(error))), err=True)

@@ -60,7 +60,7 @@ def check_spread(s: Statistics, name: str) -> None:
             "granularity default."
         )
     size = torch.as_tensor(s.absmax)
-    # Of weights of a size about 1, so that it neither under- nor overflows.
+    # Of weights scaled to about 1, so that it neither under- nor overflows.
     relative = torch.as_tensor(
         Statistics(s.w / size.clamp_min(torch.finfo(s.w.dtype).tiny), s.dims, numbers=False).moments[1]
     )

@@ -78,5 +78,5 @@ def get_method(name: str) -> Ternarizer:
     """
     try:
         return METHODS[name]
-    except (KeyError, TypeError):  # what cannot be hashed is no name
+    except (KeyError, TypeError):  # an unhashable value is not a name
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {shown(name)}.") from None

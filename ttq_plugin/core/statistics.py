@@ -137,7 +137,7 @@ class Statistics:
             return mean, root * (self.latent.numel() - 1) ** -0.5
         if self.groups is not None:
             return self.groups.moments(self.w, self.channel)
-        # Two passes in plain vector operations: several times faster than torch.std_mean on the CPU, and as exact.
+        # Two passes of plain vector operations are several times faster than torch.std_mean on the CPU, and as exact.
         mu = self.w.mean() if self.dims is None else self.w.mean(dim=self.dims, keepdim=True)
         norm = torch.linalg.vector_norm(self.w - mu, dim=self.dims, keepdim=self.dims is not None)
         return self.value(mu), self.value(norm) * (self.w.numel() // mu.numel() - 1) ** -0.5

@@ -199,7 +199,7 @@ class Ternarizer:
         Raises:
             InputError: If a group has one weight only, weights that are all equal, or too small or large a spread.
         """
-        # Whole tensors here, floats or not in training: this runs once, on any device.
+        # Tensors are used here whether training uses floats or not, because this runs once, on any device.
         raw = Statistics(w, self.dims(w), numbers=False)
         check_spread(raw, name)
         s = Statistics(w / raw.absmax, raw.dims, numbers=False) if self.normalize else raw
@@ -257,7 +257,7 @@ def keep_positive_(learned: Iterable[Any]) -> None:
     """
     rest = []
     for value in learned:
-        # On the CPU a look costs less than the clamp, which almost never has anything to do. What was clamped before
+        # On the CPU a check costs less than the clamp, which is almost never needed. What was clamped before
         # is the nearest number to SMALLEST in its precision: to clamp that again would spoil it for a backward pass.
         if kernels_for(value) is None or _lowest(value) < SMALLEST * (1 - 1e-6):
             rest.append(value)

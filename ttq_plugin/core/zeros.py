@@ -117,7 +117,7 @@ class _Heights:
             second = below.amax() if dims is None else below.amax(dim=dims, keepdim=True)
             rows.append((torch.maximum(second, low) + cap) / 2)
         stops = torch.stack(rows)
-        # One number for both sides stops where the one that comes nearer to the lesser peak stops.
+        # One parameter for both sides stops where the side with the lesser peak stops.
         return stops if len(self.member.method.rule.names) > 1 else stops.amax(dim=0).expand_as(stops)
 
     def near_stop(self) -> Tensor:
@@ -135,7 +135,7 @@ def _heights(member: Member, stride: int = 1) -> _Heights:
     sides = (-w).sub_(distances[0]).div_(unit), (w - distances[1]).div_(unit)
     low = (s.stack(shift.lowest(s)) - distances) / unit
     cap = (s.stack(s.peaks) - distances) / unit
-    if len(method.rule.names) == 1:  # one number for both sides: the first to be left without weights stops both
+    if len(method.rule.names) == 1:  # one parameter for both sides: the first side to lose all its weights stops both
         low, cap = low.amax(dim=0).expand_as(low), cap.amin(dim=0).expand_as(cap)
     return _Heights(member, shift, s, distances, unit, sides, low, cap, 1 if s.dims is None else stride)
 

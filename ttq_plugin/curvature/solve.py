@@ -111,7 +111,7 @@ def _minimise(
         found, bound = _highs(objective, [_row(numbers, limit, places) for numbers, limit in limits], places, fits)
         if found is not None and total(above, found) < at_stake:
             best = found
-        # Was most of what HiGHS weighed not at stake? Then look again, closer.
+        # If most of the range that HiGHS saw no longer matters, solve again on a smaller scale.
         if found is None or total(above, best) > largest / 10:
             return best, floor + bound / scale
     return best, floor
@@ -156,7 +156,7 @@ def _silence() -> Iterator[None]:
         flush(None)
         try:
             kept = os.dup(1)
-        except OSError:  # this process has none
+        except OSError:  # this process has no standard output
             yield
             return
         try:
@@ -176,8 +176,8 @@ def _row(numbers: Numbers, limit: float, places: list[Place]) -> LinearConstrain
     above = np.array([numbers[k][i] - least[k] for k, i in places])
     positive = above[above > 0]
     if left <= 0 and positive.size:
-        left = TIE * float(positive.min())  # nothing is left, and a limit of 0 has no scale of its own
+        left = TIE * float(positive.min())  # nothing is left, and a limit of 0 has no scale
     scale = RESOLUTION / max(left, LEAST)
-    # What alone is more than is left is out of the question, however much more it is.
+    # A candidate that alone exceeds what is left is impossible, however large it is.
     with np.errstate(over="ignore"):
         return LinearConstraint(np.minimum(above * scale, 2 * RESOLUTION), -np.inf, RESOLUTION)

@@ -200,7 +200,7 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
                 for member in members
                 if (path := f"{name}._nni_wrapper.{self.state_name}.{member}") in present
             }
-            # Decay pulls a scale or a threshold to zero, where neither means anything.
+            # Weight decay would pull scales and thresholds towards zero, where they have no meaning.
             groups.append(NewGroup(names, {"weight_decay": 0.0} | ({"lr": rate} if rate is not None else {})))
         return groups
 

@@ -131,7 +131,7 @@ def run_cells(
             todo.append(cell)
         else:
             on_result(cell, known)
-    # All full-precision models first: two workers on the same one would wait for each other.
+    # All full-precision models come first, because two workers on the same one would wait for each other.
     todo.sort(key=lambda cell: cell.settings is not None)
     count, crashes = len(todo), 0
     while todo:

@@ -132,7 +132,7 @@ def of_the_user(what: str, *, always: bool = True) -> Iterator[None]:
         yield
     except (InputError, Diverged):
         raise
-    except (Exception, SystemExit) as error:  # code that ends the program would end it without a word
+    except (Exception, SystemExit) as error:  # code that exits would end the program without a message
         if not always and user_frame(error) is None:
             raise
         raise InputError(f"{what} failed: {explain(error)}.") from error

@@ -82,7 +82,7 @@ def _own(name: str) -> Task:
         sys.path.append(here)
     try:
         value = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # a script's sys.exit() would end the program without a word
+    except (Exception, SystemExit) as error:  # a script's sys.exit() would end the program without a message
         found = getattr(sys.modules.get(module), "__file__", None) if isinstance(error, AttributeError) else None
         where = f"; {module} is {found}" if found else ""
         raise InputError(f"the task {name!r} cannot be imported from {here} ({explain(error)}{where}).") from error

@@ -33,7 +33,7 @@ def as_samples(value: Any, name: str, collate: Callable[[list[Any]], Any] | None
     Raises:
         InputError: If it is neither; the message says what to give instead.
     """
-    if isinstance(value, Split) and name != "test":  # which nobody looks at before it is asked for
+    if isinstance(value, Split) and name != "test":  # which is not checked before it is used
         check_lengths(name, value)
     if isinstance(value, Split | Stream):
         return value

@@ -22,7 +22,7 @@ _CHARTS, _LINES, _REST = "ttq-front", "ttq-parameters", "ttq-rest"
 
 State = dict[str, Any]
 TRIALS, NEAR, FAR = "tags.role = 'trial'", "tags.far = 'false'", "tags.far = 'true'"
-# The full-precision model's run is no trial; its `pareto` is "whole", which sorts above "true" and "false".
+# The full-precision model's run is not a trial; its `pareto` is "whole", which sorts above "true" and "false".
 MEMBERS = "tags.pareto != 'false'"
 _PARAMETERS = "Parameters and what came of them"
 # MLflow loads a hundred runs at first: with many trials, full precision and the front must come first.

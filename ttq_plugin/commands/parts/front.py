@@ -54,7 +54,7 @@ def finish(
         The front and the events of the search, as plain data.
     """
     recorder, members = watch.recorder, watch.members()
-    recorder.sync(watch.records)  # first: the store may have been away until now, and has none of the last trials
+    recorder.sync(watch.records)  # first, because the store may have been unreachable and lack the last trials
     scores, tests = _test(watch, sorted(members), data, seed)
     evidence = Evidence(scores, tests, _verdicts(watch, members, tests, margin), confirmed)
     _log(watch, evidence)

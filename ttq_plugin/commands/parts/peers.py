@@ -92,7 +92,7 @@ def _results(
         for trial in range(trials)
         for row in rows
     ]
-    # The tuning seed's full-precision model first: two workers on the same one would wait for each other.
+    # The tuning seed's full-precision model comes first, because two workers on the same one would wait for each other.
     run.all([Round(FULL, first, task.name, None, 0)])
     settings = best_trials(run.all(tuning), task.score)
     again = [Round(FULL, seed + 1, task.name, None) for seed in seeds]

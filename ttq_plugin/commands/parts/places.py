@@ -24,7 +24,7 @@ class Target(click.Path):
         """Check that the path can be written; nothing is left there."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
-            # Path leaves out a slash or a dot at the end, by which a user names a folder.
+            # Path drops a trailing slash or dot, with which a user names a folder.
             if not self._folder and os.path.basename(os.fspath(value)) in ("", ".", ".."):
                 raise InputError(f"{value} cannot be written (it is a folder); name a file in it.")
             check_place(path, folder=self._folder)

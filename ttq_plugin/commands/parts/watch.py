@@ -110,7 +110,7 @@ class Watch:
         score = self.space.score
         best = "" if self._best is None else f"best {label_of(score)} {with_unit(score, self._best)}, "
         note = f"{best}front {len(self.members())}, running {len(running)}"
-        # Trials that were lost with a killed worker and run again are records too: they must not fill the bar early.
+        # Trials that were lost with a killed worker and ran again are records too, and must not fill the bar early.
         done = min(len(self.records), self.target - len(running))
         self.bars.update(self._bar, completed=done, note=note)
 
@@ -137,7 +137,7 @@ class Watch:
         if self._pause == _SHORTEST:
             err.print(f"MLflow cannot be written ({explain(error)}); finished trials are kept and logged later.")
             self._pause += 1
-        # Whether the last request arrived is not known: the next recorder looks what is there.
+        # Whether the last request arrived is not known; the next recorder checks what is there.
         self._recorder = None
 
     def _take(self, record: TrialRecord) -> None:

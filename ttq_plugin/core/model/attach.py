@@ -91,7 +91,7 @@ def ternarize(
     if chosen.zeros is not None:
         begin(chosen, [m for name, part in attached.items() for m in members_of(name, part, found[name].parameter)])
         Course(every)
-        notes = []  # what the method's own numbers would have left empty
+        notes = []  # which the method's own parameters would have left empty
     if chosen.share_thresholds:
         share_thresholds(every)
     attach(found, attached)

@@ -60,7 +60,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
         self.table = _Table()
         self.share_objects = share_objects
-        # With the objects themselves: a number must not be that of an object that is gone.
+        # With the objects themselves, because an id may be reused once its object is gone.
         self._places: dict[int, tuple[object, int]] = {}
         self._tensors: dict[int, Any] = {}
 

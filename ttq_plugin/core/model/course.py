@@ -60,7 +60,7 @@ class Course:
     def _read(self) -> tuple[int, int]:
         """The number of completed steps, and the training's length, which is 0 if it is not known yet."""
         kept = self._kept
-        # A tensor that nothing changed need not be read again, which a GPU would have to wait for.
+        # An unchanged tensor need not be read again, for which a GPU would have to wait.
         if self._seen != (id(kept), kept._version):
             self._step, self._length = (int(value) for value in kept.tolist())
             self._seen = id(kept), kept._version

@@ -134,7 +134,7 @@ def training_step(model: torch.nn.Module, loss_fn: Loss, x: Any, y: Any) -> tupl
     def step() -> None:
         torch.autograd.grad(checked_loss(model, loss_fn, x, y, 0), trained, allow_unused=True)
 
-    counted = work(step)  # which warms up, too
+    counted = work(step)  # this call also warms up
     started = time.perf_counter()
     step()
     if trained[0].device.type == "cuda":

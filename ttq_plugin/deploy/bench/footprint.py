@@ -31,7 +31,7 @@ def peak_memory(form: str, file: Path, inputs: Path, threads: int, task: str | N
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return None
-    found: int = json.loads(done.stdout.splitlines()[-1])["bytes"]  # the user's module may print, too
+    found: int = json.loads(done.stdout.splitlines()[-1])["bytes"]  # because the user's module may print
     return found
 
 
@@ -85,7 +85,7 @@ def _torch(
     x = read_example(inputs)
     torch.nn.functional.conv1d(torch.zeros(1, 1, 8), torch.zeros(1, 1, 3))  # torch's own start
     if task is not None:
-        get_task(task)  # its module is a library like others
+        get_task(task)  # because its module counts as a library
 
     @torch.inference_mode()
     def run(model: torch.nn.Module) -> object:

@@ -67,7 +67,7 @@ def opened(path: Path) -> Iterator[Reader]:
         except BaseException:
             reader.close()
             raise
-    except InputError:  # a ValueError too, but with a sentence of its own
+    except InputError:  # a ValueError too, but with its own message
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: its header lacks or confuses {error}.") from None

@@ -72,7 +72,7 @@ def tuned(kernels: Kernels, room: Room, op: IntegerOp, options: Mapping[Way, Pla
             started = time.perf_counter()
             room.run(kernels, steps[way], options[way].work, size)
             least[way] = min(least[way], time.perf_counter() - started)
-        if turn == 1:  # who is far behind is out
+        if turn == 1:  # drop what is far slower than the best
             rivals = [way for way in rivals if least[way] < 1.5 * min(least.values())]
     best = min(rivals, key=lambda way: least[way])
     return Timed(best, least[best], by_torch, options[best].additions)

@@ -152,7 +152,7 @@ class TernaryRuntime:
             InputError: If the inputs have another form or types, or sizes that the model does not take.
         """
         way = self._ready.get(quick(inputs), self._answer)
-        if way is self._engine or torch.is_inference_mode_enabled():  # to enter it takes longer than all else here
+        if way is self._engine or torch.is_inference_mode_enabled():  # entering it takes longer than all else
             return way(inputs)
         with torch.inference_mode():
             return way(inputs)

@@ -88,7 +88,7 @@ def fastest(name: str, layer: FusedLayer, x: Tensor, size: int) -> LayerChoice:
             seconds = time.perf_counter() - started
             if turn:
                 least[choice] = min(least[choice], seconds)
-        if turn == 2:  # who is far behind is out
+        if turn == 2:  # drop what is far slower than the best
             limit = 2 * min(least.values())
             ways = {choice: run for choice, run in ways.items() if least[choice] < limit or choice is TORCH}
     best = min(ways, key=lambda choice: least[choice])

@@ -278,7 +278,7 @@ def _check_names(own: list[list[str]], entry: dict[str, Any]) -> None:
     """Check that a state is for the same parameters in the same order; older checkpoints do not record this."""
     found = entry.get("names", own)
     if [len(group) for group in found] != [len(group) for group in own]:
-        return  # torch says it
+        return  # torch reports this itself
     for theirs, ours in zip(chain.from_iterable(found), chain.from_iterable(own), strict=True):
         if theirs != ours:
             raise InputError(

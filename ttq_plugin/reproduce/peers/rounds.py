@@ -154,7 +154,7 @@ def size(ready: Prepared, model: nn.Module, layers: Sequence[str], *, eight_bits
         info = save_packed(model, Path(folder) / "model.safetensors")
     if not eight_bits:
         return {"bytes": info.nbytes, "zeros": zeros}
-    # The same header and the same rest as every other entrant's file.
+    # The header and the other parts are the same as in every other entrant's file.
     own = [f"{name}.weight" for name in layers]
     others = sum(entry.get("bytes", 0) for name, entry in info.entries.items() if name not in own)
     header = info.nbytes - sum(entry.get("bytes", 0) for entry in info.entries.values())

@@ -86,7 +86,7 @@ class Loop:
                 break
             begun = time.monotonic()
             self._report(stop)
-            # However long a look takes, most of the time is the workers'.
+            # However long an iteration takes, the workers get most of the time.
             self.crew.wait(max(self.pause, 2 * (time.monotonic() - begun)))
         self._report(stop)
 

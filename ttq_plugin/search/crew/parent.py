@@ -145,7 +145,7 @@ def _search(study: Study, job: Job, loop: Callable[[Lock], Loop], stop: list[int
             turns.run(stop)
         finally:
             with contextlib.suppress(*STORAGE_FAULTS):
-                # Nobody may go on, here or elsewhere, with a search that somebody ended.
+                # A search that a user ended must not continue, here or elsewhere.
                 study.set_user_attr(keys.STOPPED, counted(study) < job.target)
             turns.close()
         if turns.bad_input:

@@ -25,7 +25,7 @@ class Pulse:
             try:
                 insides.beat(self._study, self._trial)
             except STORAGE_FAULTS:
-                pass  # the next one may arrive; the trial itself goes on in any case
+                pass  # the next one may arrive; the trial itself continues in any case
 
     def __enter__(self) -> Pulse:
         self._thread.start()
