@@ -44,7 +44,9 @@ def test_a_clipped_layer_has_both_signs_or_is_refused(name, mean, low, granulari
 def test_the_sentence_where_even_the_lowest_threshold_is_too_high():
     w = (weights() * 0.2 + 0.5).clamp_min(-0.05)
     w[0, 0] = -0.05
-    message = "conv: even its lowest threshold, at 2.* sigma, leaves no negative weight, the largest .* use attq"
+    message = (
+        "conv: even its lowest threshold, at 2.* sigma, leaves no negative weight, because the largest .* use attq"
+    )
     with pytest.raises(InputError, match=message):
         METHODS["pttq"].configure(on_empty="clip").init(w, "conv")
     params, _ = METHODS["attq"].init(w, "conv")

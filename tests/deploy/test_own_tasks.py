@@ -325,7 +325,7 @@ def test_a_front_member_is_exported_by_its_number(here, study, tmp_path):
     assert json.loads(about["settings"])["method"] == "ttq"
     again = json.loads(run("export", file, "--to", "onnx", "--out", tmp_path / "x.onnx", *given))
     assert again["mcc_torch"] == result["mcc_torch"]
-    with pytest.raises(InputError, match="There is no finished trial 77 of the study 'a/b'; its front has"):
+    with pytest.raises(InputError, match="There is no finished trial 77 of the study 'a/b'; the front has"):
         run("export", "a/b", "--trial", 77, "--to", "onnx", *given)
     front = {row["trial"] for row in study["front"]}
     for gone in {0, 1, 2} - front:

@@ -177,7 +177,7 @@ def test_every_machine_that_trained_is_told(tmp_path):
     assert "- one, 2 cores; python 3.11, torch 2.13.0: 12 trainings\n- a card; python 3.12, torch 2.11.0: 2" in text
     assert "do not tell" not in text
     page, *_ = write_report(summary("main", environments=[]), tmp_path, "earlier")
-    assert "Trained on\n\n- machines that these results of an earlier version do not tell: 14 train" in page.read_text()
+    assert "Trained on\n\n- machines that results of an earlier version do not record: 14 train" in page.read_text()
 
 
 def test_a_gpus_convolutions_tell_their_precision(monkeypatch):

@@ -130,5 +130,5 @@ def test_errors_that_may_still_fall_are_not_dominated(space_text):
     finals, looks = [(1.0, 0.5, 0.5)] * 8, (3.0, 0.5, 0.5)
     stops, space = judge_of(text + "\nmetric: rmse\n", finals, looks)
     look(stops, space, (3.0, 0.5, 0.5))  # would become equal
-    with pytest.raises(optuna.TrialPruned, match="^dominated at best"):
+    with pytest.raises(optuna.TrialPruned, match="^dominated even at best"):
         look(stops, space, (3.5, 0.5, 0.5))

@@ -228,6 +228,6 @@ def recommended(
     vectors = [objective_vector(record, objectives) or () for record in able]
     among = "the front" if floor is None else f"the {len(able)} members of the front with {bound}"
     return able[knee(vectors)], (
-        f"The knee of {among}: nearest to the best value of every objective, each scaled to its range there. A "
-        "compromise, not a verdict: another weighing of accuracy and size picks another member."
+        f"The knee of {among}: the member closest to the best value of every objective, each scaled to its range "
+        f"there. This is a compromise; with other priorities, another member may suit better."
     )

@@ -171,8 +171,8 @@ def without_empty_signs(
         where, distance, peak = _first_empty(distances, peaks, s)
         raise InputError(
             f"{name}: the threshold at {distance:.3g} sigma ({', '.join(f'{k} = {v:g}' for k, v in given.items())}) "
-            f"leaves no {where} weight, the largest |w| / sigma there is {peak:.3g}; "
-            'lower it, or pass on_empty="clip".'
+            f"leaves no {where} weight, because the largest |w| / sigma there is {peak:.3g}; "
+            'lower the threshold, or pass on_empty="clip".'
         )
     clipped = rule.invert(s, torch.where(empty, CLIP * peaks, distances))
     t = torch.where(empty.any(dim=0) if len(t) == 1 else empty, clipped, t)
@@ -180,8 +180,9 @@ def without_empty_signs(
     if bool((left >= peaks).any()):
         where, distance, peak = _first_empty(left, peaks, s)
         raise InputError(
-            f"{name}: even its lowest threshold, at {distance:.3g} sigma, leaves no {where} weight, the largest "
-            f"|w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or exclude the layer."
+            f"{name}: even its lowest threshold, at {distance:.3g} sigma, leaves no {where} weight, because the "
+            f"largest |w| / sigma there is {peak:.3g}; use attq, whose thresholds lie about the mean, or "
+            "exclude the layer."
         )
     values = ", ".join(f"{k} = {v.mean().item():.4g}" for k, v in zip(rule.names, t, strict=True))
     return t, [f"{name}: thresholds lowered to {values}, because otherwise a sign would have no weights left."]

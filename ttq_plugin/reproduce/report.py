@@ -257,7 +257,7 @@ def _where(summary: Summary) -> str:
     lines += [f"- {machine(known)}" for known in summary["environments"]]
     told = sum(known["trainings"] for known in summary["environments"])
     if untold := sum(row["repetitions"] for row in summary["rows"]) - told:
-        lines += [f"- machines that these results of an earlier version do not tell: {untold} trainings"]
+        lines += [f"- machines that results of an earlier version do not record: {untold} trainings"]
     lines += [""]
     lines += ["| row | trainings | seconds each |", "|---|---|---|"]
     lines += [

@@ -130,7 +130,7 @@ def read_text(path: Path, what: str, largest: int) -> str:
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read ({error.strerror or error}).") from None
     if len(data) > largest:
-        raise InputError(f"{what} {path} must have at most {largest} bytes, it has more.")
+        raise InputError(f"{what} {path} must have at most {largest} bytes, but it has more.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

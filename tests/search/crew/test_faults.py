@@ -150,7 +150,7 @@ def test_a_worker_that_was_taken_for_dead_and_comes_back_changes_nothing(space, 
     again, _ = _next(study, Job(storage, "s", space, 5, 3, worker="here.1"))
     assert again.number == slow.number and counted(study) == 2
     ((lost, reasons),) = losses(study).items()
-    assert lost == slow.number and reasons[0].startswith("worker gone (no sign of life of ")
+    assert lost == slow.number and reasons[0].startswith("worker lost (no sign of life from ")
     before = study.trials[lost]
     tell(study, slow, away, {"metrics": {"mcc": 1.0}, "seconds": 1.0}, [1.0, 1.0, 1.0])
     keep_weights(study, slow, away, fake_trial, "its model", {})

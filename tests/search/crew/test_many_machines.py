@@ -191,7 +191,7 @@ def test_a_host_that_drops_off_the_network_has_its_trial_run_by_another(space, p
         assert machine.returncode == 0, err
     assert (summary.complete, summary.failed, summary.lost) == (8, 0, 1)
     study = load_study(postgres.socket_url, "net")
-    assert losses(study) == {cut: ["worker gone (no sign of life of host-a)"]}
+    assert losses(study) == {cut: ["worker lost (no sign of life from host-a)"]}
     again = study.trials[cut]
     assert again.state.name == "COMPLETE" and again.user_attrs["worker"]["host"] == "host-b" and counted(study) == 8
 

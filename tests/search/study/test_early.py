@@ -106,7 +106,7 @@ def test_a_trial_that_the_front_dominates_even_at_best_ends(space_text):
     look(judge, space, (0.5, 0.3, 0.3))  # could become equal, which is not dominated
     look(judge, space, (0.1, 0.1, 0.1), epoch=4)  # not looked at then
     look(judge, space, (0.1, 0.1, 0.1), epoch=10)  # it is over anyway
-    with pytest.raises(optuna.TrialPruned, match="^dominated at best after epoch 5 of 10$"):
+    with pytest.raises(optuna.TrialPruned, match="^dominated even at best after epoch 5 of 10$"):
         look(judge, space, (0.49, 0.3, 0.3))
     assert judge.looks["0.5"] == {"mcc": 0.49, "cr_gain_total": 0.3, "ec_gain_total": 0.3}
     judge, space = judge_of(space_text, finals[1:])

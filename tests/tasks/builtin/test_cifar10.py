@@ -127,7 +127,7 @@ def refused(source, message):
 
 
 def test_without_pictures(tmp_path):
-    refused(None, r"a folder with CIFAR-10's binary version .* is needed, or .*; none came with --data")
+    refused(None, r"a folder with CIFAR-10's binary version .* is needed, or .*; none was given with --data")
     refused(tmp_path / "none", f"{tmp_path / 'none'} is none: ttq_plugin ships no data")
     refused(tmp_path, f"{tmp_path} holds neither form;")
 

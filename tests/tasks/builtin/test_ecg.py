@@ -124,7 +124,7 @@ def test_without_data(tmp_path, name):
     needed = (
         "ptbdb_normal.csv and ptbdb_abnormal.csv" if name.endswith("-ptb") else "mitbih_train.csv and mitbih_test.csv"
     )
-    with pytest.raises(InputError, match=f"^a folder with {needed}.* needed; none came with --data") as error:
+    with pytest.raises(InputError, match=f"^a folder with {needed}.* needed; none was given with --data") as error:
         TASKS[name].load(None, 0)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=f"{needed}.* needed; {tmp_path / 'none'} is none"):

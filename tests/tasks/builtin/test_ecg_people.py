@@ -163,7 +163,7 @@ def refused(source, message):
 
 
 def test_without_records(tmp_path):
-    refused(None, "a folder of WFDB records is needed .*; none came with --data: ttq_plugin ships no data")
+    refused(None, "a folder of WFDB records is needed .*; none was given with --data: ttq_plugin ships no data")
     refused(tmp_path, f"a folder of WFDB records is needed .*; {tmp_path} is none")
 
 

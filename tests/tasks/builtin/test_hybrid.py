@@ -127,7 +127,7 @@ def test_both_branches_are_learnt_from(eeg, tmp_path):
 
 
 def test_without_data():
-    with pytest.raises(InputError, match="none came with --data"):
+    with pytest.raises(InputError, match="none was given with --data"):
         get_task("ecg-hybrid").load(None, 0)
 
 

@@ -185,7 +185,7 @@ def refused(source, message):
 
 
 def test_without_recordings(tmp_path):
-    refused(None, r"a folder of WAV files \{digit\}_\{speaker\}_\{take\}\.wav is needed.*; none came with --data")
+    refused(None, r"a folder of WAV files \{digit\}_\{speaker\}_\{take\}\.wav is needed.*; none was given with --data")
     refused(tmp_path / "none", f"{tmp_path / 'none'} is none: ttq_plugin ships no data")
     refused(tmp_path, f"{tmp_path} holds no WAV files;")
 

@@ -116,7 +116,9 @@ def test_a_file_that_is_missing_truncated_or_not_a_text(tmp_path):
 
 def test_where_the_file_is_looked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("TTQ_DATA_DIR", raising=False)
-    with pytest.raises(InputError, match=rf"{FORM}.*; none came with --data and TTQ_DATA_DIR is not set: download it"):
+    with pytest.raises(
+        InputError, match=rf"{FORM}.*; none was given with --data and TTQ_DATA_DIR is not set: download"
+    ):
         find(None)
     monkeypatch.setenv("TTQ_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match=rf"TTQ_DATA_DIR is '{tmp_path}', where there is none: download it .* --data"):

@@ -105,7 +105,7 @@ def test_a_space_of_a_gigabyte_is_not_read(tmp_path):
     path = tmp_path / "space.yaml"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    told(lambda: load_space(path), f"must have at most {LARGEST_SETTINGS} bytes, it has more")
+    told(lambda: load_space(path), f"must have at most {LARGEST_SETTINGS} bytes, but it has more")
 
 
 # JSON -----------------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_compressed_table_is_not_unpacked_beyond_its_limit(tmp_path, monkeypat
     monkeypatch.setattr(esr_csv, "LARGEST", 1 << 20)
     path = tmp_path / "bomb.csv.gz"
     path.write_bytes(gzip.compress(bytes(1 << 26)))
-    told(lambda: esr_csv.read(path), "must hold at most 1048576 bytes of text, it holds more")
+    told(lambda: esr_csv.read(path), "must hold at most 1048576 bytes of text, but it holds more")
     path.write_bytes(gzip.compress("\n".join(lines()).encode())[:-9])
     told(lambda: esr_csv.read(path), "cannot be read, it is damaged or not a CSV")
     path.write_bytes("\n".join(lines()).encode("utf-16"))

@@ -83,17 +83,17 @@ def _why_missing(study: Study, path: Path, asked: Asked) -> str:
     """Explain why a trial has no weights, and what to do."""
     records = finished(study)
     members = front(records, list(study.user_attrs[keys.OBJECTIVES]))
-    listed = ", ".join(map(str, sorted(members))) or "nobody yet"
+    listed = ", ".join(map(str, sorted(members))) or "no members yet"
     trial = f"trial {asked.trial} of the study {asked.model!r}"
     record = next((record for record in records if record.number == asked.trial), None)
     if record is None:
-        return f"There is no finished {trial}; its front has {listed}."
+        return f"There is no finished {trial}; the front has {listed}."
     if record.state != "complete":
         return f"The {trial} has no weights, because it ended as {record.state}; the front has {listed}."
     again = remake(stored_space(study).task, record, study.user_attrs.get(keys.INPUTS))
     if asked.trial in members:
-        return f"The weights of {trial} are not in {path}, where the search wrote them; make them again: `{again}`."
+        return f"The weights of {trial} are no longer in {path}; to train them again, run `{again}`."
     return (
-        f"The weights of {trial} were removed when another trial dominated it; the front has {listed}, or make them "
-        f"again: `{again}`."
+        f"The weights of {trial} were removed when another trial dominated it; the front has {listed}. To train "
+        f"them again, run `{again}`."
     )

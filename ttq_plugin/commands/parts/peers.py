@@ -77,7 +77,9 @@ def _summary(task: Task, plan: Plan, results: Sequence[Result], trials: int, dat
         "simulated": any(result["simulated"] for result in results),
         "rows": found,
         "duels": duels(found, metric),
-        "absent": {} if has_parq() else {"PARQ": "torchao is not installed; the extra peers names it"},
+        "absent": {}
+        if has_parq()
+        else {"PARQ": "torchao is not installed; install it with pip install 'ttq-plugin[peers]'"},
         "environments": machines,
     }
 

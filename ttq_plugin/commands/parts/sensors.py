@@ -246,7 +246,7 @@ def _shortened(asked: Asked, tables: Sequence[dict[str, Any]], refused: dict[str
         if all(row["instructions"] is None for row in one["rows"]):
             lines.append(f"{one['task']}: no instructions were counted, which needs cc and valgrind.")
     if not has_parq():
-        lines.append("PARQ: torchao is not installed; the extra peers names it.")
+        lines.append("PARQ: torchao is not installed; install it with pip install 'ttq-plugin[peers]'.")
     by_reason: dict[str, list[str]] = {}
     for who, why in refused.items():
         by_reason.setdefault(why, []).append(who)

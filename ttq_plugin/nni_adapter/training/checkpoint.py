@@ -135,7 +135,7 @@ class Checkpointed:
         if different := sorted(set(own) ^ set(model)) or [k for k in own if not _alike(own[k], model[k])]:
             raise InputError(
                 f"the checkpoint does not fit this model and config list, which differ in {different[0]!r}; build "
-                f"the compressor as it was built for the checkpoint."
+                f"the compressor as for the checkpoint."
             )
         if state["training"] is not None:
             _check_training(state["training"])
@@ -157,7 +157,7 @@ class Checkpointed:
             if (found := [entry["kind"] for entry in kept]) != here:
                 raise InputError(
                     f"the checkpoint's {what} are {', '.join(found) or 'none'}, the evaluator's "
-                    f"{', '.join(here) or 'none'}; build the evaluator as it was built then."
+                    f"{', '.join(here) or 'none'}; build the evaluator as for the checkpoint."
                 )
         names = self._get_param_names_map()
         made = [build(recipe, self.bound_model, names)[0] for recipe in recipes]
@@ -195,14 +195,14 @@ def _check_options(found: Any, own: list[dict[str, Any]]) -> None:
     if not isinstance(found, list) or not all(isinstance(options, dict) for options in found) or len(found) != len(own):
         raise InputError(
             f"the checkpoint belongs to other compressors than {', '.join(o['compressor'] for o in own)}; build them "
-            "as they were built then."
+            "as for the checkpoint."
         )
     for theirs, ours in zip(found, own, strict=True):
         for key in (*ours, *theirs):
             if theirs.get(key) != ours.get(key) or (key in theirs) != (key in ours):
                 raise InputError(
                     f"the checkpoint was made with {key} = {theirs.get(key)!r}, this compressor has "
-                    f"{ours.get(key)!r}; build it as it was built then."
+                    f"{ours.get(key)!r}; build it as for the checkpoint."
                 )
 
 
@@ -249,7 +249,7 @@ def _check_fits(target: Any, entry: dict[str, Any]) -> None:
     if reason:
         raise InputError(
             f"the checkpoint's state of {entry['kind']} does not fit the evaluator's ({reason.rstrip('.')}); build "
-            "compressor and evaluator as they were built then."
+            "compressor and evaluator as for the checkpoint."
         )
 
 

@@ -45,7 +45,7 @@ def check_own(method: str, own: object) -> None:
     prescribed = isinstance(own, Mapping) and row.zeros and "zeros" in own
     names = row.names_with(zeros=prescribed)
     if isinstance(own, Mapping) and prescribed and (both := [name for name in row.names if name in own.keys() - names]):
-        why = "prescribes where the thresholds end"
+        why = "determines the thresholds"
         raise Problem((method, both[0]), f"cannot be given together with zeros, which {why}; leave one of them out")
     check_names((method,), own, names, required=names)
 

@@ -156,7 +156,7 @@ class Judge:
         bound = [optimistic(name, now, pairs, self._best(name)) for name in self.space.objectives]
         front = (trial for trial in trials if all(violation <= 0 for violation in trial.constraints.values()))
         if any(dominates(trial.values, bound) for trial in front):
-            return "dominated at best"
+            return "dominated even at best"
         return None
 
     def _best(self, name: str) -> float:

@@ -183,7 +183,7 @@ def nobodys(study: Study, crew: str = "") -> Verdict:
         if lives is None and silent is None:
             silent = insides.silent(study)
         if lives is None and trial.number in (silent or ()):
-            return f"worker gone (no sign of life of {worker['host']})"
+            return f"worker lost (no sign of life from {worker['host']})"
         if lives is not False:
             return None
         return INTERRUPTED if orphaned(worker) else "worker killed"

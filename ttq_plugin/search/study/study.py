@@ -116,7 +116,9 @@ def stored_space(study: Study) -> Space:
     """
     text = study.user_attrs.get(keys.SPACE)
     if text is None:
-        raise InputError(f"The study {study.study_name!r} was not made by ttq: it does not say what was searched.")
+        raise InputError(
+            f"The study {study.study_name!r} was not created by ttq: it does not record what was searched."
+        )
     return parse_space(text, f"the space stored in study {study.study_name!r}")
 
 

@@ -93,7 +93,7 @@ def load(source: Path | None, seed: int) -> Data:
         InputError: Without a folder, or if its files are damaged, not of that form, or too few.
     """
     if source is None or not source.is_dir():
-        came = "none came with --data" if source is None else f"{source} is none"
+        came = "none was given with --data" if source is None else f"{source} is none"
         raise InputError(f"{FORM}; {came}: ttq_plugin ships no data.")
     rest, test = read_images(source)
     counts = np.bincount(rest.labels, minlength=len(CLASSES))

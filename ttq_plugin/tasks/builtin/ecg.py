@@ -106,7 +106,7 @@ def load(source: Path | None, seed: int, *, view: View, ending: str) -> Data:
         InputError: Without a folder, or if its files are missing, damaged, or not of that form.
     """
     if source is None or not source.is_dir():
-        came = "none came with --data" if source is None else f"{source} is none"
+        came = "none was given with --data" if source is None else f"{source} is none"
         raise InputError(f"{FORMS[ending]}; {came}: ttq_plugin ships no data.")
     beats, parts = SETS[ending][0](source, seed)
     # In parts: the transforms of all 109 000 beats of MIT-BIH at once would take gigabytes.

@@ -198,7 +198,7 @@ def load(source: Path | None, seed: int) -> Data:
         InputError: Without a folder, or if its records are damaged, not of that form, or too few.
     """
     if source is None or not source.is_dir() or not any(source.glob("*.hea")):
-        came = "none came with --data" if source is None else f"{source} is none"
+        came = "none was given with --data" if source is None else f"{source} is none"
         raise InputError(f"{FORM}; {came}: ttq_plugin ships no data.")
     names, usual = usual_split(source)
     parts = [beats_of(record) for record in read_records(source, names)]

@@ -176,7 +176,7 @@ def load(source: Path | None, seed: int) -> Data:
         InputError: Without a folder, or if its files are damaged, not of that form, or of too few speakers.
     """
     if source is None or not source.is_dir():
-        came = "none came with --data" if source is None else f"{source} is none"
+        came = "none was given with --data" if source is None else f"{source} is none"
         raise InputError(f"{FORM}; {came}: ttq_plugin ships no data.")
     spoken = read_digits(source, SAMPLES)
     names = np.unique(spoken.speakers)

@@ -69,7 +69,8 @@ def find(source: Path | None) -> Path:
             return path
     where = f"TTQ_DATA_DIR is {folder!r}, where there is none" if folder else "TTQ_DATA_DIR is not set"
     raise InputError(
-        f"{FORM}; none came with --data and {where}: download it (Kaggle), then name it with --data or put it into the "
+        f"{FORM}; none was given with --data and {where}: download it (Kaggle), then name it with --data or put it "
+        f"into the "
         "folder TTQ_DATA_DIR, as ttq_plugin ships no data."
     )
 
@@ -111,7 +112,7 @@ def _text(path: Path) -> str:
         with gzip.open(path) if packed else path.open("rb") as file:
             raw = file.read(LARGEST + 1)
         if len(raw) > LARGEST:
-            raise InputError(f"{path} must hold at most {LARGEST} bytes of text, it holds more; {FORM}.")
+            raise InputError(f"{path} must hold at most {LARGEST} bytes of text, but it holds more; {FORM}.")
         return raw.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read, it is damaged or not a CSV ({error}); {FORM}.") from None

@@ -54,7 +54,7 @@ def check_storage(where: str, dataset: Any) -> None:
         return
     check_bytes(f"{where}: a part of it", dataset.chunks, dataset.dtype.itemsize, FORM, LARGEST_CHUNK)
     if int(np.prod([-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)])) > MOST_CHUNKS:
-        raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, it has more; {FORM}.")
+        raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, but it has more; {FORM}.")
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
     if strange := [number for number in filters if number not in _KNOWN]:

@@ -74,4 +74,4 @@ def _check_chunks(path: Path, where: str, form: str) -> None:
             if head[:4] == b"data" and at + 8 + length > size:
                 raise InputError(f"{where} is damaged or not a WAV file ({length} bytes of samples claimed); {form}.")
             at += 8 + length + length % 2
-    raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, it has more; {form}.")
+    raise InputError(f"{where} must have at most {MOST_CHUNKS} parts, but it has more; {form}.")
