@@ -1,4 +1,4 @@
-"""What NNI's evaluators are given, checked before anything changes: NNI asserts some of it, without a word or late."""
+"""Checks the arguments of NNI's evaluators before anything changes; NNI asserts some of them late or silently."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_optimizer(item: Any) -> None:
         item: The optimiser.
 
     Raises:
-        InputError: If it is none, or was not made by a class that ``nni.trace`` had wrapped.
+        InputError: If it is not an optimiser, or was not made by a class that ``nni.trace`` had wrapped.
     """
     _check_traced(item, Optimizer, "optimiser", "nni.trace(torch.optim.{})(model.parameters(), ...)", "Adam")
 
@@ -38,7 +38,7 @@ def check_scheduler(item: Any) -> None:
         item: The scheduler.
 
     Raises:
-        InputError: If it is none, or was not made by a class that ``nni.trace`` had wrapped.
+        InputError: If it is not a scheduler, or was not made by a class that ``nni.trace`` had wrapped.
     """
     _check_traced(item, LRScheduler, "learning-rate scheduler", "nni.trace({})(optimizer, ...)", "StepLR")
 
@@ -56,15 +56,15 @@ def check_torch(
     """Check the arguments of ``TorchEvaluator``.
 
     Args:
-        training_func: The user's loop.
-        optimizers: One optimiser or several.
-        training_step: Gives the loss of a batch.
+        training_func: The user's training loop.
+        optimizers: The optimiser, or several.
+        training_step: Function that returns the loss of a batch.
         lr_schedulers: None, one scheduler or several.
         dummy_input: Whatever the model takes.
-        evaluating_func: Gives the score of a model, or None.
+        evaluating_func: Function that returns the score of a model, or None.
 
     Raises:
-        InputError: If one cannot be what it must be.
+        InputError: If an argument is invalid.
     """
     made = list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
     if not made or made == [None]:
@@ -114,7 +114,7 @@ def check_trainer(trainer: Any = None, *_: Any, **__: Any) -> None:
         trainer: The trainer.
 
     Raises:
-        InputError: If it is none, or it or its optimiser was not traced.
+        InputError: If it is not a Trainer, or it or its optimiser was not traced.
     """
     example = "nni.trace(Trainer)(..., optimizers=(nni.trace(torch.optim.AdamW)(model.parameters(), lr=...), None))"
     if isinstance(trainer, type) or not hasattr(trainer, "compute_loss") or not is_traceable(trainer):
@@ -138,7 +138,7 @@ def readable(model: nn.Module) -> Any:
         The optimisers, and the schedulers if there are any, in one of Lightning's forms.
 
     Raises:
-        InputError: If the model is no LightningModule, or it gives none or anything else.
+        InputError: If the model is not a LightningModule, or returns no optimisers or something else.
     """
     import pytorch_lightning as pl
 
@@ -155,7 +155,7 @@ def readable(model: nn.Module) -> Any:
 
 
 def _entries(made: Any) -> list[dict[str, Any]]:
-    """Lightning's forms as one: a dict for each optimiser, with the configuration of its scheduler if it has one."""
+    """Unify Lightning's forms: a dict for each optimiser, with the configuration of its scheduler, if any."""
     several = list(made) if isinstance(made, (list, tuple)) else [made]
     of_schedulers: Sequence[Any] = ()
     if len(several) == 2 and all(isinstance(part, (list, tuple)) for part in several):
@@ -184,7 +184,7 @@ def _entries(made: Any) -> list[dict[str, Any]]:
 
 
 def _configuration(given: Any, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-    """A scheduler's configuration, of it alone where there is none."""
+    """A scheduler's configuration, made from the scheduler if there is none."""
     config = dict(given) if isinstance(given, dict) else {"scheduler": given}
     check_scheduler(config.get("scheduler"))
     _check_home(config["scheduler"], optimizers, "returned by configure_optimizers; return that one too")
@@ -209,7 +209,7 @@ def _check_traced(item: Any, kind: type, what: str, example: str, usual: str) ->
 
 
 def _check_function(name: str, given: Any, positional: Sequence[str], *, more: bool = False) -> None:
-    """Check that a function takes these arguments by their places, and others behind them if it may."""
+    """Check that a function takes these positional arguments, and further ones if it may."""
     if not callable(given) or isinstance(given, type) or (isinstance(given, nn.Module) and not more):
         raise InputError(f"{name} must be a function of {', '.join(positional)}, got {shown(given)}.")
     try:

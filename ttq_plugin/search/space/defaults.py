@@ -24,7 +24,7 @@ SEARCHED = "pttq"
 """The method that a default space searches unless others are asked for."""
 
 PRESCRIBED = ("pttq", "attq", "ttq")
-"""The methods of which it searches a share of zeros in the place of thresholds."""
+"""The methods for which it searches a share of zeros in place of thresholds."""
 
 FIRST_ZEROS = (0.6, 0.8, 0.92)
 """The shares of zeros that it tries first."""

@@ -117,7 +117,7 @@ def folded(command: str) -> str:
 
 
 def study_note(study: str, task: str | None, trials: int, complete: int, members: int, link: str) -> str:
-    """What the page of a study's own run tells.
+    """The description of a study's run.
 
     Args:
         study: The study's name.
