@@ -20,7 +20,7 @@ class Budget:
     """A limit of one of four kinds; exactly one field is set.
 
     Attributes:
-        share: Least share of the candidate layers' weights that is quantised, in (0, 1]. Sensitivity is minimised.
+        share: Smallest share of the candidate layers' weights to quantise, in (0, 1]. Sensitivity is minimised.
         bits: Largest size of the whole stored model in bits. Sensitivity is minimised.
         energy: Largest energy of one inference of the whole model in joules. Sensitivity is minimised.
         sensitivity: Largest sum of the chosen methods' Omegas, in units of the loss. Bits are minimised.

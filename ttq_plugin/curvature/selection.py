@@ -52,18 +52,18 @@ def generate_config(
     example_input: Any = None,
     show: bool = True,
 ) -> Selection:
-    """Choose a method for each layer: the least loss of accuracy, as curvature predicts it, within a budget.
+    """Choose a method for each layer so that the loss of accuracy predicted by curvature is smallest within a budget.
 
     Args:
         model: A float32 or float64 module; it is left as it was.
         loss_fn: Function of (output, y) that returns a scalar; None with `traces`.
         batches: Pairs (x, y) on the model's device; None with `traces`.
-        budget: The least share of the weights to quantise, or a `Budget` of bits, energy or sensitivity.
+        budget: The smallest share of the weights to quantise, or a `Budget` of bits, energy or sensitivity.
         methods: Methods that a layer may be given besides full precision: `int8`, `int4`, or keys of `METHODS`.
         options: Keywords of a method's quantizer, by method, such as `{"pttq": {"t_min": 1.5}}`.
         exclude: Layers that stay in full precision and do not count towards the share.
         include: Layers that are quantised whatever their curvature.
-        keep_first: Whether the model's first layer stays in full precision, as if it were in `exclude`.
+        keep_first: Whether the model's first layer stays in full precision, like the layers in `exclude`.
         keep_last: Whether the last layer does, in the order of the model's modules.
         max_probes: Number of probes of the trace estimate; with `tol`, the largest number.
         tol: Relative standard error at which the probes stop early.

@@ -1,4 +1,4 @@
-"""A mixed plan on one model: integer layers by NNI's QATQuantizer and ternary ones by this plugin, in one training."""
+"""Runs a mixed plan on one model: integer layers by NNI's QATQuantizer and ternary ones by this plugin."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class QuantizerChain:
         model: The model to compress, full precision; wrapped in place by NNI.
         links: See ``links.AnyLink``: attributes ``compressor``, ``config_list``, ``options``.
         evaluator: An NNI evaluator with traced optimisers.
-        on_empty: As of this plugin's quantizers, for those whose link does not say otherwise; likewise the rest. Here
-            ``clip`` is the default, as in the choice that curvature made.
+        on_empty: The option of this plugin's quantizers for links that do not set it, like the following ones. The
+            default here is ``clip``, as in the choice by curvature.
         lr_scale: Learning rate of the scales.
         lr_threshold: Learning rate of the thresholds.
 
-    A link's ``zeros`` is the share of the layers that NNI wraps, and again of those of the link that it cannot wrap.
+    A link's ``zeros`` applies to the layers that NNI wraps, and separately to those that it cannot wrap.
 
     Raises:
         InputError: For an empty chain, an unknown compressor, a layer that is in two links, not in the model or

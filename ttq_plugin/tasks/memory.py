@@ -40,7 +40,7 @@ class Split:
 
     Attributes:
         x: Inputs, whose tensors have the shape (samples, ...). A tuple holds the model's positional arguments, a dict
-            its keyword arguments, and anything else is its one argument.
+            its keyword arguments, and anything else is its only argument.
         y: Targets, whose tensors have the shape (samples, ...); class indices are int64.
         groups: The subject, recording or speaker of each sample, as numbers or words, (samples,); None if unknown.
 

@@ -113,7 +113,7 @@ def _initial(matrix: Matrix, method: Ternarizer, granularity: str) -> tuple[Atta
 def parameter_groups(
     model: nn.Module, lr_scale: float | None = 1e-3, lr_threshold: float | None = LR_THRESHOLD, **rest: Any
 ) -> list[dict[str, Any]]:
-    """Group the parameters for an optimiser: scales, thresholds with alpha, and all others, each exactly once.
+    """Group the parameters for an optimiser: scales, thresholds with alpha, and all others; each appears exactly once.
 
     Args:
         model: A model that ``ternarize`` changed, or a full-precision one, which gives one group.

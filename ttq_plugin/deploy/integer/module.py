@@ -23,7 +23,7 @@ from ttq_plugin.support.inputs import call, kind, length, map_tensors, tensors, 
 
 
 class IntegerModule(nn.Module):
-    """A network that computes on int8, with float inputs and outputs around it.
+    """A network that computes with int8, with float inputs and outputs.
 
     Args:
         program: The operations.
@@ -129,7 +129,7 @@ def integerize(
     percentile: float = 99.99,
     ternary: bool = True,
 ) -> IntegerModule:
-    """Turn a compressed network into one that computes on integers alone.
+    """Turn a compressed network into one that computes with integers only.
 
     Activations are int8, with one scale and zero point per tensor, which are calibrated on the batches. Ternary weights
     stay ternary: each output is made of two int32 sums, over the positive and over the negative weights. All other

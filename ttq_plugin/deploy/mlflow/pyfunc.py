@@ -58,7 +58,7 @@ def save_model(
         path: The folder to create; it must not exist, or be empty.
         task: The built-in task whose architecture the module has; a file names its own task.
         example: Samples that the module takes, where it is of no built-in task: a tuple is the positional arguments, a
-            dict the keyword arguments, anything else the one argument.
+            dict the keyword arguments, anything else the only argument.
         keywords: More of ``mlflow.pyfunc.save_model``'s.
 
     Raises:

@@ -34,7 +34,7 @@ def to_onnx(model: nn.Module, example_input: Any) -> ModelProto:
     Args:
         model: Any module that torch.export takes; left as it is.
         example_input: Samples (batch, ...) of the shape that will come; their values do not matter. A tuple is the
-            positional arguments, a dict the keyword arguments, anything else the one argument.
+            positional arguments, a dict the keyword arguments, anything else the only argument.
 
     Returns:
         A checked model without notes of where it was made (torch writes the source files' paths into it).

@@ -61,19 +61,19 @@ class TernaryRuntime:
     Args:
         model: The model, in evaluation mode; not changed, but its parameters are shared, so do not train it afterwards.
         example_input: Inputs on the CPU, (batch, ...): a tuple is the positional arguments, a dict the keyword
-            arguments, anything else the one argument. Floating-point tensors are float32. Later inputs are of the same
+            arguments, anything else the only argument. Floating-point tensors are float32. Later inputs are of the same
             form; their sizes may differ if the model allows it.
-        threads: Over which a batch is spread, if each sample's outputs depend on this sample alone; torch's own threads
-            are left as they are, but for one in a forked process, where torch has no others.
+        threads: Number of threads over which a batch is spread, if each sample's outputs depend on this sample only;
+            torch's own threads are not changed, except in a forked process, where torch has only one.
         int8: Names of the layers that may run with weights and inputs of eight bits, or True for all. Their inputs'
             ranges are those of the example, so pass a few hundred real samples; a layer whose outputs would be off by
             more than 5 % is left out.
-        integer: Whether to run the whole model on integers: int8 activations, ternary weights as sums. A module made
-            by ``integerize`` is run as it is; any other model is integerized on ``batches`` first.
+        integer: Whether to run the whole model in integer arithmetic: int8 activations, ternary weights as sums. A
+            module made by ``integerize`` is run as it is; any other model is integerized on ``batches`` first.
         batches: Calibration inputs, as for ``integerize``: a few hundred training samples. Without them the example is
             used, which should then be as large.
-        onnxruntime: Whether onnxruntime may run the model. It holds the weights a second time, and takes inputs of the
-            example's sizes, of any batch; other sizes run without it.
+        onnxruntime: Whether onnxruntime may run the model. It holds a second copy of the weights, and takes inputs of
+            the example's sizes with any batch size; other sizes run without it.
 
     Attributes:
         form: ``graph`` (traced and fused), ``layers`` (the model's own code, layers replaced), ``integers`` or
