@@ -82,7 +82,7 @@ def test_a_toy_method_is_known_to_search_spaces(toy):
     assert "toy" in schema["only"]["items"]["enum"] and "toy" in schema["methods"]["properties"]
     data = default_space(get_task("mnist-cnn"))
     assert data["methods"]["toy"] == {"t": {"low": 0.2, "high": 0.5}}
-    space = parse_space(json.dumps(data | {"only": ["toy"], "paper": []}), "test")
+    space = parse_space(json.dumps(data | {"only": ["toy"], "paper": [], "first": []}), "test")
     assert space.applies("toy", "lr_scale") and not space.applies("toy", "lr_threshold")
     values = {"method": "toy", **{name: 1 for name in space.parameters}, "toy.t": 0.4}
     assert Settings(**space.settings(values, 0)).options() == {"t": 0.4}

@@ -45,7 +45,7 @@ def space_of(task: str, epochs: Any) -> Any:
     built_in = load_space(task)
     ranges = {name: interval.model_dump() for name, interval in built_in.parameters.items()}
     alpha = built_in.methods["pttq"]["alpha"].model_dump()
-    changes = {"methods": {"pttq": {"zeros": ZEROS, "alpha": alpha}}, "only": ["pttq"], "paper": []}
+    changes = {"methods": {"pttq": {"zeros": ZEROS, "alpha": alpha}}, "only": ["pttq"], "paper": [], "first": []}
     return load_space(task, {**changes, "parameters": {**ranges, "epochs": epochs}})
 
 

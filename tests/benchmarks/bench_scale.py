@@ -49,7 +49,7 @@ from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.study import insides
 from ttq_plugin.search.study.study import load_study, open_study
 
-SPACE = load_space("mnist-cnn", {"paper": []})
+SPACE = load_space("mnist-cnn", {"paper": [], "first": []})
 CURVE = {"loss": [float(f"{1 / epoch:.6g}") for epoch in range(1, 31)]}
 MORE = {f"measure_{index}": index / 7 for index in range(12)}
 

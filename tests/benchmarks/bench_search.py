@@ -45,7 +45,7 @@ def grid(ready, epochs: int, layers) -> list[tuple[float, ...]]:
 
 def searched(ready, sampler: str, seed: int, trials: int, epochs: int) -> list[tuple[float, ...] | None]:
     ranges = {name: interval.model_dump() for name, interval in load_space("mnist-cnn").parameters.items()}
-    space = load_space("mnist-cnn", {"parameters": {**ranges, "epochs": epochs}, "paper": []})
+    space = load_space("mnist-cnn", {"parameters": {**ranges, "epochs": epochs}, "paper": [], "first": []})
     study = optuna.create_study(directions=["maximize"] * 3)
     points: list[tuple[float, ...] | None] = []
     for number in range(trials):

@@ -42,6 +42,7 @@ def before(task: str) -> dict[str, object]:
             "attq": {"t_min": {"low": -2.0, "high": -0.25}, "t_max": {"low": 0.25, "high": 2.0}},
             "ttq": {"t": {"low": 0.01, "high": 0.4, "log": True}},
         },
+        "first": [],
         "paper": [
             {"method": "ttq", "t": 0.05, "lr": SLOW[task], **rates},
             {"method": "attq", "t_min": -1.0, "t_max": 0.5, "lr": 1e-3, **rates},

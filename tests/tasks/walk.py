@@ -28,7 +28,7 @@ def short_space(task: str, folder: Path) -> Path:
     """The task's own space, of two trials of pttq that end after an epoch."""
     space = yaml.safe_load((ROOT / "search_spaces" / f"{task}.yaml").read_text())
     space["parameters"] |= {"epochs": 1, "share": 1.0}
-    space |= {"trials": 2, "only": ["pttq"], "paper": [], "stop_early": {}}
+    space |= {"trials": 2, "only": ["pttq"], "paper": [], "first": [], "stop_early": {}}
     space["methods"] = {"pttq": {"t_min": {"low": 0.5, "high": 1.0}, "t_max": 0.7, "alpha": 10.0}}
     path = folder / f"{task}.yaml"
     path.write_text(yaml.safe_dump(space))

@@ -19,6 +19,7 @@ from ttq_plugin.search.crew.job import Job, as_text
 from ttq_plugin.search.crew.loop import OnPoll
 from ttq_plugin.search.crew.parent import run_job, stop_requests
 from ttq_plugin.search.runner import positive
+from ttq_plugin.search.space.file import TRIED_FIRST
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.space.stopping import StopEarly
 from ttq_plugin.search.study import insides
@@ -170,8 +171,8 @@ def confirm_front(
 
 def _without_stops(space: Space) -> Space:
     """The same space, whose trainings go to their end."""
-    none = {"stop_early": StopEarly(), "timeout": None, "stagnation": None, "sampler": "tpe", "paper": ()}
-    plain = space.model_copy(update=none)
+    none = {"stop_early": StopEarly(), "timeout": None, "stagnation": None, "sampler": "tpe"}
+    plain = space.model_copy(update=none | dict.fromkeys(TRIED_FIRST, ()))
     plain._text = ""  # the space file's own text says what the search stops
     return plain
 

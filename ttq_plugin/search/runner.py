@@ -70,7 +70,7 @@ def run_search(
         notes: Further attributes of the study, by name.
         models_dir: Folder where each complete trial's weights are saved, as trial-<number>.safetensors.
         device: Torch's name of the device to train on.
-        starts: Fixed parameters to try first, besides the papers' settings.
+        starts: Fixed parameters to try first, besides those of the space.
         resume: Whether to go on with the existing study instead of making a new one.
         on_poll: Called about twice a second with the finished and the running trials.
         on_wait: Called with the reason why the search is waiting, such as an unreachable database or a full disk.

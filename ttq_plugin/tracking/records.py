@@ -18,7 +18,8 @@ class TrialRecord:
         state: "complete", "failed" or "pruned".
         parameters: What was tried; None where a parameter does not apply to the method.
         metrics: What came out, fractions in [0, 1] for scores and gains.
-        origin: "paper" for a published setting, "search" for one the sampler proposed.
+        origin: "paper" for a published setting, "first" for another one that the space tries first, "warm" for one
+            of an earlier search, "search" for one the sampler proposed.
         seed: The seed of this trial.
         started: Its start, in seconds since the epoch.
         seconds: How long it took.

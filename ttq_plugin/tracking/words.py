@@ -82,7 +82,7 @@ def for_text(name: str) -> str:
 
 def without_symbol(name: str) -> str:
     """The same without the papers' symbol, where it could not be set."""
-    return re.sub(r" *\$[^$]*\$", "", for_picture(name))
+    return "".join(re.split(r" *\$[^$]*\$", for_picture(name)))
 
 
 def for_chart(name: str) -> str:

@@ -29,7 +29,7 @@ from ttq_plugin.trial.settings import Settings
 WRONG = {
     "unknown key": ("trials: 6", "trails: 6", "space.yaml: unknown key 'trails' (did you mean trials?), allowed: task, "
                     "also, metric, objectives, constraints, sampler, trials, timeout, stagnation, seed, stop_early, "
-                    "give_up, granularity, parameters, methods, only, paper."),
+                    "give_up, granularity, parameters, methods, only, paper, first."),
     "unknown parameter": ("  share:", "  shares:",
                           "space.yaml: parameters: unknown key 'shares' (did you mean share?), "
                           "allowed: lr, lr_scale, lr_threshold, epochs, share."),

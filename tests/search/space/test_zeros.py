@@ -74,7 +74,7 @@ def test_the_grid_has_its_points(tmp_path):
     [
         (
             {"pttq": {**PTTQ, "t_min": 1.0}},
-            r"methods.pttq.t_min: cannot be given together with zeros, which " r"prescribes where",
+            r"methods.pttq.t_min: cannot be given together with zeros, which determines the thresholds",
         ),
         (
             {"pttq": {"zeros": {"low": 0.5, "high": 1.0}, "alpha": 5}},

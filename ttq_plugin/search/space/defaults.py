@@ -65,7 +65,7 @@ def default_space(task: Task) -> dict[str, Any]:
         },
         "only": [SEARCHED],
         "methods": _ranges(),
-        "paper": [
+        "first": [
             {"method": SEARCHED, "zeros": zeros, "alpha": 10.0, "lr": _rounded(task.recipe.lr * 0.3), "lr_scale": 1e-3}
             | {"lr_threshold": LR_THRESHOLD, "epochs": longest, "share": 1.0}
             for zeros in FIRST_ZEROS
@@ -80,7 +80,8 @@ def thresholds_instead(space: Mapping[str, Any]) -> dict[str, Any]:
         space: The keys and values of a space file.
 
     Returns:
-        Its `methods` with the default ranges of thresholds, and the published settings of those methods as `paper`.
+        Its `methods` with the default ranges of thresholds, and what is tried first: published settings in the place
+        of shares.
 
     Raises:
         InputError: If the space gives no method a share of zeros.
@@ -93,8 +94,12 @@ def thresholds_instead(space: Mapping[str, Any]) -> dict[str, Any]:
         )
     for name in prescribed:
         methods[name] = {number.name: methods[name].get(number.name, number.range) for number in METHODS[name].numbers}
-    kept = [entry for entry in space.get("paper") or () if entry["method"] not in prescribed]
-    return {"methods": methods, "paper": [entry for entry in PAPERS if entry["method"] in prescribed] + kept}
+    kept = {
+        key: [entry for entry in space.get(key) or () if entry["method"] not in prescribed]
+        for key in ("paper", "first")
+    }
+    published = [entry for entry in PAPERS if entry["method"] in prescribed]
+    return {"methods": methods, "paper": published + kept["paper"], "first": kept["first"]}
 
 
 def _ranges() -> dict[str, dict[str, Any]]:

@@ -26,6 +26,9 @@ from ttq_plugin.search.space.scored import Scored
 from ttq_plugin.search.space.stopping import GiveUp, StopEarly
 from ttq_plugin.tasks import OWN, TASKS
 
+TRIED_FIRST = ("paper", "first")
+"""The keys of settings that are tried before any other; each is the origin of its trials."""
+
 
 class SpaceFile(BaseModel):
     """The fields of a space file, each checked by itself."""
@@ -69,8 +72,10 @@ class SpaceFile(BaseModel):
         description="The methods that are searched unless the command line names others; by default all of them.",
     )
     paper: tuple[dict[str, Any], ...] = Field(
-        default=(),
-        description="Settings that are tried first, such as published ones; parameters that one leaves out are drawn.",
+        default=(), description="Published settings, which are tried first; parameters that one leaves out are drawn."
+    )
+    first: tuple[dict[str, Any], ...] = Field(
+        default=(), description="Other settings that are tried first; parameters that one leaves out are drawn."
     )
 
     @model_validator(mode="before")
@@ -84,11 +89,12 @@ class SpaceFile(BaseModel):
             if name not in data["methods"]:
                 raise Problem(("only", index), unknown("method", name, data["methods"]))
         methods = {name: own for name, own in data["methods"].items() if name in only}
-        paper = data.get("paper", ())
-        if isinstance(paper, Sequence):
-            chosen = (entry for entry in paper if not isinstance(entry, Mapping) or entry.get("method") in only)
-            paper = [entry for entry in chosen]
-        return {**data, "methods": methods, "paper": paper}
+        tried = {
+            key: [entry for entry in data[key] if not isinstance(entry, Mapping) or entry.get("method") in only]
+            for key in TRIED_FIRST
+            if isinstance(data.get(key), Sequence)
+        }
+        return {**data, "methods": methods, **tried}
 
     @field_validator("task")
     @classmethod

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ttq_plugin.methods import searchable
+from ttq_plugin.search.space.file import TRIED_FIRST
 from ttq_plugin.search.space.objectives import GAINS, LIMITED, OBJECTIVES
 from ttq_plugin.search.space.ranges import SHARED, own_names
 from ttq_plugin.search.space.samplers import SAMPLERS
@@ -57,7 +58,8 @@ def space_schema() -> dict[str, Any]:
     of["methods"] |= _object(methods, []) | {"minProperties": 1}
     own = dict.fromkeys(name for names in own_names().values() for name in names)
     numbers = {name: {"type": "number", "description": WORDS[name]} for name in (*SHARED, *own, "zeros")}
-    of["paper"]["items"] = _object({"method": {"type": "string", "enum": list(methods)}, **numbers}, ["method"])
+    for key in TRIED_FIRST:
+        of[key]["items"] = _object({"method": {"type": "string", "enum": list(methods)}, **numbers}, ["method"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "ttq search space"}
 
 

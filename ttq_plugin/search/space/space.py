@@ -9,7 +9,7 @@ from pydantic import PrivateAttr, model_validator
 
 from ttq_plugin.fronts import Objective, upward
 from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
-from ttq_plugin.search.space.file import SpaceFile
+from ttq_plugin.search.space.file import TRIED_FIRST, SpaceFile
 from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity
 from ttq_plugin.search.space.ranges import SHARED, Problem, Range, bound, check_names, number, own_names
 
@@ -64,9 +64,9 @@ class Space(SpaceFile):
             raise Problem(("granularity",), why)
         if "srqw" in self.objectives and (without := [m for m in self.methods if rows[m].binary]):
             raise Problem(("objectives",), f"srqw is for methods with zeros, got {without[0]}; leave one of them out")
-        object.__setattr__(
-            self, "paper", tuple(self.check_setting(("paper", i), entry) for i, entry in enumerate(self.paper))
-        )
+        for key in TRIED_FIRST:
+            checked = tuple(self.check_setting((key, i), entry) for i, entry in enumerate(getattr(self, key)))
+            object.__setattr__(self, key, checked)
         return self
 
     def _ranges(self) -> Iterator[tuple[str | None, tuple[str, ...], str, Range]]:
@@ -127,7 +127,7 @@ class Space(SpaceFile):
 
         Args:
             here: Where it comes from, for the message.
-            entry: Method and parameters, as in `paper`.
+            entry: Method and parameters, as in `paper` and `first`.
 
         Returns:
             The setting, fit for `fixed`.
@@ -196,9 +196,16 @@ class Space(SpaceFile):
         names = ((self._range(method, name), bound(None, name).whole, key) for name, key in self._names(method))
         return {key: interval.grid(whole) for interval, whole, key in names if not interval.constant}
 
-    def enqueued(self) -> list[dict[str, Any]]:
-        """The papers' settings as fixed parameters for `study.enqueue_trial`; what they leave open is drawn."""
-        return [self.fixed(entry) for entry in self.paper]
+    def enqueued(self, *keys: str) -> list[dict[str, Any]]:
+        """What is tried first as fixed parameters for `study.enqueue_trial`; parameters that one leaves out are drawn.
+
+        Args:
+            keys: Names among `TRIED_FIRST`; by default all of them.
+
+        Returns:
+            The settings, in the file's order.
+        """
+        return [self.fixed(entry) for key in keys or TRIED_FIRST for entry in getattr(self, key)]
 
     def fixed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """A setting under plain names as fixed parameters; what is no parameter of the study here is left out."""

@@ -12,6 +12,7 @@ from optuna import Study
 from ttq_plugin.errors import InputError
 from ttq_plugin.fronts import is_higher
 from ttq_plugin.search import keys
+from ttq_plugin.search.space.file import TRIED_FIRST
 from ttq_plugin.search.space.load import parse_space
 from ttq_plugin.search.space.space import Space
 from ttq_plugin.search.study import insides
@@ -29,7 +30,7 @@ def open_study(
     starts: Sequence[Mapping[str, Any]] = (),
     heartbeat: int = HEARTBEAT,
 ) -> Study:
-    """Make a study with the papers' settings enqueued, or open the existing one to continue it.
+    """Make a study with the settings enqueued that its space tries first, or open the existing one to continue it.
 
     Args:
         storage: Database URL.
@@ -63,7 +64,7 @@ def open_study(
         keys.SPACE: space.text,
     }
     waiting: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
-    for origin, settings in (("paper", space.enqueued()), ("warm", starts)):
+    for origin, settings in (*((key, space.enqueued(key)) for key in TRIED_FIRST), ("warm", starts)):
         known = [entry for entry, _ in waiting]
         waiting += [(entry, {keys.ORIGIN: origin}) for entry in settings if entry not in known]
     try:
