@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -28,6 +29,7 @@ from ttq_plugin.nni_adapter.training.checkpoint import Checkpointed
 from ttq_plugin.nni_adapter.training.epochs import call_each_epoch, check_length, check_reports
 from ttq_plugin.nni_adapter.training.evaluators import after_steps
 from ttq_plugin.nni_adapter.training.groups import NewGroup, add_groups, check_optimizers, home_of, untrained
+from ttq_plugin.nni_adapter.training.recipes import check_groups_of_old
 from ttq_plugin.nni_adapter.training.undo import Originals, release, unchanged_on_failure
 from ttq_plugin.nni_adapter.training.zeros import Prescribed, learn_length
 from ttq_plugin.support.arguments import check_types
@@ -255,7 +257,10 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
     def _fusion_compress(self, max_steps: int | None, max_epochs: int | None) -> None:
         if self._interrupted and not self._is_wrapped:
             self.wrap_model()
+        if self.evaluator is not None:
+            check_groups_of_old(self.evaluator)
         own = [c for c in self.fused_compressors if isinstance(c, TernaryCompressor)]
+        steps = [compressor.steps for compressor in own]
         try:
             super()._fusion_compress(max_steps, max_epochs)
         except BaseException:
@@ -267,6 +272,12 @@ class TernaryCompressor(Prescribed, Checkpointed, Compressor):
             self.unwrap_model()
             raise
         self._interrupted = False
+        if 0 not in (max_steps, max_epochs) and steps == [compressor.steps for compressor in own]:
+            warnings.warn(
+                "the training ended without a step of the evaluator's optimisers, so that scales, thresholds and zeros "
+                "were not looked after; step the optimisers that the training function is given.",
+                stacklevel=5,
+            )
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         after_steps(evaluator, self._step_task)

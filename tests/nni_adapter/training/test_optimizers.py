@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import nni
 import pytest
 import torch
@@ -238,3 +241,63 @@ def test_evaluators_that_cannot_train():
     other = nni.trace(StepLR)(SGD(model.parameters(), lr=0.1), 1)
     with pytest.raises(InputError, match="StepLR belongs to an optimiser that was not passed"):
         TorchEvaluator(make_loop(), SGD(model.parameters(), lr=0.1), training_step, other)
+
+
+def test_parameters_that_the_optimiser_was_given_too_late_are_told():
+    model = Net()
+    optimizer = SGD([*model.conv1.parameters(), *model.fc.parameters()], lr=0.1)
+    quantizer = PTTQQuantizer(model, config("conv1"), TorchEvaluator(make_loop(), optimizer, training_step))
+    quantizer.compress(1, None)
+    optimizer.add_param_group({"params": list(model.conv2.parameters())})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(InputError, match="was given 2 parameters after the evaluator was used, which NNI's own one"):
+        quantizer.compress(1, None)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    copy.deepcopy(quantizer).compress(1, None)
+
+
+def test_a_loop_that_steps_an_optimiser_of_its_own_is_told():
+    model = Net()
+
+    def loop(model, optimizer, step, scheduler=None, max_steps=None, max_epochs=None):
+        own = torch.optim.SGD(model.parameters(), lr=0.1)
+        step(batches()[0], model).backward()
+        own.step()
+
+    quantizer = PTTQQuantizer(model, config("conv1"), TorchEvaluator(loop, SGD(model.parameters()), training_step))
+    with pytest.warns(UserWarning, match="without a step of the evaluator's optimisers, so that scales, thresholds"):
+        quantizer.compress(3, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantizer.compress(0, None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: nni.trace(torch.optim.AdamW)(m.parameters(), lr=0.01, fused=True),
+        lambda m: nni.trace(torch.optim.Adam)(m.named_parameters(), lr=torch.tensor(0.01), foreach=False),
+        lambda m: nni.trace(torch.optim.Adafactor)(m.parameters(), lr=0.01),
+        lambda m: SGD(
+            [
+                {"params": [p for p in m.parameters() if p.dim() > 1], "weight_decay": 10.0},
+                {"params": [p for p in m.parameters() if p.dim() == 1], "lr": 0.02},
+            ],
+            lr=0.01,
+        ),
+    ],
+)
+def test_rates_are_asked_and_nothing_of_ours_decays(make):
+    torch.manual_seed(0)
+    model, seen = Net(), []
+
+    def loop(model, optimizer, step, scheduler=None, max_steps=None, max_epochs=None):
+        make_loop()(model, optimizer, step, max_steps=max_steps)
+        seen.extend((float(g["lr"]), g["weight_decay"], len(g["params"])) for g in optimizer.param_groups[-2:])
+
+    quantizer = PTTQQuantizer(model, config("conv1", "fc"), TorchEvaluator(loop, make(model), training_step), **OWN)
+    before = {n: [p.detach().clone() for p in (s.scales, s.thresholds)] for n, s in quantizer.states().items()}
+    quantizer.compress(2, None)
+    assert seen == [(3e-3, 0.0, 2), (2e-4, 0.0, 2)]
+    for name, state in quantizer.states().items():
+        assert all(not torch.equal(a, b) for a, b in zip(before[name], (state.scales, state.thresholds), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,8 @@ def record(model: nn.Module, optimizer: Optimizer) -> OptimizerConstructHelper:
         optimizer: Made by a class that ``nni.trace`` wrapped.
 
     Returns:
-        The recipe; its attribute ``ttq_missing`` lists the shapes of parameters that the model does not have.
+        The recipe; its attribute ``ttq_missing`` lists the shapes of parameters that the model does not have, and
+        ``ttq_given`` is the ``Given`` of the optimiser.
     """
     args, kwargs = list(optimizer.trace_args), dict(optimizer.trace_kwargs)  # type: ignore[attr-defined]
     groups = _groups(kwargs["params"] if "params" in kwargs else args[0], optimizer)
@@ -97,7 +99,45 @@ def record(model: nn.Module, optimizer: Optimizer) -> OptimizerConstructHelper:
         for parameter in group["params"]
         if id(parameter) not in own
     ]
+    recipe.ttq_given = Given(optimizer)
     return recipe
+
+
+class Given:
+    """The parameters that a user's optimiser had when its recipe was written; copies and pickles of it know of none."""
+
+    def __init__(self, optimizer: Optimizer | None = None) -> None:
+        self.optimizer = (lambda: None) if optimizer is None else weakref.ref(optimizer)
+        self.parameters = _parameters(optimizer)
+
+    def added(self) -> int:
+        """How many parameters the optimiser was given since then."""
+        return len(_parameters(self.optimizer()) - self.parameters)
+
+    def __reduce__(self) -> tuple[type[Given], tuple[()]]:
+        return Given, ()
+
+
+def _parameters(optimizer: Optimizer | None) -> set[int]:
+    return {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
+
+
+def check_groups_of_old(evaluator: Any) -> None:
+    """Check that no parameters were added to the user's optimisers of which NNI's own ones would not know.
+
+    Args:
+        evaluator: An initialised NNI evaluator.
+
+    Raises:
+        InputError: If there were.
+    """
+    for recipe in optimizers_of(evaluator):
+        if count := getattr(recipe, "ttq_given", Given()).added():
+            raise InputError(
+                f"the optimiser ({name_of(recipe)}) was given {count} parameters after the evaluator was used, which "
+                "NNI's own one would not train; give it all parameters before, or make the evaluator and the "
+                "compressor anew."
+            )
 
 
 def _groups(given: Any, optimizer: Optimizer) -> list[Any]:
