@@ -316,7 +316,7 @@ def test_thresholds_have_the_same_rate_as_free_ones() -> None:
         (
             "pttq",
             {"zeros": 0.999},
-            r"^zeros must be at most 0.9967 here, because each sign of each layer keeps one weight",
+            r"^zeros must be at most 0.9966 here, because each sign of each layer keeps one weight",
         ),
     ],
 )
@@ -326,6 +326,14 @@ def test_refuses(method: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ternarize(model, LAYERS, method, **options)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_limit_that_a_refusal_names_is_met() -> None:
+    model = nn.Sequential(nn.Linear(200, 300))  # all but two of 60 000, a share that four digits would round to 1
+    with pytest.raises(InputError) as told:
+        ternarize(model, ["0"], "ttq", zeros=1 - 1e-9)
+    assert "zeros must be at most 0.9999 here" in str(told.value) and "got 0.999999999;" in str(told.value)
+    ternarize(model, ["0"], "ttq", zeros=0.9999)
 
 
 def test_refuses_a_part_of_the_model() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 import ttq_plugin
 from ttq_plugin import InputError
-from ttq_plugin.support.arguments import check_types, shown
+from ttq_plugin.support.arguments import check_types, no_less, no_more, shown
 from ttq_plugin.trial.settings import Settings
 
 
@@ -166,3 +166,10 @@ def test_a_value_is_shown_on_one_short_line():
     assert [shown(value) for value in (nn.Linear, net(), [], [1], None)] == [
         "the class Linear", "Sequential", "list", "list of int", "None",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.99999, 1 / 3, 123456.0, 1.00001e-9, 2.0, 7e-16, 0.1 + 0.2])
+def test_limits_are_rounded_to_the_side_that_keeps_to_them(value):
+    low, high = float(no_more(value)), float(no_less(value))
+    assert low <= value <= high and high - low <= 1.1e-3 * value
+    assert len(no_less(value).split("e")[0].replace("0.", "").replace(".", "")) <= 4

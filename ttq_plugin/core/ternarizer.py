@@ -27,7 +27,7 @@ from ttq_plugin.core.surrogates import SURROGATES
 from ttq_plugin.core.ternary_step import decide
 from ttq_plugin.errors import InputError
 from ttq_plugin.native.training import kernels_for
-from ttq_plugin.support.arguments import shown
+from ttq_plugin.support.arguments import exact, shown
 
 LARGEST_ALPHA = 1e15
 """So that ``alpha / sigma`` and all that is multiplied by it stays finite in float32."""
@@ -95,9 +95,11 @@ class Ternarizer:
                 raise InputError(f"{name} must be a finite number, at most {LARGEST:.2g}, got {value:g}.")
         self.rule.check(dict(self.t))
         if self.alpha <= 0:
-            raise InputError(f"alpha must be positive, got {self.alpha:g}; pTTQ uses 5 by default.")
+            raise InputError(f"alpha must be positive, got {exact(self.alpha)}; pTTQ uses 5 by default.")
         if self.alpha > LARGEST_ALPHA:
-            raise InputError(f"alpha must be at most {LARGEST_ALPHA:g}, got {self.alpha:g}; pTTQ uses 5 by default.")
+            raise InputError(
+                f"alpha must be at most {LARGEST_ALPHA:g}, got {exact(self.alpha)}; pTTQ uses 5 by default."
+            )
         if self.channel is not None and not self.step.channels:
             raise InputError(
                 f"{self.name} has one pair of scales per layer, like the released code; use granularity default."

@@ -21,6 +21,7 @@ from ttq_plugin.core.rules import SMALLEST, Shift
 from ttq_plugin.core.statistics import Statistics
 from ttq_plugin.core.ternarizer import Ternarizer
 from ttq_plugin.errors import InputError
+from ttq_plugin.support.arguments import exact, no_less, no_more
 
 SAMPLE = 1 << 16
 """Number of evenly spread weights that are ranked if the share need not be exact; the error is about 0.1 points."""
@@ -208,14 +209,14 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
     if count > n - kept:
         tight = max(found, key=lambda heights: heights.unit.numel() / heights.member.weight.numel())
         raise InputError(
-            f"zeros must be at most {(n - kept) / n:.4g} here, because {signs} keeps one weight, got {share:g}; the "
-            f"layer that limits it most is {tight.member.name!r}: lower zeros, or leave that layer out."
+            f"zeros must be at most {no_more((n - kept) / n)} here, because {signs} keeps one weight, got "
+            f"{exact(share)}; the layer that limits it most is {tight.member.name!r}: lower zeros, or leave that layer out."
         )
     least = sum(int((heights.flat() == -_INFINITY).sum()) for heights in found)
     if count < least:
         tight = max(found, key=lambda heights: float((heights.flat() == -_INFINITY).float().mean()))
         raise InputError(
-            f"zeros must be at least {least / n:.4g} here, got {share:g}: the mean of the weights of "
+            f"zeros must be at least {no_less(least / n)} here, got {exact(share)}: the mean of the weights of "
             f"{tight.member.name!r} or its equal weights allow no smaller share; raise zeros, or use attq."
         )
 

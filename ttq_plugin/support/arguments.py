@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sized
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,41 @@ def check_types(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     for name, hint in _hints(function).items():
         if name in given and not _fits(given[name], hint):
             raise InputError(f"{name} must be {_described(hint)}, got {shown(given[name])}.")
+
+
+def no_less(value: float, digits: int = 4) -> str:
+    """A lower limit in a few digits, rounded up, so that whoever types it keeps to it.
+
+    Args:
+        value: The limit.
+        digits: Digits to show.
+
+    Returns:
+        The number, as Python reads it.
+    """
+    return _rounded(value, digits, ROUND_CEILING)
+
+
+def no_more(value: float, digits: int = 4) -> str:
+    """An upper limit in a few digits, rounded down, so that whoever types it keeps to it.
+
+    Args:
+        value: The limit.
+        digits: Digits to show.
+
+    Returns:
+        The number, as Python reads it.
+    """
+    return _rounded(value, digits, ROUND_FLOOR)
+
+
+def exact(value: float) -> str:
+    """A number that came, in six digits where they tell it exactly, or else whole."""
+    return short if float(short := f"{value:g}") == value else str(value)
+
+
+def _rounded(value: float, digits: int, rounding: str) -> str:
+    return f"{float(Context(prec=digits, rounding=rounding).create_decimal_from_float(value)):.{digits}g}"
 
 
 def shown(value: object) -> str:

@@ -16,6 +16,7 @@ from ttq_plugin.core.model.matrices import Matrix, matrices, named_matrices
 from ttq_plugin.core.shares import divided
 from ttq_plugin.errors import InputError
 from ttq_plugin.measures import measure
+from ttq_plugin.support.arguments import exact, no_less
 from ttq_plugin.trial.prepared import Prepared
 from ttq_plugin.trial.settings import LIMITS, Settings
 
@@ -94,8 +95,8 @@ def zeros_for(prepared: Prepared, settings: Settings, config_list: Iterable[dict
         return low
     if (least := cost(high)) > most:
         raise InputError(
-            f"{name} must be at least {least:.4g} for these layers, which is what all but one weight a sign at zero "
-            f"takes, got {most:g}; raise it, or quantise more of the weights with share."
+            f"{name} must be at least {no_less(least)} for these layers, which is what all but one weight a sign at "
+            f"zero takes, got {exact(most)}; raise it, or quantise more of the weights with share."
         )
     for _ in range(STEPS):
         middle = (low + high) / 2

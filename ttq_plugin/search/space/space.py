@@ -12,6 +12,7 @@ from ttq_plugin.methods import MIXED, SCALES, THRESHOLDS, searchable
 from ttq_plugin.search.space.file import TRIED_FIRST, SpaceFile
 from ttq_plugin.search.space.objectives import GAINS, PLAIN, Constraint, Quantity
 from ttq_plugin.search.space.ranges import SHARED, Problem, Range, bound, check_names, number, own_names
+from ttq_plugin.support.arguments import exact
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -52,7 +53,9 @@ class Space(SpaceFile):
             limits = bound(method, name)
             for end, value in (("low", interval.low), ("high", interval.high)):
                 if not limits.allows(value):
-                    raise Problem((*path, *(() if interval.constant else (end,))), f"must be {limits}, got {value:g}")
+                    raise Problem(
+                        (*path, *(() if interval.constant else (end,))), f"must be {limits}, got {exact(value)}"
+                    )
         rows = {name: row for name, row in searchable().items() if name in self.methods}
         for method, row in rows.items():
             if THRESHOLDS in row.learns and "lr_threshold" not in self.parameters:
