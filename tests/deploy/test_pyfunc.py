@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +95,14 @@ def test_a_model_that_cannot_be_logged_is_marked_failed(store):
         log_model(store.client, run.info.run_id, made("mnist-cnn"), "cifar")
     [logged] = store.client.search_logged_models([experiment])
     assert logged.status == "FAILED"
+
+
+def test_a_disk_that_fills_up_while_mlflow_copies_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = made("mnist-cnn")
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match=r"new/model cannot be written \(No space left on device\); choose another"):
+        save_model(model, tmp_path / "new/model", "mnist-cnn")
+    assert not any(tmp_path.iterdir())

@@ -213,6 +213,13 @@ def test_other_secrets_are_hidden():
     assert (
         redact("postgresql://host/name?user=me&PASSWORD=x;y&a=b") == "postgresql://host/name?user=me&PASSWORD=***&a=b"
     )
+    assert (
+        redact("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dhunter2&a=b")
+        == "mssql+pyodbc:///?odbc_connect=***&a=b"
+    )
+    assert redact("https://host/#access_token=hunter2&x=1") == "https://host/#access_token=***&x=1"
+    for name in ("api-key", "API_KEY", "apikey", "key", "account-key", "code"):
+        assert redact(f"see https://host/a?{name}=hunter2&keyboard=us") == f"see https://host/a?{name}=***&keyboard=us"
     assert redact("connection to password=hunter2 host=a failed") == "connection to password=*** host=a failed"
 
 

@@ -48,9 +48,9 @@ _C_KEYWORDS = frozenset(
 """Keywords of C and C++, and the function that begins a program."""
 
 _PASSWORD = re.compile(".*password|passwd|pwd", re.IGNORECASE)
-_SECRET = re.compile(".*(pass|pwd|secret|token|api_?key|auth|credential|sig)", re.IGNORECASE)
-_VALUE = re.compile(r"(^|[?&;\s])([^?=&;\s]+)=(?:'(?:[^'\\]|\\.)*'|[^&\s]*)")
-_SPACED = re.compile(r"([?&])([^?=&;\s]+)=[^&]*")
+_SECRET = re.compile(".*(pass|pwd|secret|token|auth|credential|sig)|(.*[-_]|api)?(key|code)$", re.IGNORECASE)
+_VALUE = re.compile(r"(^|[?&;#\s])([^?=&;#\s]+)=(?:'(?:[^'\\]|\\.)*'|[^&\s]*)")
+_SPACED = re.compile(r"([?&#])([^?=&;#\s]+)=[^&]*")
 _USER = re.compile(r"([A-Za-z][\w+.-]*:/+)([^\s:/@]*)(:?)(\S*)@")
 _TOKEN = re.compile(r"(https?:/+)[^\s:/@?#]+@", re.IGNORECASE)
 
@@ -247,8 +247,10 @@ def without(text: str, secret: str | None) -> str:
 
 def _without_value(found: re.Match[str]) -> str:
     """A setting without its value if that is secret: in a URL's query by many names, elsewhere by a password's only."""
-    pattern = _SECRET if found[1] and found[1] in "?&;" else _PASSWORD
-    return f"{found[1]}{found[2]}=***" if pattern.match(unquote(found[2])) else found[0]
+    pattern = _SECRET if found[1] and found[1] in "?&;#" else _PASSWORD
+    inner = unquote(found[0][len(found[1]) + len(found[2]) + 1 :])  # settings within one, as ODBC's connections are
+    secret = pattern.match(unquote(found[2])) or ("=" in inner and _VALUE.sub(_without_value, inner) != inner)
+    return f"{found[1]}{found[2]}=***" if secret else found[0]
 
 
 def _ansi_quoted(word: str) -> str:

@@ -171,6 +171,42 @@ def test_a_record_of_several_segments_is_one_record(tmp_path, cuts, layout):
     assert np.array_equal(cut.labels, whole.labels) and np.array_equal(cut.people, whole.people)
 
 
+def test_a_clock_of_its_own_counts_over_several_segments(tmp_path):
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    signal, at = record(tmp_path / "whole", "100", rate=250)
+    segments(tmp_path / "cut", "100", signal, at, cuts=[500, 900], rate=250)
+    for folder in ("whole", "cut"):
+        wfdb.wrann("100", "atr", at * 4, symbol=["N"] * len(at), fs=1000, write_dir=str(tmp_path / folder))
+    whole, cut = read_wfdb(tmp_path / "whole"), read_wfdb(tmp_path / "cut")
+    assert np.argmax(whole.signals[:, :50], axis=1).max() <= 1  # the R peak comes first
+    np.testing.assert_allclose(cut.signals, whole.signals, atol=1e-3)
+
+
+def test_a_gap_between_segments_is_told(tmp_path):
+    signal, at = record(tmp_path, "whole", annotate=False)
+    segments(tmp_path, "100", signal, at, cuts=[1000])
+    header = (tmp_path / "100.hea").read_text().replace("100/2", "100/3").replace("100_1", "~ 300\n100_1")
+    (tmp_path / "100.hea").write_text(header.replace(f" {len(signal)}\n100_0", f" {len(signal) + 300}\n100_0"))
+    (tmp_path / "whole.hea").unlink()
+    with pytest.raises(InputError, match=r"100\.hea: segment 1 is a gap, where samples of the signal are missing;"):
+        read_wfdb(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["a counter", "two samples a frame"])
+def test_other_clocks_of_a_header_do_not_move_the_beats(tmp_path, form):
+    signal, _ = record(tmp_path, "100", leads=("MLII",))
+    plain = read_wfdb(tmp_path).signals
+    header = (tmp_path / "100.hea").read_text()
+    if form == "a counter":
+        (tmp_path / "100.hea").write_text(header.replace("100 1 360 ", "100 1 360/1000(0) ", 1))
+    else:
+        np.repeat(np.fromfile(tmp_path / "100.dat", "<i2"), 2).tofile(tmp_path / "100.dat")
+        (tmp_path / "100.hea").write_text(header.replace("100.dat 16 ", "100.dat 16x2 ", 1))
+    assert (tmp_path / "100.hea").read_text() != header and len(signal)
+    np.testing.assert_allclose(read_wfdb(tmp_path).signals, plain, atol=2e-3)
+
+
 def test_headers_that_claim_too_much_are_refused(tmp_path):
     """Each at once, and none of the memory that it claims."""
 

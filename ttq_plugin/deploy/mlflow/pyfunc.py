@@ -110,9 +110,16 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-        if not isinstance(error, OSError):
+        if (refused := _of_the_system(error)) is None:
             raise
-        raise InputError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+        raise InputError(f"{path} cannot be written ({refused.strerror or refused}); choose another place.") from None
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The error of the file system that an error was raised for, which MLflow wraps into its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error
 
 
 def _packed(source: Source, weights: Path) -> _Content:

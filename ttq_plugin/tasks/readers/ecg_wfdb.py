@@ -195,10 +195,12 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _leads(path: Path, header: Any) -> list[str]:
-    """Names of a record's signals; those of one of several segments stand in the first segment that is no gap."""
+    """Names of a record's signals; those of one of several segments stand in the first segment."""
     if getattr(header, "seg_name", None) is None:
         return list(header.sig_name)
-    real = [name for name in header.seg_name if name != "~"]
+    if gaps := [at for at, name in enumerate(header.seg_name) if name == "~"]:
+        raise InputError(f"{path}.hea: segment {gaps[0]} is a gap, where samples of the signal are missing; {FORM}.")
+    real = header.seg_name
     inner = [_header(path.with_name(name)) for name in real]
     if nested := [name for name, part in zip(real, inner, strict=True) if getattr(part, "seg_name", None) is not None]:
         raise InputError(f"{path}.hea: the segment {nested[0]!r} must have no segments of its own; {FORM}.")
