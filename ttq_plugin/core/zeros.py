@@ -210,7 +210,8 @@ def check_reachable(members: Sequence[Member], share: float) -> None:
         tight = max(found, key=lambda heights: heights.unit.numel() / heights.member.weight.numel())
         raise InputError(
             f"zeros must be at most {no_more((n - kept) / n)} here, because {signs} keeps one weight, got "
-            f"{exact(share)}; the layer that limits it most is {tight.member.name!r}: lower zeros, or leave that layer out."
+            f"{exact(share)}; the layer that limits it most is {tight.member.name!r}: lower zeros, or leave that layer "
+            "out."
         )
     least = sum(int((heights.flat() == -_INFINITY).sum()) for heights in found)
     if count < least:
