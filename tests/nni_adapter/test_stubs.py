@@ -9,7 +9,7 @@ import pytest
 
 STUBS = Path(__file__).parents[2] / "stubs"
 FILES = [path for path in sorted(STUBS.rglob("*.pyi")) if path.stat().st_size]
-OURS = {"ttq_missing", "weight", "bias"}
+OURS = {"ttq_missing", "ttq_given", "weight", "bias"}
 """Attributes that this plugin, or the wrapped layer, puts there."""
 
 

@@ -12,6 +12,7 @@ class ConstructHelper:
 
 class OptimizerConstructHelper(ConstructHelper):
     ttq_missing: list[tuple[int, ...]]
+    ttq_given: Any
     def __init__(self, model: nn.Module, optimizer_class: type[Optimizer], *args: Any, **kwargs: Any) -> None: ...
     def call(self, wrapped_model: nn.Module, origin2wrapped_name_map: dict[str, str] | None) -> Optimizer: ...
     @staticmethod
