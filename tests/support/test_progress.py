@@ -43,6 +43,18 @@ def test_lines_tell_what_is_counted(capfd):
     assert lines[begun + 1 :].count("everything: 0 s") > 0, "what is left is told after what was counted"
 
 
+def test_the_first_epochs_time_counts(capfd):
+    clock = [100.0]
+    with progress() as bars:
+        bars.get_time = lambda: clock[0]
+        on_epoch = epoch_bar(bars, "training", 2)
+        clock[0] = 107.0
+        on_epoch(1, 0.5)
+        clock[0] = 110.0
+        on_epoch(2, 0.25)
+    assert capfd.readouterr().err == "training: 2 of 2 in 10 s, loss 0.2500\n"
+
+
 def test_no_thread_is_left_and_short_work_is_silent(capfd, monkeypatch):
     monkeypatch.setenv("TTQ_PROGRESS_SECONDS", "30")
     begun = time.monotonic()

@@ -188,12 +188,23 @@ def working(description: str, *, shown: bool = True) -> Iterator[None]:
 
 
 def epoch_bar(bars: Progress, description: str, epochs: int) -> Callable[[int, float], None]:
-    """A bar over epochs that appears with the first one; returns the callback that moves it."""
+    """A bar over epochs that appears after the first one, and whose time counts from this call.
+
+    Args:
+        bars: Bars in which to show it.
+        description: What is trained.
+        epochs: Number of epochs.
+
+    Returns:
+        The callback that moves it, of the epoch (from 1) and its mean loss.
+    """
+    began = bars.get_time()
     tasks: list[Any] = []
 
     def on_epoch(epoch: int, loss: float) -> None:
         if not tasks:
             tasks.append(bars.add_task(description, total=epochs, note=""))
+            bars.tasks[-1].start_time = began
         bars.update(tasks[0], completed=epoch, note=f"loss {loss:.4f}")
 
     return on_epoch
