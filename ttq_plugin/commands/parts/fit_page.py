@@ -29,7 +29,7 @@ def page(
     lines = [
         f"# {in_markdown(result['task'])} on integers",
         "",
-        f"{in_markdown(metric.label)} {test} on test data, {spread} (mean and 95 % interval of the test score); "
+        f"{in_markdown(metric.label)} {test} on test data ({spread}); "
         f"{metric.text(result[metric.name])} on validation data, {metric.text(result[f'{metric.name}_float'])} "
         f"before the conversion to integers.",
         "",
@@ -51,8 +51,9 @@ def _spread(result: dict[str, Any], metric: Metric) -> str:
     """Mean and interval of the test score over the other seeds."""
     others = [seed[f"test_{metric.name}"] for seed in result["seeds"][1:]]
     if len(others) < 2:
-        return "not confirmed"
-    return f"{metric.text(mean(others))} ± {metric.text(half_width(others))} with {len(others)} other seeds"
+        return "not confirmed with other seeds"
+    interval = f"{metric.text(mean(others))} ± {metric.text(half_width(others))}"
+    return f"{interval} with {len(others)} other seeds, mean and 95 % interval"
 
 
 def _sizes(result: dict[str, Any]) -> list[str]:
