@@ -65,7 +65,7 @@ def test_a_file_is_at_most_as_large_as_asked_and_nearly_so(ready, tmp_path):
     report = outcome.report.to_dict()
     size = save_packed(outcome.model, tmp_path / "m.safetensors", method="pttq", report=report).nbytes
     assert 3500 < size <= 4000
-    assert any(note.startswith("max_bytes = 4000 asks for ") for note in outcome.notes)
+    assert any(note.startswith("max_bytes = 4000 requires ") for note in outcome.notes)
 
 
 @pytest.mark.parametrize(

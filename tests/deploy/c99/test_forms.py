@@ -436,9 +436,9 @@ class Rounds(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.ReLU(), nn.ReflectionPad1d(1)), "uses pad with mode reflect in its layer 1, for which"),
+        (nn.Sequential(nn.ReLU(), nn.ReflectionPad1d(1)), "uses pad with mode reflect in its layer 1, which has"),
         (Writes(), "Writes changes an input or a parameter in place"),
-        (Of(lambda x: F.max_pool1d(x, 2, return_indices=True)[1]), "uses max_pool[12]d_with_indices, for"),
+        (Of(lambda x: F.max_pool1d(x, 2, return_indices=True)[1]), "uses max_pool[12]d_with_indices, which has"),
         (nn.Sequential(nn.LSTM(4, 3, batch_first=True), Cells()), "uses output 2 of lstm in its layer 0"),
         (Rounds(), "a conversion from torch.float32 to torch.int64"),
         (nn.LSTM(4, 3, proj_size=2, batch_first=True), "cannot be exported|projections"),

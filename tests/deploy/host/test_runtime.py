@@ -35,7 +35,7 @@ def test_a_model_is_integerized_on_the_batches():
     fast = TernaryRuntime(model, x[:2], integer=True, batches=[x[:20], x[20:]])
     assert torch.equal(fast(x), integerize(model, [x[:20], x[20:]])(x))
     assert torch.equal(TernaryRuntime(model, x, integer=True)(x), integerize(model, x)(x))
-    with pytest.warns(UserWarning, match="on the 3 samples of the example; give batches="):
+    with pytest.warns(UserWarning, match="on the 3 samples of the example; pass batches="):
         assert torch.equal(TernaryRuntime(model, x[:3], integer=True)(x), integerize(model, x[:3])(x))
 
 

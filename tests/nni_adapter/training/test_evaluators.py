@@ -284,7 +284,9 @@ def test_transformers_health_each_epoch(tmp_path):
 
 def test_a_loop_of_the_users_own_does_not_tell_its_epochs():
     model = Net()
-    with pytest.raises(InputError, match=r"hides its epochs; pass the steps of one, health_every=len\(loader\)"):
+    with pytest.raises(
+        InputError, match=r"hides its epochs; pass the number of steps per epoch, health_every=len\(loader\)"
+    ):
         PTTQQuantizer(model, config("conv1"), make_evaluator(model), health_every="epoch")
     assert not hasattr(model.conv1, "_nni_wrapper")
 

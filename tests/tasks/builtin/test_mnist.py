@@ -129,7 +129,7 @@ def test_full_precision_is_trained_once_per_task_seed_and_data(quick, digits, tm
         assert torch.equal(one, other)
     assert fetch(seed=1).trained
     first.path.write_bytes(first.path.read_bytes()[:100])
-    with pytest.raises(InputError, match="Delete it, or pass --retrain, to train it again"):
+    with pytest.raises(InputError, match="delete it, or pass --retrain, to train it again"):
         fetch(seed=0)
     first.path.unlink()
     repaired = fetch(seed=0)

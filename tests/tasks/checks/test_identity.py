@@ -256,7 +256,7 @@ def test_a_damaged_cache_is_refused_and_trained_again_to_the_same_model_when_ask
     with pytest.raises(InputError, match=r"^The cached full-precision model cannot be used: .*/plain-seed0.*") as told:
         full_precision(task(), data, seed=0, cache=tmp_path)
     assert str(first.path) in str(told.value) and first.path.read_bytes() == damaged, "nothing is lost unasked"
-    assert str(told.value).endswith("Delete it, or pass --retrain, to train it again.")
+    assert str(told.value).endswith("delete it, or pass --retrain, to train it again.")
     again = full_precision(task(), data, seed=0, cache=tmp_path, retrain=True)
     assert (
         again.trained
