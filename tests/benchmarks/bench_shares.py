@@ -11,15 +11,13 @@ had before (the papers' three methods with free thresholds, their settings first
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 import time
 import warnings
 
 import optuna
 import torch
-from scipy.stats import t as student
 
+from tests.benchmarks.bench_search import interval, vector
 from ttq_plugin.fronts import hypervolume
 from ttq_plugin.search.space.load import load_space
 from ttq_plugin.search.space.samplers import make_sampler
@@ -65,8 +63,7 @@ def searched(ready, space, seed: int, epochs: int) -> float:
         used += settings.epochs
         if used > epochs:
             return hypervolume(points)
-        metrics = run(ready, settings).metrics
-        points.append(tuple(metrics[name] for name in ("mcc", "cr_gain_total", "ec_gain_total")))
+        points.append(vector(run(ready, settings).metrics))
         study.tell(trial, points[-1])
 
 
@@ -79,7 +76,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    ready, spaces = prepare(options.task), {}
+    ready = prepare(options.task)
     spaces = {"zeros": load_space(options.task), "thresholds": load_space(options.task, before(options.task))}
     epochs = int(options.trainings * spaces["zeros"].parameters["epochs"].high)
     found: dict[str, list[float]] = {name: [] for name in spaces}
@@ -92,8 +89,7 @@ def main() -> None:
             )
     gains = [one - other for one, other in zip(found["zeros"], found["thresholds"], strict=True)]
     for name, values in [*found.items(), ("zeros - thresholds, seed by seed", gains)]:
-        half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-        print(f"{name}: {statistics.mean(values):.4f} +- {half:.4f} over {len(values)} seeds")
+        print(f"{name}: {interval(values)} over {len(values)} seeds")
 
 
 if __name__ == "__main__":

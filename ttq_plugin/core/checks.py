@@ -17,7 +17,7 @@ LARGEST = torch.finfo(torch.float32).max
 
 CLIP = 0.9
 """With ``on_empty="clip"``, a threshold that leaves a sign without weights is lowered to this share of its largest
-weight ."""
+weight."""
 
 
 def check_weight(w: Tensor, name: str) -> Tensor:

@@ -127,9 +127,8 @@ class Course:
         missed = settle(members, self.target)
         if trained and risen < self.target - 0.01:
             notes.append(
-                f"zeros had risen only to {risen:.1%} when the training ended after {done} steps, and were then "
-                f"raised to "
-                f"{self.target:.1%} in one step; set zeros_steps to the training's number of steps (it was "
+                f"zeros had risen only to {risen:.1%} when the training ended after {done} steps, and were then raised "
+                f"to {self.target:.1%} in one step; set zeros_steps to the training's number of steps (it was "
                 f"{length or STEPS})."
             )
         if missed:

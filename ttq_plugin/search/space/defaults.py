@@ -9,6 +9,7 @@ import yaml
 
 from ttq_plugin.errors import InputError
 from ttq_plugin.methods import LR_THRESHOLD, METHODS
+from ttq_plugin.search.space.file import TRIED_FIRST
 from ttq_plugin.search.space.scored import entry
 
 if TYPE_CHECKING:
@@ -94,12 +95,9 @@ def thresholds_instead(space: Mapping[str, Any]) -> dict[str, Any]:
         )
     for name in prescribed:
         methods[name] = {number.name: methods[name].get(number.name, number.range) for number in METHODS[name].numbers}
-    kept = {
-        key: [entry for entry in space.get(key) or () if entry["method"] not in prescribed]
-        for key in ("paper", "first")
-    }
+    kept = {key: [entry for entry in space.get(key) or () if entry["method"] not in prescribed] for key in TRIED_FIRST}
     published = [entry for entry in PAPERS if entry["method"] in prescribed]
-    return {"methods": methods, "paper": published + kept["paper"], "first": kept["first"]}
+    return {"methods": methods, **kept, "paper": published + kept["paper"]}
 
 
 def _ranges() -> dict[str, dict[str, Any]]:
